@@ -1,0 +1,48 @@
+# One command runs what CI runs: make test. `make check` is its fast part.
+PYTHON ?= python3
+VENV := .venv
+DEMO_VENV := .venv-demo
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format evaluate clean
+
+help:
+	@echo "make demo      caption the sample images with the small model that ships here"
+	@echo "make test      format, lint, types and all tests"
+	@echo "make check     format, lint, types and imports only"
+	@echo "make format    put the sources in order"
+	@echo "make evaluate  measure the demo model on scenes it never saw"
+
+# The runtime and the embedded server: no torch.
+$(DEMO_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(DEMO_VENV)/.installed
+	$(DEMO_VENV)/bin/captionmill demo --out demo-out --stop-with-parent
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_imports.py
+
+test: check
+	$(BIN)/pytest
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+evaluate: $(VENV)/.installed
+	$(BIN)/python -m demo.evaluate
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) demo-out

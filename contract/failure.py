@@ -1,0 +1,39 @@
+"""A refused job or question as a value: a code to count by and a sentence a person can act on."""
+
+from enum import StrEnum
+from typing import Literal
+
+from contract.base import Contract, Text
+
+
+class FailureCode(StrEnum):
+    """Why there is no answer. The first part says who can act: the one who wrote the job, or the operator."""
+
+    INVALID_JOB = "invalid_job"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    IMAGE_NOT_FOUND = "image_not_found"
+    IMAGE_NOT_ALLOWED = "image_not_allowed"
+    IMAGE_UNREADABLE = "image_unreadable"
+    IMAGE_TOO_LARGE = "image_too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    IMAGE_BROKEN = "image_broken"
+    QUESTION_TOO_LONG = "question_too_long"
+    QUESTION_REFUSED = "question_refused"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    INTERNAL_ERROR = "internal_error"
+
+
+class Failure(Contract):
+    """No answer, with the reason."""
+
+    kind: Literal["failure"] = "failure"
+    code: FailureCode
+    message: Text
+
+
+class Refusal(Exception):  # noqa: N818 - no error of the code: a value on its way to a record
+    """Carries a Failure from where it is found to where the job's record is written."""
+
+    def __init__(self, code: FailureCode, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.failure = Failure(code=code, message=message)
