@@ -1,0 +1,101 @@
+"""Traces the parts of a checkpoint into OpenVINO models with the contract's port names; knows no files."""
+
+import warnings
+from collections.abc import Mapping
+
+import openvino
+import torch
+from openvino import Model, PartialShape
+from torch import nn
+from torch.jit._trace import TracerWarning
+from transformers import LlavaNextForConditionalGeneration
+
+from contract.model_folder import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    INPUTS_EMBEDS,
+    LOGITS,
+    PIXEL_VALUES,
+    POSITION_IDS,
+)
+from model_prep.stateful import PAST_PREFIX, PRESENT_PREFIX, make_stateful
+from model_prep.wrappers import LanguageModel, TextEmbeddings, VisionEmbeddings
+
+TRACE_ROWS = 2
+TRACE_PAST = 3
+TRACE_POSITIONS = 5
+"""Sizes of the traced example: all different and none of them 1, so that no axis is taken for a constant."""
+ANY = -1
+VISION_FEATURES = "last_hidden_state"
+"""The name other readers of such folders give the vision model's output."""
+
+
+def export_vision(model: LlavaNextForConditionalGeneration) -> Model:
+    """pixel_values (tile, 3, height, width) → features (tile, patch, hidden), projected; size fixed."""
+    side = model.config.vision_config.image_size
+    example = {"pixel_values": torch.zeros(TRACE_ROWS, 3, side, side)}
+    vision = _trace(VisionEmbeddings(model), example)
+    _name_ports(vision, [PIXEL_VALUES], [VISION_FEATURES])
+    vision.reshape({PIXEL_VALUES: PartialShape([ANY, 3, side, side])})
+    return vision
+
+
+def export_text(model: LlavaNextForConditionalGeneration) -> Model:
+    """input (row, position) int64 → inputs_embeds (row, position, hidden)."""
+    example = {"token_ids": torch.zeros(TRACE_ROWS, TRACE_POSITIONS, dtype=torch.int64)}
+    text = _trace(TextEmbeddings(model), example)
+    _name_ports(text, [INPUT_IDS], [INPUTS_EMBEDS])
+    text.reshape({INPUT_IDS: PartialShape([ANY, ANY])})
+    return text
+
+
+def export_language(model: LlavaNextForConditionalGeneration) -> Model:
+    """The stateful language model with the ports that contract.model_folder names."""
+    text = model.config.text_config
+    hidden, kv_heads, layers = text.hidden_size, text.num_key_value_heads, text.num_hidden_layers
+    head_dim = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
+    past = torch.zeros(TRACE_ROWS, kv_heads, TRACE_PAST, head_dim)
+    positions = torch.arange(TRACE_PAST, TRACE_PAST + TRACE_POSITIONS).expand(TRACE_ROWS, -1)
+    example = {
+        "attention_mask": torch.ones(TRACE_ROWS, TRACE_PAST + TRACE_POSITIONS, dtype=torch.int64),
+        "position_ids": positions,
+        "inputs_embeds": torch.zeros(TRACE_ROWS, TRACE_POSITIONS, hidden),
+        "past_key_values": [(past, past.clone()) for _ in range(layers)],
+    }
+    language = _trace(LanguageModel(model), example)
+    states = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+    _name_ports(
+        language,
+        [ATTENTION_MASK, POSITION_IDS, INPUTS_EMBEDS, *(PAST_PREFIX + state for state in states)],
+        [LOGITS, *(PRESENT_PREFIX + state for state in states)],
+    )
+    shapes = {
+        ATTENTION_MASK: PartialShape([ANY, ANY]),
+        POSITION_IDS: PartialShape([ANY, ANY]),
+        INPUTS_EMBEDS: PartialShape([ANY, ANY, hidden]),
+    }
+    language.reshape(
+        shapes | {PAST_PREFIX + state: PartialShape([ANY, kv_heads, ANY, head_dim]) for state in states}
+    )
+    make_stateful(language)
+    return language
+
+
+def _trace(module: nn.Module, example: Mapping[str, object]) -> Model:
+    module.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        # What tracing takes for granted shows in the parity tests; the warnings name the harmless too.
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        return openvino.convert_model(module, example_input=dict(example))
+
+
+def _name_ports(model: Model, inputs: list[str], outputs: list[str]) -> None:
+    """Name ports in order; the tracer gives nested inputs no names of their own."""
+    assert len(model.inputs) == len(inputs), [port.get_names() for port in model.inputs]
+    assert len(model.outputs) == len(outputs), [port.get_names() for port in model.outputs]
+    for port, name in zip([*model.inputs, *model.outputs], [*inputs, *outputs], strict=True):
+        port.get_tensor().set_names({name})
+    for port in model.inputs:
+        port.get_node().set_friendly_name(port.get_any_name())

@@ -1,0 +1,98 @@
+"""The torch modules that are traced, one for each part of a model folder; they know nothing of OpenVINO."""
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaNextForConditionalGeneration
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+MASKED = torch.finfo(torch.float16).min
+"""Finite in half precision too, so that a fully masked row gives no NaN."""
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+class VisionEmbeddings(nn.Module):
+    """Vision tower and projector: the features of each tile, class token left out."""
+
+    def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
+        super().__init__()
+        self.tower = model.model.vision_tower
+        self.projector = model.model.multi_modal_projector
+        layer = model.config.vision_feature_layer
+        self.layers = [layer] if isinstance(layer, int) else list(layer)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values (tile, 3, height, width) → features (tile, patch, hidden)."""
+        states = self.tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+        selected = torch.cat([states[layer] for layer in self.layers], dim=-1)
+        features: Tensor = self.projector(selected[:, 1:])
+        return features
+
+
+class TextEmbeddings(nn.Module):
+    """The token embedding table."""
+
+    def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
+        super().__init__()
+        self.table = model.get_input_embeddings()
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """token_ids (row, position) int64 → inputs_embeds (row, position, hidden)."""
+        embeds: Tensor = self.table(token_ids)
+        return embeds
+
+
+class LanguageModel(nn.Module):
+    """The decoder with its cache as inputs and outputs, giving the logits of the last position only."""
+
+    def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
+        super().__init__()
+        self.decoder = model.model.language_model
+        self.lm_head = model.lm_head
+
+    def forward(
+        self,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        inputs_embeds: Tensor,
+        past_key_values: list[KeyValue],
+    ) -> tuple[Tensor, ...]:
+        """One step over all rows.
+
+        attention_mask (row, past + position) int64, position_ids (row, position) int64, inputs_embeds
+        (row, position, hidden), past_key_values per layer two of (row, kv_head, past, head_dim)
+        → logits (row, 1, vocabulary), then keys and values of each layer, the new positions appended.
+        """
+        cache = DynamicCache()
+        for keys, values in past_key_values:
+            cache.layers.append(_filled_layer(keys, values))
+        hidden = self.decoder(
+            inputs_embeds=inputs_embeds,
+            attention_mask=causal_mask(attention_mask, inputs_embeds.shape[1]),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits = self.lm_head(hidden[:, -1:, :])
+        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        return (logits, *present)
+
+
+def causal_mask(attention_mask: Tensor, positions: int) -> Tensor:
+    """attention_mask (row, past + position) → additive float mask (row, 1, position, past + position).
+
+    Built here because the mask that transformers builds traces into a graph four times slower.
+    """
+    total = attention_mask.shape[1]
+    key = torch.arange(total)
+    query = key[total - positions :]
+    visible = (key[None, :] <= query[:, None])[None, None] & (attention_mask[:, None, None, :] > 0)
+    return torch.where(visible, torch.tensor(0.0), torch.tensor(MASKED))
+
+
+def _filled_layer(keys: Tensor, values: Tensor) -> DynamicLayer:
+    """A cache layer that already holds tensors: an empty one traces as a concat that cannot convert."""
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
