@@ -1,0 +1,130 @@
+"""The Celery app: broker options, and the model loaded once per process before the first job is taken."""
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+import celery
+import kombu
+from celery import signals
+
+from contract.broker import CELERY_OPTIONS, JOB_QUEUE
+from worker.settings import SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from worker.answering import Answering
+
+log = logging.getLogger(__name__)
+
+OLDEST: Final = (5, 7)
+EXIT_REFUSED: Final = 2
+POOLS: Final = ("celery.concurrency.thread", "celery.concurrency.solo")
+"""Others fork after the model is loaded, and an OpenVINO model hangs in a forked process."""
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End the process before it takes a job. By SystemExit, as Celery's signals swallow exceptions."""
+    print(f"captionmill worker: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(EXIT_REFUSED)
+
+
+def check_versions(celery_version: str, kombu_version: str) -> None:
+    """End the process on versions that lose jobs with late acknowledgement on Redis."""
+    for name, version in (("celery", celery_version), ("kombu", kombu_version)):
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            refuse(f"{name} {version} loses jobs; {name} {OLDEST[0]}.{OLDEST[1]} or newer is needed.")
+
+
+def _configuration() -> dict[str, Any]:
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        refuse(str(error))
+    exchange = kombu.Exchange(JOB_QUEUE, type="direct")
+    return {
+        **CELERY_OPTIONS,
+        "broker_url": settings.redis_url.get_secret_value(),
+        "task_queues": (kombu.Queue(JOB_QUEUE, exchange, routing_key=JOB_QUEUE),),
+        "worker_pool": "threads",
+    }
+
+
+check_versions(celery.__version__, kombu.__version__)
+app = celery.Celery("captionmill", include=["worker.tasks"])
+app.add_defaults(_configuration)
+"""Called when Celery first looks at its configuration, so that importing this file needs no settings."""
+
+
+class Loaded(Protocol):
+    """What a process needs to answer: worker.startup's Worker."""
+
+    @property
+    def description(self) -> str: ...
+    @property
+    def answering(self) -> "Answering": ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...
+
+
+_loaded: list[Loaded] = []
+
+
+def install(worker: Loaded) -> None:
+    """Make `worker` this process's own. What is installed at the start is not loaded again."""
+    assert not _loaded, "a process has one worker"
+    _loaded.append(worker)
+
+
+def loaded_worker() -> Loaded:
+    """The process's worker. Only a running task asks, and no task runs before it is loaded."""
+    (worker,) = _loaded
+    return worker
+
+
+def _load(sender: Any, **_: Any) -> None:
+    """In the worker's own process, before it connects to the broker."""
+    if sender.app is not app:
+        return
+    pool = sender.pool_cls if isinstance(sender.pool_cls, str) else sender.pool_cls.__module__
+    if pool not in (*POOLS, "threads", "solo"):
+        refuse("start it with -P threads; other pools fork, and a loaded model does not survive that.")
+    settings = load_settings()
+    if app.conf.broker_url != settings.redis_url.get_secret_value():
+        refuse(
+            "set CAPTIONMILL_REDIS_URL for broker and result store together, not Celery's own broker option."
+        )
+    # A task thread acknowledges over a connection of its own.
+    app.conf.broker_pool_limit = max(10, sender.concurrency)
+    if _loaded:
+        return
+    from worker.startup import StartupError, Worker
+
+    try:
+        install(Worker(settings))
+    except StartupError as error:
+        refuse(str(error))
+    except Exception:
+        log.exception("the worker cannot be loaded")
+        raise SystemExit(1) from None
+
+
+def _announce(**_: Any) -> None:
+    """Only now: Celery sets up its logging after the model is loaded."""
+    for worker in _loaded:
+        log.info("answering with %s", worker.description)
+
+
+def _drain(**_: Any) -> None:
+    for worker in _loaded:
+        worker.drain()
+
+
+def _close(**_: Any) -> None:
+    for worker in _loaded:
+        worker.close()
+
+
+signals.worker_init.connect(_load)
+signals.worker_ready.connect(_announce)
+signals.worker_shutting_down.connect(_drain)
+signals.worker_shutdown.connect(_close)

@@ -1,0 +1,1 @@
+"""Generation from embeddings to token ids; knows nothing of images, text or Celery."""

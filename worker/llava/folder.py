@@ -1,0 +1,142 @@
+"""Reads a model folder, refusing one that is not whole, and compiles its parts; knows no image, no prompt."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import openvino
+from pydantic import ValidationError
+from transformers import LlavaNextConfig
+
+from contract.model_folder import (
+    CONFIG_JSON,
+    LANGUAGE_XML,
+    MANIFEST_JSON,
+    TEXT_XML,
+    VISION_XML,
+    FolderFile,
+    FolderManifest,
+)
+from worker.llava.arrays import FloatArray
+
+MODEL_TYPE = "llava_next"
+GENERATION_CONFIG_JSON = "generation_config.json"
+
+
+class ModelFolderError(Exception):
+    """The folder holds no model that this worker can run; the message is one sentence for the operator."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says of its model before anything is compiled."""
+
+    path: Path
+    model_id: str
+    config: LlavaNextConfig
+    image_newline: FloatArray
+    """(hidden,)"""
+    eos_token_ids: tuple[int, ...]
+
+    @property
+    def hidden(self) -> int:
+        return len(self.image_newline)
+
+    @property
+    def language_xml(self) -> Path:
+        return self.path / LANGUAGE_XML
+
+
+class Part:
+    """One compiled part with one input and one output; calls from many threads take turns."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._lock = Lock()
+
+    def __call__(self, values: np.ndarray[Any, Any]) -> FloatArray:
+        """The output as a float32 array of the caller's own."""
+        with self._lock:
+            outputs = self._request.infer([values])
+        result: FloatArray = outputs[0]
+        return result
+
+
+def read_folder(path: Path) -> ModelFolder:
+    """Read config and manifest, if there is one. Raises ModelFolderError unless the folder is whole.
+
+    Every file that the manifest names is hashed. A folder without manifest, as optimum-intel exports it,
+    goes by its name.
+    """
+    for name in (CONFIG_JSON, VISION_XML, TEXT_XML, LANGUAGE_XML):
+        if not (path / name).is_file():
+            raise ModelFolderError(f"{path} is no model folder: it has no {name}.")
+    model_id = _check_manifest(path) if (path / MANIFEST_JSON).exists() else path.resolve().name
+    config = _read_config(path)
+    return ModelFolder(path, model_id, config, _image_newline(path, config), _eos_token_ids(path, config))
+
+
+def compile_part(folder: Path, xml: str, device: str, properties: Mapping[str, str]) -> Part:
+    """Compile one part for `device`."""
+    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)))
+
+
+def _check_manifest(path: Path) -> str:
+    """The model id, when all files are as the manifest says."""
+    try:
+        manifest = FolderManifest.model_validate_json((path / MANIFEST_JSON).read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ModelFolderError(f"{path / MANIFEST_JSON} is no manifest: {reason}.") from error
+    for name, expected in manifest.files.items():
+        if not (path / name).is_file():
+            raise ModelFolderError(f"{path} is not whole: {name}, which its manifest names, is missing.")
+        if _describe(path / name) != expected:
+            raise ModelFolderError(f"{path} is not what was published: {name} differs from its manifest.")
+    return manifest.model
+
+
+def _describe(path: Path) -> FolderFile:
+    with path.open("rb") as stream:
+        return FolderFile(
+            size_bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest()
+        )
+
+
+def _read_config(path: Path) -> LlavaNextConfig:
+    try:
+        raw = json.loads((path / CONFIG_JSON).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFolderError(f"{path / CONFIG_JSON} is not JSON: {error}.") from error
+    if raw.get("model_type") != MODEL_TYPE:
+        raise ModelFolderError(
+            f"{path} holds a model of type {raw.get('model_type')!r}; this worker runs {MODEL_TYPE!r}."
+        )
+    return LlavaNextConfig.from_dict(raw)
+
+
+def _image_newline(path: Path, config: LlavaNextConfig) -> FloatArray:
+    newline = getattr(config, "image_newline", None)
+    hidden = config.text_config.hidden_size
+    if not isinstance(newline, list) or len(newline) != hidden:
+        raise ModelFolderError(
+            f"{path / CONFIG_JSON} has no image_newline of {hidden} numbers; "
+            "convert the checkpoint again with model_prep, which writes it."
+        )
+    return np.asarray(newline, dtype=np.float32)
+
+
+def _eos_token_ids(path: Path, config: LlavaNextConfig) -> tuple[int, ...]:
+    """From generation_config.json, as transformers generates with; else the language model's own."""
+    found = getattr(config.text_config, "eos_token_id", None)
+    if (path / GENERATION_CONFIG_JSON).is_file():
+        generation = json.loads((path / GENERATION_CONFIG_JSON).read_text(encoding="utf-8"))
+        found = generation.get("eos_token_id", found)
+    if found is None:
+        raise ModelFolderError(f"{path} names no eos_token_id, so that no answer could ever end.")
+    return tuple(found) if isinstance(found, list) else (int(found),)

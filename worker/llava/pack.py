@@ -1,0 +1,45 @@
+"""Packs the features of an image's tiles into its run of image tokens; knows no model and no pixels.
+
+The anyres layout of LLaVA-NeXT as transformers computes it: base tile, then the grid's patches row by row
+with the padding left out and an image newline after each row.
+"""
+
+from math import isqrt
+
+import numpy as np
+
+from worker.llava.arrays import FloatArray
+
+ROUNDING_DIGITS = 7
+"""As transformers rounds the unpadded side before it cuts off the fraction; else a row or column differs."""
+
+
+def pack_features(
+    features: FloatArray, grid: tuple[int, int], image_size: tuple[int, int], image_newline: FloatArray
+) -> FloatArray:
+    """features (tile, patch, hidden), base tile first → packed (image token, hidden).
+
+    `grid` is (height, width) in tiles, `image_size` (height, width) in px, image_newline (hidden,).
+    """
+    tiles, patches, hidden = features.shape
+    side = isqrt(patches)
+    assert side * side == patches, features.shape
+    assert tiles == 1 + grid[0] * grid[1], (features.shape, grid)
+    plane = features[1:].reshape(*grid, side, side, hidden).transpose(0, 2, 1, 3, 4)
+    plane = unpad(plane.reshape(grid[0] * side, grid[1] * side, hidden), image_size)
+    newlines = np.broadcast_to(image_newline, (plane.shape[0], 1, hidden))
+    rows = np.concatenate([plane, newlines], axis=1)
+    return np.concatenate([features[0], rows.reshape(-1, hidden)])
+
+
+def unpad(plane: FloatArray, image_size: tuple[int, int]) -> FloatArray:
+    """plane (height, width, hidden) → its part that shows the image, whose size is (height, width) in px."""
+    height, width = plane.shape[:2]
+    image_height, image_width = image_size
+    if image_width / image_height > width / height:
+        shown = int(round(image_height * (width / image_width), ROUNDING_DIGITS))
+        padding = (height - shown) // 2
+        return plane[padding : height - padding]
+    shown = int(round(image_width * (height / image_height), ROUNDING_DIGITS))
+    padding = (width - shown) // 2
+    return plane[:, padding : width - padding]

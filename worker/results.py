@@ -1,0 +1,58 @@
+"""Writes records to the result store, each exactly once; knows nothing of how they came about."""
+
+import json
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
+from redis.retry import Retry
+
+from contract.answer import JobResult
+from contract.store import DEAD_LETTERS_KEY, WRITE_ONCE, attempts_key, done_key, results_key
+
+RETRIES = 6
+BACKOFF_CAP_S = 5.0
+SOCKET_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+CONNECTIONS = 16
+POOL_TIMEOUT_S = 30.0
+DEAD_LETTER_MAX_CHARACTERS = 4096
+
+
+class ResultStore:
+    """One per process, shared by its threads.
+
+    Calls are tried again with growing pauses and raise redis.exceptions.RedisError when that does not help.
+    """
+
+    def __init__(self, redis_url: str, retries: int = RETRIES) -> None:
+        errors: list[type[Exception]] = [BusyLoadingError, OutOfMemoryError, ReadOnlyError]
+        pool = redis.BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=CONNECTIONS,
+            timeout=POOL_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=10,
+            retry=Retry(ExponentialWithJitterBackoff(cap=BACKOFF_CAP_S, base=0.1), retries),
+            retry_on_error=errors,
+        )
+        self._redis: redis.Redis = redis.Redis(connection_pool=pool)
+        self._write_once: Any = self._redis.register_script(WRITE_ONCE)
+
+    def write(self, result: JobResult) -> bool:
+        """Put the job's record on its run's stream. False: there was one already, and this one is dropped."""
+        run = result.run
+        keys = [results_key(run), done_key(run), attempts_key(run)]
+        return bool(self._write_once(keys=keys, args=[result.index, result.model_dump_json()]))
+
+    def keep_dead_letter(self, worker: str, reason: str, message: object) -> None:
+        """Keep a message that no record can be written for where an operator finds it."""
+        letter = {"worker": worker, "reason": reason, "message": repr(message)[:DEAD_LETTER_MAX_CHARACTERS]}
+        self._redis.rpush(DEAD_LETTERS_KEY, json.dumps(letter))
+
+    def close(self) -> None:
+        self._redis.close()
+        self._redis.connection_pool.disconnect()

@@ -1,0 +1,235 @@
+"""One job from top to bottom: fetch, decode, encode, prompt, generate; knows no broker and no store."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from pathlib import Path
+from typing import Final, Generic, Protocol, TypeVar
+
+from PIL import Image
+
+from contract.answer import Answer, JobResult, QuestionResult
+from contract.failure import Failure, FailureCode, Refusal
+from contract.job import GenerationParameters, Job, Question
+from worker.engine.loop import EngineStoppedError
+from worker.engine.request import FloatArray, Generation, IntArray, Request
+from worker.images import ImageLimits, read_image
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_S: Final = 0.2
+WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
+FeaturesT = TypeVar("FeaturesT")
+
+
+class GivenBack(Exception):  # noqa: N818 - no error: the job is as good as before
+    """The worker is draining and has not begun this job: another worker shall take it."""
+
+
+class Prompt(Protocol):
+    """What the model makes of a question and its image: one array of embeddings."""
+
+    @property
+    def token_ids(self) -> IntArray:
+        """(position,) int64, image tokens in their full number."""
+        ...
+
+    @property
+    def inputs_embeds(self) -> FloatArray:
+        """(position, hidden) float32."""
+        ...
+
+    @property
+    def image_tokens(self) -> int: ...
+
+
+class Model(Protocol[FeaturesT]):
+    """What the service asks of worker.llava's model; every method may raise Refusal and is thread-safe."""
+
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def context_tokens(self) -> int: ...
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+    def encode_image(self, image: Image.Image) -> FeaturesT: ...
+    def prompt(self, question: Question, features: FeaturesT | None) -> Prompt: ...
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+class Engine(Protocol):
+    """What the service asks of worker.engine's loop."""
+
+    def submit(self, request: Request) -> Future[Generation]: ...
+    def close(self) -> None: ...
+
+
+class Started:
+    """A question on its way: its prompt's length and the generation it waits for."""
+
+    def __init__(self, prompt: Prompt, generation: Future[Generation]) -> None:
+        self.prompt_tokens = len(prompt.token_ids)
+        self.generation = generation
+
+
+class Service(Generic[FeaturesT]):
+    """Answers jobs from many threads at once with one model and one engine."""
+
+    def __init__(
+        self, model: Model[FeaturesT], engine: Engine, image_roots: tuple[Path, ...], limits: ImageLimits
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._image_roots = image_roots
+        self._limits = limits
+        self._draining = False
+
+    @property
+    def model_id(self) -> str:
+        return self._model.model_id
+
+    def answer(self, job: Job) -> JobResult:
+        """An outcome for each question.
+
+        Raises GivenBack while draining, EngineStoppedError when the engine is no more; all else is a bug.
+        """
+        if self._draining:
+            raise GivenBack
+        begun = time.monotonic()
+        deadline = None if job.deadline is None else begun + job.deadline - time.time()
+        picture = self._picture(job, deadline)
+        started = [self._start(question, picture, job.parameters, deadline) for question in job.questions]
+        self._wait([s.generation for s in started if isinstance(s, Started)])
+        results = tuple(
+            QuestionResult(question=question.id, outcome=self._outcome(s, job))
+            for question, s in zip(job.questions, started, strict=True)
+        )
+        return JobResult(
+            run=job.run,
+            index=job.index,
+            worker=WORKER,
+            model=self.model_id,
+            seconds=time.monotonic() - begun,
+            results=results,
+        )
+
+    def drain(self) -> None:
+        """Give back every job of which nothing has been generated yet, now and from now on.
+
+        Only sets a flag, so that a signal handler may call it.
+        """
+        self._draining = True
+
+    def close(self) -> None:
+        """End the engine; no job may be under way."""
+        self._engine.close()
+
+    def warm_up(self) -> None:
+        """Answer one question about a grey image, so that the first job finds everything compiled."""
+        features = self._model.encode_image(Image.new("RGB", (64, 48), (128, 128, 128)))
+        question = Question(id="warm-up", messages="What is this?")
+        started = self._start(question, features, GenerationParameters(max_new_tokens=2), None)
+        if isinstance(started, Failure):
+            raise RuntimeError(f"the model refuses the warm-up question: {started.message}")
+        started.generation.result()
+
+    def _picture(self, job: Job, deadline: float | None) -> FeaturesT | Failure | None:
+        """The image's features, or why there are none; None when no question looks at the image."""
+        if job.image is None or not any(question.uses_image(with_image=True) for question in job.questions):
+            return None
+        try:
+            _check_deadline(deadline)
+            image = read_image(job.image.to_path(), self._image_roots, self._limits)
+            return self._model.encode_image(image)
+        except Refusal as refusal:
+            return refusal.failure
+
+    def _start(
+        self,
+        question: Question,
+        picture: FeaturesT | Failure | None,
+        parameters: GenerationParameters,
+        deadline: float | None,
+    ) -> Started | Failure:
+        if not question.uses_image(with_image=picture is not None):
+            picture = None
+        if isinstance(picture, Failure):
+            return picture
+        try:
+            _check_deadline(deadline)
+            prompt = self._model.prompt(question, picture)
+            self._check_length(prompt, parameters)
+            request = Request(
+                inputs_embeds=prompt.inputs_embeds,
+                max_new_tokens=parameters.max_new_tokens,
+                eos_token_ids=self._model.eos_token_ids,
+                num_beams=parameters.num_beams,
+                length_penalty=parameters.length_penalty,
+                early_stopping=parameters.early_stopping,
+                deadline=deadline,
+            )
+            return Started(prompt, self._engine.submit(request))
+        except Refusal as refusal:
+            return refusal.failure
+        except EngineStoppedError:
+            raise
+        except Exception as bug:
+            log.exception("question %s could not be started", question.id)
+            return internal_error(bug)
+
+    def _check_length(self, prompt: Prompt, parameters: GenerationParameters) -> None:
+        prompt_tokens = len(prompt.token_ids)
+        if prompt_tokens + parameters.max_new_tokens > self._model.context_tokens:
+            raise Refusal(
+                FailureCode.QUESTION_TOO_LONG,
+                f"The prompt has {prompt_tokens} tokens, {prompt.image_tokens} of them for the image, and "
+                f"max_new_tokens is {parameters.max_new_tokens}; the model's context is "
+                f"{self._model.context_tokens} tokens.",
+            )
+
+    def _wait(self, generations: list[Future[Generation]]) -> None:
+        """Return when all are done; while draining, raise GivenBack if none has begun."""
+        pending: set[Future[Generation]] = set(generations)
+        while pending:
+            pending = wait(pending, timeout=DRAIN_POLL_S).not_done
+            if self._draining and not any(g.running() or g.done() for g in generations):
+                for generation in generations:
+                    generation.cancel()
+                raise GivenBack
+
+    def _outcome(self, started: Started | Failure, job: Job) -> Answer | Failure:
+        """The generation as text. A bug in one question leaves the others answered, here as in `_start`."""
+        if isinstance(started, Failure):
+            return started
+        try:
+            generation = started.generation.result()
+            return Answer(
+                text=self._model.decode(generation.token_ids),
+                finish_reason=generation.finish_reason,
+                prompt_tokens=started.prompt_tokens,
+                completion_tokens=len(generation.token_ids),
+                score=generation.score,
+            )
+        except Refusal as refusal:
+            return refusal.failure
+        except EngineStoppedError:
+            raise
+        except Exception as bug:
+            log.exception("run %s job %d: a generation failed", job.run, job.index)
+            return internal_error(bug)
+
+
+def internal_error(bug: BaseException) -> Failure:
+    """The failure that a bug ends in. Its text stays in the worker's log: it may quote anything."""
+    return Failure(
+        code=FailureCode.INTERNAL_ERROR,
+        message=f"The worker failed with {type(bug).__name__}; its log says more.",
+    )
+
+
+def _check_deadline(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() >= deadline:
+        raise Refusal(FailureCode.DEADLINE_EXCEEDED, "The job's deadline passed before it was answered.")

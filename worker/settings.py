@@ -1,0 +1,104 @@
+"""The worker's settings from the environment, read once; knows no other source and no default but its own."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX: Final = "CAPTIONMILL_"
+EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+
+
+class SettingsError(ValueError):
+    """The environment does not make a worker; the message is one sentence for the operator."""
+
+
+class Settings(BaseSettings):
+    """One worker process. Every field is an environment variable, CAPTIONMILL_ before its name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=False)
+
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="broker and result store; may hold a password",
+    )
+    model_folder: Path = Field(description="folder written by model_prep, or by an optimum-intel export")
+    device: str = Field(default="CPU", description="CPU, GPU, GPU.n, NPU or AUTO")
+    precision: Literal["default", "exact"] = Field(
+        default="default", description="exact computes and caches in f32, as transformers on a CPU does"
+    )
+    inference_threads: int | None = Field(default=None, ge=1, description="None leaves it to OpenVINO")
+    openvino_properties: dict[str, str] = Field(
+        default_factory=dict, description="further OpenVINO properties"
+    )
+    image_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default_factory=lambda: (Path.cwd(),),
+        min_length=1,
+        description="folders images may be read from, separated like PATH",
+    )
+    image_max_bytes: int = Field(default=50_000_000, ge=1)
+    image_max_px: int = Field(
+        default=64_000_000,
+        ge=1,
+        le=89_000_000,
+        description="height x width; above the bound Pillow itself refuses",
+    )
+    image_max_side_px: int = Field(default=30_000, ge=1)
+    image_max_aspect: float = Field(default=100.0, ge=1.0, description="longer side / shorter side")
+
+    @field_validator("image_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: object) -> object:
+        return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
+
+    @field_validator("image_roots")
+    @classmethod
+    def _folders(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_dir():
+                raise ValueError(f"{root} is not a folder")
+        return tuple(root.resolve() for root in roots)
+
+    @model_validator(mode="after")
+    def _one_wish_each(self) -> Self:
+        twice = self.openvino_properties.keys() & self._derived_properties().keys()
+        if twice:
+            raise ValueError(
+                f"openvino_properties sets {', '.join(sorted(twice))}, which another setting sets"
+            )
+        return self
+
+    def _derived_properties(self) -> dict[str, str]:
+        properties = dict(EXACT) if self.precision == "exact" else {}
+        if self.inference_threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = str(self.inference_threads)
+        return properties
+
+    def properties(self) -> Mapping[str, str]:
+        """What every part of the model is compiled with."""
+        return {**self._derived_properties(), **self.openvino_properties}
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises SettingsError for an unknown CAPTIONMILL_ variable, a missing one or a value that does not fit.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
+        if variable.upper() not in known:
+            nearest = difflib.get_close_matches(variable.upper(), sorted(known), n=1, cutoff=0)[0]
+            raise SettingsError(f"{variable} is not a setting of the worker; the nearest one is {nearest}.")
+    try:
+        return Settings.model_validate({})
+    except ValidationError as invalid:
+        # The rejected value stays out of the sentence: it may be a URL with a password.
+        complaints = [
+            f"{PREFIX}{str(error['loc'][0]).upper() if error['loc'] else '*'}: {error['msg']}"
+            for error in invalid.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("; ".join(complaints) + ".") from None

@@ -1,0 +1,30 @@
+"""The only task: a message in, its record written; knows nothing of how a job is answered."""
+
+import logging
+import os
+import signal
+
+from celery.exceptions import Reject
+
+from contract.broker import TASK_NAME
+from worker.app import app, loaded_worker
+from worker.engine.loop import EngineStoppedError
+
+log = logging.getLogger(__name__)
+
+
+@app.task(name=TASK_NAME, typing=False)  # type: ignore[untyped-decorator]
+def answer_job(*arguments: object, **named: object) -> None:
+    """Takes whatever a message holds: wrong arguments must end in a dead letter, not in a lost slot.
+
+    Raises Reject alone, which puts the message back: the worker ends, or the result store is away.
+    """
+    message = arguments[0] if len(arguments) == 1 and not named else {"arguments": arguments, **named}
+    try:
+        loaded_worker().answering.take(message)
+    except BaseException as kept:  # noqa: BLE001 - anything but Reject would take the pool's slot with it
+        if isinstance(kept, EngineStoppedError):
+            # Without an engine this process would only turn messages round: drain, and let another one start.
+            os.kill(os.getpid(), signal.SIGTERM)
+        log.warning("a message goes back to the queue: %s", type(kept).__name__)
+        raise Reject(type(kept).__name__, requeue=True) from None
