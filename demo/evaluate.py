@@ -1,0 +1,213 @@
+"""Measures the demo model on scenes it never saw, and its model folder against its checkpoint.
+
+python -m demo.evaluate            # the shipped folder, the checkpoint and an int8 folder made on the spot
+python -m demo.evaluate --quick    # the shipped folder alone; needs no torch
+"""
+
+import random
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from contract.job import Question
+from demo.scenes import Layout, Scene, draw, make_scene
+from demo.truth import TOPICS, Exchange, ask
+from worker.engine.loop import Engine
+from worker.engine.request import Request
+from worker.engine.stateful import StatefulRunner
+from worker.llava.model import ImageFeatures, LlavaModel
+
+MODEL: Final = Path(__file__).parent / "model"
+EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+LAYOUTS: Final[tuple[Layout, ...]] = ("square", "wide", "tall")
+MAX_NEW_TOKENS: Final = 80
+BASE_TOPIC: Final = "number"
+BASE_PATCHES: Final = 16
+"""Features of a tile of 56 px in patches of 14 px."""
+
+Answers = list[list[str]]
+"""For each scene the answer to each of its questions."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A held-out scene, its picture and one question of every topic that it allows."""
+
+    scene: Scene
+    image: Image.Image
+    exchanges: tuple[Exchange, ...]
+
+
+def held_out(scenes: int) -> Iterator[Case]:
+    """Seeds below 1,000,000 are never trained on; square, wide and tall ones in turn."""
+    for seed in range(scenes):
+        scene = make_scene(seed, layout=LAYOUTS[seed % len(LAYOUTS)])
+        rng = random.Random(seed)
+        exchanges = tuple(exchange for topic in TOPICS if (exchange := ask(scene, topic, rng)))
+        yield Case(scene, draw(scene), exchanges)
+
+
+class FolderAnswers:
+    """A model folder's answers, through the worker's own pipeline and engine."""
+
+    def __init__(self, folder: Path, properties: dict[str, str]) -> None:
+        self.model = LlavaModel.load(folder, "CPU", properties)
+        self.engine = Engine(
+            StatefulRunner.load(self.model.language_xml, "CPU", properties), self.model.embed
+        )
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __call__(self, case: Case) -> list[str]:
+        return self._ask(
+            [exchange.question for exchange in case.exchanges], self.model.encode_image(case.image)
+        )
+
+    def from_base_tile(self, case: Case) -> str:
+        """The number, from the base tile alone: its features and the newline that ends every packed image."""
+        packed = self.model.encode_image(case.image).packed
+        base = ImageFeatures(np.concatenate([packed[:BASE_PATCHES], packed[-1:]]))
+        (exchange,) = (e for e in case.exchanges if e.topic == BASE_TOPIC)
+        return self._ask([exchange.question], base)[0]
+
+    def _ask(self, questions: Sequence[str], features: ImageFeatures) -> list[str]:
+        futures = [
+            self.engine.submit(
+                Request(
+                    inputs_embeds=self.model.prompt(Question(id="q", messages=text), features).inputs_embeds,
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    eos_token_ids=self.model.eos_token_ids,
+                )
+            )
+            for text in questions
+        ]
+        return [self.model.decode(future.result().token_ids) for future in futures]
+
+
+def checkpoint_answers(folder: Path) -> Callable[[Case], list[str]]:
+    """The checkpoint's answers in transformers, f32, greedy."""
+    import torch
+    from transformers import AutoProcessor, LlavaNextForConditionalGeneration
+
+    model = LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+
+    def answer(case: Case) -> list[str]:
+        texts = [
+            processor.apply_chat_template(
+                [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image"}, {"type": "text", "text": exchange.question}],
+                    }
+                ],
+                add_generation_prompt=True,
+            )
+            for exchange in case.exchanges
+        ]
+        inputs = processor(images=[case.image] * len(texts), text=texts, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        generated = tokens[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in processor.batch_decode(generated, skip_special_tokens=True)]
+
+    return answer
+
+
+class Tally:
+    """Right answers by topic and layout."""
+
+    def __init__(self) -> None:
+        self._marks: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+
+    def add(self, case: Case, answers: Sequence[str]) -> None:
+        for exchange, answer in zip(case.exchanges, answers, strict=True):
+            for group in ("all", case.scene.layout):
+                right = answer == exchange.answer
+                self._marks[exchange.topic, group].append(right)
+                if exchange.topic not in ("description", "number"):
+                    self._marks["short answers", group].append(right)
+
+    def rows(self) -> Iterator[list[str]]:
+        for topic in ("description", "number", "short answers", *TOPICS[2:]):
+            marks = [self._marks[topic, group] for group in ("all", *LAYOUTS)]
+            name = topic if topic in ("description", "number", "short answers") else f"– {topic}"
+            yield [name, *(f"{100 * np.mean(mark):.1f}" for mark in marks), str(len(marks[0]))]
+
+
+def agreement(ours: Answers, theirs: Answers) -> str:
+    """Share of equal answers."""
+    pairs = [
+        (a, b)
+        for ours_, theirs_ in zip(ours, theirs, strict=True)
+        for a, b in zip(ours_, theirs_, strict=True)
+    ]
+    same = sum(a == b for a, b in pairs)
+    return f"{same} of {len(pairs)} ({100 * same / len(pairs):.2f} %)"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def evaluate(
+    scenes: Annotated[int, typer.Option(min=3, help="held-out scenes")] = 600,
+    quick: Annotated[bool, typer.Option("--quick", help="the shipped folder alone")] = False,
+) -> None:
+    """Prints the tables of demo/README.md."""
+    console = Console(stderr=True)
+    cases = list(track(held_out(scenes), "drawing", total=scenes, console=console))
+    shipped = FolderAnswers(MODEL / "openvino", EXACT)
+    answers = [shipped(case) for case in track(cases, "model folder, f32", console=console)]
+    tally = Tally()
+    for case, answer in zip(cases, answers, strict=True):
+        tally.add(case, answer)
+    base = [
+        shipped.from_base_tile(case) == case.scene.number
+        for case in track(cases, "base tile alone", console=console)
+    ]
+    shipped.close()
+    print(markdown(["% right", "all", *LAYOUTS, "questions"], list(tally.rows())))
+    print(f"\nNumber from the base tile alone: {100 * np.mean(base):.1f} %.")
+    if quick:
+        return
+    ask_checkpoint = checkpoint_answers(MODEL / "checkpoint")
+    theirs = [ask_checkpoint(case) for case in track(cases, "checkpoint, f32", console=console)]
+    print(f"\nSame answer as the checkpoint in transformers, f32: {agreement(answers, theirs)}.")
+    defaults = FolderAnswers(MODEL / "openvino", {})
+    ours = [defaults(case) for case in track(cases, "model folder, defaults", console=console)]
+    defaults.close()
+    print(f"Same answer with OpenVINO's default precision: {agreement(ours, answers)}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        int8 = _convert_int8(Path(scratch))
+        compressed = FolderAnswers(int8, {})
+        ours = [compressed(case) for case in track(cases, "int8 folder", console=console)]
+        compressed.close()
+        print(f"Same answer from the int8 folder, default precision: {agreement(ours, answers)}.")
+
+
+def _convert_int8(scratch: Path) -> Path:
+    import subprocess
+
+    command = [sys.executable, "-m", "model_prep", "convert", str(MODEL / "checkpoint")]
+    out = scratch / "int8"
+    subprocess.run(
+        [*command, "--out", str(out), "--weight-format", "int8"], check=True, stdout=subprocess.DEVNULL
+    )
+    return out
+
+
+if __name__ == "__main__":
+    typer.run(evaluate)

@@ -1,0 +1,48 @@
+"""The sample images that ship with the demo, and the truth about them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from demo.scenes import Layout, draw, make_scene
+from demo.truth import DESCRIBE, READ_NUMBER, describe
+
+IMAGES: Final = Path(__file__).parent / "images"
+TRUTH: Final = Path(__file__).parent / "truth.jsonl"
+FIRST_SEED: Final = 500_000
+LAYOUTS: Final[tuple[Layout, ...]] = ("square", "wide", "square", "tall")
+COUNT: Final = 24
+DESCRIBE_QUESTION: Final = DESCRIBE[0]
+NUMBER_QUESTION: Final = READ_NUMBER[0]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right to say about a sample image."""
+
+    image: str
+    description: str
+    number: str
+
+
+def read_truth() -> dict[str, Truth]:
+    """Image name → truth."""
+    lines = TRUTH.read_text().splitlines()
+    return {truth.image: truth for truth in (Truth(**json.loads(line)) for line in lines)}
+
+
+def write_samples() -> None:
+    """Draws the images anew, square, wide and tall ones in turn, and writes what is true of them."""
+    IMAGES.mkdir(exist_ok=True)
+    truths = []
+    for number in range(COUNT):
+        scene = make_scene(FIRST_SEED + number, layout=LAYOUTS[number % len(LAYOUTS)], scale=3.0)
+        name = f"{number + 1:02d}-{scene.layout}.png"
+        draw(scene).save(IMAGES / name, optimize=True)
+        truths.append(Truth(name, describe(scene), scene.number))
+    TRUTH.write_text("".join(json.dumps(asdict(truth)) + "\n" for truth in truths))
+
+
+if __name__ == "__main__":
+    write_samples()
