@@ -1,0 +1,95 @@
+"""A model and an engine for tests of what is around them; they obey the protocols of worker/service.py."""
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contract.failure import FailureCode, Refusal
+from contract.job import Question
+from worker.engine.loop import EngineStoppedError
+from worker.engine.request import FloatArray, Generation, IntArray, Request
+
+IMAGE_TOKENS = 5
+HIDDEN = 4
+CONTEXT_TOKENS = 200
+EOS = 2
+RAISED: dict[str, type[BaseException]] = {
+    error.__name__: error
+    for error in (RuntimeError, MemoryError, SystemExit, KeyboardInterrupt, GeneratorExit, EngineStoppedError)
+}
+
+
+@dataclass(frozen=True)
+class FakePrompt:
+    token_ids: IntArray
+    inputs_embeds: FloatArray
+    image_tokens: int
+
+
+class FakeModel:
+    """One token per character. Its answer tells the length of the prompt and the image's size.
+
+    The question "raise NAME" raises that exception, "refuse" is refused.
+    """
+
+    model_id = "fake"
+    context_tokens = CONTEXT_TOKENS
+    eos_token_ids = (EOS,)
+
+    def __init__(self) -> None:
+        self.encoded: list[tuple[int, int]] = []
+
+    def encode_image(self, image: Image.Image) -> tuple[int, int]:
+        size = (image.height, image.width)
+        self.encoded.append(size)
+        return size
+
+    def prompt(self, question: Question, features: tuple[int, int] | None) -> FakePrompt:
+        turns = question.turns(with_image=features is not None)
+        text = " ".join(
+            part if isinstance(part, str) else part.text
+            for turn in turns
+            for part in ([turn.content] if isinstance(turn.content, str) else turn.content)
+            if isinstance(part, str) or part.type == "text"
+        )
+        if text.startswith("raise "):
+            raise RAISED[text.removeprefix("raise ")]
+        if text == "refuse":
+            raise Refusal(FailureCode.QUESTION_REFUSED, "I would rather not.")
+        image_tokens = 0 if features is None else IMAGE_TOKENS
+        positions = len(text) + image_tokens
+        return FakePrompt(
+            np.ones(positions, dtype=np.int64), np.ones((positions, HIDDEN), dtype=np.float32), image_tokens
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return f"{token_ids[0]} tokens"
+
+
+class FakeEngine:
+    """Generates one request at a time, and none while the file `hold` is there."""
+
+    def __init__(self, hold: Path | None = None) -> None:
+        self._hold = hold
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self.requests: list[Request] = []
+        self.begun = threading.Event()
+
+    def submit(self, request: Request) -> Future[Generation]:
+        return self._thread.submit(self._generate, request)
+
+    def _generate(self, request: Request) -> Generation:
+        self.requests.append(request)
+        self.begun.set()
+        while self._hold is not None and self._hold.exists():
+            time.sleep(0.01)
+        return Generation(token_ids=(len(request.inputs_embeds), EOS), finish_reason="stop", score=-1.5)
+
+    def close(self) -> None:
+        self._thread.shutdown()

