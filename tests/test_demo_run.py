@@ -91,7 +91,8 @@ def test_killing_the_demo_leaves_no_process_and_no_port(
     demo.communicate()
     assert demo.returncode in (130, -signal.SIGKILL)
     wait_for(lambda: not any(alive(child) for child in children), "its processes are gone")
-    assert not any(listens(port) for port in ports)
+    # a server's first thread can be gone while its others still close the sockets
+    wait_for(lambda: not any(listens(port) for port in ports), "its ports are free")
 
 
 def _listening_ports(process: int) -> list[int]:
