@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Kind = Literal["circle", "ring", "square", "triangle", "diamond", "star", "cross", "heart"]
 Layout = Literal["square", "wide", "tall"]
+Size = Literal["small", "large"]
 
 KINDS: Final[tuple[Kind, ...]] = (
     "circle", "ring", "square", "triangle", "diamond", "star", "cross", "heart",
@@ -37,7 +38,7 @@ BACKGROUNDS: Final = {
     "beige": (222, 205, 168),
     "lavender": (200, 190, 240),
 }
-RADIUS: Final = {"small": 7.5, "large": 13.5}
+RADIUS: Final[dict[Size, float]] = {"small": 7.5, "large": 13.5}
 """Half the side of a shape's box, in units."""
 CANVASES: Final[dict[Layout, tuple[tuple[int, int], ...]]] = {
     "square": ((112, 112), (84, 112), (112, 84)),
@@ -59,7 +60,7 @@ class Shape:
 
     kind: Kind
     colour: str
-    size: Literal["small", "large"]
+    size: Size
     centre: tuple[float, float]
 
     @property
@@ -96,9 +97,8 @@ def _reading_axis(canvas: tuple[int, int]) -> Literal[0, 1]:
 def make_scene(seed: int, layout: Layout | None = None, scale: float | None = None) -> Scene:
     """The scene of a seed; `layout` and `scale` (pixels a unit) fix what the seed would choose."""
     rng = random.Random(seed)
-    drawn_layout = rng.choices(("square", "wide", "tall"), weights=(2, 1, 1))[0]
-    layout = layout or drawn_layout  # type: ignore[assignment]
-    assert layout is not None
+    drawn_layout = rng.choices(list(CANVASES), weights=(2, 1, 1))[0]
+    layout = layout or drawn_layout
     height, width = rng.choice(CANVASES[layout])
     canvas = _varied(rng, height, width)
     drawn_scale = rng.uniform(1.0, 3.0)
@@ -147,7 +147,7 @@ def _place_shapes(
     main = _reading_axis(canvas)
     placed: list[Shape] = []
     for _ in range(count):
-        size = rng.choice(("small", "large"))
+        size = rng.choice(list(RADIUS))
         radius = RADIUS[size]
         for _ in range(40):
             y, x = (rng.uniform(radius + 1, canvas[axis] - radius - 1) for axis in (0, 1))
@@ -162,7 +162,7 @@ def _place_shapes(
             )
             if clear and off_plate:
                 kind, colour = rng.choice(KINDS), rng.choice(list(COLOURS))
-                placed.append(Shape(kind, colour, size, (y, x)))  # type: ignore[arg-type]
+                placed.append(Shape(kind, colour, size, (y, x)))
                 break
         else:
             return None

@@ -37,7 +37,7 @@ CHECK_SEED: Final = 3_000_000
 SAVE_EVERY_STEPS: Final = 100
 CHECK_EVERY_STEPS: Final = 100
 SLOW_SHARE: Final = 0.15
-"""At the full rate the trained tower forgets digits faster than the language model can use it better."""
+"""At the full rate digits and descriptions got worse (docs/log.md; the questions had changed too)."""
 BASE_ONLY_SHARE: Final = 0.12
 """Share of training images of which the model sees the base tile alone, as a job of low detail would."""
 
@@ -340,7 +340,7 @@ def train(
     joint_steps: int = 1000,
     last_steps: int = 400,
 ) -> None:
-    """Draws the scenes and trains the three stages, each from where it stopped."""
+    """Draws the scenes and trains every stage, each from where it stopped."""
     runs.mkdir(parents=True, exist_ok=True)
     store = SceneStore(runs / "scenes", TRAIN_SEED, scenes)
     check_store = SceneStore(runs / "scenes", CHECK_SEED, SceneStore.SHARD)
