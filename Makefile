@@ -5,7 +5,7 @@ DEMO_VENV := .venv-demo
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format evaluate clean
+.PHONY: help demo test check format evaluate bench clean
 
 help:
 	@echo "make demo      caption the sample images with the small model that ships here"
@@ -13,6 +13,7 @@ help:
 	@echo "make check     format, lint, types and imports only"
 	@echo "make format    put the sources in order"
 	@echo "make evaluate  measure the demo model on scenes it never saw"
+	@echo "make bench     measure the engine beside its peers; takes hours and 20 GB of disk"
 
 # The runtime and the embedded server: no torch.
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt
@@ -43,6 +44,9 @@ format: $(VENV)/.installed
 
 evaluate: $(VENV)/.installed
 	$(BIN)/python -m demo.evaluate
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m bench engine
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) demo-out

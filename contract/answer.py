@@ -11,18 +11,44 @@ from contract.job import JobIndex, RunId
 FinishReason = Literal["stop", "length"]
 
 
-class Answer(Contract):
-    """The text generated for one question."""
+Flag = Literal["truncated", "repetition", "empty"]
+"""truncated: ended by max_new_tokens; repetition: its end goes round in a circle; empty: no text."""
 
-    kind: Literal["answer"] = "answer"
+
+class Generated(Contract):
+    """One text that was generated, and how sure of it the model was."""
+
     text: Text
     finish_reason: FinishReason
-    prompt_tokens: int = Field(ge=0, description="image tokens included")
     completion_tokens: int = Field(ge=0, description="end-of-sequence token included")
     score: float = Field(
         allow_inf_nan=False,
-        description="sum of token log-probabilities / completion_tokens ** length_penalty",
+        description="sum of token log-probabilities / completion_tokens ** length_penalty; with num_beams "
+        "those that penalties and bans left, as transformers' sequences_scores",
     )
+    mean_log_prob: float = Field(
+        allow_inf_nan=False, description="mean of the model's own log-probabilities of the tokens"
+    )
+
+
+class ChoiceProbability(Contract):
+    """One of a question's allowed answers; the probabilities of all add up to 1."""
+
+    text: Text
+    probability: float = Field(ge=0, le=1)
+    score: float = Field(allow_inf_nan=False, description="as an answer's score, end-of-sequence included")
+
+
+class Answer(Generated):
+    """The text generated for one question, or the allowed answer that was the most probable."""
+
+    kind: Literal["answer"] = "answer"
+    prompt_tokens: int = Field(ge=0, description="image tokens included")
+    flags: tuple[Flag, ...] = ()
+    alternatives: tuple[Generated, ...] = Field(
+        default=(), description="the other num_return_sequences: of beams the next best, of samples as drawn"
+    )
+    choices: tuple[ChoiceProbability, ...] = Field(default=(), description="in the question's order")
 
 
 Outcome = Annotated[Answer | Failure, Field(discriminator="kind")]

@@ -19,6 +19,7 @@ class FailureCode(StrEnum):
     IMAGE_BROKEN = "image_broken"
     QUESTION_TOO_LONG = "question_too_long"
     QUESTION_REFUSED = "question_refused"
+    EXCEEDS_CAPACITY = "exceeds_capacity"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL_ERROR = "internal_error"
 

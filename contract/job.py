@@ -50,6 +50,19 @@ class Question(Contract):
 
     id: Text = Field(min_length=1)
     messages: tuple[Turn, ...] | Text
+    choices: tuple[Annotated[Text, Field(min_length=1)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=64,
+        description="the answers allowed: the answer is the most probable of them",
+    )
+
+    @model_validator(mode="after")
+    def _different_choices(self) -> Self:
+        texts = [choice.strip() for choice in self.choices or ()]
+        if not all(texts) or len(set(texts)) != len(texts):
+            raise ValueError("choices must differ, and none may be blank")
+        return self
 
     @model_validator(mode="after")
     def _conversation(self) -> Self:
@@ -105,14 +118,61 @@ class ImagePath(Contract):
 
 ImageReference = ImagePath
 
+Detail = Literal["low", "high"] | Annotated[int, Field(ge=1, le=1024, strict=True)]
+"""How closely to look: the base tile alone, every tile, or at most so many tiles beside the base tile."""
+
 
 class GenerationParameters(Contract):
-    """How to generate, in transformers' names and with their meaning there."""
+    """How to generate, in transformers' names and with their meaning there.
+
+    `num_beams` of 1 is greedy search, or sampling with `do_sample`; the two are not combined. An option that
+    would decide nothing is refused rather than ignored.
+    """
 
     max_new_tokens: int = Field(default=128, ge=1)
+    min_new_tokens: int = Field(default=0, ge=0, description="no end-of-sequence token before these")
     num_beams: int = Field(default=1, ge=1, le=64)
-    length_penalty: float = Field(default=1.0, allow_inf_nan=False)
+    num_return_sequences: int = Field(
+        default=1, ge=1, le=64, description="above 1 the answer lists the others as alternatives"
+    )
+    length_penalty: float = Field(
+        default=1.0, allow_inf_nan=False, description="score = log-probability / completion_tokens ** it"
+    )
     early_stopping: bool | Literal["never"] = False
+    do_sample: bool = False
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
+    top_k: int = Field(default=50, ge=0, description="0 keeps every token")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    repetition_penalty: float = Field(
+        default=1.0, ge=1e-6, le=1e6, description="of the prompt's tokens too, as in transformers"
+    )
+    no_repeat_ngram_size: int = Field(default=0, ge=0, description="0 forbids nothing")
+    stop: tuple[Annotated[Text, Field(min_length=1)], ...] = Field(
+        default=(), max_length=16, description="texts that end an answer, which is cut before them"
+    )
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Self:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError("do_sample draws tokens and num_beams searches for them: choose one")
+        if not self.do_sample and any(getattr(self, name) != default for name, default in _SAMPLING.items()):
+            raise ValueError(f"{', '.join(_SAMPLING)} decide nothing without do_sample")
+        if self.num_beams == 1 and self.early_stopping is not False:
+            raise ValueError("early_stopping decides nothing without num_beams")
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise ValueError("num_return_sequences needs as many num_beams, or do_sample")
+        return self
+
+
+_SAMPLING: Final = {
+    name: GenerationParameters.model_fields[name].default
+    for name in ("temperature", "top_k", "top_p", "min_p", "seed")
+}
+"""What only sampling reads, with the values that stand for not being asked."""
 
 
 class Job(Contract):
@@ -124,6 +184,7 @@ class Job(Contract):
     image: ImageReference | None = None
     questions: tuple[Question, ...] = Field(min_length=1)
     parameters: GenerationParameters = GenerationParameters()
+    detail: Detail = "high"
     deadline: float | None = Field(
         default=None, allow_inf_nan=False, description="Unix time in seconds; None is no deadline"
     )
@@ -135,12 +196,15 @@ class Job(Contract):
             raise ValueError("question ids must differ within a job")
         if self.image is None and any(question.uses_image(with_image=False) for question in self.questions):
             raise ValueError("a question places an image, but the job has none")
+        scored = GenerationParameters(length_penalty=self.parameters.length_penalty)
+        if self.parameters != scored and all(question.choices for question in self.questions):
+            raise ValueError("where every question has choices, no parameter but length_penalty decides")
         return self
 
     @property
     def key(self) -> str:
-        """Content key: the same image reference, questions and parameters give the same 64 hex digits."""
-        content = self.model_dump_json(include={"image", "questions", "parameters"})
+        """Content key of 64 hex digits: equal for equal image references, questions, parameters, detail."""
+        content = self.model_dump_json(include={"image", "questions", "parameters", "detail"})
         return hashlib.sha256(content.encode()).hexdigest()
 
     def to_message(self) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from contract.job import Question
+from contract.job import GenerationParameters, Question
 from demo.scenes import Layout, Scene, draw, make_scene
 from demo.truth import TOPICS, Exchange, ask
 from worker.engine.loop import Engine
-from worker.engine.request import Request
+from worker.engine.request import Prefix, Request
+from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.llava.model import ImageFeatures, LlavaModel
 
@@ -32,8 +33,7 @@ EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 LAYOUTS: Final[tuple[Layout, ...]] = ("square", "wide", "tall")
 MAX_NEW_TOKENS: Final = 80
 BASE_TOPIC: Final = "number"
-BASE_PATCHES: Final = 16
-"""Features of a tile of 56 px in patches of 14 px."""
+LIMITS: Final = Limits(kv_bytes=2**30, rows=16, step_tokens=1024)
 
 Answers = list[list[str]]
 """For each scene the answer to each of its questions."""
@@ -62,9 +62,8 @@ class FolderAnswers:
 
     def __init__(self, folder: Path, properties: dict[str, str]) -> None:
         self.model = LlavaModel.load(folder, "CPU", properties)
-        self.engine = Engine(
-            StatefulRunner.load(self.model.language_xml, "CPU", properties), self.model.embed
-        )
+        runner = StatefulRunner.load(self.model.language_xml, "CPU", properties)
+        self.engine = Engine(runner, self.model.embed, LIMITS)
 
     def close(self) -> None:
         self.engine.close()
@@ -75,24 +74,25 @@ class FolderAnswers:
         )
 
     def from_base_tile(self, case: Case) -> str:
-        """The number, from the base tile alone: its features and the newline that ends every packed image."""
-        packed = self.model.encode_image(case.image).packed
-        base = ImageFeatures(np.concatenate([packed[:BASE_PATCHES], packed[-1:]]))
+        """The number, from the base tile alone."""
+        base = self.model.encode_image(case.image, detail="low")
         (exchange,) = (e for e in case.exchanges if e.topic == BASE_TOPIC)
         return self._ask([exchange.question], base)[0]
 
     def _ask(self, questions: Sequence[str], features: ImageFeatures) -> list[str]:
-        futures = [
-            self.engine.submit(
-                Request(
-                    inputs_embeds=self.model.prompt(Question(id="q", messages=text), features).inputs_embeds,
-                    max_new_tokens=MAX_NEW_TOKENS,
-                    eos_token_ids=self.model.eos_token_ids,
-                )
-            )
-            for text in questions
-        ]
-        return [self.model.decode(future.result().token_ids) for future in futures]
+        futures = [self.engine.submit(self._request(text, features)) for text in questions]
+        return [self.model.decode(future.result()[0].token_ids) for future in futures]
+
+    def _request(self, text: str, features: ImageFeatures) -> Request:
+        prompt = self.model.prompt(Question(id="q", messages=text), features)
+        assert prompt.prefix_key is not None, "a question comes after its image"
+        return Request(
+            inputs_embeds=prompt.inputs_embeds,
+            token_ids=prompt.token_ids,
+            eos_token_ids=self.model.eos_token_ids,
+            parameters=GenerationParameters(max_new_tokens=MAX_NEW_TOKENS),
+            prefix=Prefix(prompt.prefix_key, prompt.prefix_tokens),
+        )
 
 
 def checkpoint_answers(folder: Path) -> Callable[[Case], list[str]]:

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 
 import redis
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 from rich.console import Console
 
 from contract.broker import VISIBILITY_TIMEOUT_S
-from contract.job import GenerationParameters
+from contract.job import Detail, GenerationParameters
 from producer.client import BrokerAwayError, Client
 from producer.collect import Collector
 from producer.contact_sheet import write_contact_sheet
@@ -33,6 +33,10 @@ from producer.sources import SourceError, open_source, shown
 EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
+
+DEFAULTS: Final = GenerationParameters()
+BEAMS: Final = "Beam search"
+SAMPLING: Final = "Sampling"
 
 app = typer.Typer(
     help="Answers questions about images in bulk.",
@@ -53,6 +57,14 @@ class EarlyStopping(StrEnum):
         return "never" if self is EarlyStopping.NEVER else self is EarlyStopping.TRUE
 
 
+def _detail(text: str) -> Detail:
+    try:
+        detail: Detail = TypeAdapter[Detail](Detail).validate_strings(text)
+    except ValidationError:
+        raise typer.BadParameter(f"{text!r} is neither low nor high nor a number of tiles.") from None
+    return detail
+
+
 @app.callback()
 def _captionmill() -> None:
     """Keeps `run` a command of its own while it is the only one."""
@@ -65,16 +77,52 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl and the contact sheet.")],
     question: Annotated[list[str] | None, typer.Option(help="Asked of every image; may be repeated.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="An answer allowed to each --question; may be repeated.")
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Also the folders below.")] = False,
     redis_url: Annotated[
         str | None, typer.Option("--redis", help="Broker's URL; else CAPTIONMILL_REDIS_URL.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    num_beams: Annotated[int, typer.Option(min=1, max=64)] = 1,
-    length_penalty: Annotated[float, typer.Option(help="For beams: above 0 favours longer answers.")] = 1.0,
+    detail: Annotated[
+        Any,
+        typer.Option(
+            parser=_detail, metavar="low|high|N", help="One look, every tile, or at most N tiles of an image."
+        ),
+    ] = "high",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = DEFAULTS.max_new_tokens,
+    min_new_tokens: Annotated[int, typer.Option(min=0)] = DEFAULTS.min_new_tokens,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Ends an answer, which is cut before it; may be repeated.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 avoids tokens that were there, the prompt's too.")
+    ] = DEFAULTS.repetition_penalty,
+    no_repeat_ngram_size: Annotated[
+        int, typer.Option(min=0, help="Says no so many tokens in a row twice; 0 forbids nothing.")
+    ] = DEFAULTS.no_repeat_ngram_size,
+    num_return_sequences: Annotated[
+        int, typer.Option(min=1, max=64, help="Of beams or samples; above 1 answers have alternatives.")
+    ] = DEFAULTS.num_return_sequences,
+    length_penalty: Annotated[
+        float, typer.Option(help="For scores; above 0 favours longer beams and choices.")
+    ] = DEFAULTS.length_penalty,
+    num_beams: Annotated[int, typer.Option(min=1, max=64, rich_help_panel=BEAMS)] = DEFAULTS.num_beams,
     early_stopping: Annotated[
-        EarlyStopping, typer.Option(help="For beams: stop at the first num_beams finished ones.")
+        EarlyStopping, typer.Option(help="Stop at the first num_beams finished ones.", rich_help_panel=BEAMS)
     ] = EarlyStopping.FALSE,
+    do_sample: Annotated[
+        bool, typer.Option("--do-sample", help="Draw tokens at random.", rich_help_panel=SAMPLING)
+    ] = DEFAULTS.do_sample,
+    temperature: Annotated[float, typer.Option(rich_help_panel=SAMPLING)] = DEFAULTS.temperature,
+    top_k: Annotated[
+        int, typer.Option(min=0, help="0 keeps every token.", rich_help_panel=SAMPLING)
+    ] = DEFAULTS.top_k,
+    top_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING)] = DEFAULTS.top_p,
+    min_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING)] = DEFAULTS.min_p,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Equal seeds draw equally.", rich_help_panel=SAMPLING)
+    ] = DEFAULTS.seed,
     window: Annotated[int, typer.Option(min=1, help="Most jobs sent and not yet answered.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
 ) -> None:
@@ -86,17 +134,29 @@ def run(
     try:
         parameters = GenerationParameters(
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
             num_beams=num_beams,
+            num_return_sequences=num_return_sequences,
             length_penalty=length_penalty,
             early_stopping=early_stopping.as_parameter(),
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            stop=tuple(stop or ()),
         )
         url = redis_url or Settings().redis_url.get_secret_value()
         connection = _connect(url)
-        rows = open_source(source, question or [], recursive=recursive)
-        folder = RunFolder.create(out, _new_run_id(source), source, rows, parameters)
+        rows = open_source(source, question or [], recursive=recursive, choices=choice or None)
+        folder = RunFolder.create(out, _new_run_id(source), source, rows, parameters, detail)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
+        place = "".join(f"{part}: " for part in first["loc"])
+        _refuse(f"{place}{first['msg'].removeprefix('Value error, ')}.")
     except SourceError as error:
         _refuse(str(error))
     except redis.RedisError as error:

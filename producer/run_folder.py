@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from contract.job import GenerationParameters, ImagePath, Job
+from contract.job import Detail, GenerationParameters, ImagePath, Job
 from producer.sources import Row, SourceError, shown
 
 
@@ -37,6 +37,7 @@ class RunRecord(BaseModel):
     run: str
     source: str
     parameters: GenerationParameters
+    detail: Detail = "high"
     jobs: int
 
 
@@ -71,7 +72,13 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, run: str, source: Path, rows: Iterable[Row], parameters: GenerationParameters
+        cls,
+        path: Path,
+        run: str,
+        source: Path,
+        rows: Iterable[Row],
+        parameters: GenerationParameters,
+        detail: Detail = "high",
     ) -> Self:
         """Read the whole source once and write its jobs down; run.json comes last and makes the folder a run.
 
@@ -84,11 +91,18 @@ class RunFolder:
         with (path / "jobs.jsonl").open("wb") as file:
             for row in rows:
                 image = None if row.image is None else ImagePath.of(row.image)
-                job = Job(run=run, index=jobs, image=image, questions=row.questions, parameters=parameters)
+                job = Job(
+                    run=run,
+                    index=jobs,
+                    image=image,
+                    questions=row.questions,
+                    parameters=parameters,
+                    detail=detail,
+                )
                 file.write(_line({"id": row.id, "job": job.to_message()}))
                 jobs += 1
             _sync(file.fileno())
-        record = RunRecord(run=run, source=shown(source), parameters=parameters, jobs=jobs)
+        record = RunRecord(run=run, source=shown(source), parameters=parameters, detail=detail, jobs=jobs)
         (path / "answers.jsonl").write_bytes(b"")
         (path / "checkpoint.json").unlink(missing_ok=True)
         _replace(path / "run.json", record.model_dump_json(indent=1).encode())

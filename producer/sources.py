@@ -15,7 +15,8 @@ IMAGE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
 MANIFEST_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
-MANIFEST_KEYS: Final = ("image", "question", "questions", "messages", "id")
+MANIFEST_KEYS: Final = ("image", "question", "questions", "messages", "choices", "id")
+QUESTION_KEYS: Final = ("id", "question", "choices")
 
 
 class SourceError(ValueError):
@@ -31,13 +32,17 @@ class Row:
     questions: tuple[Question, ...]
 
 
-def open_source(source: Path, questions: Sequence[str], *, recursive: bool) -> Iterator[Row]:
+def open_source(
+    source: Path, questions: Sequence[str], *, recursive: bool, choices: Sequence[str] | None = None
+) -> Iterator[Row]:
     """The rows of a folder (one per image file, in order of name) or of a manifest (one per line).
 
-    `questions` are asked of every image of a folder, and of manifest lines that bring none. The iterator
-    raises SourceError at the first row that is not valid.
+    `questions`, with `choices` for each, are asked of every image of a folder, and of manifest lines that
+    bring none. Raises SourceError for the arguments, and the iterator at the first row that is not valid.
     """
-    asked = _plain_questions(questions)
+    if choices and not questions:
+        raise SourceError("--choice is for answers to --question; a manifest names its own.")
+    asked = tuple(_question(f"q{number}", text, choices) for number, text in enumerate(questions, start=1))
     if source.is_dir():
         if not asked:
             raise SourceError("A folder needs at least one --question.")
@@ -157,22 +162,25 @@ def _manifest_questions(fields: dict[str, Any]) -> tuple[tuple[Question, ...], s
     forms = [form for form in ("question", "questions", "messages") if form in fields]
     if len(forms) > 1:
         raise SourceError(f"only one of {', '.join(forms)} can be given")
+    choices = fields.get("choices")
+    if choices is not None and forms not in (["question"], ["messages"]):
+        raise SourceError('"choices" stands beside "question" or "messages", or in an object of "questions"')
     if not forms:
         return (), None
     content = fields[forms[0]]
     if forms == ["question"]:
-        return (_question("q1", content),), None
+        return (_question("q1", content, choices),), None
     if forms == ["messages"]:
         turns, image = _openai_turns(content)
-        return (_question("q1", turns),), image
+        return (_question("q1", turns, choices),), image
     if not isinstance(content, list) or not content:
         raise SourceError('"questions" must be a list of at least one question')
     questions = []
     for number, one in enumerate(content, start=1):
         if isinstance(one, dict):
-            if one.keys() != {"id", "question"} or not isinstance(one["id"], str):
-                raise SourceError('a question is a text or an object of "id" and "question"')
-            questions.append(_question(one["id"], one["question"]))
+            if one.keys() | {"choices"} != set(QUESTION_KEYS) or not isinstance(one["id"], str):
+                raise SourceError('a question is a text or an object of "id" and "question", and "choices"')
+            questions.append(_question(one["id"], one["question"], one.get("choices")))
         else:
             questions.append(_question(f"q{number}", one))
     ids = [question.id for question in questions]
@@ -204,13 +212,9 @@ def _openai_turns(messages: Any) -> tuple[Any, str | None]:
     return turns, urls[0] if urls else None
 
 
-def _plain_questions(texts: Sequence[str]) -> tuple[Question, ...]:
-    return tuple(_question(f"q{number}", text) for number, text in enumerate(texts, start=1))
-
-
-def _question(question_id: str, messages: Any) -> Question:
+def _question(question_id: str, messages: Any, choices: Any = None) -> Question:
     try:
-        return Question.model_validate({"id": question_id, "messages": messages})
+        return Question.model_validate({"id": question_id, "messages": messages, "choices": choices})
     except ValidationError as invalid:
         errors = invalid.errors(include_input=False, include_url=False)
         # Each form of a question complains; that it is not the other form is the least of it.

@@ -1,4 +1,4 @@
-"""A real server and two real models, the tiny random one and the demo's, for all tests that need them."""
+"""A real server and three real models, two small random ones and the demo's, for all tests that need them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import redis
 import torch
 
 from model_prep.convert import convert
-from tests.checkpoints import make_tiny_checkpoint
+from tests.checkpoints import make_other_checkpoint, make_tiny_checkpoint
 from tests.processes import ROOT, start_server
 
 DEMO_MODEL = ROOT / "demo" / "model"
@@ -25,24 +25,42 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint as a model folder, exact."""
-    out = tiny_checkpoint.parent / "folder"
+    return _converted(tiny_checkpoint, "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in float32, in a model built otherwise than the tiny one."""
+    return make_other_checkpoint(tmp_path_factory.mktemp("other") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def other_folder(other_checkpoint: Path) -> Path:
+    """The other checkpoint as a model folder, exact."""
+    return _converted(other_checkpoint, "other")
+
+
+def _converted(checkpoint: Path, name: str) -> Path:
+    out = checkpoint.parent / "folder"
     convert(
-        str(tiny_checkpoint),
+        str(checkpoint),
         out,
         weight_format="fp32",
-        name="tiny",
+        name=name,
         overwrite=False,
         on_stage=lambda _stage: None,
     )
     return out
 
 
-@pytest.fixture(scope="module", params=["tiny", "demo"])
+@pytest.fixture(scope="module", params=["tiny", "other", "demo"])
 def checkpoint_and_folder(request: pytest.FixtureRequest) -> tuple[Path, Path]:
-    """A checkpoint and the model folder made from it: the tiny pair, and the pair that ships."""
+    """A checkpoint and the model folder made from it: the two random pairs, and the pair that ships."""
     if request.param == "demo":
         return DEMO_MODEL / "checkpoint", DEMO_MODEL / "openvino"
-    return request.getfixturevalue("tiny_checkpoint"), request.getfixturevalue("tiny_folder")
+    fixtures = (f"{request.param}_checkpoint", f"{request.param}_folder")
+    checkpoint, folder = (request.getfixturevalue(name) for name in fixtures)
+    return checkpoint, folder
 
 
 @pytest.fixture(scope="session")

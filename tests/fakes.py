@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from contract.failure import FailureCode, Refusal
-from contract.job import Question
+from contract.job import Detail, Question
 from worker.engine.loop import EngineStoppedError
-from worker.engine.request import FloatArray, Generation, IntArray, Request
+from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
 
 IMAGE_TOKENS = 5
 HIDDEN = 4
@@ -30,10 +30,12 @@ class FakePrompt:
     token_ids: IntArray
     inputs_embeds: FloatArray
     image_tokens: int
+    prefix_tokens: int
+    prefix_key: bytes | None
 
 
 class FakeModel:
-    """One token per character. Its answer tells the length of the prompt and the image's size.
+    """One token per character, its code point. Its answer to a question tells the length of the prompt.
 
     The question "raise NAME" raises that exception, "refuse" is refused.
     """
@@ -44,6 +46,12 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.encoded: list[tuple[int, int]] = []
+        self.details: list[Detail] = []
+
+    def features(self, content: bytes, decode: Callable[[], Image.Image], detail: Detail) -> tuple[int, int]:
+        assert content
+        self.details.append(detail)
+        return self.encode_image(decode())
 
     def encode_image(self, image: Image.Image) -> tuple[int, int]:
         size = (image.height, image.width)
@@ -65,15 +73,32 @@ class FakeModel:
         image_tokens = 0 if features is None else IMAGE_TOKENS
         positions = len(text) + image_tokens
         return FakePrompt(
-            np.ones(positions, dtype=np.int64), np.ones((positions, HIDDEN), dtype=np.float32), image_tokens
+            np.ones(positions, dtype=np.int64),
+            np.ones((positions, HIDDEN), dtype=np.float32),
+            image_tokens,
+            prefix_tokens=image_tokens,
+            prefix_key=None if features is None else repr(features).encode(),
         )
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return f"{token_ids[0]} tokens"
+    def choice_ids(
+        self,
+        question: Question,
+        features: tuple[int, int] | None,  # noqa: ARG002 - the protocol's
+    ) -> tuple[tuple[int, ...], ...]:
+        return tuple((*map(ord, choice), EOS) for choice in question.choices or ())
+
+    def stops(self, texts: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        return lambda token_ids: any(text in "".join(map(chr, token_ids)) for text in texts)
+
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
+        text = f"{token_ids[0]} tokens"
+        for one in stop:
+            text = text.partition(one)[0]
+        return text
 
 
 class FakeEngine:
-    """Generates one request at a time, and none while the file `hold` is there."""
+    """Generates one request at a time, and none while the file `hold` is there. It prefers short choices."""
 
     def __init__(self, hold: Path | None = None) -> None:
         self._hold = hold
@@ -81,15 +106,25 @@ class FakeEngine:
         self.requests: list[Request] = []
         self.begun = threading.Event()
 
-    def submit(self, request: Request) -> Future[Generation]:
+    def submit(self, request: Request) -> Future[Generations]:
         return self._thread.submit(self._generate, request)
 
-    def _generate(self, request: Request) -> Generation:
+    def _generate(self, request: Request) -> Generations:
         self.requests.append(request)
         self.begun.set()
         while self._hold is not None and self._hold.exists():
             time.sleep(0.01)
-        return Generation(token_ids=(len(request.inputs_embeds), EOS), finish_reason="stop", score=-1.5)
+        if request.choices:
+            return tuple(_scored(choice) for choice in request.choices)
+        return tuple(
+            _scored((len(request.inputs_embeds) + number, EOS))
+            for number in range(request.parameters.num_return_sequences)
+        )
 
     def close(self) -> None:
         self._thread.shutdown()
+
+
+def _scored(token_ids: tuple[int, ...]) -> Generation:
+    """As if each token had a log-probability of -0.75."""
+    return Generation(token_ids, "stop", score=-0.75 * len(token_ids), mean_log_prob=-0.75)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contract.answer import Answer, JobResult
-from contract.job import ImagePath, Job, Question
+from contract.answer import Answer, ChoiceProbability, JobResult
+from contract.job import GenerationParameters, ImagePath, Job, Question
 
 USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 SAID = {"role": "assistant", "content": "A dog."}
@@ -75,7 +75,14 @@ def test_conversations_refused(messages: Any) -> None:
         {"parameters": {"max_new_tokens": 0}},
         {"parameters": {"length_penalty": float("inf")}},
         {"parameters": {"early_stopping": "sometimes"}},
-        {"parameters": {"temperature": 1.0}},
+        {"parameters": {"heat": 1.0}},
+        {"detail": "medium"},
+        {"detail": 0},
+        {"questions": [{"id": "q", "messages": "a", "choices": ["yes"]}]},
+        {"questions": [{"id": "q", "messages": "a", "choices": ["yes", ""]}]},
+        {"questions": [{"id": "q", "messages": "a", "choices": ["yes", " "]}]},
+        {"questions": [{"id": "q", "messages": "a", "choices": ["yes", "no", " yes"]}]},
+        {"questions": [{"id": "q", "messages": "a", "choices": [str(n) for n in range(65)]}]},
         {"deadline": float("nan")},
         {"version": 2},
         {"colour": "red"},
@@ -91,10 +98,69 @@ def test_jobs_refused(changes: dict[str, Any]) -> None:
         Job.model_validate(job(**changes))
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"num_beams": 4, "early_stopping": True, "num_return_sequences": 4, "length_penalty": -1.0},
+        {"do_sample": True, "temperature": 0.2, "top_k": 0, "top_p": 0.9, "min_p": 0.1, "seed": 2**63 - 1},
+        {"do_sample": True, "num_return_sequences": 64},
+        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "stop": ["\n", "###"]},
+        {"min_new_tokens": 5, "max_new_tokens": 5},
+        {"temperature": 1.0, "top_k": 50, "seed": 0},
+    ],
+)
+def test_parameters_accepted(parameters: dict[str, Any]) -> None:
+    accepted = GenerationParameters.model_validate(parameters)
+    assert GenerationParameters.model_validate_json(accepted.model_dump_json()) == accepted
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"temperature": 0.5}, "without do_sample"),
+        ({"top_k": 10}, "without do_sample"),
+        ({"top_p": 0.5}, "without do_sample"),
+        ({"min_p": 0.5}, "without do_sample"),
+        ({"seed": 1}, "without do_sample"),
+        ({"do_sample": True, "num_beams": 2}, "choose one"),
+        ({"early_stopping": True}, "without num_beams"),
+        ({"early_stopping": "never", "do_sample": True}, "without num_beams"),
+        ({"num_return_sequences": 2}, "num_return_sequences needs"),
+        ({"num_return_sequences": 3, "num_beams": 2}, "num_return_sequences needs"),
+        ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens"),
+        ({"min_new_tokens": -1}, "min_new_tokens"),
+        ({"num_beams": 65}, "num_beams"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature"),
+        ({"do_sample": True, "temperature": float("inf")}, "temperature"),
+        ({"do_sample": True, "temperature": float("nan")}, "temperature"),
+        ({"do_sample": True, "top_k": -1}, "top_k"),
+        ({"do_sample": True, "top_p": 0.0}, "top_p"),
+        ({"do_sample": True, "top_p": 1.1}, "top_p"),
+        ({"do_sample": True, "min_p": 1.1}, "min_p"),
+        ({"do_sample": True, "seed": -1}, "seed"),
+        ({"do_sample": True, "seed": 2**63}, "seed"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": [str(n) for n in range(17)]}, "stop"),
+        ({"length_penalty": float("nan")}, "length_penalty"),
+    ],
+)
+def test_parameters_refused(parameters: dict[str, Any], message: str) -> None:
+    """What is out of range, and what would decide nothing."""
+    with pytest.raises(ValidationError, match=message):
+        GenerationParameters.model_validate(parameters)
+
+
 def test_a_job_survives_the_queue() -> None:
     whole = Job.model_validate(
         job(
-            questions=[{"id": "q1", "messages": [SYSTEM, USER]}, {"id": "q2", "messages": "Und hier? 🙂"}],
+            questions=[
+                {"id": "q1", "messages": [SYSTEM, USER], "choices": ["yes", "no"]},
+                {"id": "q2", "messages": "Und hier? 🙂"},
+            ],
+            detail=3,
             parameters={"num_beams": 4, "early_stopping": "never", "length_penalty": -0.5},
             deadline=1.5,
         )
@@ -109,8 +175,12 @@ def test_the_key_is_of_the_content_alone() -> None:
         job(image={"kind": "path", "path": "b.png"}),
         job(questions=[{"id": "q1", "messages": "Who?"}]),
         job(parameters={"num_beams": 2}),
+        job(parameters={"do_sample": True, "seed": 1}),
+        job(questions=[{"id": "q1", "messages": "What?", "choices": ["a", "b"]}]),
+        job(detail="low"),
+        job(detail=2),
     ]
-    assert first.key not in {Job.model_validate(other).key for other in others}
+    assert len({first.key, *(Job.model_validate(other).key for other in others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +195,20 @@ def test_every_file_name_survives_the_queue(name: bytes) -> None:
 
 
 def test_no_score_that_json_cannot_hold() -> None:
-    fields: dict[str, Any] = {"text": "", "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}
-    Answer(score=-1.0, **fields)
+    fields: dict[str, Any] = {
+        "text": "",
+        "finish_reason": "stop",
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+        "score": -1.0,
+        "mean_log_prob": -1.0,
+    }
+    Answer(**fields)
+    for name in ("score", "mean_log_prob"):
+        with pytest.raises(ValidationError):
+            Answer(**fields | {name: float("nan")})
     with pytest.raises(ValidationError):
-        Answer(score=float("nan"), **fields)
+        ChoiceProbability(text="yes", probability=1.01, score=-1.0)
 
 
 def test_a_result_survives_the_store() -> None:
@@ -152,6 +232,18 @@ def test_a_result_survives_the_store() -> None:
                     "prompt_tokens": 9,
                     "completion_tokens": 3,
                     "score": -0.25,
+                    "mean_log_prob": -0.25,
+                    "flags": ["truncated", "repetition"],
+                    "alternatives": [
+                        {
+                            "text": "A cat.",
+                            "finish_reason": "length",
+                            "completion_tokens": 3,
+                            "score": -0.5,
+                            "mean_log_prob": -0.5,
+                        }
+                    ],
+                    "choices": [{"text": "A dog.", "probability": 1.0, "score": -0.25}],
                 },
             },
         ],

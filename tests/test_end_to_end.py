@@ -151,6 +151,26 @@ def test_a_manifest_of_conversations(worker: str, pictures: Path, tmp_path: Path
     assert same["score"] == pytest.approx(found["there"]["score"], abs=1e-4)
 
 
+def test_choices_detail_and_alternatives(worker: str, pictures: Path, tmp_path: Path) -> None:
+    save_picture(pictures / "choice.png", 60, 120, seed=4)
+    row = {"image": str(pictures / "choice.png"), "question": "Red?"}
+    source = tmp_path / "rows.jsonl"
+    scored, free = tmp_path / "scored", tmp_path / "free"
+    source.write_text(json.dumps({**row, "choices": ["yes", "no", "perhaps a bit"]}))
+    assert captionmill(source, "--out", scored, "--redis", worker, "--detail", "low").returncode == 0
+    source.write_text(json.dumps(row))
+    options = ("--do-sample", "--seed", "3", "--num-return-sequences", "3", "--max-new-tokens", "5")
+    assert captionmill(source, "--out", free, "--redis", worker, *options).returncode == 0
+    chosen, drawn = (answers(out)["1"]["answers"][0] for out in (scored, free))
+    found = {choice["text"]: choice for choice in chosen["choices"]}
+    assert list(found) == ["yes", "no", "perhaps a bit"]
+    assert sum(choice["probability"] for choice in found.values()) == pytest.approx(1)
+    best = max(found, key=lambda text: found[text]["probability"])
+    assert (chosen["text"], chosen["score"]) == (best, found[best]["score"])
+    assert len(drawn["alternatives"]) == 2
+    assert chosen["prompt_tokens"] < drawn["prompt_tokens"]
+
+
 def test_a_finished_run_leaves_nothing_in_the_broker(worker: str, pictures: Path, tmp_path: Path) -> None:
     folder = pictures / "single"
     folder.mkdir()

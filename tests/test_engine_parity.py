@@ -1,144 +1,126 @@
-"""Image and question to tokens: the worker's model and engine equal transformers' LLaVA-NeXT in f32."""
+"""Whole answers equal transformers' in f32, in every grid shape and search: alone, batched, sharing."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor, PreTrainedTokenizerFast
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from contract.job import Question
-from demo.scenes import Layout, draw, make_scene
 from tests.conftest import DEMO_MODEL
+from tests.parity import (
+    SEARCHES,
+    Ask,
+    Found,
+    Material,
+    Setting,
+    alone,
+    among_strangers,
+    joining_late,
+    sharing_prefixes,
+)
+from tests.reference import Expected
+from tests.runners import KV_CACHE_BYTES, RUNNERS
 from worker.engine.loop import Engine
-from worker.engine.request import Generation, Request
-from worker.engine.stateful import StatefulRunner
-from worker.llava.model import LlavaModel
+from worker.engine.scheduler import Limits
 
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-LOGITS_ATOL = 1e-4
-MAX_NEW_TOKENS = 48
-QUESTION = "Describe the image."
-SIZES_PX = {  # height, width
-    "square": (112, 112),
-    "wide": (60, 190),
-    "tall": (210, 75),
-    "slightly wide": (101, 113),
-    "slightly tall": (120, 97),
-    "small": (20, 31),
-}
-LAYOUTS: tuple[Layout, ...] = ("square", "wide", "tall")
-
-
-def noise(size_px: tuple[int, int]) -> Image.Image:
-    """(height, width) of noise, in which no two parts look the same, so that a swapped tile or row shows."""
-    draw_noise = np.random.default_rng(size_px[0])
-    return Image.fromarray(draw_noise.integers(0, 256, size=(*size_px, 3), dtype=np.uint8))
+SCORE_ATOL = 1e-3
+LIMITS = Limits(kv_bytes=KV_CACHE_BYTES, rows=16, step_tokens=1024)
+IMAGES = {"tiny": 105, "other": 36, "demo": 12}
+SOAK_IMAGES = {"tiny": 210, "other": 105, "demo": 60}
+RUNS: list[tuple[str, Setting]] = [
+    ("stateful", alone),
+    ("stateful", among_strangers),
+    ("stateful", sharing_prefixes),
+    ("stateful", joining_late),
+    ("stateful, merging", among_strangers),
+    ("stateful, merging", joining_late),
+    ("paged", alone),
+    ("paged", among_strangers),
+    ("paged", sharing_prefixes),
+    ("paged", joining_late),
+]
 
 
-def pictures_for(checkpoint: Path) -> dict[str, Image.Image]:
-    """Noise for random weights, scenes for the trained model, which is undecided about noise."""
-    if DEMO_MODEL not in checkpoint.parents:
-        return {name: noise(size_px) for name, size_px in SIZES_PX.items()}
-    return {f"{layout} {seed}": draw(make_scene(seed, layout)) for layout in LAYOUTS for seed in (1, 2)}
+def name_of(checkpoint: Path) -> str:
+    return "demo" if DEMO_MODEL in checkpoint.parents else checkpoint.parent.name.rstrip("0123456789")
 
 
-class Reference:
-    """The checkpoint in transformers, with the processor it ships."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.model = LlavaNextForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self.processor = LlavaNextProcessor.from_pretrained(
-            checkpoint,
-            image_processor=LlavaNextImageProcessorPil.from_pretrained(checkpoint),
-            tokenizer=PreTrainedTokenizerFast.from_pretrained(checkpoint),
-        )
-
-    def inputs(self, image: Image.Image) -> Any:
-        content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
-
-    def logits(self, image: Image.Image) -> Any:
-        with torch.no_grad():
-            return self.model(**self.inputs(image)).logits[:, -1].numpy()
-
-    def generate(self, image: Image.Image, num_beams: int) -> tuple[list[int], float | None]:
-        """New tokens, and their score if beams have one."""
-        inputs = self.inputs(image)
-        found = self.model.generate(
-            **inputs,
-            num_beams=num_beams,
-            do_sample=False,
-            max_new_tokens=MAX_NEW_TOKENS,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        score = found.sequences_scores[0].item() if num_beams > 1 else None
-        return found.sequences[0, inputs["input_ids"].shape[1] :].tolist(), score
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One checkpoint twice: in transformers, and as model and runner of a worker."""
-
-    reference: Reference
-    model: LlavaModel
-    runner: StatefulRunner
-    pictures: dict[str, Image.Image]
-
-    def generate(self, image: Image.Image, num_beams: int) -> Generation:
-        prompt = self.model.prompt(Question(id="q", messages=QUESTION), self.model.encode_image(image))
-        engine = Engine(self.runner, self.model.embed)
-        request = Request(
-            inputs_embeds=prompt.inputs_embeds,
-            max_new_tokens=MAX_NEW_TOKENS,
-            num_beams=num_beams,
-            eos_token_ids=self.model.eos_token_ids,
-        )
-        generation = engine.submit(request).result(timeout=300)
-        engine.close()
-        return generation
+def make_material(checkpoint_and_folder: tuple[Path, Path], images: Mapping[str, int]) -> Material:
+    name = name_of(checkpoint_and_folder[0])
+    return Material(*checkpoint_and_folder, images[name], scenes=name == "demo")
 
 
 @pytest.fixture(scope="module")
-def pair(checkpoint_and_folder: tuple[Path, Path]) -> Pair:
-    checkpoint, folder = checkpoint_and_folder
-    model = LlavaModel.load(folder, "CPU", EXACT)
-    runner = StatefulRunner.load(model.language_xml, "CPU", EXACT)
-    return Pair(Reference(checkpoint), model, runner, pictures_for(checkpoint))
+def material(checkpoint_and_folder: tuple[Path, Path]) -> Material:
+    return make_material(checkpoint_and_folder, IMAGES)
 
 
-def test_prompts_and_prefill_logits_equal(pair: Pair) -> None:
-    for name, picture in pair.pictures.items():
-        prompt = pair.model.prompt(Question(id="q", messages=QUESTION), pair.model.encode_image(picture))
-        assert prompt.token_ids.tolist() == pair.reference.inputs(picture)["input_ids"][0].tolist(), name
-        logits = pair.runner.prefill(prompt.inputs_embeds[None])
-        pair.runner.release()
-        np.testing.assert_allclose(
-            logits, pair.reference.logits(picture), rtol=0, atol=LOGITS_ATOL, err_msg=name
-        )
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, material: Material) -> Iterator[Engine]:
+    runner = RUNNERS[request.param](material.model.language_xml)
+    engine = Engine(runner, material.model.embed, LIMITS)
+    yield engine
+    engine.close()
 
 
-@pytest.mark.parametrize("num_beams", [1, 4])
-def test_whole_answers_equal(pair: Pair, num_beams: int) -> None:
-    found, expected = {}, {}
-    for name, picture in pair.pictures.items():
-        generation = pair.generate(picture, num_beams)
-        token_ids, score = pair.reference.generate(picture, num_beams)
-        found[name], expected[name] = list(generation.token_ids), token_ids
-        if score is not None:
-            assert generation.score == pytest.approx(score, abs=1e-4), name
-    assert found == expected
-    assert len({tuple(token_ids) for token_ids in found.values()}) > 1, (
-        "a model that looks at nothing equals itself"
-    )
+def differences(found: Found, expected: Mapping[Ask, tuple[Expected, ...]]) -> list[str]:
+    """What a person needs to see of each answer that is not as expected."""
+    complaints = []
+    for ask, sequences in found.items():
+        for got, wanted in zip(sequences, expected[ask], strict=True):
+            same = got.token_ids == wanted.token_ids and got.finish_reason == wanted.finish_reason
+            scores = np.array([got.score - wanted.score, got.mean_log_prob - wanted.mean_log_prob])
+            if not same or np.abs(scores).max() > SCORE_ATOL:
+                complaints.append(f"{ask}: {got} is not {wanted}")
+    return complaints
+
+
+def test_the_material_is_what_it_should_be(material: Material) -> None:
+    """Guards the tests below: a model that looked at nothing would equal itself."""
+    grids = {material.reference.grid_of(image.height, image.width) for image in material.images}
+    assert grids == set(material.reference.grids)
+    assert {ask.search for ask in material.asks} == set(SEARCHES)
+    answers = {ask: sequences[0] for ask, sequences in material.expected.items()}
+    assert len({answer.token_ids for answer in answers.values()}) > 0.5 * len(answers)
+    assert {answer.finish_reason for answer in answers.values()} == {"stop", "length"}
+    if len(material.images) >= 100:
+        met = {
+            (material.reference.grid_of(image.height, image.width), ask.search)
+            for ask in material.asks
+            for image in [material.images[ask.image]]
+        }
+        assert len(met) == len(grids) * len(SEARCHES)
+
+
+@pytest.mark.parametrize(
+    ("engine", "setting"), RUNS, indirect=["engine"], ids=[f"{runner}-{s.__name__}" for runner, s in RUNS]
+)
+def test_answers_equal(setting: Setting, engine: Engine, material: Material) -> None:
+    assert differences(setting(engine, material, material.asks), material.expected) == []
+
+
+@pytest.mark.parametrize("engine", RUNNERS, indirect=True)
+def test_questions_about_an_image_go_through_it_once(engine: Engine, material: Material) -> None:
+    asks = [Ask(0, 1, search) for search in ("greedy", "greedy, penalty", "greedy, late end")]
+    found = joining_late(engine, material, asks)
+    requests = [material.request(ask, shares=True) for ask in asks]
+    prefix = requests[0].prefix
+    assert prefix is not None
+    suffixes = sum(len(request.inputs_embeds) - prefix.tokens for request in requests)
+    new = sum(len(generations[0].token_ids) - 1 for generations in found.values())
+    assert engine.times.positions == prefix.tokens + suffixes + new
+
+
+@pytest.mark.soak
+def test_every_image_in_every_search(checkpoint_and_folder: tuple[Path, Path]) -> None:
+    material = make_material(checkpoint_and_folder, SOAK_IMAGES)
+    expected = {ask: material.expect(ask) for ask in material.every_ask}
+    complaints: list[str] = []
+    for name, runner in RUNNERS.items():
+        engine = Engine(runner(material.model.language_xml), material.model.embed, LIMITS)
+        for setting in (alone, among_strangers, sharing_prefixes, joining_late):
+            found = setting(engine, material, material.every_ask)
+            complaints += [f"{name}, {setting.__name__}: {d}" for d in differences(found, expected)]
+            print(f"{name}, {setting.__name__}: {len(found)} requests, {len(complaints)} differences so far")
+        engine.close()
+    assert complaints == []

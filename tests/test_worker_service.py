@@ -1,6 +1,7 @@
 """One job through the service, with a fake model and a fake engine; and every message to one record."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -11,14 +12,16 @@ import pytest
 import redis
 from PIL import Image
 
-from contract.answer import Answer, JobResult
+from contract.answer import Answer, FinishReason, Flag, JobResult
 from contract.failure import Failure, FailureCode
-from contract.job import Job
+from contract.job import Detail, GenerationParameters, Job
 from contract.store import DEAD_LETTERS_KEY, attempts_key, done_key, results_key
-from tests.fakes import CONTEXT_TOKENS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
+from tests.fakes import CONTEXT_TOKENS, EOS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
 from tests.processes import wait_until
 from worker.answering import Answering
+from worker.engine.request import Generation, Prefix
 from worker.images import ImageLimits
+from worker.outcome import free_answer
 from worker.results import ResultStore
 from worker.service import GivenBack, Service
 
@@ -55,6 +58,12 @@ def message(*questions: Any, image: str | None = "a.png", **changes: Any) -> dic
         "image": None if image is None else {"kind": "path", "path": image},
         "questions": [{"id": f"q{i}", "messages": text} for i, text in enumerate(questions, start=1)],
         **changes,
+    }
+
+
+def asking(**choices: list[str]) -> dict[str, Any]:
+    return {
+        "questions": [{"id": one, "messages": "Yes?", "choices": texts} for one, texts in choices.items()]
     }
 
 
@@ -131,10 +140,90 @@ def test_parameters_reach_the_engine(bench: Bench) -> None:
     wishes = {"max_new_tokens": 7, "num_beams": 4, "length_penalty": 0.5, "early_stopping": "never"}
     bench.service.answer(job("four", parameters=wishes))
     (request,) = bench.engine.requests
-    assert {name: getattr(request, name) for name in wishes} == wishes
+    assert request.parameters == GenerationParameters.model_validate(wishes)
     assert request.eos_token_ids == (2,)
-    assert request.deadline is None
-    assert request.inputs_embeds.shape == (9, 4)
+    assert (request.deadline, request.stops, request.choices) == (None, None, ())
+    assert (request.inputs_embeds.shape, request.token_ids.shape) == ((9, 4), (9,))
+
+
+def test_what_prompts_share_reaches_the_engine(bench: Bench) -> None:
+    text_only = [{"role": "user", "content": "Just words"}]
+    bench.service.answer(job("four", "seven..", text_only))
+    shared = [request.prefix for request in bench.engine.requests]
+    assert shared == [Prefix(b"(20, 30)", IMAGE_TOKENS), Prefix(b"(20, 30)", IMAGE_TOKENS), None]
+
+
+@pytest.mark.parametrize("detail", ["low", "high", 3])
+def test_the_detail_reaches_the_model(bench: Bench, detail: Detail) -> None:
+    bench.service.answer(job("four", detail=detail))
+    assert bench.model.details == [detail]
+
+
+def test_an_answer_is_cut_before_its_stop_text(bench: Bench) -> None:
+    result = bench.service.answer(job("four", parameters={"stop": ["kens"]}))
+    assert codes(result) == ["9 to"]
+    (request,) = bench.engine.requests
+    assert request.stops is not None
+    assert request.stops([*map(ord, "tokens")])
+    assert not request.stops([*map(ord, "token")])
+
+
+def test_further_sequences_are_alternatives(bench: Bench) -> None:
+    parameters = {"num_beams": 3, "num_return_sequences": 3}
+    found = outcomes(bench.service.answer(job("four", parameters=parameters)))["q1"]
+    assert isinstance(found, Answer)
+    assert [found.text, *(other.text for other in found.alternatives)] == [
+        "9 tokens",
+        "10 tokens",
+        "11 tokens",
+    ]
+
+
+def test_the_most_probable_choice_is_the_answer(bench: Bench) -> None:
+    found = outcomes(bench.service.answer(job(**asking(q1=["perhaps", " Yes", "no"]))))["q1"]
+    assert isinstance(found, Answer)
+    assert (found.text, found.score, found.completion_tokens, found.prompt_tokens) == ("no", -2.25, 3, 9)
+    assert [choice.text for choice in found.choices] == ["perhaps", " Yes", "no"]
+    assert [choice.score for choice in found.choices] == [-6.0, -3.75, -2.25]
+    assert sum(choice.probability for choice in found.choices) == pytest.approx(1)
+    assert found.choices[2].probability / found.choices[1].probability == pytest.approx(math.exp(1.5))
+    (request,) = bench.engine.requests
+    assert request.choices[2] == (ord("n"), ord("o"), EOS)
+    assert request.parameters == GenerationParameters()
+
+
+def test_choices_do_not_take_what_is_wished_of_other_questions(bench: Bench) -> None:
+    wishes = {"max_new_tokens": 170, "stop": ["kens"]}
+    questions = [*asking(q1=["yes", "no"])["questions"], {"id": "q2", "messages": "four"}]
+    assert codes(bench.service.answer(job(questions=questions, parameters=wishes))) == ["no", "9 to"]
+    assert bench.engine.requests[0].stops is None
+
+
+def test_a_choice_too_long_is_refused_with_the_numbers(bench: Bench) -> None:
+    long = "x" * (CONTEXT_TOKENS - IMAGE_TOKENS - len("Yes?"))
+    result = bench.service.answer(job(**asking(q1=["no", long[1:]], q2=["no", long])))
+    assert codes(result) == ["no", "question_too_long"]
+    failure = outcomes(result)["q2"]
+    assert isinstance(failure, Failure)
+    for number in ("9 tokens", "the longest choice has 192", "context is 200"):
+        assert number in failure.message
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "reason", "text", "flags"),
+    [
+        ((5, EOS), "stop", "fine", ()),
+        ((5, 6), "length", "cut", ("truncated",)),
+        ((EOS,), "stop", "", ("empty",)),
+        ((4, *(7, 8) * 12, EOS), "stop", "on and on", ("repetition",)),
+        ((7, 8) * 12, "length", "on and on", ("truncated", "repetition")),
+    ],
+)
+def test_flags(token_ids: tuple[int, ...], reason: FinishReason, text: str, flags: tuple[Flag, ...]) -> None:
+    generation = Generation(token_ids, reason, score=-1.5, mean_log_prob=-0.5)
+    answer = free_answer((generation,), 9, lambda _: text, (EOS,))
+    assert answer.flags == flags
+    assert (answer.score, answer.mean_log_prob, answer.finish_reason) == (-1.5, -0.5, reason)
 
 
 def test_a_deadline_is_handed_on_in_monotonic_time(bench: Bench) -> None:
@@ -236,6 +325,12 @@ def test_whatever_is_raised_becomes_a_record(
             "questions.1.id",
         ),
         ({"image": {"kind": "url", "url": "u"}}, "invalid_job", ["q1", "q2"], "image"),
+        (
+            {**asking(q1=["yes", "no"]), "parameters": {"length_penalty": 0.0, "num_beams": 2}},
+            "invalid_job",
+            ["q1"],
+            "no parameter but length_penalty decides",
+        ),
     ],
 )
 def test_an_invalid_job_becomes_a_record(

@@ -20,6 +20,17 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert settings.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
     assert settings.image_roots == (tmp_path,)
     assert dict(settings.properties()) == {}
+    assert (settings.attention, settings.kv_cache_bytes, settings.max_rows) == ("stateful", None, 16)
+    assert (settings.max_step_tokens, settings.image_cache_bytes) == (None, 2**29)
+
+
+def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"ATTENTION": "paged", "KV_CACHE_BYTES": "1000", "MAX_ROWS": "4", "MAX_STEP_TOKENS": "4"}
+    for name, value in (given | {"IMAGE_CACHE_BYTES": "0"}).items():
+        monkeypatch.setenv(f"CAPTIONMILL_{name}", value)
+    settings = load_settings()
+    assert (settings.attention, settings.kv_cache_bytes, settings.max_rows) == ("paged", 1000, 4)
+    assert (settings.max_step_tokens, settings.image_cache_bytes) == (4, 0)
 
 
 def test_roots_are_separated_like_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -50,6 +61,9 @@ def test_properties_come_from_three_settings(monkeypatch: pytest.MonkeyPatch) ->
         ("CAPTIONMILL_IMAGE_ROOTS", "/no/such/folder", "/no/such/folder is not a folder"),
         ("CAPTIONMILL_IMAGE_MAX_PX", "100000000", "CAPTIONMILL_IMAGE_MAX_PX: .*less"),
         ("CAPTIONMILL_IMAGE_MAX_BYTES", "", "CAPTIONMILL_IMAGE_MAX_BYTES: .*integer"),
+        ("CAPTIONMILL_ATTENTION", "flash", "CAPTIONMILL_ATTENTION: .*'stateful' or 'paged'"),
+        ("CAPTIONMILL_KV_CACHE_BYTES", "0", "CAPTIONMILL_KV_CACHE_BYTES: .*greater"),
+        ("CAPTIONMILL_MAX_STEP_TOKENS", "15", "max_step_tokens is below max_rows"),
     ],
 )
 def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str) -> None:

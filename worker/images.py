@@ -33,21 +33,16 @@ class ImageLimits:
     max_aspect: float
 
 
-def read_image(path: Path, roots: tuple[Path, ...], limits: ImageLimits) -> Image.Image:
-    """The first frame in mode RGB, upright as its EXIF says, transparency on white.
-
-    `path` is absolute or relative to one of `roots`, which are resolved folders. Raises Refusal.
-    """
-    return decode_image(read_bytes(path, roots, limits.max_bytes), limits)
-
-
 def shown(path: Path) -> str:
     """The path for a sentence: bytes that are not UTF-8 are written as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
-    """The content of a regular file below one of `roots`. Raises Refusal."""
+    """The content of a regular file below one of `roots`.
+
+    `path` is absolute or relative to one of `roots`, which are resolved folders. Raises Refusal.
+    """
     try:
         with _opened(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
             content = file.read(max_bytes + 1)
@@ -102,7 +97,7 @@ def _outside(path: Path) -> Refusal:
 
 
 def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
-    """The first frame in mode RGB, upright, transparency on white. Raises Refusal."""
+    """The first frame in mode RGB, upright as its EXIF says, transparency on white. Raises Refusal."""
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:

@@ -4,8 +4,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -13,10 +14,11 @@ from PIL import Image
 
 from contract.answer import Answer, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
-from contract.job import GenerationParameters, Job, Question
+from contract.job import Detail, GenerationParameters, Job, Question
 from worker.engine.loop import EngineStoppedError
-from worker.engine.request import FloatArray, Generation, IntArray, Request
-from worker.images import ImageLimits, read_image
+from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
+from worker.images import ImageLimits, decode_image, read_bytes
+from worker.outcome import chosen_answer, free_answer
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,15 @@ class Prompt(Protocol):
 
     @property
     def image_tokens(self) -> int: ...
+    @property
+    def prefix_tokens(self) -> int:
+        """So many positions other questions about the image begin with too."""
+        ...
+
+    @property
+    def prefix_key(self) -> bytes | None:
+        """Equal for equal beginnings; None for a prompt that shares none."""
+        ...
 
 
 class Model(Protocol[FeaturesT]):
@@ -55,24 +66,33 @@ class Model(Protocol[FeaturesT]):
     def context_tokens(self) -> int: ...
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
+    def features(self, content: bytes, decode: Callable[[], Image.Image], detail: Detail) -> FeaturesT:
+        """Of the image file that holds `content`; kept ones, or `decode` is called."""
+        ...
+
     def encode_image(self, image: Image.Image) -> FeaturesT: ...
     def prompt(self, question: Question, features: FeaturesT | None) -> Prompt: ...
-    def decode(self, token_ids: Sequence[int]) -> str: ...
+    def choice_ids(self, question: Question, features: FeaturesT | None) -> tuple[tuple[int, ...], ...]: ...
+    def stops(self, texts: Sequence[str]) -> Callable[[Sequence[int]], bool]: ...
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
+        """The text before the first of the texts `stop`."""
+        ...
 
 
 class Engine(Protocol):
     """What the service asks of worker.engine's loop."""
 
-    def submit(self, request: Request) -> Future[Generation]: ...
+    def submit(self, request: Request) -> Future[Generations]: ...
     def close(self) -> None: ...
 
 
 class Started:
-    """A question on its way: its prompt's length and the generation it waits for."""
+    """A question on its way: its prompt's length and the generations it waits for."""
 
-    def __init__(self, prompt: Prompt, generation: Future[Generation]) -> None:
+    def __init__(self, question: Question, prompt: Prompt, generations: Future[Generations]) -> None:
+        self.question = question
         self.prompt_tokens = len(prompt.token_ids)
-        self.generation = generation
+        self.generations = generations
 
 
 class Service(Generic[FeaturesT]):
@@ -102,7 +122,7 @@ class Service(Generic[FeaturesT]):
         deadline = None if job.deadline is None else begun + job.deadline - time.time()
         picture = self._picture(job, deadline)
         started = [self._start(question, picture, job.parameters, deadline) for question in job.questions]
-        self._wait([s.generation for s in started if isinstance(s, Started)])
+        self._wait([s.generations for s in started if isinstance(s, Started)])
         results = tuple(
             QuestionResult(question=question.id, outcome=self._outcome(s, job))
             for question, s in zip(job.questions, started, strict=True)
@@ -134,7 +154,7 @@ class Service(Generic[FeaturesT]):
         started = self._start(question, features, GenerationParameters(max_new_tokens=2), None)
         if isinstance(started, Failure):
             raise RuntimeError(f"the model refuses the warm-up question: {started.message}")
-        started.generation.result()
+        started.generations.result()
 
     def _picture(self, job: Job, deadline: float | None) -> FeaturesT | Failure | None:
         """The image's features, or why there are none; None when no question looks at the image."""
@@ -142,8 +162,8 @@ class Service(Generic[FeaturesT]):
             return None
         try:
             _check_deadline(deadline)
-            image = read_image(job.image.to_path(), self._image_roots, self._limits)
-            return self._model.encode_image(image)
+            content = read_bytes(job.image.to_path(), self._image_roots, self._limits.max_bytes)
+            return self._model.features(content, partial(decode_image, content, self._limits), job.detail)
         except Refusal as refusal:
             return refusal.failure
 
@@ -161,17 +181,9 @@ class Service(Generic[FeaturesT]):
         try:
             _check_deadline(deadline)
             prompt = self._model.prompt(question, picture)
-            self._check_length(prompt, parameters)
-            request = Request(
-                inputs_embeds=prompt.inputs_embeds,
-                max_new_tokens=parameters.max_new_tokens,
-                eos_token_ids=self._model.eos_token_ids,
-                num_beams=parameters.num_beams,
-                length_penalty=parameters.length_penalty,
-                early_stopping=parameters.early_stopping,
-                deadline=deadline,
-            )
-            return Started(prompt, self._engine.submit(request))
+            request = self._request(question, picture, prompt, parameters, deadline)
+            self._check_length(prompt, request)
+            return Started(question, prompt, self._engine.submit(request))
         except Refusal as refusal:
             return refusal.failure
         except EngineStoppedError:
@@ -180,19 +192,39 @@ class Service(Generic[FeaturesT]):
             log.exception("question %s could not be started", question.id)
             return internal_error(bug)
 
-    def _check_length(self, prompt: Prompt, parameters: GenerationParameters) -> None:
-        prompt_tokens = len(prompt.token_ids)
-        if prompt_tokens + parameters.max_new_tokens > self._model.context_tokens:
+    def _request(
+        self,
+        question: Question,
+        picture: FeaturesT | None,
+        prompt: Prompt,
+        parameters: GenerationParameters,
+        deadline: float | None,
+    ) -> Request:
+        choices = self._model.choice_ids(question, picture) if question.choices else ()
+        return Request(
+            inputs_embeds=prompt.inputs_embeds,
+            token_ids=prompt.token_ids,
+            eos_token_ids=self._model.eos_token_ids,
+            parameters=parameters,
+            prefix=None if prompt.prefix_key is None else Prefix(prompt.prefix_key, prompt.prefix_tokens),
+            choices=choices,
+            stops=self._model.stops(parameters.stop) if parameters.stop and not choices else None,
+            deadline=deadline,
+        )
+
+    def _check_length(self, prompt: Prompt, request: Request) -> None:
+        prompt_tokens, new_tokens = len(prompt.token_ids), request.max_new_tokens
+        if prompt_tokens + new_tokens > self._model.context_tokens:
+            wanted = "the longest choice has" if request.choices else "max_new_tokens is"
             raise Refusal(
                 FailureCode.QUESTION_TOO_LONG,
                 f"The prompt has {prompt_tokens} tokens, {prompt.image_tokens} of them for the image, and "
-                f"max_new_tokens is {parameters.max_new_tokens}; the model's context is "
-                f"{self._model.context_tokens} tokens.",
+                f"{wanted} {new_tokens}; the model's context is {self._model.context_tokens} tokens.",
             )
 
-    def _wait(self, generations: list[Future[Generation]]) -> None:
+    def _wait(self, generations: list[Future[Generations]]) -> None:
         """Return when all are done; while draining, raise GivenBack if none has begun."""
-        pending: set[Future[Generation]] = set(generations)
+        pending: set[Future[Generations]] = set(generations)
         while pending:
             pending = wait(pending, timeout=DRAIN_POLL_S).not_done
             if self._draining and not any(g.running() or g.done() for g in generations):
@@ -201,18 +233,15 @@ class Service(Generic[FeaturesT]):
                 raise GivenBack
 
     def _outcome(self, started: Started | Failure, job: Job) -> Answer | Failure:
-        """The generation as text. A bug in one question leaves the others answered, here as in `_start`."""
+        """The generations as an answer. A bug in one question leaves the others answered, as in `_start`."""
         if isinstance(started, Failure):
             return started
         try:
-            generation = started.generation.result()
-            return Answer(
-                text=self._model.decode(generation.token_ids),
-                finish_reason=generation.finish_reason,
-                prompt_tokens=started.prompt_tokens,
-                completion_tokens=len(generation.token_ids),
-                score=generation.score,
-            )
+            generations = started.generations.result()
+            if started.question.choices:
+                return chosen_answer(generations, started.prompt_tokens, started.question.choices)
+            decode = partial(self._model.decode, stop=job.parameters.stop)
+            return free_answer(generations, started.prompt_tokens, decode, self._model.eos_token_ids)
         except Refusal as refusal:
             return refusal.failure
         except EngineStoppedError:

@@ -35,6 +35,19 @@ class Settings(BaseSettings):
     openvino_properties: dict[str, str] = Field(
         default_factory=dict, description="further OpenVINO properties"
     )
+    attention: Literal["stateful", "paged"] = Field(
+        default="stateful", description="how the language model keeps keys and values"
+    )
+    kv_cache_bytes: int | None = Field(
+        default=None, ge=1, description="for keys and values; None takes half of the memory that is free"
+    )
+    max_rows: int = Field(default=16, ge=1, description="most beams, samples and answers at once")
+    max_step_tokens: int | None = Field(
+        default=None, ge=1, description="most positions in one step; None takes the model's context"
+    )
+    image_cache_bytes: int = Field(
+        default=512 * 2**20, ge=0, description="for the features of images seen lately; 0 keeps none"
+    )
     image_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=lambda: (Path.cwd(),),
         min_length=1,
@@ -62,6 +75,12 @@ class Settings(BaseSettings):
             if not root.is_dir():
                 raise ValueError(f"{root} is not a folder")
         return tuple(root.resolve() for root in roots)
+
+    @model_validator(mode="after")
+    def _a_token_a_row(self) -> Self:
+        if self.max_step_tokens is not None and self.max_step_tokens < self.max_rows:
+            raise ValueError("max_step_tokens is below max_rows, and a step appends a token to every row")
+        return self
 
     @model_validator(mode="after")
     def _one_wish_each(self) -> Self:

@@ -2,10 +2,14 @@
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from worker.answering import Answering
 from worker.device import UnknownDeviceError, resolve_device
 from worker.engine.loop import Engine
+from worker.engine.runner import Runner
+from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.images import ImageLimits
 from worker.llava.folder import ModelFolderError
@@ -25,37 +29,62 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         """Load and warm up; takes seconds to minutes. Raises StartupError; any other exception is a bug."""
         begun = time.monotonic()
+        # The one place to let the vision and the language model compute in turn and not at once: a lock.
+        turn: AbstractContextManager[object] = nullcontext()
         try:
             device = resolve_device(settings.device)
             _refuse_single_thread(device, settings)
-            properties = settings.properties()
-            model = LlavaModel.load(settings.model_folder, device, properties)
+            model = LlavaModel.load(
+                settings.model_folder, device, settings.properties(), settings.image_cache_bytes, turn
+            )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None
-        try:
-            runner = StatefulRunner.load(model.language_xml, device, properties)
-        except ValueError as error:
-            raise StartupError(str(error)) from None
-        limits = ImageLimits(
+        limits = Limits(
+            kv_bytes=settings.kv_cache_bytes or _kv_cache_bytes(model.language_xml),
+            rows=settings.max_rows,
+            step_tokens=settings.max_step_tokens or max(settings.max_rows, model.context_tokens),
+        )
+        runner = _load_runner(settings, model.language_xml, device)
+        engine = Engine(runner, model.embed, limits, device=turn)
+        image_limits = ImageLimits(
             max_bytes=settings.image_max_bytes,
             max_px=settings.image_max_px,
             max_side_px=settings.image_max_side_px,
             max_aspect=settings.image_max_aspect,
         )
-        self._service = Service(model, Engine(runner, model.embed), settings.image_roots, limits)
-        self._service.warm_up()
+        self.service = Service(model, engine, settings.image_roots, image_limits)
+        self.service.warm_up()
+        self.engine_times = engine.times
         self._store = ResultStore(settings.redis_url.get_secret_value())
-        self.answering = Answering(self._service, self._store)
+        self.answering = Answering(self.service, self._store)
         self.description = f"{model.model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
 
     def drain(self) -> None:
         """Begin no further job; safe in a signal handler."""
-        self._service.drain()
+        self.service.drain()
 
     def close(self) -> None:
         """After the last job: end the engine's thread and the store's connections."""
-        self._service.close()
+        self.service.close()
         self._store.close()
+
+
+def _load_runner(settings: Settings, language_xml: Path, device: str) -> Runner:
+    """The language model behind the runner that the setting names. Raises StartupError."""
+    if settings.attention == "paged":
+        raise StartupError("CAPTIONMILL_ATTENTION=paged is not there yet; leave it at stateful.")
+    try:
+        return StatefulRunner.load(language_xml, device, settings.properties())
+    except ValueError as error:
+        raise StartupError(str(error)) from None
+
+
+def _kv_cache_bytes(language_xml: Path) -> int:
+    """Half of what is free once the language model's weights are read too."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free_bytes = int(fields["MemAvailable"].split()[0]) * 1024
+    weights_bytes = language_xml.with_suffix(".bin").stat().st_size
+    return max(1, (free_bytes - weights_bytes) // 2)
 
 
 def _refuse_single_thread(device: str, settings: Settings) -> None:

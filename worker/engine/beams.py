@@ -5,17 +5,34 @@ Only the order of candidates with exactly equal scores is our own: torch.topk le
 the better beam, then the one of the lower token id, comes first.
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
-import numpy.typing as npt
 
+from contract.answer import FinishReason
 from contract.failure import FailureCode, Refusal
-from worker.engine.request import FloatArray, Generation, IntArray, Request
-from worker.engine.search import NextRows, finish_reason, log_softmax
-
-BoolArray = npt.NDArray[np.bool_]
+from worker.engine.log_probs import log_softmax
+from worker.engine.processors import Processors
+from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
+from worker.engine.steps import NextRows, finish_reason
 
 NEVER = np.float32(-1e9)
 """The score of what must not be chosen; transformers' value, so that equal inputs give equal sums."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Sequences:
+    """Sequences of equal length: token_ids (sequence, length), and two sums of log-probabilities (sequence,).
+
+    `scores` adds up what processors left, and orders them; `log_probs` the model's own.
+    """
+
+    token_ids: IntArray
+    scores: FloatArray
+    log_probs: FloatArray
+
+    def __getitem__(self, kept: IntArray) -> "_Sequences":
+        return _Sequences(self.token_ids[kept], self.scores[kept], self.log_probs[kept])
 
 
 class BeamSearch:
@@ -23,90 +40,107 @@ class BeamSearch:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        beams = request.num_beams
+        self._parameters = request.parameters
+        self._processors = Processors(request)
+        self._beams = beams = request.parameters.num_beams
         # Each beam can offer each end-of-sequence token once: of this many, num_beams candidates go on.
         self._candidates = max(2, 1 + len(request.eos_token_ids)) * beams
-        # Running: token_ids (beam, length), summed log-probabilities (beam,). All beams start as the prompt;
-        # the low scores let only the first one's candidates through.
-        self._running = np.empty((beams, 0), np.int64)
-        self._running_scores = np.full(beams, NEVER)
-        self._running_scores[0] = 0.0
-        # Finished: best first; the unused places score NEVER or less.
-        self._finished: list[tuple[int, ...]] = [()] * beams
+        # One beam, the prompt: transformers starts with num_beams of it and lets none but the first count.
+        self._running = _Sequences(
+            np.empty((1, 0), np.int64), np.zeros(1, np.float32), np.zeros(1, np.float32)
+        )
+        # Best first; None in unused places, which score NEVER or less.
+        self._finished: list[Generation | None] = [None] * beams
         self._finished_scores = np.full(beams, NEVER)
-        self._is_finished = np.zeros(beams, np.bool_)
 
-    def advance(self, logits: FloatArray) -> NextRows | Generation:
-        """logits (beam, vocabulary), (1, vocabulary) after the prefill → next beams, or the Generation."""
-        beams = self._request.num_beams
-        is_first = self._running.shape[1] == 0
-        assert len(logits) == (1 if is_first else beams), "logits are those of the rows asked for last"
+    def advance(self, logits: FloatArray) -> NextRows | Generations:
+        """logits (beam, vocabulary), (1, vocabulary) after the prefill → next beams, or Generations."""
+        assert len(logits) == len(self._running.scores), "logits are those of the rows asked for last"
 
-        accumulated = log_softmax(logits) + self._running_scores[:, None]
-        parents, token_ids, scores = _top_continuations(accumulated, self._candidates)
-        sequences = np.concatenate([self._running[parents], token_ids[:, None]], axis=1)
-        length = sequences.shape[1]
-        ends = np.array([finish_reason(int(t), length, self._request) is not None for t in token_ids])
+        candidates, parents = self._continue(log_softmax(logits))
+        reasons = [finish_reason(token_ids, self._request) for token_ids in candidates.token_ids.tolist()]
+        ends = np.array([reason is not None for reason in reasons])
 
-        running_scores = scores + np.where(ends, NEVER, np.float32(0.0))
-        kept = top_k(running_scores, beams)
-        self._running, self._running_scores = sequences[kept], running_scores[kept]
-        # Only the best num_beams candidates may finish; the others are there to keep the search going.
-        ends_well = ends & (np.arange(self._candidates) < beams)
-        self._keep_finished(sequences, scores, ends_well)
+        running_scores = candidates.scores + np.where(ends, NEVER, np.float32(0.0))
+        kept = top_k(running_scores, min(self._beams, len(running_scores)))
+        self._running = replace(candidates, scores=running_scores)[kept]
+        self._keep_finished(candidates, reasons)
 
         # The first condition implies the second, but that the search ends must not hang on scores.
-        if ends.all() or self._is_settled(length):
+        if ends.all() or self._is_settled():
             return self._best()
-        beam_idx = np.zeros(beams, np.int64) if is_first else parents[kept]
-        return NextRows(token_ids=self._running[:, -1], beam_idx=beam_idx)
+        return NextRows(token_ids=self._running.token_ids[:, -1], beam_idx=parents[kept])
 
-    def _keep_finished(self, sequences: IntArray, scores: FloatArray, ends_well: BoolArray) -> None:
-        """Merge the candidates (candidate, length) that end well into the finished ones.
+    def _continue(self, log_probs: FloatArray) -> tuple[_Sequences, IntArray]:
+        """log_probs (beam, vocabulary) → the best candidates, best first, and the beams they continue.
 
-        (_update_finished_beams)
+        (_get_top_k_continuations)
         """
-        penalised = scores / float(sequences.shape[1] ** self._request.length_penalty)
-        penalised += np.where(ends_well, np.float32(0.0), NEVER)
-        merged_scores = np.concatenate([self._finished_scores, penalised])
-        merged_is_finished = np.concatenate([self._is_finished, ends_well])
-        merged = [*self._finished, *(tuple(row) for row in sequences.tolist())]
-        kept = top_k(merged_scores, self._request.num_beams)
-        self._finished = [merged[index] for index in kept]
-        self._finished_scores, self._is_finished = merged_scores[kept], merged_is_finished[kept]
+        running, scores = self._running, log_probs
+        if self._processors.asked:
+            scores = self._processors.process(log_probs, running.token_ids)
+        accumulated = (scores + running.scores[:, None]).reshape(-1)
+        best = top_k(accumulated, min(self._candidates, len(accumulated)))
+        parents, token_ids = np.divmod(best, log_probs.shape[1])
+        candidates = _Sequences(
+            np.concatenate([running.token_ids[parents], token_ids[:, None]], axis=1),
+            accumulated[best],
+            running.log_probs[parents] + log_probs[parents, token_ids],
+        )
+        return candidates, parents
 
-    def _is_settled(self, length: int) -> bool:
-        """Whether no running beam of `length` new tokens can better the finished ones.
+    def _keep_finished(self, candidates: _Sequences, reasons: list[FinishReason | None]) -> None:
+        """Merge the candidates that have a reason to end into the finished ones. (_update_finished_beams)"""
+        length = candidates.token_ids.shape[1]
+        penalised = candidates.scores / float(length**self._parameters.length_penalty)
+        # Only the best num_beams candidates may finish; the others are there to keep the search going. What
+        # comes of a sequence that ended before stays ruled out, which transformers leaves to its low score.
+        ended: list[Generation | None] = [
+            Generation(
+                tuple(candidates.token_ids[place].tolist()),
+                reason,
+                float(penalised[place]),
+                float(candidates.log_probs[place]) / length,
+            )
+            if reason is not None and place < self._beams and candidates.scores[place] > NEVER
+            else None
+            for place, reason in enumerate(reasons)
+        ]
+        penalised += np.where([sequence is None for sequence in ended], NEVER, np.float32(0.0))
+        merged_scores = np.concatenate([self._finished_scores, penalised])
+        merged = self._finished + ended
+        kept = top_k(merged_scores, self._beams)
+        self._finished = [merged[index] for index in kept]
+        self._finished_scores = merged_scores[kept]
+
+    def _is_settled(self) -> bool:
+        """Whether no running beam can better the finished ones.
 
         (_check_early_stop_heuristic and _beam_search_has_unfinished_sequences)
         """
-        early_stopping, length_penalty = self._request.early_stopping, self._request.length_penalty
-        if early_stopping is True and self._is_finished.all():
+        early_stopping, length_penalty = self._parameters.early_stopping, self._parameters.length_penalty
+        if early_stopping is True and None not in self._finished:
             return True
+        length = self._running.token_ids.shape[1]
         if early_stopping == "never" and length_penalty > 0.0:
             length = self._request.max_new_tokens
-        best_possible = self._running_scores[0] / length**length_penalty
+        best_possible = self._running.scores[0] / length**length_penalty
         return not best_possible > self._finished_scores.min()
 
-    def _best(self) -> Generation:
-        if not self._is_finished[0]:
+    def _best(self) -> Generations:
+        found = tuple(
+            sequence
+            for sequence in self._finished[: self._parameters.num_return_sequences]
+            if sequence is not None
+        )
+        if len(found) < self._parameters.num_return_sequences:
             raise Refusal(
                 FailureCode.INVALID_JOB,
-                f"length_penalty {self._request.length_penalty} pushes the score of every sequence below "
-                f"{NEVER:g}, where beam search cannot tell them apart.",
+                f"Beam search found {len(found)} of {self._parameters.num_return_sequences} sequences: "
+                "no_repeat_ngram_size and min_new_tokens ban the others, or length_penalty and "
+                f"repetition_penalty push their scores below {NEVER:g}, where it cannot tell them apart.",
             )
-        token_ids = self._finished[0]
-        reason = finish_reason(token_ids[-1], len(token_ids), self._request)
-        assert reason is not None, "only sequences that ended are kept as finished"
-        return Generation(token_ids, reason, float(self._finished_scores[0]))
-
-
-def _top_continuations(accumulated: FloatArray, count: int) -> tuple[IntArray, IntArray, FloatArray]:
-    """(beam, vocabulary) → parents, token_ids, scores of the best `count`: (candidate,), best first."""
-    flat = accumulated.reshape(-1)
-    indices = top_k(flat, count)
-    parents, token_ids = np.divmod(indices, accumulated.shape[1])
-    return parents, token_ids, flat[indices]
+        return found
 
 
 def top_k(scores: FloatArray, k: int) -> IntArray:

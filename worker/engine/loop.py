@@ -1,20 +1,25 @@
-"""The engine: one thread that takes requests in turn and gives back futures; knows no model and no backend.
+"""The engine: one thread that steps many requests together and gives back futures; knows no backend.
 
-In this form it generates for one request at a time.
+A step is three calls long: the scheduler plans it, the runner computes it, each request's search looks at its
+logits.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
 
 from contract.failure import FailureCode, Refusal
-from worker.engine.beams import BeamSearch
-from worker.engine.request import FloatArray, Generation, IntArray, Request
-from worker.engine.runner import Runner
-from worker.engine.search import GreedySearch, Search
+from worker.engine.request import FloatArray, Generations, IntArray, Request
+from worker.engine.runner import Piece, Runner
+from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
+from worker.engine.search import NextRows
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +31,18 @@ class EngineStoppedError(Exception):
     """
 
 
-class _Ticket(Future[Generation]):
+@dataclass
+class EngineTimes:
+    """What the engine's thread spent its time on, in seconds, and on how many steps and positions."""
+
+    steps: int = 0
+    positions: int = 0
+    runner_s: float = 0.0
+    between_s: float = 0.0
+    """from one runner call to the next, waiting for requests not counted"""
+
+
+class _Ticket(Future[Generations]):
     """The future of a request, which can be cancelled also while the request runs.
 
     For that it stays pending inside until the outcome is there; running() goes by `begun` instead.
@@ -45,33 +61,41 @@ class Engine:
     """Runs requests on a runner, in a thread of its own that starts at once.
 
     `embed` maps token ids (row, position) int64 to (row, position, hidden) float32. `clock` gives the seconds
-    that deadlines are measured in. Runner and `embed` are called from the engine's thread only.
+    that deadlines are measured in. Runner and `embed` are called from the engine's thread only, each step of
+    the runner within `device`, which others that compute there may hold too.
     """
 
     def __init__(
         self,
         runner: Runner,
         embed: Callable[[IntArray], FloatArray],
+        limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        device: AbstractContextManager[object] | None = None,
     ) -> None:
         self._runner = runner
         self._embed = embed
         self._clock = clock
+        self._device = device or nullcontext()
+        self._scheduler = Scheduler(runner, limits)
+        self._tickets: dict[Flight, _Ticket] = {}
+        self.times = EngineTimes()
+        self._left_runner: float | None = None
         # Guards the three fields below it.
         self._changed = threading.Condition()
-        self._waiting: deque[_Ticket] = deque()
+        self._arrived: deque[_Ticket] = deque()
         self._closed = False
         self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="captionmill-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request) -> Future[Generation]:
+    def submit(self, request: Request) -> Future[Generations]:
         """Queue a request. Thread-safe. Raises EngineStoppedError after close() or the death of the thread.
 
-        The future ends in a Generation; in Refusal(DEADLINE_EXCEEDED) when a step would begin at or after the
-        deadline, which is noticed when the request's turn comes; or in the error that the runner or `embed`
-        raised. cancel() works until then, also while the request runs: it leaves before its next step.
-        running() is true from the prefill on.
+        The future ends in Generations; in Refusal(EXCEEDS_CAPACITY) when the request is larger than a whole
+        batch may be, in Refusal(DEADLINE_EXCEEDED) when a step would begin at or after the deadline; or in
+        the error that the runner, `embed`, its search or its own callbacks raised. cancel() works until then,
+        also while the request runs: it leaves before the next step. running() is true from its first step on.
         """
         with self._changed:
             if self._death is not None:
@@ -79,100 +103,149 @@ class Engine:
             if self._closed:
                 raise EngineStoppedError("the engine is closed")
             ticket = _Ticket(request)
-            self._waiting.append(ticket)
+            self._arrived.append(ticket)
             self._changed.notify()
             return ticket
 
     def close(self) -> None:
-        """Take no more requests, cancel those that wait, finish the one that runs, end the thread.
+        """Take no more requests, cancel those not begun, finish the others, end the thread.
 
         A second call does nothing.
         """
         with self._changed:
             self._closed = True
-            cancelled = list(self._waiting)
-            self._waiting.clear()
             self._changed.notify()
-        for ticket in cancelled:
-            ticket.cancel()
-            ticket.set_running_or_notify_cancel()
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            while (ticket := self._next()) is not None:
-                self._answer(ticket)
+            while self._take_arrived():
+                self._let_go()
+                self._step()
         except BaseException as death:  # noqa: BLE001 - kept and raised again from every submit
             self._die(death)
 
-    def _next(self) -> _Ticket | None:
-        """The request whose turn it is, waited for; None once the engine is closed."""
+    def _take_arrived(self) -> bool:
+        """Hand what has arrived to the scheduler, waited for if there is nothing else; False at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting)
-            return None if self._closed else self._waiting.popleft()
-
-    def _answer(self, ticket: _Ticket) -> None:
-        """Bring one future to its end. What it raises, other than for the request itself, ends the engine."""
-        outcome: Generation | Exception | None
-        try:
+            if self._scheduler.idle and not (self._closed or self._arrived):
+                self._left_runner = None
+                self._changed.wait_for(lambda: self._closed or self._arrived)
+            arrived = list(self._arrived)
+            self._arrived.clear()
+            if self._closed:
+                for ticket in (*arrived, *(t for t in self._tickets.values() if not t.begun)):
+                    ticket.cancel()
+        for ticket in arrived:
             try:
-                outcome = self._generate(ticket)
+                self._tickets[self._scheduler.add(ticket.request)] = ticket
             except Exception as error:  # noqa: BLE001 - handed to the one who waits
-                outcome = error
-            # Must not fail unseen: rows left to the next request would be wrong answers without a sign of it.
-            self._runner.release()
-        except BaseException as death:
-            _finish(ticket, _stopped_by(death))
-            raise
-        _finish(ticket, outcome)
+                _finish(ticket, error)
+        return not (self._closed and self._scheduler.idle)
 
-    def _generate(self, ticket: _Ticket) -> Generation | None:
-        """One request from prefill to its last token; None if it was cancelled."""
-        request = ticket.request
-        search: Search = BeamSearch(request) if request.num_beams > 1 else GreedySearch(request)
-        if self._leaves(ticket):
-            return None
-        ticket.begun = True
-        step = search.advance(self._runner.prefill(request.inputs_embeds[None]))
-        while not isinstance(step, Generation):
-            if self._leaves(ticket):
-                return None
-            inputs_embeds = self._embed(step.token_ids[:, None])
-            step = search.advance(self._runner.decode(inputs_embeds, step.beam_idx))
-        return step
+    def _let_go(self) -> None:
+        """Take out the requests that were cancelled or whose deadline has come."""
+        now = self._clock()
+        for flight, ticket in list(self._tickets.items()):
+            deadline = ticket.request.deadline
+            if ticket.cancelled():
+                self._end(flight, None)
+            elif deadline is not None and now >= deadline:
+                late = "The deadline passed before the answer was complete."
+                self._end(flight, Refusal(FailureCode.DEADLINE_EXCEEDED, late))
 
-    def _leaves(self, ticket: _Ticket) -> bool:
-        """Before a step: True if the request was cancelled; raises Refusal if its deadline has come."""
-        deadline = ticket.request.deadline
-        if deadline is not None and self._clock() >= deadline:
-            raise Refusal(
-                FailureCode.DEADLINE_EXCEEDED, "The deadline passed before the answer was complete."
-            )
-        return ticket.cancelled()
+    def _step(self) -> None:
+        """Plan, compute, advance."""
+        turns = self._scheduler.plan()
+        if not turns:
+            return
+        for turn in turns:
+            self._tickets[turn.flight].begun = True
+        try:
+            pieces = self._pieces(turns)
+            with self._device:
+                logits = self._timed_step(pieces)
+        except Exception as error:  # noqa: BLE001 - handed to those who wait
+            self._fail(turns, error)
+            return
+        ends = np.cumsum([turn.rows for turn in turns])
+        for turn, own in zip(turns, np.split(logits, ends[:-1]), strict=True):
+            self._advance(turn, own)
+
+    def _pieces(self, turns: list[Turn]) -> list[Piece]:
+        """The embeddings that the turns append, in their order; the tokens of all rows embedded together."""
+        token_ids = [turn.flight.token_ids for turn in turns if turn.prompt is None]
+        embedded: Iterator[FloatArray] = iter(())
+        if token_ids:
+            assert all(ids is not None for ids in token_ids), "a flight past its prompt has tokens to append"
+            embedded = iter(self._embed(np.concatenate(token_ids)[:, None]))  # type: ignore[arg-type]
+        return [
+            Piece(sequence, turn.flight.request.inputs_embeds[turn.prompt] if turn.prompt else next(embedded))
+            for turn in turns
+            for sequence in turn.flight.sequences
+        ]
+
+    def _timed_step(self, pieces: list[Piece]) -> FloatArray:
+        begun = time.perf_counter()
+        if self._left_runner is not None:
+            self.times.between_s += begun - self._left_runner
+        logits = self._runner.step(pieces)
+        self._left_runner = time.perf_counter()
+        self.times.runner_s += self._left_runner - begun
+        self.times.steps += 1
+        self.times.positions += sum(len(piece.inputs_embeds) for piece in pieces)
+        return logits
+
+    def _advance(self, turn: Turn, logits: FloatArray) -> None:
+        """Show a flight its logits (row, vocabulary); what it raises there ends this flight alone."""
+        flight = turn.flight
+        if turn.prompt is not None:
+            flight.prompt_done = turn.prompt.stop
+            if flight.prompt_left:
+                return
+        try:
+            found = flight.search.advance(logits)
+            if (on_tokens := flight.request.on_tokens) is not None:
+                on_tokens(
+                    found.token_ids.tolist() if isinstance(found, NextRows) else found[0].token_ids[-1:]
+                )
+        except Exception as error:  # noqa: BLE001 - handed to the one who waits
+            self._end(flight, error)
+            return
+        if isinstance(found, NextRows):
+            self._scheduler.proceed(flight, found)
+        else:
+            self._end(flight, found)
+
+    def _end(self, flight: Flight, outcome: Generations | Exception | None) -> None:
+        self._scheduler.end(flight)
+        _finish(self._tickets.pop(flight), outcome)
+
+    def _fail(self, turns: list[Turn], error: Exception) -> None:
+        """End all whose step it was: of what they share nothing is known to be whole."""
+        self._scheduler.drop(turn.flight for turn in turns)
+        for turn in turns:
+            _finish(self._tickets.pop(turn.flight), error)
 
     def _die(self, death: BaseException) -> None:
-        """Fail all that wait, and every later submit."""
+        """Fail all that wait or run, and every later submit."""
         logger.critical("the engine's thread died", exc_info=death)
         with self._changed:
             self._death = death
-            orphans = list(self._waiting)
-            self._waiting.clear()
+            orphans = [*self._tickets.values(), *self._arrived]
+            self._arrived.clear()
+        stopped = EngineStoppedError("the engine's thread died")
+        stopped.__cause__ = death
         for ticket in orphans:
-            _finish(ticket, _stopped_by(death))
+            _finish(ticket, stopped)
 
 
-def _finish(future: Future[Generation], outcome: Generation | Exception | None) -> None:
+def _finish(future: Future[Generations], outcome: Generations | Exception | None) -> None:
     """Set the outcome, unless the future was cancelled, of which those who wait for it are then told."""
     if not future.set_running_or_notify_cancel():
         return
     assert outcome is not None, "only a cancelled request ends without an outcome"
-    if isinstance(outcome, Generation):
-        future.set_result(outcome)
-    else:
+    if isinstance(outcome, Exception):
         future.set_exception(outcome)
-
-
-def _stopped_by(death: BaseException) -> EngineStoppedError:
-    stopped = EngineStoppedError("the engine's thread died")
-    stopped.__cause__ = death
-    return stopped
+    else:
+        future.set_result(outcome)

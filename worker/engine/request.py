@@ -1,80 +1,117 @@
 """What the engine is asked and what it gives back; knows no model and no thread."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.answer import FinishReason
 from contract.failure import FailureCode, Refusal
+from contract.job import GenerationParameters
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-EarlyStopping = bool | Literal["never"]
+DEFAULTS = GenerationParameters()
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How a prompt begins, which others may share: equal keys mean equal first `tokens` positions."""
+
+    key: bytes
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
-    """One prompt and how to continue it, in transformers' names and with their meaning there.
+    """One prompt and how to continue it.
 
-    `inputs_embeds` is (position, hidden) float32 and is not copied: the caller leaves it alone. `num_beams`
-    of 1 is greedy search: `early_stopping` decides nothing there and `length_penalty` only scales the score.
-    `deadline` is in seconds of the monotonic clock. That prompt and new tokens fit the model's context is the
-    caller's to check.
+    `inputs_embeds` is (position, hidden) float32 and `token_ids` (position,) int64 what it was made of, for
+    the options that look at the prompt; neither is copied: the caller leaves them alone. `choices` lists
+    token ids: the request then scores these continuations instead of generating. `stops` says of new token
+    ids whether they hold a stop text, asked after each token. `on_tokens` is called in the engine's thread
+    with the tokens of each step; only a request of one row has it. `deadline` is in seconds of the monotonic
+    clock. That prompt and new tokens fit the model's context is the caller's to check.
 
     Raises Refusal for a length penalty that no score can be divided by, ValueError for anything else amiss.
     """
 
     inputs_embeds: FloatArray
-    max_new_tokens: int
+    token_ids: IntArray
     eos_token_ids: tuple[int, ...]
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: EarlyStopping = False
+    parameters: GenerationParameters = DEFAULTS
+    prefix: Prefix | None = None
+    choices: tuple[tuple[int, ...], ...] = ()
+    stops: Callable[[Sequence[int]], bool] | None = None
+    on_tokens: Callable[[Sequence[int]], None] | None = None
     deadline: float | None = None
 
     def __post_init__(self) -> None:
-        if (
-            self.inputs_embeds.ndim != 2
-            or 0 in self.inputs_embeds.shape
-            or self.inputs_embeds.dtype != np.float32
-        ):
+        embeds = self.inputs_embeds
+        if embeds.ndim != 2 or 0 in embeds.shape or embeds.dtype != np.float32:
             raise ValueError(
                 "inputs_embeds must be (position, hidden) float32 and not empty, "
-                f"not {self.inputs_embeds.shape} {self.inputs_embeds.dtype}"
+                f"not {embeds.shape} {embeds.dtype}"
             )
-        if self.max_new_tokens < 1 or self.num_beams < 1:
-            raise ValueError(
-                f"max_new_tokens={self.max_new_tokens} and num_beams={self.num_beams} must be at least 1"
-            )
-        if not _fits_float32(self.max_new_tokens, self.length_penalty):
+        if self.token_ids.shape != embeds.shape[:1]:
+            raise ValueError(f"token_ids {self.token_ids.shape} must name each position of {embeds.shape}")
+        if self.prefix is not None and not 0 < self.prefix.tokens < len(embeds):
+            raise ValueError(f"a prefix of {self.prefix.tokens} leaves nothing of {len(embeds)} positions")
+        if any(not choice for choice in self.choices):
+            raise ValueError("a choice has no tokens")
+        if self.on_tokens is not None and self.rows > 1:
+            raise ValueError("only a request of one row can be followed token by token")
+        if not _fits_float32(self.max_new_tokens, self.parameters.length_penalty):
             raise Refusal(
                 FailureCode.INVALID_JOB,
-                f"length_penalty {self.length_penalty} is out of range: {self.max_new_tokens} tokens raised "
-                "to it is no number that a score can be divided by.",
+                f"length_penalty {self.parameters.length_penalty} is out of range: {self.max_new_tokens} "
+                "tokens raised to it is no number that a score can be divided by.",
             )
+
+    @property
+    def rows(self) -> int:
+        """The most rows it takes at once."""
+        if self.choices:
+            return len(self.choices)
+        return max(self.parameters.num_beams, self.parameters.num_return_sequences)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens it adds to a row."""
+        if self.choices:
+            return max(len(choice) for choice in self.choices)
+        return self.parameters.max_new_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """The most positions that a row of it takes."""
+        return len(self.inputs_embeds) + self.max_new_tokens
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The continuation found for a request.
+    """One continuation found for a request.
 
     `token_ids` holds the new tokens only, the end-of-sequence token included when it was reached (finish
-    reason "stop"). `score` is the sum of their log-probabilities / len(token_ids) ** length_penalty.
+    reason "stop"). `score` is the sum of their log-probabilities / len(token_ids) ** length_penalty, in beam
+    search of those left by the logits processors; `mean_log_prob` is of the model's own.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     score: float
+    mean_log_prob: float
+
+
+Generations = tuple[Generation, ...]
+"""What a request ends in: of beams the best first, of samples as drawn, of choices in their order."""
 
 
 def _fits_float32(length_tokens: int, length_penalty: float) -> bool:
     """Whether length_tokens ** length_penalty is a normal float32 number."""
     limits = np.finfo(np.float32)
-    if not math.isfinite(length_penalty):
-        return False
     magnitude = math.log(length_tokens) * length_penalty
     return math.log(float(limits.tiny)) <= magnitude <= math.log(float(limits.max))

@@ -1,36 +1,69 @@
-"""What the engine asks of whatever computes logits: rows of one batch with a cache behind them.
+"""What the engine asks of whatever computes logits: sequences that begin, fork, go on and end.
 
-It does not know why rows fork or end, nor what a token means.
+It does not know why sequences fork or end, nor what a token means; how their keys and values are kept is the
+runner's own.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol
 
-from worker.engine.request import FloatArray, IntArray
+from worker.engine.request import FloatArray
+
+SequenceId = NewType("SequenceId", int)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What one step appends to one sequence: inputs_embeds (position, hidden) float32, not empty."""
+
+    sequence: SequenceId
+    inputs_embeds: FloatArray
 
 
 class Runner(Protocol):
-    """A language model with a cache of one batch of rows, all of the same length.
+    """A language model with a cache of many sequences of unequal lengths.
 
     Calls come from one thread. Arrays given are not kept or changed; arrays returned are the caller's.
     """
 
-    def prefill(self, inputs_embeds: FloatArray) -> FloatArray:
-        """Start the rows afresh with their prompts.
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether forks keep what they have in common once, and not a copy each."""
+        ...
 
-        inputs_embeds (row, position, hidden) float32 → logits (row, vocabulary) float32 of the last position.
-        Rows of an earlier prefill must have been released.
+    @property
+    def mixes_steps(self) -> bool:
+        """Whether prompts and single tokens gain by going through one step together."""
+        ...
+
+    def bytes_for(self, positions: int) -> int:
+        """The most bytes that `positions` positions of one sequence ever take, growth included."""
+        ...
+
+    def begin(self, max_positions: int) -> SequenceId:
+        """A new, empty sequence that will never hold more than `max_positions`."""
+        ...
+
+    def can_fork(self, sequence: SequenceId, max_positions: int, positions: int) -> bool:
+        """Whether fork() with these arguments is to be had within the bytes set aside for the sequences."""
+        ...
+
+    def fork(self, sequence: SequenceId, max_positions: int, positions: int | None = None) -> SequenceId:
+        """A new sequence that begins with the first `positions` of `sequence`, None for all of them.
+
+        The two go on independently; either may be released first.
         """
         ...
 
-    def decode(self, inputs_embeds: FloatArray, beam_idx: IntArray) -> FloatArray:
-        """Append one token to each row of a new batch, made from the last call's batch by `beam_idx`.
+    def step(self, pieces: Sequence[Piece]) -> FloatArray:
+        """Append to sequences, each named at most once: a prompt, the rest of one after a fork, or a token.
 
-        inputs_embeds (row, 1, hidden) float32; beam_idx (row,) int64, for each new row the row of the last
-        batch whose cache it continues: one index many times forks a row, a missing index drops one, so the
-        number of rows may grow and shrink. → logits (row, vocabulary) float32.
+        → logits (piece, vocabulary) float32 of each piece's last position. After an error the sequences named
+        are good for release() only; the others are as they were.
         """
         ...
 
-    def release(self) -> None:
-        """Drop all rows and their cache, also after a call that failed; without rows it does nothing."""
+    def release(self, sequence: SequenceId) -> None:
+        """Drop a sequence and its cache, also after a step that failed."""
         ...

@@ -1,30 +1,45 @@
 """The runner on the stateful OpenVINO language model: its state is the cache, its `beam_idx` maps the rows.
 
-Knows ports and shapes of the exported model; does not know requests, beams or tokens.
+Knows which sequence is which row; does not know requests, beams or tokens.
+
+A prompt begins a cohort alone, with an infer request of its own; forks join the cohort of what they fork;
+cohorts that only append tokens are merged when that pays. docs/engine.md has the measurements behind it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Final, Self
 
 import numpy as np
 import openvino as ov
 
 from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, LOGITS, POSITION_IDS
-from worker.engine.request import FloatArray, IntArray
+from worker.engine.cohort import CacheSize, Cohort, Row, merge, pays_to_merge, state_shapes
+from worker.engine.graph import last_position_only
+from worker.engine.request import FloatArray
+from worker.engine.runner import Piece, SequenceId
+
+GROWTH: Final = 2
+"""The plugin doubles a state's memory when it is full."""
+PADDING: Final = 1.25
+"""So much longer than itself a row may become by what its cohort pads it with."""
+SCALE_BYTES: Final = 8
+"""Scale and zero point of each head's key or value at a position, in a cache of 8 bits."""
 
 
 class StatefulRunner:
-    """A compiled language model with one infer request: see worker.engine.runner.Runner for the calls.
+    """See worker.engine.runner.Runner for the calls. Each cohort has a new infer request: that costs nothing.
 
-    All rows are equally long, so no position is ever masked. The infer request is made once: a new one costs
-    more than a reset state.
+    `merges` says whether cohorts may be merged: not every device lets its state be read.
     """
 
-    def __init__(self, request: ov.InferRequest) -> None:
-        self._request = request
-        self._rows = 0
-        self._past_tokens = 0
+    def __init__(self, compiled: ov.CompiledModel, size: CacheSize, *, merges: bool) -> None:
+        self._compiled = compiled
+        self._size = size
+        self._merges = merges
+        self._rows: dict[SequenceId, Row] = {}
+        self._ids = count()
 
     @classmethod
     def load(cls, language_xml: Path, device: str, properties: Mapping[str, str]) -> Self:
@@ -39,6 +54,7 @@ class StatefulRunner:
         except RuntimeError as error:
             raise ValueError(f"{language_xml.name} cannot be read: {_reason(error)}") from error
         _check_ports(model, language_xml)
+        last_position_only(model)
         try:
             compiled = core.compile_model(model, device, dict(properties))
         except RuntimeError as error:
@@ -46,40 +62,95 @@ class StatefulRunner:
                 f"{language_xml.name} cannot be compiled for device {device} with properties "
                 f"{dict(properties)}: {_reason(error)}"
             ) from error
-        return cls(compiled.create_infer_request())
+        on_cpu = device.split(".")[0] == "CPU"
+        return cls(compiled, _cache_size(model, compiled, on_cpu=on_cpu), merges=on_cpu)
 
-    def prefill(self, inputs_embeds: FloatArray) -> FloatArray:
-        """(row, position, hidden) → logits (row, vocabulary) of the last position; the rows are new ones."""
-        assert self._rows == 0, "rows of an earlier prefill were not released"
-        return self._infer(inputs_embeds, np.arange(len(inputs_embeds)))
+    @property
+    def shares_prefixes(self) -> bool:
+        """A fork copies its rows."""
+        return False
 
-    def decode(self, inputs_embeds: FloatArray, beam_idx: IntArray) -> FloatArray:
-        """(row, 1, hidden), (row,) → logits (row, vocabulary); row r continues row beam_idx[r]."""
-        assert inputs_embeds.shape[1] == 1, "one token a row and step"
-        assert len(beam_idx) == len(inputs_embeds), "one beam_idx a row"
-        assert ((beam_idx >= 0) & (beam_idx < self._rows)).all(), "beam_idx points into the last batch"
-        return self._infer(inputs_embeds, beam_idx)
+    @property
+    def mixes_steps(self) -> bool:
+        """Each cohort is a call of its own."""
+        return False
 
-    def release(self) -> None:
-        """Forget all rows. Keys and values go together: a state reset in part is a wrong answer."""
-        self._request.reset_state()
-        self._rows = self._past_tokens = 0
+    def bytes_for(self, positions: int) -> int:
+        return round(GROWTH * PADDING * positions * self._size.position_bytes)
 
-    def _infer(self, inputs_embeds: FloatArray, beam_idx: IntArray) -> FloatArray:
-        rows, positions = inputs_embeds.shape[:2]
-        total_tokens = self._past_tokens + positions
-        position_ids = np.arange(self._past_tokens, total_tokens, dtype=np.int64)
-        inputs: dict[str, Any] = {
-            INPUTS_EMBEDS: np.ascontiguousarray(inputs_embeds),
-            ATTENTION_MASK: np.ones((rows, total_tokens), np.int64),
-            POSITION_IDS: np.broadcast_to(position_ids, (rows, positions)).copy(),
-            BEAM_IDX: beam_idx.astype(np.int32),
-        }
-        self._request.infer(inputs, share_inputs=True)
-        self._rows, self._past_tokens = rows, total_tokens
-        # Copied, as the next infer overwrites the tensor. Foreign exports return every position's logits.
-        logits = self._request.get_tensor(LOGITS).data[:, -1, :]
-        return np.array(logits, dtype=np.float32, copy=True)
+    def begin(self, max_positions: int) -> SequenceId:
+        return self._named(Cohort(self._compiled.create_infer_request()).begin(max_positions))
+
+    def can_fork(self, sequence: SequenceId, max_positions: int, positions: int) -> bool:
+        cohort = self._rows[sequence].cohort
+        most_positions = max(cohort.most_positions, cohort.past + max_positions - positions)
+        rooms = [row.max_positions for row in cohort.rows] + [max_positions]
+        return len(rooms) * most_positions <= PADDING * sum(rooms)
+
+    def fork(self, sequence: SequenceId, max_positions: int, positions: int | None = None) -> SequenceId:
+        return self._named(self._rows[sequence].fork(max_positions, positions))
+
+    def step(self, pieces: Sequence[Piece]) -> FloatArray:
+        rows = [self._rows[piece.sequence] for piece in pieces]
+        if self._merges and all(len(piece.inputs_embeds) == 1 for piece in pieces):
+            self._merge(rows)
+        places: dict[Cohort, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(row.cohort, []).append(place)
+        logits: list[FloatArray] = []
+        for cohort, own in places.items():
+            logits.append(cohort.append({rows[place]: pieces[place].inputs_embeds for place in own}))
+        if len(logits) == 1:
+            return logits[0]
+        order = np.argsort(np.concatenate(list(places.values())))
+        gathered: FloatArray = np.concatenate(logits)[order]
+        return gathered
+
+    def release(self, sequence: SequenceId) -> None:
+        row = self._rows.pop(sequence)
+        row.cohort.rows.remove(row)
+
+    def _named(self, row: Row) -> SequenceId:
+        sequence = SequenceId(next(self._ids))
+        self._rows[sequence] = row
+        return sequence
+
+    def _merge(self, rows: Sequence[Row]) -> None:
+        """Merge cohorts all of whose rows take part in this step, the longest with those of near length."""
+        taking_part = set(rows)
+        cohorts = [
+            c for c in dict.fromkeys(row.cohort for row in rows) if c.past and taking_part.issuperset(c.rows)
+        ]
+        cohorts.sort(key=lambda cohort: cohort.past, reverse=True)
+        while len(cohorts) > 1:
+            near = cohorts[:1]
+            near += [c for c in cohorts[1:] if _fit([*near, c])]
+            largest = max(near, key=lambda cohort: len(cohort.rows))
+            for together in (near, [cohort for cohort in near if cohort is not largest]):
+                if len(together) > 1 and _fit(together) and pays_to_merge(together, self._size):
+                    merge(together, self._compiled.create_infer_request())
+                    break
+            cohorts = [cohort for cohort in cohorts if cohort not in near]
+
+
+def _fit(cohorts: Sequence[Cohort]) -> bool:
+    """Whether the rows together, all as long as the longest, take no more than was set aside for each."""
+    rows = [row for cohort in cohorts for row in cohort.rows]
+    past = max(cohort.past for cohort in cohorts)
+    most_positions = past + max(row.remaining for row in rows)
+    return len(rows) * most_positions <= PADDING * sum(row.max_positions for row in rows)
+
+
+def _cache_size(model: ov.Model, compiled: ov.CompiledModel, *, on_cpu: bool) -> CacheSize:
+    shapes = state_shapes(model)
+    precision = compiled.get_property("KV_CACHE_PRECISION") if on_cpu else ov.Type.f16
+    kept = sum(
+        heads * (head_size * precision.size + (SCALE_BYTES if precision.size == 1 else 0))
+        for heads, head_size in shapes
+    )
+    moved = sum(heads * head_size for heads, head_size in shapes) * np.dtype(np.float32).itemsize
+    weights = sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
+    return CacheSize(position_bytes=kept, moved_bytes=moved, weight_bytes=weights)
 
 
 def _reason(error: RuntimeError) -> str:
@@ -88,7 +159,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _check_ports(model: ov.Model, language_xml: Path) -> None:
-    """Raise ValueError unless the model is stateful and has the ports that _infer uses."""
+    """Raise ValueError unless the model is stateful and has the ports that a cohort uses."""
     inputs = {port.any_name for port in model.inputs}
     expected = {INPUTS_EMBEDS, ATTENTION_MASK, POSITION_IDS, BEAM_IDX}
     if inputs != expected:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -55,13 +56,14 @@ class ModelFolder:
 class Part:
     """One compiled part with one input and one output; calls from many threads take turns."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, turn: AbstractContextManager[object] | None) -> None:
         self._request = compiled.create_infer_request()
         self._lock = Lock()
+        self._turn = turn or nullcontext()
 
     def __call__(self, values: np.ndarray[Any, Any]) -> FloatArray:
         """The output as a float32 array of the caller's own."""
-        with self._lock:
+        with self._lock, self._turn:
             outputs = self._request.infer([values])
         result: FloatArray = outputs[0]
         return result
@@ -81,9 +83,15 @@ def read_folder(path: Path) -> ModelFolder:
     return ModelFolder(path, model_id, config, _image_newline(path, config), _eos_token_ids(path, config))
 
 
-def compile_part(folder: Path, xml: str, device: str, properties: Mapping[str, str]) -> Part:
-    """Compile one part for `device`."""
-    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)))
+def compile_part(
+    folder: Path,
+    xml: str,
+    device: str,
+    properties: Mapping[str, str],
+    turn: AbstractContextManager[object] | None = None,
+) -> Part:
+    """Compile one part for `device`; it computes within `turn`, which others that compute there may hold."""
+    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)), turn)
 
 
 def _check_manifest(path: Path) -> str:

@@ -1,14 +1,18 @@
 """LLaVA-NeXT as a worker sees it: image and question in, embeddings out; knows no engine."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from contract.job import Question
+from contract.job import Detail, Question
 from contract.model_folder import TEXT_XML, VISION_XML
 from worker.llava.arrays import FloatArray, IntArray
+from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
 from worker.llava.pack import pack_features
 from worker.llava.prompt import PromptWriter, expand_image_token
@@ -20,7 +24,9 @@ class ImageFeatures:
     """One image, encoded once for all questions about it."""
 
     packed: FloatArray
-    """(image token, hidden)"""
+    """(image token, hidden), read-only"""
+    key: bytes
+    """equal for equal image, detail and model"""
 
 
 @dataclass(frozen=True)
@@ -32,23 +38,45 @@ class Prompt:
     inputs_embeds: FloatArray
     """(position, hidden)"""
     image_tokens: int
+    prefix_tokens: int = 0
+    """so many positions, up to the image's last, other questions about the image may begin with too"""
+    prefix_key: bytes | None = None
+    """equal for equal beginnings; None where no image or nothing but the image is asked about"""
 
 
 class LlavaModel:
     """A loaded model folder without its language model. Every method may be called from many threads."""
 
     def __init__(
-        self, folder: ModelFolder, tiler: Tiler, writer: PromptWriter, vision: Part, embeddings: Part
+        self,
+        folder: ModelFolder,
+        tiler: Tiler,
+        writer: PromptWriter,
+        vision: Part,
+        embeddings: Part,
+        image_cache_bytes: int,
     ) -> None:
         self._folder = folder
         self._tiler = tiler
         self._writer = writer
         self._vision = vision
         self._embeddings = embeddings
+        self._features = FeatureCache(image_cache_bytes)
 
     @classmethod
-    def load(cls, folder: Path, device: str, properties: Mapping[str, str]) -> "LlavaModel":
-        """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError."""
+    def load(
+        cls,
+        folder: Path,
+        device: str,
+        properties: Mapping[str, str],
+        image_cache_bytes: int = 0,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> "LlavaModel":
+        """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError.
+
+        Features of up to `image_cache_bytes` are kept. The vision model computes within `turn`, which others
+        that compute on the device may hold too.
+        """
         described = read_folder(folder)
         tiler = Tiler.load(folder)
         side = described.config.vision_config.image_size
@@ -57,13 +85,13 @@ class LlavaModel:
                 f"{folder} does not fit together: its tiles are {tiler.tile_px} px and its vision "
                 f"model reads {side} px."
             )
-        writer = PromptWriter.load(folder, described.config.image_token_index)
         return cls(
             described,
             tiler,
-            writer,
-            vision=compile_part(folder, VISION_XML, device, properties),
+            PromptWriter.load(folder, described.config.image_token_index),
+            vision=compile_part(folder, VISION_XML, device, properties, turn),
             embeddings=compile_part(folder, TEXT_XML, device, properties),
+            image_cache_bytes=image_cache_bytes,
         )
 
     @property
@@ -87,13 +115,23 @@ class LlavaModel:
     def language_xml(self) -> Path:
         return self._folder.language_xml
 
-    def encode_image(self, image: Image.Image) -> ImageFeatures:
-        """Tiles, vision model and packing for an RGB image."""
-        tiles = self._tiler(image)
-        features = self._vision(tiles.pixel_values)
-        return ImageFeatures(
-            pack_features(features, tiles.grid, tiles.image_size, self._folder.image_newline)
-        )
+    def features(
+        self, content: bytes, decode: Callable[[], Image.Image], detail: Detail = "high"
+    ) -> ImageFeatures:
+        """The features of the image file that holds `content`, and of which `decode` makes an RGB image.
+
+        Decoded and encoded only where they were not kept, and once for threads that ask at the same time.
+        Raises what `decode` raises.
+        """
+        # Not `detail` itself: two of them may stand for the same tiles.
+        looked_at = f"{self.model_id} {self._tiler.pinpoints(detail)} ".encode()
+        key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
+        return ImageFeatures(self._features.get(key, lambda: self._encode(decode(), detail)), key)
+
+    def encode_image(self, image: Image.Image, detail: Detail = "high") -> ImageFeatures:
+        """As features(), for an RGB image that comes from no file."""
+        content = f"{image.height} {image.width} ".encode() + image.tobytes()
+        return self.features(content, lambda: image, detail)
 
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
         """The conversation through the checkpoint's chat template, the image's features in their place.
@@ -101,20 +139,42 @@ class LlavaModel:
         Without features the question must place no image. Raises Refusal(QUESTION_REFUSED).
         """
         token_ids = self._writer.token_ids(question, with_image=features is not None)
-        places = token_ids == self._folder.config.image_token_index
-        if features is None or not places.any():
-            assert not places.any(), "a question that places an image needs its features"
+        image_token = self._folder.config.image_token_index
+        if features is None or not (token_ids == image_token).any():
+            assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
         image_tokens = len(features.packed)
-        token_ids = expand_image_token(token_ids, self._folder.config.image_token_index, image_tokens)
+        token_ids = expand_image_token(token_ids, image_token, image_tokens)
         inputs_embeds = self.embed(token_ids[None])[0]
-        inputs_embeds[token_ids == self._folder.config.image_token_index] = features.packed
-        return Prompt(token_ids, inputs_embeds, image_tokens)
+        places = token_ids == image_token
+        inputs_embeds[places] = features.packed
+        prefix_tokens = int(np.flatnonzero(places)[-1]) + 1
+        if prefix_tokens == len(token_ids):
+            return Prompt(token_ids, inputs_embeds, image_tokens)
+        prefix_key = hashlib.sha256(features.key + token_ids[:prefix_tokens].tobytes()).digest()
+        return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key)
+
+    def choice_ids(self, question: Question, features: ImageFeatures | None) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each of the question's choices after its prompt, the end of the sequence included.
+
+        Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
+        """
+        return self._writer.choice_ids(question, self.eos_token_ids, with_image=features is not None)
 
     def embed(self, token_ids: IntArray) -> FloatArray:
         """token_ids (row, position) → inputs_embeds (row, position, hidden)."""
         return self._embeddings(token_ids)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of an answer: special tokens left out, no white space around it."""
-        return self._writer.decode(list(token_ids))
+    def stops(self, texts: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """What says of new tokens whether the last of them completes one of `texts`."""
+        return self._writer.stop_texts(texts)
+
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The text of an answer up to the first of the texts `stop`, special tokens left out, stripped."""
+        return self._writer.decode(token_ids, stop)
+
+    def _encode(self, image: Image.Image, detail: Detail) -> FloatArray:
+        """Tiles, vision model and packing: an RGB image → (image token, hidden)."""
+        tiles = self._tiler(image, detail)
+        features = self._vision(tiles.pixel_values)
+        return pack_features(features, tiles.grid, tiles.image_size, self._folder.image_newline)

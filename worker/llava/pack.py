@@ -19,12 +19,15 @@ def pack_features(
 ) -> FloatArray:
     """features (tile, patch, hidden), base tile first → packed (image token, hidden).
 
-    `grid` is (height, width) in tiles, `image_size` (height, width) in px, image_newline (hidden,).
+    `grid` is (height, width) in tiles, `image_size` (height, width) in px, image_newline (hidden,). Without a
+    grid the base tile stands alone, and one image newline follows it.
     """
     tiles, patches, hidden = features.shape
     side = isqrt(patches)
     assert side * side == patches, features.shape
     assert tiles == 1 + grid[0] * grid[1], (features.shape, grid)
+    if tiles == 1:
+        return np.concatenate([features[0], image_newline[None]])
     plane = features[1:].reshape(*grid, side, side, hidden).transpose(0, 2, 1, 3, 4)
     plane = unpad(plane.reshape(grid[0] * side, grid[1] * side, hidden), image_size)
     newlines = np.broadcast_to(image_newline, (plane.shape[0], 1, hidden))

@@ -1,10 +1,11 @@
-"""Turns a conversation into token ids through the checkpoint's own chat template; knows no embeddings.
+"""Turns conversations into token ids through the checkpoint's own chat template, and token ids into text.
 
 A text that spells one of the template's control tokens is refused: encoded as the token it would change the
 conversation, and encoded as text it would not be what its author sees.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from contract.failure import FailureCode, Refusal
 from contract.job import ImagePart, Part, Question, TextPart, Turn
 from worker.llava.arrays import IntArray
 from worker.llava.folder import ModelFolderError
+from worker.llava.stop import StopTexts
 
 LEGACY_TEMPLATE_JSON = "chat_template.json"
 
@@ -53,19 +55,81 @@ class PromptWriter:
         turns = question.turns(with_image=with_image)
         for turn in turns:
             self._refuse_control_tokens(turn)
-        text = self._render(turns)
-        starts_itself = bool(self._tokenizer.bos_token) and text.startswith(self._tokenizer.bos_token)
-        encoded = self._tokenizer(text, add_special_tokens=not starts_itself)
-        token_ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+        token_ids = np.asarray(self._encode(self._render(turns)), dtype=np.int64)
         images = sum(turn.image_count for turn in turns)
         if np.count_nonzero(token_ids == self._image_token_id) != images:
             raise _refusal("the model's chat template does not place the conversation's image")
         return token_ids
 
-    def decode(self, token_ids: list[int]) -> str:
-        """The text, special tokens left out, without white space around it."""
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+    def choice_ids(
+        self, question: Question, eos_token_ids: Sequence[int], *, with_image: bool
+    ) -> tuple[tuple[int, ...], ...]:
+        """What the model would generate after the prompt to give each of the question's choices.
+
+        Each ends in one end-of-sequence token: the one that the template puts after an answer, else the
+        first. Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
+        """
+        assert question.choices, "a question without choices"
+        turns = question.turns(with_image=with_image)
+        prompt = self._render(turns)
+        found: dict[tuple[int, ...], str] = {}
+        for choice in question.choices:
+            said = Turn(role="assistant", content=choice.strip())
+            self._refuse_control_tokens(said)
+            spoken, rest = self._spoken(prompt, turns, said)
+            token_ids = (*spoken, self._end_in(rest, eos_token_ids))
+            if not spoken or self._tokenizer.unk_token_id in spoken:
+                raise _refusal(f"this model has no tokens for the choice {choice!r}")
+            if token_ids in found:
+                raise _refusal(f"the choices {found[token_ids]!r} and {choice!r} are the same tokens")
+            found[token_ids] = choice
+        return tuple(found)
+
+    def stop_texts(self, texts: Sequence[str]) -> StopTexts:
+        """What looks for `texts`, of which there is at least one, in new tokens."""
+        return StopTexts(texts, lambda token_ids: str(self._tokenizer.decode(list(token_ids))))
+
+    def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The text before the first of the texts `stop`, stripped, special tokens left out."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=not stop)
+        if stop:
+            # Stop texts may be spelled with special tokens, which therefore leave only now.
+            text = self.stop_texts(stop).cut(text)
+            for token in self._tokenizer.all_special_tokens:
+                text = text.replace(token, "")
         return text.strip()
+
+    def _encode(self, text: str) -> list[int]:
+        """Token ids of a rendered text, which may bring its beginning-of-sequence token itself."""
+        starts_itself = bool(self._tokenizer.bos_token) and text.startswith(self._tokenizer.bos_token)
+        token_ids: list[int] = self._tokenizer(text, add_special_tokens=not starts_itself)["input_ids"]
+        return token_ids
+
+    def _spoken(self, prompt: str, turns: tuple[Turn, ...], said: Turn) -> tuple[list[int], str]:
+        """The tokens of an answer after the rendered prompt, and the text that the template puts after it.
+
+        Where the template or the tokenizer does not go on from the prompt, the tokens of the bare text.
+        """
+        assert isinstance(said.content, str)
+        try:
+            whole = self._render((*turns, said), answered=True)
+        except Refusal:
+            whole = ""
+        answer = whole.removeprefix(prompt).lstrip()
+        if whole.startswith(prompt) and answer.startswith(said.content):
+            rest = answer.removeprefix(said.content)
+            before, through = self._encode(prompt), self._encode(whole.removesuffix(rest))
+            if through[: len(before)] == before:
+                return through[len(before) :], rest
+        return self._tokenizer(said.content, add_special_tokens=False)["input_ids"], ""
+
+    def _end_in(self, rest: str, eos_token_ids: Sequence[int]) -> int:
+        """The end-of-sequence token that `rest` begins with, else the first."""
+        for token_id in eos_token_ids:
+            token = self._tokenizer.convert_ids_to_tokens(token_id)
+            if token and rest.lstrip().startswith(token):
+                return token_id
+        return eos_token_ids[0]
 
     def _refuse_control_tokens(self, turn: Turn) -> None:
         # Parts are joined, for two of them may spell a token that neither does.
@@ -74,11 +138,12 @@ class PromptWriter:
             if token in text:
                 raise _refusal(f"a {turn.role} turn contains {token!r}, a control token of this model")
 
-    def _render(self, turns: tuple[Turn, ...]) -> str:
+    def _render(self, turns: tuple[Turn, ...], *, answered: bool = False) -> str:
+        """The conversation as text, up to where the answer begins or, `answered`, with it at the end."""
         messages = [_message(turn) for turn in turns]
         try:
             text: str = self._tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=not answered
             )
         except (TemplateError, TypeError) as error:
             raise _refusal(f"the model's chat template refuses the conversation: {error}") from error

@@ -1,0 +1,202 @@
+"""Writes random-weight LLaVA-NeXT checkpoints of real shapes; knows no OpenVINO and no measurement."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from bench.works import QUESTIONS
+
+PATCH_PX: Final = 14
+NEW_VISION_PREFIX: Final = "vision_tower."
+PUBLISHED_VISION_PREFIX: Final = "vision_tower.vision_model."
+SPECIAL_TOKENS: Final = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+LEARNT_TOKENS: Final = 512
+CHAT_TEMPLATE: Final = (
+    "{%- for message in messages %}"
+    "{%- if message['role'] == 'user' %}{{ '[INST] ' }}{%- else %}{{ ' ' }}{%- endif %}"
+    "{%- if message['content'] is string %}{{ message['content'] }}{%- else %}"
+    "{%- for part in message['content'] %}"
+    "{%- if part['type'] == 'image' %}{{ '<image>\\n' }}{%- else %}{{ part['text'] }}{%- endif %}"
+    "{%- endfor %}{%- endif %}"
+    "{%- if message['role'] == 'user' %}{{ ' [/INST]' }}{%- else %}{{ eos_token }}{%- endif %}"
+    "{%- endfor %}"
+)
+"""Takes a content of parts, as we and transformers send it, and a string, as GenAI does."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of one checkpoint; widths in numbers of features."""
+
+    tile_px: int
+    vision_layers: int
+    vision_hidden: int
+    vision_heads: int
+    text_layers: int
+    text_hidden: int
+    text_heads: int
+    text_kv_heads: int
+    text_intermediate: int
+    vocabulary: int
+    context_tokens: int
+
+    @property
+    def pinpoints(self) -> list[list[int]]:
+        """LLaVA-NeXT's own grids, (height, width) in pixels."""
+        side = self.tile_px
+        return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side], [3 * side, side], [side, 3 * side]]
+
+
+SIZES: Final = {
+    "tiny": Size(56, 2, 64, 4, 3, 128, 4, 2, 256, 1024, 1024),
+    "mid": Size(336, 24, 1024, 16, 24, 1024, 16, 4, 2816, 32064, 8192),
+    "big": Size(336, 24, 1024, 16, 28, 2048, 16, 4, 5632, 32064, 8192),
+}
+"""`mid` has 0.64 B parameters and `big` 1.7 B, both with the vision tower of the published models."""
+
+
+def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
+    """Write weights in float16, config, processor and tokenizer into `folder`. One seed, one set of weights.
+
+    Weights are as transformers initialises them.
+    """
+    processor = make_processor(size)
+    tokenizer = processor.tokenizer
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaNextForConditionalGeneration(make_config(size, tokenizer))
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.to(torch.float16).save_pretrained(folder)
+    _name_as_published(folder / SAFE_WEIGHTS_NAME)
+    processor.save_pretrained(folder)
+    # Readers of transformers 4's layout look for the image processor in a file of its own.
+    processor.image_processor.save_pretrained(folder)
+
+
+def _name_as_published(weights: Path) -> None:
+    """Give the vision tower's weights the names that published models have, which every release reads.
+
+    optimum-intel brings an older transformers than ours; the names that ours writes are strange to it, and it
+    would fill the tower with weights of its own.
+    """
+    named = {
+        name.replace(NEW_VISION_PREFIX, PUBLISHED_VISION_PREFIX): weight
+        for name, weight in load_file(weights).items()
+    }
+    save_file(named, weights, metadata={"format": "pt"})
+
+
+def make_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlavaNextConfig:
+    """The config of a checkpoint of this size."""
+    vision = CLIPVisionConfig(
+        hidden_size=size.vision_hidden,
+        intermediate_size=4 * size.vision_hidden,
+        num_hidden_layers=size.vision_layers,
+        num_attention_heads=size.vision_heads,
+        image_size=size.tile_px,
+        patch_size=PATCH_PX,
+    )
+    text = MistralConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.text_hidden,
+        intermediate_size=size.text_intermediate,
+        num_hidden_layers=size.text_layers,
+        num_attention_heads=size.text_heads,
+        num_key_value_heads=size.text_kv_heads,
+        max_position_embeddings=size.context_tokens,
+        sliding_window=None,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaNextConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=size.pinpoints,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=(size.tile_px // PATCH_PX) ** 2,
+        tie_word_embeddings=False,
+    )
+
+
+def make_processor(size: Size) -> LlavaNextProcessor:
+    """Images cut as published models cut them, a tokenizer with all words of the vocabulary, a template."""
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": size.tile_px},
+        crop_size={"height": size.tile_px, "width": size.tile_px},
+        image_grid_pinpoints=size.pinpoints,
+    )
+    return LlavaNextProcessor(
+        image_processor=images,
+        tokenizer=_tokenizer(size.vocabulary),
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer that puts <s> before a text.
+
+    It reads with a few learnt merges; the rest of its `vocabulary` tokens are words that no text is read as,
+    so that whatever a random model says can be spelt out by every peer.
+    """
+    learner = _byte_level(models.BPE())
+    learner.train_from_iterator(
+        list(QUESTIONS),
+        trainers.BpeTrainer(
+            vocab_size=LEARNT_TOKENS,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    learnt = learner.get_vocab()
+    spare = {f"Ġw{token}": token for token in range(len(learnt), vocabulary)}
+    tokenizer = _byte_level(models.BPE(vocab=learnt | spare, merges=_merges(learner)))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    start = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [tuple(merge) for merge in merges]

@@ -1,0 +1,120 @@
+"""Measures what the stateful runner's choices rest on: calls on cohorts of rows; knows no requests.
+
+Every figure is of one prompt length, on the language model alone, with default properties unless said.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import openvino as ov
+
+from worker.engine.cohort import Cohort, Row, merge
+from worker.engine.graph import last_position_only
+from worker.engine.request import FloatArray
+
+PROMPT_TOKENS: Final = 2351
+SUFFIX_TOKENS: Final = 24
+MANY_ROWS: Final = 8
+MOST: Final = 10**6
+"""Positions that no row here reaches."""
+TRIALS: Final = 3
+STEPS: Final = 8
+
+
+class CohortBench:
+    """The language model of a folder, compiled once, and embeddings to feed it with."""
+
+    def __init__(self, language_xml: Path, properties: Mapping[str, str]) -> None:
+        core = ov.Core()
+        model = core.read_model(language_xml)
+        last_position_only(model)
+        self._compiled = core.compile_model(model, "CPU", dict(properties))
+        self._hidden = model.input("inputs_embeds").get_partial_shape()[2].get_length()
+        self._random = np.random.default_rng(0)
+
+    def measure(self) -> list[tuple[str, float]]:
+        """What was done and the milliseconds it took, medians of TRIALS; some minutes of a mid model."""
+        figures = [
+            (f"prefill of {PROMPT_TOKENS} tokens", self._median(lambda: self._prefill(1)[1])),
+            (
+                f"prefill of 2 x {PROMPT_TOKENS} tokens in one batch",
+                self._median(lambda: self._prefill(2)[1]),
+            ),
+        ]
+        for rows in (1, 2, 4, MANY_ROWS, 2 * MANY_ROWS):
+            figures += self._forks(rows)
+        figures.append(
+            (f"drop {MANY_ROWS} of {2 * MANY_ROWS} rows, a step included", self._median(self._drop))
+        )
+        for rows in (1, 4, MANY_ROWS):
+            what = f"{SUFFIX_TOKENS} tokens each after a shared prompt, {rows} rows"
+            figures.append((f"{what}, in one call", self._median(partial(self._suffix, rows, whole=True))))
+            figures.append(
+                (f"{what}, a token a call", self._median(partial(self._suffix, rows, whole=False)))
+            )
+        figures.append((f"merge {MANY_ROWS} cohorts of 1 row, without the step", self._median(self._merge)))
+        return figures
+
+    def _forks(self, rows: int) -> list[tuple[str, float]]:
+        cohort, _ = self._prefill(1)
+        self._fork(cohort, rows)
+        first = self._step(cohort)
+        rest = statistics.median(self._step(cohort) for _ in range(STEPS))
+        return [
+            (f"step of {rows} rows", 1e3 * rest),
+            (f"fork 1 row into {rows}, beyond a step", 1e3 * (first - rest)),
+        ]
+
+    def _drop(self) -> float:
+        cohort, _ = self._prefill(1)
+        self._fork(cohort, 2 * MANY_ROWS)
+        self._step(cohort)
+        del cohort.rows[MANY_ROWS:]
+        return self._step(cohort)
+
+    def _suffix(self, rows: int, *, whole: bool) -> float:
+        cohort, _ = self._prefill(1)
+        self._fork(cohort, rows)
+        # The fork itself is another figure.
+        self._step(cohort)
+        if whole:
+            return self._step(cohort, SUFFIX_TOKENS)
+        return sum(self._step(cohort) for _ in range(SUFFIX_TOKENS))
+
+    def _merge(self) -> float:
+        cohorts = [self._prefill(1)[0] for _ in range(MANY_ROWS)]
+        return _timed(lambda: merge(cohorts, self._compiled.create_infer_request()))
+
+    def _prefill(self, rows: int) -> tuple[Cohort, float]:
+        cohort = Cohort(self._compiled.create_infer_request())
+        cohort.begin(MOST)
+        while len(cohort.rows) < rows:
+            cohort.join(Row(cohort, MOST, len(cohort.rows), np.zeros(0, np.int64), 0))
+        return cohort, self._step(cohort, PROMPT_TOKENS)
+
+    def _fork(self, cohort: Cohort, rows: int) -> None:
+        while len(cohort.rows) < rows:
+            cohort.rows[0].fork(MOST, None)
+
+    def _step(self, cohort: Cohort, positions: int = 1) -> float:
+        pieces = {row: self._embeds(positions) for row in cohort.rows}
+        return _timed(lambda: cohort.append(pieces))
+
+    def _embeds(self, positions: int) -> FloatArray:
+        return 0.02 * self._random.standard_normal((positions, self._hidden), dtype=np.float32)
+
+    def _median(self, seconds: Callable[[], float]) -> float:
+        """Milliseconds, after one trial that does not count: each new shape is compiled first."""
+        seconds()
+        return 1e3 * statistics.median(seconds() for _ in range(TRIALS))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

@@ -1,0 +1,116 @@
+"""Who is compared with whom on which works, as data; runs nothing."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from bench.folders import Folders
+from bench.peer import Program
+from bench.peers.protocol import Mode, Setup
+from bench.works import LONE_WORKS, UNIT_WORKS
+
+SAME_HINTS: Final = {
+    "INFERENCE_PRECISION_HINT": "bf16",
+    "KV_CACHE_PRECISION": "u8",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32",
+}
+"""Spelt out for all who run the same IR, whatever an engine's own defaults are."""
+LOW: Final = frozenset({"low"})
+"""No peer has our detail=low."""
+CACHE_GB: Final = 2
+UNLIMITED_TOKENS: Final = 1 << 20
+SCHEDULERS: Final[tuple[Mapping[str, Any], ...]] = tuple(
+    {"cache_size": CACHE_GB, "enable_prefix_caching": prefix, "max_num_batched_tokens": tokens}
+    for prefix in (True, False)
+    for tokens in (4096, 256, UNLIMITED_TOKENS)
+)
+"""What GenAI is tried with; the first is taken where nothing is tried."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One engine with one folder, in the ways it may be set up; the best of them for each work competes."""
+
+    name: str
+    programs: tuple[Program, ...]
+    mode: Mode
+    skips: frozenset[str] = frozenset()
+    """Names of works that it cannot do."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Contestants that take turns; ratios are to the first."""
+
+    name: str
+    title: str
+    contestants: tuple[Contestant, ...]
+    skips: frozenset[str] = frozenset()
+    """Names of works that are not held here."""
+
+
+def contests(folders: Folders, pictures: Path, *, try_schedulers: bool) -> tuple[Contest, ...]:
+    """All of them; with `try_schedulers` GenAI comes with every one of SCHEDULERS."""
+    schedulers = SCHEDULERS if try_schedulers else SCHEDULERS[:1]
+
+    def own(name: str, folder: Path, properties: Mapping[str, str], **settings: str) -> Contestant:
+        options = {"image_roots": str(pictures), **settings}
+        setup = Setup(str(folder), dict(properties), options)
+        return Contestant(name, (Program("bench.peers.captionmill", sys.executable, setup),), "batch")
+
+    def genai(name: str, folder: Path, properties: Mapping[str, str], mode: Mode) -> Contestant:
+        setups = [Setup(str(folder), dict(properties), dict(scheduler)) for scheduler in schedulers]
+        python = str(folders.peers_python)
+        programs = tuple(Program("bench.peers.genai", python, setup) for setup in setups)
+        return Contestant(f"{name}-{mode}", programs, mode, LOW | LONE_WORKS if mode == "single" else LOW)
+
+    same_ir = folders.optimum("fp16")
+    stateful = own("stateful", same_ir, SAME_HINTS, attention="stateful")
+    optimum = Program("bench.peers.optimum_intel", str(folders.peers_python), Setup(str(same_ir), SAME_HINTS))
+    torch = Program("bench.peers.torch_transformers", sys.executable, Setup(str(folders.checkpoint)))
+    int4 = folders.optimum("int4")
+    return (
+        Contest(
+            "same-ir",
+            "One IR (optimum-intel's fp16 export), the same hints",
+            (
+                stateful,
+                own("paged", same_ir, SAME_HINTS, attention="paged"),
+                genai("genai", same_ir, SAME_HINTS, "batch"),
+                genai("genai", same_ir, SAME_HINTS, "single"),
+            ),
+        ),
+        Contest(
+            "frameworks",
+            "The same IR in optimum-intel, the same weights in transformers on torch (bfloat16)",
+            (
+                stateful,
+                Contestant("optimum-intel", (optimum,), "single"),
+                Contestant("transformers", (torch,), "single"),
+            ),
+            skips=LOW | UNIT_WORKS,
+        ),
+        Contest(
+            "defaults",
+            "Our int8 folder with our defaults, GenAI on optimum-cli's int4 export with its defaults",
+            (
+                own("default", folders.own("int8"), {}),
+                genai("genai-int4", int4, {}, "batch"),
+                genai("genai-int4", int4, {}, "single"),
+            ),
+        ),
+    )
+
+
+def only(every: Sequence[Contest], names: frozenset[str]) -> tuple[Contest, ...]:
+    """The contests without contestants that are not among `names`, nor those that repeat what one held."""
+    kept: list[Contest] = []
+    seen: set[str] = set()
+    for contest in every:
+        contestants = tuple(c for c in contest.contestants if c.name in names)
+        if not {c.name for c in contestants} <= seen:
+            kept.append(replace(contest, contestants=contestants))
+        seen |= {c.name for c in contestants}
+    return tuple(kept)

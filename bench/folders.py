@@ -1,0 +1,118 @@
+"""Makes what is compared, once: checkpoint, model folders, the peers' environment; measures nothing."""
+
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.checkpoint import SIZES, write_checkpoint
+from contract.model_folder import WeightFormat
+from model_prep.convert import convert
+
+PEER_PACKAGES: Final = (
+    "torch==2.13.0",
+    "optimum-intel[openvino]==2.2.0",
+    "openvino==2026.4.1",
+    "openvino-genai==2026.4.1",
+    "openvino-tokenizers==2026.4.1",
+    "protobuf",
+    "sentencepiece",
+    "pillow",
+)
+"""optimum-intel needs transformers < 5.6, hence an environment of their own."""
+OWN_FORMATS: Final[tuple[WeightFormat, ...]] = ("int8",)
+OPTIMUM_FORMATS: Final = ("fp16", "int4")
+PREPROCESSOR_JSON: Final = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where everything of one size lies."""
+
+    work: Path
+    size: str
+
+    @property
+    def root(self) -> Path:
+        return self.work / self.size
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+    @property
+    def peers_python(self) -> Path:
+        return self.work / "peers-venv" / "bin" / "python"
+
+    def own(self, weight_format: WeightFormat) -> Path:
+        return self.root / f"ours-{weight_format}"
+
+    def optimum(self, weight_format: str) -> Path:
+        return self.root / f"optimum-{weight_format}"
+
+
+def make_own(folders: Folders, on_stage: Callable[[str], None]) -> None:
+    """Checkpoint and our folders made from it, each unless it is there."""
+    if not folders.checkpoint.exists():
+        on_stage("random weights")
+        _once(folders.checkpoint, lambda stage: write_checkpoint(SIZES[folders.size], stage))
+    for weight_format in OWN_FORMATS:
+        if not folders.own(weight_format).exists():
+            on_stage(f"our {weight_format} folder")
+            convert(
+                str(folders.checkpoint),
+                folders.own(weight_format),
+                weight_format=weight_format,
+                name=folders.size,
+                overwrite=False,
+                on_stage=lambda _stage: None,
+            )
+
+
+def make_peers(folders: Folders, on_stage: Callable[[str], None]) -> None:
+    """The peers' environment and optimum-intel's exports of the checkpoint, each unless it is there.
+
+    Raises subprocess.CalledProcessError; pip and optimum-cli say why on stderr.
+    """
+    if not folders.peers_python.exists():
+        on_stage("the peers' environment")
+        _once(folders.peers_python.parent.parent, _make_environment)
+    for weight_format in OPTIMUM_FORMATS:
+        if not folders.optimum(weight_format).exists():
+            on_stage(f"optimum-intel's {weight_format} export")
+            _once(folders.optimum(weight_format), partial(_export, folders, weight_format))
+
+
+def _make_environment(stage: Path) -> None:
+    venv.create(stage, with_pip=True)
+    pip = [str(stage / "bin" / "python"), "-m", "pip"]
+    _run([*pip, "install", "--quiet", *PEER_PACKAGES])
+    # It comes along in a build that does not load beside this torch.
+    _run([*pip, "uninstall", "--quiet", "--yes", "torchvision"])
+
+
+def _export(folders: Folders, weight_format: str, stage: Path) -> None:
+    program: list[str | Path] = [folders.peers_python, "-m", "optimum.commands.optimum_cli"]
+    options = ["--task", "image-text-to-text", "--weight-format", weight_format]
+    _run([*program, "export", "openvino", "-m", folders.checkpoint, *options, stage])
+    # Transformers 5 writes it into another file, and GenAI falls back to sizes of its own without it.
+    shutil.copy(folders.checkpoint / PREPROCESSOR_JSON, stage / PREPROCESSOR_JSON)
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder beside `target` and rename it when it is whole, so that what exists is finished."""
+    stage = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.parent.mkdir(parents=True, exist_ok=True)
+    make(stage)
+    stage.rename(target)
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    """Its output goes to stderr, where progress is; stdout is the table's."""
+    subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)

@@ -1,0 +1,61 @@
+"""Describes the machine and the software that a measurement was made with; measures nothing."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from bench.peer import ROOT
+
+OWN_PACKAGES: Final = ("openvino", "torch", "transformers", "nncf", "numpy")
+PEER_PACKAGES: Final = ("openvino", "openvino-genai", "optimum-intel", "torch", "transformers", "nncf")
+FLAGS: Final = ("avx2", "avx512", "avx_vnni", "amx")
+"""Beginnings of the CPU flags that decide speed."""
+
+
+def describe(peers_python: Path | None) -> dict[str, Any]:
+    """Machine, versions here and in the peers' environment (None: no peers), commit and command line."""
+    cpu = _cpu()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "-m", "bench", *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain").splitlines()),
+        "cpu": cpu.get("model name", platform.processor()),
+        "cpu_flags": [flag for flag in cpu.get("flags", "").split() if flag.startswith(FLAGS)],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in OWN_PACKAGES},
+        "peer_packages": _peer_versions(peers_python) if peers_python else {},
+    }
+
+
+def _cpu() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text(encoding="utf-8").partition("\n\n")[0] if path.exists() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _git(*words: str) -> str:
+    run = subprocess.run(["git", *words], cwd=ROOT, check=False, capture_output=True, text=True)
+    return run.stdout.strip()
+
+
+def _peer_versions(python: Path) -> dict[str, str]:
+    script = "import json, sys; from importlib.metadata import version as v; " + (
+        "print(json.dumps({p: v(p) for p in sys.argv[1:]}))"
+    )
+    run = subprocess.run(
+        [str(python), "-c", script, *PEER_PACKAGES], check=True, capture_output=True, text=True
+    )
+    versions: dict[str, str] = json.loads(run.stdout)
+    return versions

@@ -1,0 +1,300 @@
+"""The scheduler's promises on room, sharing, order and ends, step by step on a runner without a model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from contract.failure import FailureCode, Refusal
+from tests.fake_runner import EOS, VOCABULARY, FakeRunner, counting, make_request
+from tests.scheduler_driver import KINDS, MIXED, SEPARATE, Driver, Kind, StepFailedError, alone, same
+from worker.engine.request import Generations, Request
+from worker.engine.scheduler import MOST_HELD_UP, MOST_OVERTAKEN, Flight, Limits
+
+PREFIX = tuple(range(100, 110))
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Kind:
+    chosen: Kind = request.param
+    return chosen
+
+
+@pytest.fixture(params=[SEPARATE, MIXED], ids=["stateful", "paged"])
+def forking(request: pytest.FixtureRequest) -> Kind:
+    """Kinds whose forks are never refused."""
+    chosen: Kind = request.param
+    return chosen
+
+
+# One prefill for a prefix
+
+
+def question(start: int, **options: Any) -> Request:
+    """About PREFIX; counts upwards from `start` to the end: 16 - start tokens."""
+    return make_request([*PREFIX, 50, start], shared=len(PREFIX), **options)
+
+
+def stranger(start: int, **options: Any) -> Request:
+    """Shares nothing with any other; counts like question()."""
+    return make_request([51, start], **options)
+
+
+def counted(found: Generations | Exception) -> tuple[int, ...]:
+    """The tokens of the one generation."""
+    assert isinstance(found, tuple), found
+    [generation] = found
+    return generation.token_ids
+
+
+def up_from(start: int) -> tuple[int, ...]:
+    return (*range(start + 1, VOCABULARY), EOS)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_requests_of_one_prefix_compute_it_once(forking: Kind, rows: int) -> None:
+    """All at once, or one after the other where there are too few rows."""
+    limits = Limits(kv_bytes=10**6, rows=rows, step_tokens=64)
+    runner = forking.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    flights = driver.add(*(question(start) for start in range(1, 9)))
+    driver.finish()
+    assert [counted(driver.outcomes[flight]) for flight in flights] == [up_from(s) for s in range(1, 9)]
+    assert [runner.count_of(token) for token in (*PREFIX, 50)] == [1] * len(PREFIX) + [8]
+
+
+def test_those_that_come_while_the_first_decodes_fork_it(forking: Kind) -> None:
+    runner = forking.runner(logits=counting)
+    driver = Driver(runner)
+    driver.add(question(1))
+    for _ in range(4):
+        driver.step()
+    driver.add(*(question(start) for start in range(2, 9)))
+    driver.finish()
+    assert [runner.count_of(token) for token in PREFIX] == [1] * len(PREFIX)
+
+
+def test_those_that_come_while_the_last_step_of_the_first_runs_fork_it(forking: Kind) -> None:
+    runner = forking.runner(logits=counting)
+    driver = Driver(runner)
+    [first] = driver.add(question(1, max_new_tokens=1))
+    driver.step()
+    assert first in driver.outcomes
+    driver.add(*(question(start) for start in range(2, 9)))
+    driver.finish()
+    assert [runner.count_of(token) for token in PREFIX] == [1] * len(PREFIX)
+
+
+def test_what_ended_is_kept_for_a_fork_only_where_both_have_room(forking: Kind) -> None:
+    runner = forking.runner(logits=counting)
+    needed = runner.bytes_for(len(question(1).inputs_embeds) + 20)
+    limits = Limits(kv_bytes=needed, rows=4, step_tokens=64)
+    runner = forking.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    driver.add(question(9), question(10))
+    driver.finish()
+    assert runner.most_bytes == needed
+    assert runner.count_of(PREFIX[0]) == 2
+
+
+def test_beams_fork_after_the_prefill(forking: Kind) -> None:
+    runner = forking.runner()
+    driver = Driver(runner)
+    [flight] = driver.add(question(1, num_beams=4))
+    driver.step()
+    driver.step()
+    assert [[len(piece) for piece in step] for step in runner.steps] == [[len(PREFIX) + 2], [1] * 4]
+    driver.finish()
+    assert same(driver.outcomes[flight], alone(question(1, num_beams=4)))
+
+
+def test_a_refused_fork_is_computed_whole() -> None:
+    runner = FakeRunner(counting, may_fork=lambda: False)
+    driver = Driver(runner)
+    flights = driver.add(*(question(start) for start in (1, 2, 3)))
+    driver.finish()
+    assert runner.count_of(PREFIX[0]) == 3
+    assert [counted(driver.outcomes[flight]) for flight in flights] == [up_from(start) for start in (1, 2, 3)]
+
+
+def test_room_is_kept_for_those_whose_prefix_is_being_computed(forking: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=2, step_tokens=64)
+    driver = Driver(forking.runner(limits, logits=counting), limits)
+    _, kin, other = driver.add(question(1), question(2), stranger(3))
+    driver.step()
+    driver.step()
+    assert kin.sequences
+    assert not other.sequences
+    driver.finish()
+
+
+# Order
+
+
+def test_a_request_without_room_is_overtaken_by_forks_only_and_so_often(forking: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
+    driver = Driver(forking.runner(limits, logits=counting), limits)
+    driver.add(question(1))
+    driver.step()
+    wide, other = driver.add(stranger(1, num_beams=4), stranger(2))
+    forks: list[Flight] = []
+    for number in range(10 * MOST_OVERTAKEN):
+        forks += driver.add(question(5 + number % 7))
+        driver.step()
+        if wide.sequences:
+            break
+        assert not other.sequences
+    assert wide.sequences
+    admitted = [fork for fork in forks if fork.sequences or fork in driver.outcomes]
+    assert len(admitted) == MOST_OVERTAKEN
+    driver.finish()
+
+
+def test_a_refused_fork_does_not_overtake() -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
+    driver = Driver(FakeRunner(counting, limits=limits, may_fork=lambda: False), limits)
+    driver.add(question(1))
+    driver.step()
+    wide, kin = driver.add(stranger(1, num_beams=4), question(2))
+    driver.step()
+    assert not wide.sequences
+    assert not kin.sequences
+    driver.finish()
+
+
+@pytest.mark.parametrize("following", [stranger, question])
+def test_a_row_decodes_although_prompts_keep_coming(forking: Kind, following: Callable[..., Request]) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
+    driver = Driver(forking.runner(limits, logits=counting), limits)
+    [steady] = driver.add(make_request([52, 1]))
+    for _ in range(len(up_from(1)) * (MOST_HELD_UP + 2)):
+        driver.add(following(1, max_new_tokens=1), following(2, max_new_tokens=1))
+        driver.step()
+    assert counted(driver.outcomes[steady]) == up_from(1)
+    driver.finish()
+
+
+# What a step appends
+
+
+def test_a_runner_that_mixes_gets_prompts_and_tokens_in_one_step() -> None:
+    runner = MIXED.runner(logits=counting)
+    driver = Driver(runner)
+    driver.add(question(1))
+    driver.step()
+    driver.add(question(2), stranger(3))
+    driver.step()
+    assert runner.steps[1] == [[2], [50, 2], [51, 3]]
+    driver.finish()
+
+
+def test_a_runner_that_does_not_gets_prompts_first_then_forks_then_tokens() -> None:
+    limits = Limits(kv_bytes=10**6, rows=8, step_tokens=24)
+    runner = SEPARATE.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    driver.add(question(1), question(2), question(3), *(stranger(start) for start in range(4, 9)))
+    for _ in range(4):
+        driver.step()
+    assert runner.steps == [
+        [[*PREFIX, 50, 1], *([51, start] for start in range(4, 9))],
+        [[50, 2], [50, 3]],
+        [[2], [5], [6], [7], [8], [9], [3], [4]],
+        [[3], [6], [7], [8], [9], [10], [4], [5]],
+    ]
+    driver.finish()
+
+
+def test_a_fork_goes_along_with_the_tokens_of_many_rows() -> None:
+    runner = SEPARATE.runner(logits=counting)
+    driver = Driver(runner)
+    driver.add(question(1), question(2))
+    for _ in range(3):
+        driver.step()
+    driver.add(question(9))
+    for _ in range(3):
+        driver.step()
+    assert runner.steps[3:] == [[[3], [4], [50]], [[4], [5], [9]], [[5], [6], [10]]]
+    driver.finish()
+
+
+def test_a_failed_step_ends_those_in_it_alone() -> None:
+    runner = SEPARATE.runner(logits=counting)
+    driver = Driver(runner)
+    [steady] = driver.add(stranger(1))
+    driver.step()
+
+    def fail() -> None:
+        raise StepFailedError
+
+    runner.on_step = fail
+    failing = driver.add(stranger(2), question(3))
+    driver.step()
+    assert [type(driver.outcomes[flight]) for flight in failing] == [StepFailedError] * 2
+    runner.on_step = lambda: None
+    driver.finish()
+    assert counted(driver.outcomes[steady]) == up_from(1)
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("request_", "limits", "reason"),
+    [
+        (
+            stranger(1, num_beams=4),
+            Limits(kv_bytes=10**6, rows=3, step_tokens=64),
+            "The request needs 4 rows at once and this worker runs 3; "
+            "ask for less, or give the worker more room.",
+        ),
+        (
+            stranger(1, num_beams=2, max_new_tokens=4 * 2**20),
+            Limits(kv_bytes=5 * 2**20, rows=3, step_tokens=64),
+            "The request may fill 8 MiB of the KV cache with 2 x 4194306 tokens and this worker has 5 MiB; "
+            "ask for less, or give the worker more room.",
+        ),
+        (
+            question(1),
+            Limits(kv_bytes=10**6, rows=3, step_tokens=11),
+            "The request has 12 prompt tokens and this worker takes 11 in a step; "
+            "ask for less, or give the worker more room.",
+        ),
+    ],
+    ids=["rows", "bytes", "prompt"],
+)
+def test_what_can_never_fit_is_refused(kind: Kind, request_: Request, limits: Limits, reason: str) -> None:
+    driver = Driver(kind.runner(limits), limits)
+    with pytest.raises(Refusal) as refused:
+        driver.add(request_)
+    assert refused.value.failure.code is FailureCode.EXCEEDS_CAPACITY
+    assert refused.value.failure.message == reason
+    assert driver.scheduler.idle
+
+
+def test_what_just_fits_is_not_refused(kind: Kind) -> None:
+    asked = question(1, num_beams=3, max_new_tokens=5)
+    runner = kind.runner()
+    shared = len(PREFIX) if kind.shares_prefixes else 0
+    needed = (runner.bytes_for(shared) if shared else 0) + 3 * runner.bytes_for(12 + 5 - shared)
+    exactly = Limits(kv_bytes=needed, rows=3, step_tokens=12)
+    driver = Driver(kind.runner(exactly), exactly)
+    [flight] = driver.add(asked)
+    driver.finish()
+    assert same(driver.outcomes[flight], alone(asked))
+    less = Limits(kv_bytes=needed - 1, rows=3, step_tokens=12)
+    with pytest.raises(Refusal):
+        Driver(kind.runner(less), less).add(asked)
+
+
+def test_prompts_of_one_step_keep_to_its_limit(kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=8, step_tokens=16)
+    runner = kind.runner(limits)
+    driver = Driver(runner, limits)
+    driver.add(*(make_request([60 + number] * 5) for number in range(8)))
+    driver.finish()
+    assert 13 <= runner.most_step_tokens <= 16
+
+
+def test_a_step_must_hold_a_token_of_every_row() -> None:
+    with pytest.raises(ValueError, match="every row"):
+        Limits(kv_bytes=1, rows=9, step_tokens=8)

@@ -1,0 +1,208 @@
+"""The runner on paged attention: keys and values in blocks that forks share, all sequences in one call.
+
+Knows which blocks a sequence has; does not know requests, beams or tokens.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from contract.model_folder import INPUTS_EMBEDS, LOGITS, POSITION_IDS
+from worker.engine.blocks import BlockPool, BlockTable
+from worker.engine.paged_graph import (
+    BLOCK_INDICES,
+    BLOCK_INDICES_BEGINS,
+    LOGIT_ROWS,
+    MAX_CONTEXT_LEN,
+    PAST_LENS,
+    SUBSEQUENCE_BEGINS,
+    cache_ports,
+    reason,
+    to_paged,
+)
+from worker.engine.request import FloatArray
+from worker.engine.runner import Piece, SequenceId
+from worker.engine.stateful import StatefulRunner
+from worker.engine.trial import Trial, distance
+
+AGREEMENT: Final = 0.2
+"""So far from the stateful model's the logits of a trial may be, in units of their spread.
+
+Measured on models of random weights and a trained one: 0.06 at most with bfloat16, a cache of 8 bits and
+weights of 8 or 4; 0.3 and more with one position too many or too few.
+"""
+TRIAL_BLOCKS: Final = 32
+"""A budget of fewer is refused: a trial takes up to 20 at once, where a block holds 16 positions."""
+POSITION_AXIS: Final = 1
+"""Of what a block holds of a value cache: (head, position, …). A key cache has rows of scales there too."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A key or value cache of one layer: port, type, and shape but for the number of blocks."""
+
+    port: str
+    type: ov.Type
+    block_shape: tuple[int, ...]
+
+    @property
+    def block_bytes(self) -> int:
+        bits: int = math.prod(self.block_shape) * self.type.bitwidth
+        return bits // 8
+
+
+class PagedRunner:
+    """See worker.engine.runner.Runner for the calls.
+
+    The caches are as large as the budget from the start, but memory is taken up only as blocks are used.
+    """
+
+    def __init__(self, compiled: ov.CompiledModel, caches: Sequence[Cache], blocks: int) -> None:
+        self._request = compiled.create_infer_request()
+        self._block_bytes = _block_bytes(caches)
+        values = next(cache for cache in caches if cache.port.startswith("value"))
+        self.pool = BlockPool(blocks, values.block_shape[POSITION_AXIS])
+        # (block, byte): what a block holds of a cache, whatever its type and layout
+        self._memory: list[npt.NDArray[np.uint8]] = []
+        for cache in caches:
+            memory = np.zeros((blocks, cache.block_bytes), np.uint8)
+            self._request.set_tensor(cache.port, ov.Tensor(memory, [blocks, *cache.block_shape], cache.type))
+            self._memory.append(memory)
+        self._tables: dict[SequenceId, BlockTable] = {}
+        self._ids = count()
+
+    @classmethod
+    def load(
+        cls, language_xml: Path, device: str, properties: Mapping[str, str], kv_cache_bytes: int
+    ) -> Self:
+        """Compile the language model for `device` with OpenVINO `properties`, as many blocks as fit.
+
+        It is held to the stateful model on a few positions, of which that one is compiled for a moment.
+        Raises ValueError with one sentence if the file is not a stateful language model, if OpenVINO refuses
+        device or properties, if release, model or device do not go with paged attention, or if the budget
+        does not hold those few positions.
+        """
+        stateful = StatefulRunner.load(language_xml, device, properties)
+        core = ov.Core()
+        model = core.read_model(language_xml)
+        trial = Trial(model.input(INPUTS_EMBEDS).partial_shape[-1].get_length())
+        expected = trial.in_one(stateful)
+        # Two compiled models at once would hold the weights twice.
+        del stateful
+
+        layers = to_paged(model)
+        where = f"on device {device} with properties {dict(properties)}"
+        try:
+            compiled = core.compile_model(model, device, dict(properties))
+            caches = _caches(compiled, layers)
+            blocks = _blocks(caches, kv_cache_bytes)
+            runner = cls(compiled, caches, blocks)
+            off = distance(trial.in_parts(runner), expected)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{language_xml.name} does not run with paged attention {where}: {reason(error)}"
+            ) from error
+        # Written so that NaN is refused.
+        if not off <= AGREEMENT:
+            raise ValueError(
+                f"{language_xml.name} answers otherwise with paged attention {where}: "
+                f"its logits are off by {off:.2g} of their spread."
+            )
+        return runner
+
+    @property
+    def shares_prefixes(self) -> bool:
+        return True
+
+    @property
+    def mixes_steps(self) -> bool:
+        return True
+
+    def bytes_for(self, positions: int) -> int:
+        """One block more than they fill, as what begins within a block may end within another."""
+        return (self.pool.blocks_for(positions) + 1) * self._block_bytes
+
+    def begin(self, max_positions: int) -> SequenceId:
+        return self._named(self.pool.begin(max_positions))
+
+    def can_fork(self, sequence: SequenceId, max_positions: int, positions: int) -> bool:  # noqa: ARG002
+        """A fork takes nothing, and what it grows by is within bytes_for()."""
+        return True
+
+    def fork(self, sequence: SequenceId, max_positions: int, positions: int | None = None) -> SequenceId:
+        table = self._tables[sequence]
+        kept = table.positions if positions is None else positions
+        return self._named(self.pool.fork(table, max_positions, kept))
+
+    def step(self, pieces: Sequence[Piece]) -> FloatArray:
+        tables = [self._tables[piece.sequence] for piece in pieces]
+        assert len({piece.sequence for piece in pieces}) == len(pieces), "a step names a sequence once"
+        lengths = [len(piece.inputs_embeds) for piece in pieces]
+        past_lens = np.array([table.positions for table in tables], np.int32)
+        for table, length in zip(tables, lengths, strict=True):
+            if copy := self.pool.extend(table, length):
+                for memory in self._memory:
+                    memory[copy.target] = memory[copy.source]
+        begins = _begins(lengths)
+        inputs: dict[str, Any] = {
+            INPUTS_EMBEDS: np.concatenate([piece.inputs_embeds for piece in pieces]),
+            POSITION_IDS: np.arange(begins[-1], dtype=np.int64) + np.repeat(past_lens - begins[:-1], lengths),
+            PAST_LENS: past_lens,
+            SUBSEQUENCE_BEGINS: begins,
+            BLOCK_INDICES: np.concatenate([table.blocks for table in tables]),
+            BLOCK_INDICES_BEGINS: _begins([len(table.blocks) for table in tables]),
+            MAX_CONTEXT_LEN: np.array(max(table.positions for table in tables), np.int32),
+            LOGIT_ROWS: begins[1:] - 1,
+        }
+        self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        # Copied, as the next infer overwrites the tensor.
+        return np.array(self._request.get_tensor(LOGITS).data[:, 0, :], dtype=np.float32, copy=True)
+
+    def release(self, sequence: SequenceId) -> None:
+        self.pool.release(self._tables.pop(sequence))
+
+    def _named(self, table: BlockTable) -> SequenceId:
+        sequence = SequenceId(next(self._ids))
+        self._tables[sequence] = table
+        return sequence
+
+
+def _begins(lengths: Sequence[int]) -> npt.NDArray[np.int32]:
+    """(n,) → (n + 1,): where each begins when they lie one behind the other, and where the last ends."""
+    begins = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=begins[1:])
+    return begins
+
+
+def _block_bytes(caches: Sequence[Cache]) -> int:
+    """Of one block in the caches of all layers."""
+    return sum(cache.block_bytes for cache in caches)
+
+
+def _blocks(caches: Sequence[Cache], kv_cache_bytes: int) -> int:
+    """How many fit. Raises ValueError if they are too few for a trial, and so for any use."""
+    block_bytes = _block_bytes(caches)
+    blocks = kv_cache_bytes // block_bytes
+    if blocks < TRIAL_BLOCKS:
+        raise ValueError(
+            f"The KV cache of {kv_cache_bytes} bytes is too small for paged attention: "
+            f"it needs {TRIAL_BLOCKS * block_bytes} at least."
+        )
+    return blocks
+
+
+def _caches(compiled: ov.CompiledModel, layers: int) -> list[Cache]:
+    """Shapes and types as the device wants them, which only the compiled model tells."""
+    caches: list[Cache] = []
+    for name in cache_ports(layers):
+        port = compiled.input(name)
+        _blocks, *block_shape = port.partial_shape
+        caches.append(Cache(name, port.element_type, tuple(size.get_length() for size in block_shape)))
+    return caches

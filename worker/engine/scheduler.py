@@ -1,0 +1,290 @@
+"""Decides which requests are in the batch and what each appends next; holds no tensor and knows no backend.
+
+Requests are admitted in the order they came, within three budgets. One whose prompt begins like that of a
+request in the batch forks it; it may overtake a request that waits for room, but only so often.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from contract.failure import FailureCode, Refusal
+from worker.engine.request import IntArray, Request
+from worker.engine.runner import Runner, SequenceId
+from worker.engine.search import NextRows, Search, search_for
+
+MOST_OVERTAKEN: Final = 32
+"""So many requests may be admitted before one that came earlier and waits for room."""
+MOST_HELD_UP: Final = 8
+"""After so many steps in a row for prompts alone, no request is admitted until every row had its step."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the requests in the batch may take together, and what one step may append."""
+
+    kv_bytes: int
+    rows: int
+    step_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rows <= self.step_tokens or self.kv_bytes < 1:
+            raise ValueError(f"a step must hold a token of every row: {self}")
+
+
+class Flight:
+    """A request from its arrival to its end: its search, its rows' sequences and what they append next."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.search: Search = search_for(request)
+        self.sequences: list[SequenceId] = []
+        self.prompt_done = 0
+        """So many of the prompt's positions are in its one sequence."""
+        self.token_ids: IntArray | None = None
+        """(row,) to append next, one to each sequence; None before the prompt is through"""
+        self.overtaken = 0
+
+    @property
+    def prompt_left(self) -> int:
+        return len(self.request.inputs_embeds) - self.prompt_done
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What one flight appends in a step: positions of its prompt, or a token to each of its rows."""
+
+    flight: Flight
+    prompt: slice | None = None
+
+    @property
+    def rows(self) -> int:
+        """So many rows of logits come of it."""
+        return len(self.flight.sequences)
+
+
+class Scheduler:
+    """Admits, orders and ends sequences on a runner, of which it never calls step()."""
+
+    def __init__(self, runner: Runner, limits: Limits) -> None:
+        self._runner = runner
+        self._limits = limits
+        self._waiting: deque[Flight] = deque()
+        self._running: list[Flight] = []
+        # Ended, but not yet released: those that wait may still fork them.
+        self._leaving: list[Flight] = []
+        self._held_up = 0
+
+    @property
+    def idle(self) -> bool:
+        return not (self._waiting or self._running or self._leaving)
+
+    def add(self, request: Request) -> Flight:
+        """Queue a request. Raises Refusal if it is larger than the whole batch may be."""
+        self._refuse_too_large(request)
+        flight = Flight(request)
+        self._waiting.append(flight)
+        return flight
+
+    def plan(self) -> list[Turn]:
+        """Admit what there is room for and say what the next step appends; empty when nothing is running."""
+        if self._held_up < MOST_HELD_UP:
+            self._release_ended(keep=self._wanted_sources())
+            self._admit()
+            self._release_ended(keep=set())
+        turns = self._mixed_step() if self._runner.mixes_steps else self._separate_step()
+        self._held_up = 0 if len(turns) == len(self._running) else self._held_up + 1
+        return turns
+
+    def proceed(self, flight: Flight, rows: NextRows) -> None:
+        """Make the flight's sequences those of `rows`: forked, reordered or dropped as they ask."""
+        parents = [flight.sequences[index] for index in rows.beam_idx]
+        max_positions = flight.request.max_tokens
+        # Released before forked: the request has room for its own rows and no more.
+        for sequence in flight.sequences:
+            if sequence not in parents:
+                self._runner.release(sequence)
+        kept: list[SequenceId] = []
+        for parent in parents:
+            kept.append(self._runner.fork(parent, max_positions) if parent in kept else parent)
+        flight.sequences, flight.token_ids = kept, rows.token_ids
+
+    def end(self, flight: Flight) -> None:
+        """Take a flight out, wherever it is; the next plan() may still fork its rows."""
+        if flight in self._running:
+            self._running.remove(flight)
+            self._leaving.append(flight)
+        else:
+            self._waiting.remove(flight)
+
+    def drop(self, flights: Iterable[Flight]) -> None:
+        """Take flights out of the batch whose step failed; nothing forks them."""
+        for flight in flights:
+            self._running.remove(flight)
+            self._release(flight)
+
+    def _release_ended(self, keep: set[SequenceId]) -> None:
+        """Release those that have ended, but for the ones whose first sequence is in `keep`."""
+        for flight in self._leaving:
+            if flight.sequences[0] not in keep:
+                self._release(flight)
+        self._leaving = [flight for flight in self._leaving if flight.sequences]
+
+    def _release(self, flight: Flight) -> None:
+        for sequence in flight.sequences:
+            self._runner.release(sequence)
+        flight.sequences = []
+
+    # Room
+
+    def _refuse_too_large(self, request: Request) -> None:
+        limits = self._limits
+        prompt_tokens = len(request.inputs_embeds)
+        needed_bytes = self._bytes([request])
+        if request.rows > limits.rows:
+            reason = f"needs {request.rows} rows at once and this worker runs {limits.rows}"
+        elif needed_bytes > limits.kv_bytes:
+            reason = (
+                f"may fill {needed_bytes / 2**20:.0f} MiB of the KV cache with {request.rows} x "
+                f"{request.max_tokens} tokens and this worker has {limits.kv_bytes / 2**20:.0f} MiB"
+            )
+        elif prompt_tokens > limits.step_tokens:
+            reason = f"has {prompt_tokens} prompt tokens and this worker takes {limits.step_tokens} in a step"
+        else:
+            return
+        raise Refusal(
+            FailureCode.EXCEEDS_CAPACITY,
+            f"The request {reason}; ask for less, or give the worker more room.",
+        )
+
+    def _bytes(self, requests: Iterable[Request]) -> int:
+        """The most that these requests together fill of the KV cache."""
+        total = 0
+        prefixes: dict[bytes, int] = {}
+        for request in requests:
+            positions = request.max_tokens
+            if self._runner.shares_prefixes and request.prefix is not None:
+                prefixes[request.prefix.key] = self._runner.bytes_for(request.prefix.tokens)
+                positions -= request.prefix.tokens
+            total += request.rows * self._runner.bytes_for(positions)
+        return total + sum(prefixes.values())
+
+    def _has_room(self, flight: Flight, taken: list[Flight]) -> bool:
+        """Whether a flight fits beside those that run or are set room aside for.
+
+        Those still to be released have no rows in the next step, but have not given back their bytes.
+        """
+        requests = [other.request for other in (*self._running, *taken, flight)]
+        leaving = [other.request for other in self._leaving]
+        rows = sum(request.rows for request in requests)
+        return rows <= self._limits.rows and self._bytes(requests + leaving) <= self._limits.kv_bytes
+
+    # Admission
+
+    def _admit(self) -> None:
+        """Begin what there is room for, in the order of arrival; forks alone may overtake."""
+        mixes = self._runner.mixes_steps
+        step_tokens = self._limits.step_tokens - (sum(f.request.rows for f in self._running) if mixes else 0)
+        sources = self._sources()
+        coming = {f.request.prefix.key for f in self._running if f.request.prefix} - sources.keys()
+        # Those whose prefix is only now being computed fork it in the next plan: room is set aside for them.
+        set_aside: list[Flight] = []
+        passed_over: list[Flight] = []
+        for flight in list(self._waiting):
+            if any(other.overtaken >= MOST_OVERTAKEN for other in passed_over):
+                break
+            source = self._source_for(flight, sources)
+            if passed_over and source is None:
+                continue
+            prefix = flight.request.prefix
+            tokens = flight.prompt_left - (prefix.tokens if prefix and source is not None else 0)
+            if not self._has_room(flight, set_aside):
+                passed_over.append(flight)
+            elif prefix and prefix.key in coming:
+                set_aside.append(flight)
+            elif tokens > step_tokens:
+                passed_over.append(flight)
+            else:
+                step_tokens -= tokens
+                self._begin(flight, source)
+                if prefix and source is None:
+                    coming.add(prefix.key)
+                for other in passed_over:
+                    other.overtaken += 1
+
+    def _sources(self) -> dict[bytes, SequenceId]:
+        """A sequence that begins with it for each prefix in the batch, those about to leave included."""
+        return {
+            flight.request.prefix.key: flight.sequences[0]
+            for flight in (*self._leaving, *self._running)
+            if flight.request.prefix and flight.prompt_done >= flight.request.prefix.tokens
+        }
+
+    def _wanted_sources(self) -> set[SequenceId]:
+        """Of the sequences that can be forked, those that a waiting request begins like."""
+        wanted = {flight.request.prefix.key for flight in self._waiting if flight.request.prefix}
+        return {sequence for key, sequence in self._sources().items() if key in wanted}
+
+    def _source_for(self, flight: Flight, sources: dict[bytes, SequenceId]) -> SequenceId | None:
+        """The sequence that a flight begins with a fork of; None for a prompt to be computed whole."""
+        prefix = flight.request.prefix
+        if prefix is None or prefix.key not in sources:
+            return None
+        source = sources[prefix.key]
+        return source if self._runner.can_fork(source, flight.request.max_tokens, prefix.tokens) else None
+
+    def _begin(self, flight: Flight, source: SequenceId | None) -> None:
+        prefix, max_positions = flight.request.prefix, flight.request.max_tokens
+        if prefix and source is not None:
+            flight.sequences = [self._runner.fork(source, max_positions, prefix.tokens)]
+            flight.prompt_done = prefix.tokens
+        else:
+            flight.sequences = [self._runner.begin(max_positions)]
+        self._waiting.remove(flight)
+        self._running.append(flight)
+
+    # Steps
+
+    def _mixed_step(self) -> list[Turn]:
+        """Everything at once: room in the step was seen to on admission."""
+        return [Turn(f, _rest_of_prompt(f) if f.prompt_left else None) for f in self._running]
+
+    def _separate_step(self) -> list[Turn]:
+        """New prompts before all else, so that many rows can decode together; then forks; then tokens.
+
+        A fork that joins more rows than come with it goes along with their tokens, one position a step:
+        given whole, each of its positions would be computed for all of these rows.
+        """
+        new = [f for f in self._running if f.prompt_done == 0]
+        if new:
+            return [Turn(f, _rest_of_prompt(f)) for f in new]
+        whole = self._within_step([f for f in self._running if f.prompt_left and not self._joins(f)])
+        if whole:
+            return [Turn(f, _rest_of_prompt(f)) for f in whole]
+        return [
+            Turn(f, slice(f.prompt_done, f.prompt_done + 1) if f.prompt_left else None) for f in self._running
+        ]
+
+    def _joins(self, flight: Flight) -> bool:
+        """Whether more rows of its prefix are past their prompt than flights are not."""
+        prefix = flight.request.prefix
+        if prefix is None:
+            return False
+        kin = [f for f in self._running if f.request.prefix and f.request.prefix.key == prefix.key]
+        decoding = sum(len(f.sequences) for f in kin if not f.prompt_left)
+        return decoding > sum(1 for f in kin if f.prompt_left)
+
+    def _within_step(self, flights: list[Flight]) -> list[Flight]:
+        """As many of them, from the first, as one step can take."""
+        tokens, fitting = 0, []
+        for flight in flights:
+            tokens += flight.prompt_left
+            if tokens > self._limits.step_tokens:
+                break
+            fitting.append(flight)
+        return fitting
+
+
+def _rest_of_prompt(flight: Flight) -> slice:
+    return slice(flight.prompt_done, len(flight.request.inputs_embeds))

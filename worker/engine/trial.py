@@ -1,0 +1,76 @@
+"""A few positions by which two runners are compared; knows no backend.
+
+The last position of each sequence is faint: its logits then come of what attention reads and hardly of
+itself, so that one position read too many or too few shows above what a low precision does.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from worker.engine.request import FloatArray
+from worker.engine.runner import Piece, Runner
+
+WHOLE_BLOCKS: Final = 32
+"""A number of positions that fills blocks of 16 and of 32."""
+MAX_POSITIONS: Final = 2 * WHOLE_BLOCKS
+FAINT: Final = 0.01
+
+
+class Trial:
+    """Four sequences of embeddings of `hidden` numbers, to be computed in two ways."""
+
+    def __init__(self, hidden: int) -> None:
+        rng = np.random.default_rng(0)
+        self._prompt, self._other, self._suffix, token = (
+            rng.standard_normal((positions, hidden), np.float32)
+            for positions in (WHOLE_BLOCKS + 8, WHOLE_BLOCKS + 3, 4, 1)
+        )
+        self._cut = WHOLE_BLOCKS + 5
+        self._token, self._faint = token, FAINT * token
+
+    def in_one(self, runner: Runner) -> FloatArray:
+        """Logits (sequence, vocabulary), each sequence begun afresh and computed in a step of its own."""
+        histories = (
+            [self._prompt, self._token],
+            [self._prompt[: self._cut], self._suffix],
+            [self._prompt[:WHOLE_BLOCKS], self._token],
+            [self._other],
+        )
+        logits: list[FloatArray] = []
+        for history in histories:
+            sequence = runner.begin(MAX_POSITIONS)
+            logits += list(runner.step([Piece(sequence, np.concatenate([*history, self._faint]))]))
+            runner.release(sequence)
+        return np.stack(logits)
+
+    def in_parts(self, runner: Runner) -> FloatArray:
+        """The same by forks, at the end, within a block and between blocks, and by steps of all together."""
+        first = runner.begin(MAX_POSITIONS)
+        runner.step([Piece(first, self._prompt)])
+        whole = runner.fork(first, MAX_POSITIONS)
+        within = runner.fork(first, MAX_POSITIONS, self._cut)
+        between = runner.fork(first, MAX_POSITIONS, WHOLE_BLOCKS)
+        runner.step(
+            [Piece(first, -self._token), Piece(whole, self._token), Piece(within, self._suffix)],
+        )
+        runner.release(first)
+        other = runner.begin(MAX_POSITIONS)
+        logits = runner.step(
+            [
+                Piece(whole, self._faint),
+                Piece(within, self._faint),
+                Piece(between, np.concatenate([self._token, self._faint])),
+                Piece(other, np.concatenate([self._other, self._faint])),
+            ]
+        )
+        for sequence in (whole, within, between, other):
+            runner.release(sequence)
+        return logits
+
+
+def distance(logits: FloatArray, expected: FloatArray) -> float:
+    """The largest distance of a row (row, vocabulary), in units of what is expected's spread; NaN of NaN."""
+    spread = expected - expected.mean(axis=1, keepdims=True)
+    rows = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(spread, axis=1)
+    return float(rows.max())

@@ -1,0 +1,67 @@
+"""Keeps the packed features of images within a budget of bytes, and has each encoded once at a time.
+
+It knows keys and sizes, no image and no model.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Lock
+
+from worker.llava.arrays import FloatArray
+
+
+class FeatureCache:
+    """The features used last, up to `max_bytes` of them. May be called from many threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        # Guards the three fields below it.
+        self._lock = Lock()
+        self._kept: OrderedDict[bytes, FloatArray] = OrderedDict()
+        self._kept_bytes = 0
+        self._coming: dict[bytes, Future[FloatArray]] = {}
+
+    def get(self, key: bytes, encode: Callable[[], FloatArray]) -> FloatArray:
+        """The features under `key`, read-only: kept ones, or those `encode` returns.
+
+        Threads that ask for one key at once share a call of `encode`. What it raises is raised to all of
+        them and not kept.
+        """
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            coming = self._coming.get(key)
+            if coming is not None:
+                encode_here = False
+            else:
+                encode_here = True
+                coming = self._coming[key] = Future()
+        if encode_here:
+            self._encode(key, encode, coming)
+        return coming.result()
+
+    def _encode(self, key: bytes, encode: Callable[[], FloatArray], coming: Future[FloatArray]) -> None:
+        try:
+            features = encode()
+        except BaseException as error:  # noqa: BLE001 - raised again in every thread that waits, this one too
+            with self._lock:
+                del self._coming[key]
+            coming.set_exception(error)
+            return
+        features.setflags(write=False)
+        with self._lock:
+            del self._coming[key]
+            self._keep(key, features)
+        coming.set_result(features)
+
+    def _keep(self, key: bytes, features: FloatArray) -> None:
+        """Make room by dropping those not used for longest; what is larger than the budget is not kept."""
+        if features.nbytes > self._max_bytes:
+            return
+        self._kept[key] = features
+        self._kept_bytes += features.nbytes
+        while self._kept_bytes > self._max_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.nbytes

@@ -1,0 +1,26 @@
+"""Finds stop texts in what is being generated; knows how tokens become text and nothing of generation."""
+
+from collections.abc import Callable, Sequence
+
+
+class StopTexts:
+    """The texts that end an answer, as transformers' stop strings: wherever a token completes one.
+
+    `decode` makes text of token ids, special tokens included: every token is at least one byte of it.
+    """
+
+    def __init__(self, texts: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
+        self._texts = tuple(texts)
+        self._decode = decode
+        # No text spans more tokens than it has bytes. One more, as the first of a window may lose its space.
+        self._window_tokens = 1 + max(len(text.encode()) for text in texts)
+
+    def __call__(self, token_ids: Sequence[int]) -> bool:
+        """Whether the last of these new tokens completes a stop text; asked after each token."""
+        window = self._decode(token_ids[-self._window_tokens :])
+        return any(text in window for text in self._texts)
+
+    def cut(self, text: str) -> str:
+        """What comes before the first stop text."""
+        places = [text.find(stop) for stop in self._texts]
+        return text[: min((place for place in places if place >= 0), default=len(text))]
