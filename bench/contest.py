@@ -17,6 +17,8 @@ SAME_HINTS: Final = {
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32",
 }
 """Spelt out for all who run the same IR, whatever an engine's own defaults are."""
+WIDE_OR_TALL: Final = frozenset({"distinct"})
+"""optimum-intel 2.2 takes a grid's width for its height and breaks down where they differ."""
 LOW: Final = frozenset({"low"})
 """No peer has our detail=low."""
 CACHE_GB: Final = 2
@@ -87,7 +89,7 @@ def contests(folders: Folders, pictures: Path, *, try_schedulers: bool) -> tuple
             "The same IR in optimum-intel, the same weights in transformers on torch (bfloat16)",
             (
                 stateful,
-                Contestant("optimum-intel", (optimum,), "single"),
+                Contestant("optimum-intel", (optimum,), "single", WIDE_OR_TALL),
                 Contestant("transformers", (torch,), "single"),
             ),
             skips=LOW | UNIT_WORKS,

@@ -18,7 +18,7 @@ import typer
 
 from bench.works import QUESTIONS, draw
 from contract.answer import Answer
-from contract.job import ImagePath, Job, Question
+from contract.job import ImagePath, Job
 from worker.settings import Settings
 from worker.startup import StartupError, Worker
 
@@ -113,27 +113,27 @@ class Soak:
 def make_job(index: int, picture: Path) -> Job:
     """The job of this number: a kind of KINDS about a picture that no other job asks about."""
     kind = KINDS[index % len(KINDS)]
-    image = {"missing": picture.with_suffix(".missing"), "text alone": None}.get(
-        kind.get("image", ""), picture
-    )
-    parameters = dict(kind.get("parameters", {}))
-    if parameters.get("do_sample"):
-        parameters["seed"] = index
-    return Job(
-        run="soak",
-        index=index,
-        image=None if image is None else ImagePath.of(image),
-        questions=tuple(
-            Question(
-                id=str(number),
-                messages=kind.get("text", QUESTIONS[(index + number) % len(QUESTIONS)]),
-                choices=kind.get("choices"),
-            )
-            for number in range(kind.get("questions", 1))
-        ),
-        parameters=parameters,
-        detail=kind.get("detail", "high"),
-        deadline=time.time() + kind["deadline"] if "deadline" in kind else None,
+    images = {"missing": picture.with_suffix(".missing"), "text alone": None}
+    image = images.get(kind.get("image", ""), picture)
+    parameters = kind.get("parameters", {})
+    questions = [
+        {
+            "id": str(number),
+            "messages": kind.get("text", QUESTIONS[(index + number) % len(QUESTIONS)]),
+            "choices": kind.get("choices"),
+        }
+        for number in range(kind.get("questions", 1))
+    ]
+    return Job.model_validate(
+        {
+            "run": "soak",
+            "index": index,
+            "image": None if image is None else ImagePath.of(image),
+            "questions": questions,
+            "parameters": parameters | ({"seed": index} if "do_sample" in parameters else {}),
+            "detail": kind.get("detail", "high"),
+            "deadline": time.time() + kind["deadline"] if "deadline" in kind else None,
+        }
     )
 
 

@@ -81,11 +81,11 @@ Found = dict[Ask, Generations]
 class Material:
     """A checkpoint's images and questions, what transformers answers, and what a worker makes of them."""
 
-    def __init__(self, checkpoint: Path, folder: Path, images: int, *, scenes: bool) -> None:
-        """`scenes` for a model trained on them: it is undecided about noise."""
+    def __init__(self, checkpoint: Path, folder: Path, images: int, *, of_scenes: bool) -> None:
+        """`of_scenes` for the model trained on scenes: it is undecided about noise."""
         self.reference = Reference(checkpoint)
         self.model = LlavaModel.load(folder, "CPU", EXACT)
-        self.images = list(_scenes(images) if scenes else _noises(images, self.reference))
+        self.images = list(scenes(images) if of_scenes else noises(images, self.reference))
         self.features = [self.model.encode_image(image) for image in self.images]
 
     @property
@@ -136,7 +136,7 @@ class Material:
         )
 
 
-def _noises(count: int, reference: Reference) -> Iterator[Image.Image]:
+def noises(count: int, reference: Reference) -> Iterator[Image.Image]:
     """Noise of 10 to 400 px a side, each grid shape in turn.
 
     No two parts of noise look the same, so that a swapped tile or row shows.
@@ -151,7 +151,7 @@ def _noises(count: int, reference: Reference) -> Iterator[Image.Image]:
         yield Image.fromarray(random.integers(0, 256, size=(height, width, 3), dtype=np.uint8))
 
 
-def _scenes(count: int) -> Iterator[Image.Image]:
+def scenes(count: int) -> Iterator[Image.Image]:
     for seed in range(count):
         yield draw(make_scene(seed, ("square", "wide", "tall")[seed % 3]))
 

@@ -1,6 +1,6 @@
-"""The runners on OpenVINO, in f32, that must all give the same logits, by name; knows no test."""
+"""The runners on OpenVINO that must all give the same logits, in f32 unless said; knows no test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import openvino as ov
@@ -17,24 +17,25 @@ HEAVY_BYTES = 2**50
 """Weights that take so long to read that to share their reading always pays."""
 
 
-def stateful(language_xml: Path) -> StatefulRunner:
-    return StatefulRunner.load(language_xml, "CPU", EXACT)
+def stateful(language_xml: Path, properties: Mapping[str, str] = EXACT) -> StatefulRunner:
+    return StatefulRunner.load(language_xml, "CPU", properties)
 
 
-def compile_exact(language_xml: Path) -> ov.CompiledModel:
-    """For a StatefulRunner made by hand."""
+def compiled_for_cohorts(language_xml: Path, properties: Mapping[str, str] = EXACT) -> ov.CompiledModel:
+    """What a StatefulRunner made by hand, and a Cohort, run on."""
     model = ov.Core().read_model(language_xml)
     last_position_only(model)
-    return ov.Core().compile_model(model, "CPU", EXACT)
+    return ov.Core().compile_model(model, "CPU", dict(properties))
 
 
-def merging(language_xml: Path) -> StatefulRunner:
-    """Merges cohorts wherever it can, which the weights of a tiny model are too light to make worth while."""
-    return StatefulRunner(compile_exact(language_xml), CacheSize(1, 1, HEAVY_BYTES), merges=True)
+def merging(language_xml: Path, properties: Mapping[str, str] = EXACT) -> StatefulRunner:
+    """Merges cohorts wherever it can, which a small model is too light to make worth while."""
+    compiled = compiled_for_cohorts(language_xml, properties)
+    return StatefulRunner(compiled, CacheSize(1, 1, HEAVY_BYTES), merges=True)
 
 
-def paged(language_xml: Path) -> PagedRunner:
-    return PagedRunner.load(language_xml, "CPU", EXACT, KV_CACHE_BYTES)
+def paged(language_xml: Path, properties: Mapping[str, str] = EXACT) -> PagedRunner:
+    return PagedRunner.load(language_xml, "CPU", properties, KV_CACHE_BYTES)
 
 
 RUNNERS: dict[str, Callable[[Path], Runner]] = {

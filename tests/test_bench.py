@@ -20,12 +20,13 @@ from bench.folders import Folders
 from bench.marks import marks
 from bench.peaks import Peaks
 from bench.peer import Pool, Program
-from bench.peers.captionmill import Captionmill
+from bench.peers.captionmill import Captionmill, jobs_of
 from bench.peers.protocol import Ask, Counts, Reply, Setup, Task
 from bench.report import Report
 from bench.rounds import Measurement, Rounds
 from bench.utilisation import Shape, decode_rate
 from bench.works import LONE_WORKS, MIXED_SIZES_PX, ONE_SIZE_PX, UNIT_WORKS, make_works
+from contract.job import Job
 from model_prep.convert import convert
 
 WORKS = make_works(pictures=3, new_tokens=2, text_words=30)
@@ -104,6 +105,18 @@ def test_our_engine_does_every_work(folder: Path, tmp_path: Path) -> None:
     engine.close()
     assert prompts["low"] < prompts["distinct"]
     assert prompts["one-4"] > prompts["one-1"]
+
+
+def test_questions_about_one_picture_are_one_job_and_no_answer_ends_early(tmp_path: Path) -> None:
+    def jobs(name: str) -> list[Job]:
+        work = WORKS[name]
+        return jobs_of(Task(work.drawn(tmp_path, "jobs"), work.num_beams, work.detail, "batch"))
+
+    (job,) = jobs("one-8")
+    assert len(job.questions) == 8
+    lengths = [(job.parameters.min_new_tokens, job.parameters.max_new_tokens) for job in jobs("long")]
+    assert lengths == [(tokens, tokens) for _, _, tokens in WORKS["long"].asks]
+    assert len({job.index for job in jobs("long")}) == len(lengths)
 
 
 def test_pictures_are_new_in_each_run_and_the_same_when_drawn_again(tmp_path: Path) -> None:

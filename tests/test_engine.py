@@ -1,6 +1,7 @@
 """The engine's promises on deadlines, cancelling, failing, closing and dying, on a runner without a model."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
@@ -45,12 +46,14 @@ class UnreleasableRunner(FakeRunner):
 
 
 class Clock:
-    """Stands still until it is set."""
+    """Stands still until it is set, and counts how often it is read."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
+        self.reads = 0
 
     def __call__(self) -> float:
+        self.reads += 1
         return self.now_s
 
 
@@ -150,6 +153,14 @@ def test_steps_and_positions_are_counted() -> None:
     assert (engine.times.steps, engine.times.positions) == (3, 2 + 1 + 1)
     assert engine.times.runner_s > 0
     assert engine.times.between_s > 0
+
+
+def test_an_idle_engine_does_nothing() -> None:
+    clock = Clock()
+    engine = Engine(FakeRunner(counting), embed, PLENTY, clock)
+    time.sleep(0.05)
+    engine.close()
+    assert clock.reads == 0
 
 
 # Deadlines

@@ -47,7 +47,7 @@ def name_of(checkpoint: Path) -> str:
 
 def make_material(checkpoint_and_folder: tuple[Path, Path], images: Mapping[str, int]) -> Material:
     name = name_of(checkpoint_and_folder[0])
-    return Material(*checkpoint_and_folder, images[name], scenes=name == "demo")
+    return Material(*checkpoint_and_folder, images[name], of_scenes=name == "demo")
 
 
 @pytest.fixture(scope="module")

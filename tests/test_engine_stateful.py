@@ -12,7 +12,7 @@ import openvino as ov
 import pytest
 
 from contract.model_folder import LANGUAGE_XML
-from tests.runners import EXACT, HEAVY_BYTES, compile_exact
+from tests.runners import EXACT, HEAVY_BYTES, compiled_for_cohorts
 from tests.torch_runner import TorchRunner
 from worker.engine.cohort import CacheSize, Cohort, Row, merge, pays_to_merge
 from worker.engine.request import FloatArray
@@ -32,7 +32,7 @@ def language_xml(tiny_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(language_xml: Path) -> ov.CompiledModel:
-    return compile_exact(language_xml)
+    return compiled_for_cohorts(language_xml)
 
 
 @pytest.fixture(scope="module")

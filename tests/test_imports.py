@@ -27,12 +27,14 @@ FORBIDDEN = {
 DOORS = {
     "openvino": {
         "worker/llava/folder.py",
+        "worker/engine/cohort.py",
         "worker/engine/graph.py",
         "worker/engine/paged.py",
         "worker/engine/paged_graph.py",
         "worker/engine/stateful.py",
         "worker/device.py",
         "model_prep",
+        "bench/cohorts.py",
         "bench/peaks.py",
         "bench/peers/genai.py",
     },

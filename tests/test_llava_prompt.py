@@ -171,10 +171,8 @@ def test_the_end_token_is_the_templates_own() -> None:
     ids=["refused", "spoken for", "joined to the prompt"],
 )
 def test_where_the_template_does_not_go_on_the_bare_text_is_scored(template: str) -> None:
-    assert [text_of(np.array(one)) for one in choices_of("yes", "no", template=template)] == [
-        "yes</s>",
-        "no</s>",
-    ]
+    found = choices_of("red", "blue", template=template)
+    assert [text_of(np.array(one)) for one in found] == ["red</s>", "blue</s>"]
 
 
 @pytest.mark.parametrize(

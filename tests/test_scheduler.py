@@ -97,6 +97,15 @@ def test_what_ended_is_kept_for_a_fork_only_where_both_have_room(forking: Kind) 
     assert runner.count_of(PREFIX[0]) == 2
 
 
+def test_what_ended_and_nobody_forks_makes_room_at_once(forking: Kind) -> None:
+    limits = Limits(kv_bytes=forking.runner().bytes_for(2 + 20), rows=4, step_tokens=64)
+    driver = Driver(forking.runner(limits, logits=counting), limits)
+    driver.add(question(1, max_new_tokens=1), stranger(1))
+    driver.step()
+    assert len(driver.step()) == 1
+    driver.finish()
+
+
 def test_beams_fork_after_the_prefill(forking: Kind) -> None:
     runner = forking.runner()
     driver = Driver(runner)
@@ -111,20 +120,39 @@ def test_beams_fork_after_the_prefill(forking: Kind) -> None:
 def test_a_refused_fork_is_computed_whole() -> None:
     runner = FakeRunner(counting, may_fork=lambda: False)
     driver = Driver(runner)
-    flights = driver.add(*(question(start) for start in (1, 2, 3)))
+    flights = driver.add(*(question(start) for start in (1, 2)))
+    driver.step()
+    driver.step()
+    driver.step()
+    flights += driver.add(question(3))
+    driver.step()
+    assert runner.steps[3] == [[*PREFIX, 50, 3]]
     driver.finish()
     assert runner.count_of(PREFIX[0]) == 3
     assert [counted(driver.outcomes[flight]) for flight in flights] == [up_from(start) for start in (1, 2, 3)]
 
 
-def test_room_is_kept_for_those_whose_prefix_is_being_computed(forking: Kind) -> None:
-    limits = Limits(kv_bytes=10**6, rows=2, step_tokens=64)
+@pytest.mark.parametrize(
+    "limits", [Limits(10**6, rows=2, step_tokens=64), Limits(74, rows=9, step_tokens=64)]
+)
+def test_room_is_kept_for_those_whose_prefix_is_being_computed(forking: Kind, limits: Limits) -> None:
+    """Two questions have room and a third request has not, for want of rows or of bytes."""
     driver = Driver(forking.runner(limits, logits=counting), limits)
     _, kin, other = driver.add(question(1), question(2), stranger(3))
     driver.step()
     driver.step()
     assert kin.sequences
     assert not other.sequences
+    driver.finish()
+
+
+def test_waiting_for_a_prefix_holds_up_nobody(forking: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=9, step_tokens=14)
+    runner = forking.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    driver.add(question(1), question(2), stranger(3))
+    driver.step()
+    assert runner.steps == [[[*PREFIX, 50, 1], [51, 3]]]
     driver.finish()
 
 
@@ -188,7 +216,7 @@ def test_a_runner_that_mixes_gets_prompts_and_tokens_in_one_step() -> None:
     driver.finish()
 
 
-def test_a_runner_that_does_not_gets_prompts_first_then_forks_then_tokens() -> None:
+def test_a_runner_that_does_not_gets_prompts_first_then_tokens() -> None:
     limits = Limits(kv_bytes=10**6, rows=8, step_tokens=24)
     runner = SEPARATE.runner(limits, logits=counting)
     driver = Driver(runner, limits)
@@ -293,6 +321,26 @@ def test_prompts_of_one_step_keep_to_its_limit(kind: Kind) -> None:
     driver.add(*(make_request([60 + number] * 5) for number in range(8)))
     driver.finish()
     assert 13 <= runner.most_step_tokens <= 16
+
+
+def test_forks_whose_rest_has_to_be_computed_after_all_keep_to_it_too() -> None:
+    """They went along with the tokens of five rows, three of which end."""
+    limits = Limits(kv_bytes=10**6, rows=16, step_tokens=16)
+    runner = SEPARATE.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    driver.add(question(1), question(2), *(question(start, max_new_tokens=3) for start in (3, 4, 5)))
+    driver.step()
+    driver.step()
+    for _ in range(2):
+        driver.add(*(make_request([*PREFIX, *range(60, 66)], shared=len(PREFIX)) for _ in range(2)))
+        driver.step()
+    driver.step()
+    assert runner.steps[2:] == [
+        [[2], [3], [4], [5], [6], [60], [60]],
+        [[3], [4], [5], [6], [7], [61], [61], [60], [60]],
+        [[62, 63, 64, 65], [62, 63, 64, 65], [61, 62, 63, 64, 65]],
+    ]
+    driver.finish()
 
 
 def test_a_step_must_hold_a_token_of_every_row() -> None:

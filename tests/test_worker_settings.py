@@ -47,6 +47,7 @@ def test_properties_come_from_three_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert dict(load_settings().properties()) == {
         "INFERENCE_PRECISION_HINT": "f32",
         "KV_CACHE_PRECISION": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
         "INFERENCE_NUM_THREADS": "3",
         "NUM_STREAMS": "1",
     }

@@ -10,7 +10,12 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "CAPTIONMILL_"
-EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+EXACT: Final = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    # Else what goes into compressed matrices is rounded to 8 bits.
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
 
 
 class SettingsError(ValueError):

@@ -8,12 +8,14 @@ from pathlib import Path
 from worker.answering import Answering
 from worker.device import UnknownDeviceError, resolve_device
 from worker.engine.loop import Engine
+from worker.engine.paged import PagedRunner
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.images import ImageLimits
 from worker.llava.folder import ModelFolderError
 from worker.llava.model import LlavaModel
+from worker.memory import available_bytes
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import Settings
@@ -44,7 +46,7 @@ class Worker:
             rows=settings.max_rows,
             step_tokens=settings.max_step_tokens or max(settings.max_rows, model.context_tokens),
         )
-        runner = _load_runner(settings, model.language_xml, device)
+        runner = _load_runner(settings, model.language_xml, device, limits.kv_bytes)
         engine = Engine(runner, model.embed, limits, device=turn)
         image_limits = ImageLimits(
             max_bytes=settings.image_max_bytes,
@@ -69,22 +71,21 @@ class Worker:
         self._store.close()
 
 
-def _load_runner(settings: Settings, language_xml: Path, device: str) -> Runner:
+def _load_runner(settings: Settings, language_xml: Path, device: str, kv_cache_bytes: int) -> Runner:
     """The language model behind the runner that the setting names. Raises StartupError."""
-    if settings.attention == "paged":
-        raise StartupError("CAPTIONMILL_ATTENTION=paged is not there yet; leave it at stateful.")
+    properties = settings.properties()
     try:
-        return StatefulRunner.load(language_xml, device, settings.properties())
+        if settings.attention == "paged":
+            return PagedRunner.load(language_xml, device, properties, kv_cache_bytes)
+        return StatefulRunner.load(language_xml, device, properties)
     except ValueError as error:
         raise StartupError(str(error)) from None
 
 
 def _kv_cache_bytes(language_xml: Path) -> int:
     """Half of what is free once the language model's weights are read too."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free_bytes = int(fields["MemAvailable"].split()[0]) * 1024
     weights_bytes = language_xml.with_suffix(".bin").stat().st_size
-    return max(1, (free_bytes - weights_bytes) // 2)
+    return max(1, (available_bytes() - weights_bytes) // 2)
 
 
 def _refuse_single_thread(device: str, settings: Settings) -> None:

@@ -21,7 +21,7 @@ class Captionmill:
         self._worker = Worker(settings)
 
     def answer(self, task: Task) -> Counts:
-        jobs = _jobs(task)
+        jobs = jobs_of(task)
         before = asdict(self._worker.engine_times)
         threads = len(jobs) if task.mode == "batch" else 1
         with ThreadPoolExecutor(threads) as pool:
@@ -43,7 +43,7 @@ class Captionmill:
         self._worker.close()
 
 
-def _jobs(task: Task) -> list[Job]:
+def jobs_of(task: Task) -> list[Job]:
     """A job for each run of asks about one picture with answers of one length."""
     jobs: list[Job] = []
     for (picture, new_tokens), asks in groupby(task.asks, key=lambda ask: (ask.picture, ask.new_tokens)):

@@ -150,7 +150,7 @@ def pays_to_merge(cohorts: Sequence[Cohort], size: CacheSize) -> bool:
 
 
 def merge(cohorts: Sequence[Cohort], request: ov.InferRequest) -> Cohort:
-    """One cohort on `request` with the rows of all, which leave theirs; the shorter are padded on the left."""
+    """One cohort on `request` with the rows of all, which leave theirs; shorter are padded on the left."""
     merged = Cohort(request)
     merged.past = max(cohort.past for cohort in cohorts)
     moving = [(cohort, sorted(cohort.rows, key=lambda row: row.index)) for cohort in cohorts]

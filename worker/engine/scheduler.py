@@ -16,7 +16,7 @@ from worker.engine.search import NextRows, Search, search_for
 
 MOST_OVERTAKEN: Final = 32
 """So many requests may be admitted before one that came earlier and waits for room."""
-MOST_HELD_UP: Final = 8
+MOST_HELD_UP: Final = 32
 """After so many steps in a row for prompts alone, no request is admitted until every row had its step."""
 
 
@@ -170,48 +170,47 @@ class Scheduler:
             total += request.rows * self._runner.bytes_for(positions)
         return total + sum(prefixes.values())
 
-    def _has_room(self, flight: Flight, taken: list[Flight]) -> bool:
-        """Whether a flight fits beside those that run or are set room aside for.
-
-        Those still to be released have no rows in the next step, but have not given back their bytes.
-        """
-        requests = [other.request for other in (*self._running, *taken, flight)]
-        leaving = [other.request for other in self._leaving]
-        rows = sum(request.rows for request in requests)
-        return rows <= self._limits.rows and self._bytes(requests + leaving) <= self._limits.kv_bytes
+    def _bytes_suffice(self, flight: Flight, set_aside: list[Flight]) -> bool:
+        """Whether it has room in the cache beside those that run, are to be released or are `set_aside`."""
+        flights = (*self._running, *self._leaving, *set_aside, flight)
+        return self._bytes(other.request for other in flights) <= self._limits.kv_bytes
 
     # Admission
 
     def _admit(self) -> None:
         """Begin what there is room for, in the order of arrival; forks alone may overtake."""
-        mixes = self._runner.mixes_steps
-        step_tokens = self._limits.step_tokens - (sum(f.request.rows for f in self._running) if mixes else 0)
+        rows = sum(flight.request.rows for flight in self._running)
+        rows_left = self._limits.rows - rows
+        step_tokens = self._limits.step_tokens - (rows if self._runner.mixes_steps else 0)
         sources = self._sources()
         coming = {f.request.prefix.key for f in self._running if f.request.prefix} - sources.keys()
         # Those whose prefix is only now being computed fork it in the next plan: room is set aside for them.
         set_aside: list[Flight] = []
         passed_over: list[Flight] = []
         for flight in list(self._waiting):
-            if any(other.overtaken >= MOST_OVERTAKEN for other in passed_over):
+            if rows_left == 0 or any(other.overtaken >= MOST_OVERTAKEN for other in passed_over):
                 break
             source = self._source_for(flight, sources)
             if passed_over and source is None:
                 continue
             prefix = flight.request.prefix
-            tokens = flight.prompt_left - (prefix.tokens if prefix and source is not None else 0)
-            if not self._has_room(flight, set_aside):
+            forked_tokens = prefix.tokens if prefix and source is not None else 0
+            is_coming = prefix is not None and prefix.key in coming
+            tokens = 0 if is_coming else flight.prompt_left - forked_tokens
+            has_room = flight.request.rows <= rows_left and tokens <= step_tokens
+            if not (has_room and self._bytes_suffice(flight, set_aside)):
                 passed_over.append(flight)
-            elif prefix and prefix.key in coming:
+                continue
+            rows_left -= flight.request.rows
+            step_tokens -= tokens
+            if is_coming:
                 set_aside.append(flight)
-            elif tokens > step_tokens:
-                passed_over.append(flight)
-            else:
-                step_tokens -= tokens
-                self._begin(flight, source)
-                if prefix and source is None:
-                    coming.add(prefix.key)
-                for other in passed_over:
-                    other.overtaken += 1
+                continue
+            self._begin(flight, source)
+            if prefix and source is None:
+                coming.add(prefix.key)
+            for other in passed_over:
+                other.overtaken += 1
 
     def _sources(self) -> dict[bytes, SequenceId]:
         """A sequence that begins with it for each prefix in the batch, those about to leave included."""
@@ -251,25 +250,22 @@ class Scheduler:
         return [Turn(f, _rest_of_prompt(f) if f.prompt_left else None) for f in self._running]
 
     def _separate_step(self) -> list[Turn]:
-        """New prompts before all else, so that many rows can decode together; then forks; then tokens.
+        """Prompts before all else, so that many rows can decode together; then tokens.
 
         A fork that joins more rows than come with it goes along with their tokens, one position a step:
         given whole, each of its positions would be computed for all of these rows.
         """
-        new = [f for f in self._running if f.prompt_done == 0]
-        if new:
-            return [Turn(f, _rest_of_prompt(f)) for f in new]
-        whole = self._within_step([f for f in self._running if f.prompt_left and not self._joins(f)])
-        if whole:
-            return [Turn(f, _rest_of_prompt(f)) for f in whole]
+        prompts = self._within_step([f for f in self._running if f.prompt_left and not self._joins(f)])
+        if prompts:
+            return [Turn(f, _rest_of_prompt(f)) for f in prompts]
         return [
             Turn(f, slice(f.prompt_done, f.prompt_done + 1) if f.prompt_left else None) for f in self._running
         ]
 
     def _joins(self, flight: Flight) -> bool:
-        """Whether more rows of its prefix are past their prompt than flights are not."""
+        """Whether it is a fork, and more rows of its prefix are past their prompt than flights are not."""
         prefix = flight.request.prefix
-        if prefix is None:
+        if prefix is None or flight.prompt_done == 0:
             return False
         kin = [f for f in self._running if f.request.prefix and f.request.prefix.key == prefix.key]
         decoding = sum(len(f.sequences) for f in kin if not f.prompt_left)
