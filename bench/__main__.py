@@ -77,7 +77,7 @@ def engine_command(
 @app.command("cohorts")
 def cohorts_command(
     size: Annotated[str, typer.Option(help=f"Shape of the random model: {', '.join(SIZES)}.")] = "mid",
-    weight_format: Annotated[str, typer.Option(help=f"Of our folder: {', '.join(OWN_FORMATS)}.")] = "int8",
+    weight_format: Annotated[str, typer.Option(help=f"Of our folder: {', '.join(OWN_FORMATS)}.")] = "fp16",
     out: Annotated[Path, typer.Option(help="Keeps models, environments and results.")] = Path("bench-out"),
 ) -> None:
     """Measure what docs/engine.md says of forking, merging and dropping rows."""

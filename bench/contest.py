@@ -96,9 +96,9 @@ def contests(folders: Folders, pictures: Path, *, try_schedulers: bool) -> tuple
         ),
         Contest(
             "defaults",
-            "Our int8 folder with our defaults, GenAI on optimum-cli's int4 export with its defaults",
+            "Our default folder (fp16) and settings, GenAI on optimum-cli's int4 export with its defaults",
             (
-                own("default", folders.own("int8"), {}),
+                own("default", folders.own("fp16"), {}),
                 genai("genai-int4", int4, {}, "batch"),
                 genai("genai-int4", int4, {}, "single"),
             ),

@@ -25,7 +25,7 @@ PEER_PACKAGES: Final = (
     "pillow",
 )
 """optimum-intel needs transformers < 5.6, hence an environment of their own."""
-OWN_FORMATS: Final[tuple[WeightFormat, ...]] = ("int8",)
+OWN_FORMATS: Final[tuple[WeightFormat, ...]] = ("fp16", "int8")
 OPTIMUM_FORMATS: Final = ("fp16", "int4")
 PREPROCESSOR_JSON: Final = "preprocessor_config.json"
 

@@ -44,7 +44,9 @@ def commands() -> None:
 def convert_command(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id of a LLaVA-NeXT checkpoint.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    weight_format: Annotated[WeightFormatChoice, typer.Option(help="How weights are stored.")],
+    weight_format: Annotated[
+        WeightFormatChoice, typer.Option(help="How weights are stored.")
+    ] = WeightFormatChoice.FP16,
     name: Annotated[
         str | None, typer.Option(help="Name in the model id; CHECKPOINT's own if not given.")
     ] = None,

@@ -130,20 +130,33 @@ def test_what_can_never_fit_is_refused_through_its_future() -> None:
     engine.close()
 
 
-def test_the_device_is_held_within_steps_only() -> None:
+def test_the_device_is_held_for_each_step_and_not_while_idle() -> None:
     device = Device()
     held: list[bool] = []
 
-    def embed_without_it(token_ids: IntArray) -> FloatArray:
-        assert not device.held
+    def embed_with_it(token_ids: IntArray) -> FloatArray:
+        assert device.held
         return embed(token_ids)
 
     runner = FakeRunner(counting, on_step=lambda: held.append(device.held))
-    engine = Engine(runner, embed_without_it, PLENTY, device=device)
+    engine = Engine(runner, embed_with_it, PLENTY, computing=lambda: device)
     assert tokens_of(engine.submit(counts_from(13))) == up_from(13)
     engine.close()
     assert held == [True] * 3
-    assert device.times == 3
+    assert not device.held
+    # Once more for what had ended to be released.
+    assert device.times in (3, 4)
+
+
+def test_what_arrives_while_the_device_is_waited_for_joins_the_step() -> None:
+    device = threading.Lock()
+    runner = FakeRunner(counting, mixes_steps=True)
+    engine = Engine(runner, embed, PLENTY, computing=lambda: device)
+    with device:
+        futures = [engine.submit(counts_from(n)) for n in (11, 12, 13)]
+    assert [tokens_of(future) for future in futures] == [up_from(n) for n in (11, 12, 13)]
+    engine.close()
+    assert len(runner.steps[0]) == 3
 
 
 def test_steps_and_positions_are_counted() -> None:

@@ -18,7 +18,7 @@ from worker.engine.runner import Piece, SequenceId
 
 
 class TorchRunner:
-    """worker.engine.runner.Runner on a causal language model of transformers, in f32, a sequence at a time."""
+    """worker.engine.runner.Runner on a language model of transformers, in f32, a sequence at a time."""
 
     shares_prefixes = False
     mixes_steps = True

@@ -2,11 +2,11 @@
 
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from worker.answering import Answering
 from worker.device import UnknownDeviceError, resolve_device
+from worker.device_lock import DeviceLock
 from worker.engine.loop import Engine
 from worker.engine.paged import PagedRunner
 from worker.engine.runner import Runner
@@ -31,13 +31,13 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         """Load and warm up; takes seconds to minutes. Raises StartupError; any other exception is a bug."""
         begun = time.monotonic()
-        # The one place to let the vision and the language model compute in turn and not at once: a lock.
-        turn: AbstractContextManager[object] = nullcontext()
+        # On a processor they share the cores, whatever the number of streams.
+        lock = DeviceLock()
         try:
             device = resolve_device(settings.device)
             _refuse_single_thread(device, settings)
             model = LlavaModel.load(
-                settings.model_folder, device, settings.properties(), settings.image_cache_bytes, turn
+                settings.model_folder, device, settings.properties(), settings.image_cache_bytes, lock.first
             )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None
@@ -47,7 +47,7 @@ class Worker:
             step_tokens=settings.max_step_tokens or max(settings.max_rows, model.context_tokens),
         )
         runner = _load_runner(settings, model.language_xml, device, limits.kv_bytes)
-        engine = Engine(runner, model.embed, limits, device=turn)
+        engine = Engine(runner, model.embed, limits, computing=lock.last)
         image_limits = ImageLimits(
             max_bytes=settings.image_max_bytes,
             max_px=settings.image_max_px,

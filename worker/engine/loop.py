@@ -39,7 +39,7 @@ class EngineTimes:
     positions: int = 0
     runner_s: float = 0.0
     between_s: float = 0.0
-    """from one runner call to the next, waiting for requests not counted"""
+    """from one runner call to the next, waiting for requests or for the device not counted"""
 
 
 class _Ticket(Future[Generations]):
@@ -61,8 +61,8 @@ class Engine:
     """Runs requests on a runner, in a thread of its own that starts at once.
 
     `embed` maps token ids (row, position) int64 to (row, position, hidden) float32. `clock` gives the seconds
-    that deadlines are measured in. Runner and `embed` are called from the engine's thread only, each step of
-    the runner within `device`, which others that compute there may hold too.
+    that deadlines are measured in. Runner and `embed` are called from the engine's thread only, and within
+    `computing()`, which may keep others from the device meanwhile.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Engine:
         embed: Callable[[IntArray], FloatArray],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
-        device: AbstractContextManager[object] | None = None,
+        computing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._runner = runner
         self._embed = embed
         self._clock = clock
-        self._device = device or nullcontext()
+        self._computing = computing
         self._scheduler = Scheduler(runner, limits)
         self._tickets: dict[Flight, _Ticket] = {}
         self.times = EngineTimes()
@@ -119,29 +119,39 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while self._take_arrived():
-                self._let_go()
-                self._step()
+            while self._wait_for_work():
+                asked = time.perf_counter()
+                with self._computing():
+                    if self._left_runner is not None:
+                        self._left_runner += time.perf_counter() - asked
+                    self._take_arrived()
+                    self._let_go()
+                    self._step()
         except BaseException as death:  # noqa: BLE001 - kept and raised again from every submit
             self._die(death)
 
-    def _take_arrived(self) -> bool:
-        """Hand what has arrived to the scheduler, waited for if there is nothing else; False at the end."""
+    def _wait_for_work(self) -> bool:
+        """Return when there is something to do; False if the engine is closed and there never will be."""
         with self._changed:
             if self._scheduler.idle and not (self._closed or self._arrived):
                 self._left_runner = None
                 self._changed.wait_for(lambda: self._closed or self._arrived)
+            return bool(self._arrived) or not (self._closed and self._scheduler.idle)
+
+    def _take_arrived(self) -> None:
+        """Hand what has arrived to the scheduler; once closed, cancel what has not begun."""
+        with self._changed:
             arrived = list(self._arrived)
             self._arrived.clear()
-            if self._closed:
-                for ticket in (*arrived, *(t for t in self._tickets.values() if not t.begun)):
-                    ticket.cancel()
+            closed = self._closed
+        if closed:
+            for ticket in (*arrived, *(t for t in self._tickets.values() if not t.begun)):
+                ticket.cancel()
         for ticket in arrived:
             try:
                 self._tickets[self._scheduler.add(ticket.request)] = ticket
             except Exception as error:  # noqa: BLE001 - handed to the one who waits
                 _finish(ticket, error)
-        return not (self._closed and self._scheduler.idle)
 
     def _let_go(self) -> None:
         """Take out the requests that were cancelled or whose deadline has come."""
@@ -163,8 +173,7 @@ class Engine:
             self._tickets[turn.flight].begun = True
         try:
             pieces = self._pieces(turns)
-            with self._device:
-                logits = self._timed_step(pieces)
+            logits = self._timed_step(pieces)
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             self._fail(turns, error)
             return

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,14 @@ class ModelFolder:
 class Part:
     """One compiled part with one input and one output; calls from many threads take turns."""
 
-    def __init__(self, compiled: Any, turn: AbstractContextManager[object] | None) -> None:
+    def __init__(self, compiled: Any, computing: Callable[[], AbstractContextManager[object]]) -> None:
         self._request = compiled.create_infer_request()
         self._lock = Lock()
-        self._turn = turn or nullcontext()
+        self._computing = computing
 
     def __call__(self, values: np.ndarray[Any, Any]) -> FloatArray:
         """The output as a float32 array of the caller's own."""
-        with self._lock, self._turn:
+        with self._computing(), self._lock:
             outputs = self._request.infer([values])
         result: FloatArray = outputs[0]
         return result
@@ -88,10 +88,10 @@ def compile_part(
     xml: str,
     device: str,
     properties: Mapping[str, str],
-    turn: AbstractContextManager[object] | None = None,
+    computing: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Part:
-    """Compile one part for `device`; it computes within `turn`, which others that compute there may hold."""
-    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)), turn)
+    """Compile one part for `device`; it computes within `computing()`, which may keep others off."""
+    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)), computing)
 
 
 def _check_manifest(path: Path) -> str:

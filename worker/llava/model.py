@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +70,12 @@ class LlavaModel:
         device: str,
         properties: Mapping[str, str],
         image_cache_bytes: int = 0,
-        turn: AbstractContextManager[object] | None = None,
+        computing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> "LlavaModel":
         """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError.
 
-        Features of up to `image_cache_bytes` are kept. The vision model computes within `turn`, which others
-        that compute on the device may hold too.
+        Features of up to `image_cache_bytes` are kept. The vision model computes within `computing()`,
+        which may keep others from the device meanwhile.
         """
         described = read_folder(folder)
         tiler = Tiler.load(folder)
@@ -89,7 +89,7 @@ class LlavaModel:
             described,
             tiler,
             PromptWriter.load(folder, described.config.image_token_index),
-            vision=compile_part(folder, VISION_XML, device, properties, turn),
+            vision=compile_part(folder, VISION_XML, device, properties, computing),
             embeddings=compile_part(folder, TEXT_XML, device, properties),
             image_cache_bytes=image_cache_bytes,
         )

@@ -1,0 +1,61 @@
+"""The lock of a device: one holder, those who come first before those who come last."""
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from worker.device_lock import DeviceLock
+
+PATIENCE_S = 20
+
+
+class Thread(threading.Thread):
+    """Holds the lock once and writes its name down then."""
+
+    def __init__(self, name: str, hold: Callable[[], AbstractContextManager[None]], order: list[str]) -> None:
+        super().__init__(daemon=True)
+        self._own, self._hold, self._order = name, hold, order
+
+    def run(self) -> None:
+        with self._hold():
+            self._order.append(self._own)
+
+
+def test_first_goes_before_last_whoever_waited_longer() -> None:
+    lock = DeviceLock()
+    order: list[str] = []
+    with lock.last():
+        threads = [Thread("last", lock.last, order), *(Thread("first", lock.first, order) for _ in range(3))]
+        for thread in threads:
+            thread.start()
+        while lock.first_waiting < 3:
+            pass
+        assert order == []
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["first"] * 3 + ["last"]
+
+
+def test_one_at_a_time_also_after_an_error() -> None:
+    lock = DeviceLock()
+    holding = most = 0
+
+    def hold(of: Callable[[], AbstractContextManager[None]]) -> None:
+        nonlocal holding, most
+        for _ in range(200):
+            try:
+                with of():
+                    holding += 1
+                    most = max(most, holding)
+                    holding -= 1
+                    raise RuntimeError
+            except RuntimeError:
+                pass
+
+    threads = [threading.Thread(target=hold, args=[of]) for of in (lock.first, lock.first, lock.last)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    assert most == 1
