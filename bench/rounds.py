@@ -11,7 +11,7 @@ from bench.peer import PeerError, Pool, Program
 from bench.peers.protocol import Ask, Mode, Reply, Task
 from bench.works import Work
 
-TRIED_ASKS: Final = 4
+TRIED_ASKS: Final = 2
 """Asks of a work on which the ways to set up a peer are tried."""
 WARM_UP_TOKENS: Final = 4
 TRY_AS: Final = {"one-8": "one-4", "rate-8-few": "one-4", "rate-8-many": "one-4"} | dict.fromkeys(
