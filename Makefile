@@ -5,7 +5,7 @@ DEMO_VENV := .venv-demo
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format evaluate bench clean
+.PHONY: help demo test check format evaluate bench soak clean
 
 help:
 	@echo "make demo      caption the sample images with the small model that ships here"
@@ -14,6 +14,7 @@ help:
 	@echo "make format    put the sources in order"
 	@echo "make evaluate  measure the demo model on scenes it never saw"
 	@echo "make bench     measure the engine beside its peers; takes hours and 20 GB of disk"
+	@echo "make soak      every image in every search, and memory over thousands of jobs; takes an hour"
 
 # The runtime and the embedded server: no torch.
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt
@@ -47,6 +48,11 @@ evaluate: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench engine
+
+soak: $(VENV)/.installed
+	$(BIN)/pytest -m soak
+	$(BIN)/python -m bench.soak --attention stateful
+	$(BIN)/python -m bench.soak --attention paged
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) demo-out

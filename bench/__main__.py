@@ -81,7 +81,7 @@ def cohorts_command(
     out: Annotated[Path, typer.Option(help="Keeps models, environments and results.")] = Path("bench-out"),
 ) -> None:
     """Measure what docs/engine.md says of forking, merging and dropping rows."""
-    from bench.cohorts import CohortBench
+    from bench.cohorts import MANY_ROWS, CohortBench
 
     if size not in SIZES or weight_format not in OWN_FORMATS:
         _refuse(f"There is no {size!r} folder in {weight_format!r}.")
@@ -90,6 +90,10 @@ def cohorts_command(
     bench = CohortBench(folders.own(weight_format) / LANGUAGE_XML, {})
     for what, milliseconds in bench.measure():
         print(f"| {what} | {milliseconds:.0f} ms |")
+    profiled = CohortBench(folders.own(weight_format) / LANGUAGE_XML, {"PERF_COUNT": "YES"})
+    for rows in (1, MANY_ROWS):
+        for kind, milliseconds in profiled.profile(rows):
+            print(f"| {kind} in a step of {rows} rows | {milliseconds:.1f} ms |")
 
 
 def _measure(

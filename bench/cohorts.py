@@ -5,6 +5,7 @@ Every figure is of one prompt length, on the language model alone, with default 
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ MANY_ROWS: Final = 8
 MOST: Final = 10**6
 """Positions that no row here reaches."""
 TRIALS: Final = 3
+PROFILED: Final = 4
+"""Kinds of operations in a profile."""
 STEPS: Final = 8
 
 
@@ -59,6 +62,20 @@ class CohortBench:
             )
         figures.append((f"merge {MANY_ROWS} cohorts of 1 row, without the step", self._median(self._merge)))
         return figures
+
+    def profile(self, rows: int) -> list[tuple[str, float]]:
+        """Kind of operation and its milliseconds in a step of `rows` after a shared prompt, longest first.
+
+        The model must have been compiled with PERF_COUNT.
+        """
+        cohort, _ = self._prefill(1)
+        self._fork(cohort, rows)
+        for _ in range(TRIALS):
+            self._step(cohort)
+        milliseconds: defaultdict[str, float] = defaultdict(float)
+        for operation in cohort.request.profiling_info:
+            milliseconds[operation.node_type] += operation.real_time.total_seconds() * 1e3
+        return sorted(milliseconds.items(), key=lambda item: -item[1])[:PROFILED]
 
     def _forks(self, rows: int) -> list[tuple[str, float]]:
         cohort, _ = self._prefill(1)

@@ -156,8 +156,8 @@ def test_answers_part_only_where_the_model_is_undecided(
             gaps.append(float(one[best] - one[best_together]))
     found = (
         f"{parted} of {len(answers)} answers part, {gaps.count(0.0)} of them between equal logits, "
-        f"at most {max(gaps, default=0):.3f} apart; of {len(noise)} steps of equal outcome half move by at most "
-        f"{np.median(noise):.3f}, 99 % by {np.quantile(noise, 0.99):.3f}, all by {max(noise):.3f}"
+        f"at most {max(gaps, default=0):.3f} apart; of {len(noise)} steps of equal outcome half move them "
+        f"by at most {np.median(noise):.3f}, 99 % by {np.quantile(noise, 0.99):.3f}, all by {max(noise):.3f}"
     )
     record_property("found", found)
     print(found)
