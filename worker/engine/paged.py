@@ -16,6 +16,7 @@ import openvino as ov
 
 from contract.model_folder import INPUTS_EMBEDS, LOGITS, POSITION_IDS
 from worker.engine.blocks import BlockPool, BlockTable
+from worker.engine.openvino_error import reason
 from worker.engine.paged_graph import (
     BLOCK_INDICES,
     BLOCK_INDICES_BEGINS,
@@ -24,7 +25,6 @@ from worker.engine.paged_graph import (
     PAST_LENS,
     SUBSEQUENCE_BEGINS,
     cache_ports,
-    reason,
     to_paged,
 )
 from worker.engine.request import FloatArray

@@ -11,6 +11,7 @@ from openvino import opset13
 from openvino._offline_transformations import paged_attention_transformation
 
 from contract.model_folder import INPUTS_EMBEDS, LOGITS, POSITION_IDS
+from worker.engine.openvino_error import reason
 
 TESTED_RELEASE: Final = "2026.4"
 
@@ -62,11 +63,6 @@ def to_paged(model: ov.Model) -> int:
         )
     _want_rows_only(model)
     return layers
-
-
-def reason(error: RuntimeError) -> str:
-    """The last line of an OpenVINO error: the lines before it tell where in its source it was raised."""
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def _want_rows_only(model: ov.Model) -> None:

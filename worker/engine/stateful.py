@@ -17,6 +17,7 @@ import openvino as ov
 from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, LOGITS, POSITION_IDS
 from worker.engine.cohort import CacheSize, Cohort, Row, merge, pays_to_merge, state_shapes
 from worker.engine.graph import last_position_only
+from worker.engine.openvino_error import reason
 from worker.engine.request import FloatArray
 from worker.engine.runner import Piece, SequenceId
 
@@ -52,7 +53,7 @@ class StatefulRunner:
         try:
             model = core.read_model(language_xml)
         except RuntimeError as error:
-            raise ValueError(f"{language_xml.name} cannot be read: {_reason(error)}") from error
+            raise ValueError(f"{language_xml.name} cannot be read: {reason(error)}") from error
         _check_ports(model, language_xml)
         last_position_only(model)
         try:
@@ -60,7 +61,7 @@ class StatefulRunner:
         except RuntimeError as error:
             raise ValueError(
                 f"{language_xml.name} cannot be compiled for device {device} with properties "
-                f"{dict(properties)}: {_reason(error)}"
+                f"{dict(properties)}: {reason(error)}"
             ) from error
         on_cpu = device.split(".")[0] == "CPU"
         return cls(compiled, _cache_size(model, compiled, on_cpu=on_cpu), merges=on_cpu)
@@ -151,11 +152,6 @@ def _cache_size(model: ov.Model, compiled: ov.CompiledModel, *, on_cpu: bool) ->
     moved = sum(heads * head_size for heads, head_size in shapes) * np.dtype(np.float32).itemsize
     weights = sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
     return CacheSize(position_bytes=kept, moved_bytes=moved, weight_bytes=weights)
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of an OpenVINO error: the lines before it tell where in its source it was raised."""
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def _check_ports(model: ov.Model, language_xml: Path) -> None:
