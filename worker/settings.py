@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         return properties
 
     def properties(self) -> Mapping[str, str]:
-        """What every part of the model is compiled with."""
+        """OpenVINO properties that the settings ask for."""
         return {**self._derived_properties(), **self.openvino_properties}
 
 

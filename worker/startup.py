@@ -2,8 +2,11 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+from worker.allocation import RUNTIME_CACHE, bound_caches
 from worker.answering import Answering
 from worker.device import UnknownDeviceError, resolve_device
 from worker.device_lock import DeviceLock
@@ -31,13 +34,15 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         """Load and warm up; takes seconds to minutes. Raises StartupError; any other exception is a bug."""
         begun = time.monotonic()
+        bound_caches()
         # On a processor they share the cores, whatever the number of streams.
         lock = DeviceLock()
         try:
             device = resolve_device(settings.device)
             _refuse_single_thread(device, settings)
+            properties = _properties(device, settings)
             model = LlavaModel.load(
-                settings.model_folder, device, settings.properties(), settings.image_cache_bytes, lock.first
+                settings.model_folder, device, properties, settings.image_cache_bytes, lock.first
             )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None
@@ -46,7 +51,7 @@ class Worker:
             rows=settings.max_rows,
             step_tokens=settings.max_step_tokens or max(settings.max_rows, model.context_tokens),
         )
-        runner = _load_runner(settings, model.language_xml, device, limits.kv_bytes)
+        runner = _load_runner(settings.attention, model.language_xml, device, properties, limits.kv_bytes)
         engine = Engine(runner, model.embed, limits, computing=lock.last)
         image_limits = ImageLimits(
             max_bytes=settings.image_max_bytes,
@@ -71,11 +76,21 @@ class Worker:
         self._store.close()
 
 
-def _load_runner(settings: Settings, language_xml: Path, device: str, kv_cache_bytes: int) -> Runner:
+def _properties(device: str, settings: Settings) -> Mapping[str, str]:
+    """What every part of the model is compiled with."""
+    return {**(RUNTIME_CACHE if device == "CPU" else {}), **settings.properties()}
+
+
+def _load_runner(
+    attention: Literal["stateful", "paged"],
+    language_xml: Path,
+    device: str,
+    properties: Mapping[str, str],
+    kv_cache_bytes: int,
+) -> Runner:
     """The language model behind the runner that the setting names. Raises StartupError."""
-    properties = settings.properties()
     try:
-        if settings.attention == "paged":
+        if attention == "paged":
             return PagedRunner.load(language_xml, device, properties, kv_cache_bytes)
         return StatefulRunner.load(language_xml, device, properties)
     except ValueError as error:
