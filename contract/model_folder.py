@@ -28,7 +28,8 @@ POSITION_IDS: Final = "position_ids"
 BEAM_IDX: Final = "beam_idx"
 LOGITS: Final = "logits"
 
-WeightFormat = Literal["fp32", "fp16", "int8"]
+WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
+VisionFormat = Literal["fp32", "fp16", "int8"]
 
 
 class FolderFile(Contract):

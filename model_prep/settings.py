@@ -1,0 +1,83 @@
+"""What a conversion is asked for, and the presets that have a name; knows no model and does nothing."""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from contract.base import Contract
+from contract.model_folder import VisionFormat, WeightFormat
+
+
+class LanguageSettings(Contract):
+    """How the weights of the language model and of the token embeddings are stored."""
+
+    weight_format: WeightFormat = "fp16"
+    group_size: int | None = Field(
+        default=None, ge=-1, description="int4: weights with one scale; -1 is a whole output channel"
+    )
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="int4: share of the weights in 4 bits, the others are in 8"
+    )
+    sym: bool | None = Field(default=None, description="int4 without zero points")
+    awq: bool = Field(default=False, description="int4: scale activations first, by calibration")
+    scale_estimation: bool = Field(default=False, description="int4: fit the scales, by calibration")
+
+    @model_validator(mode="after")
+    def _int4_alone(self) -> Self:
+        given = self.model_fields_set - {"weight_format"}
+        only_int4 = sorted(name for name in given if getattr(self, name) not in (None, False))
+        if self.weight_format != "int4" and only_int4:
+            raise ValueError(f"{', '.join(only_int4)} decide nothing without weight_format int4")
+        return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.awq or self.scale_estimation
+
+
+class VisionSettings(Contract):
+    """How vision tower and projector compute."""
+
+    vision_format: VisionFormat = "fp16"
+    smooth_quant_alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="int8: how much of the activations' range goes into the weights"
+    )
+
+    @model_validator(mode="after")
+    def _int8_alone(self) -> Self:
+        if self.vision_format != "int8" and self.smooth_quant_alpha is not None:
+            raise ValueError("smooth_quant_alpha decides nothing without vision_format int8")
+        return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """int8 is weights and activations."""
+        return self.vision_format == "int8"
+
+
+class PrepSettings(Contract):
+    """A whole conversion, as its folder's manifest records it."""
+
+    language: LanguageSettings = LanguageSettings()
+    vision: VisionSettings = VisionSettings()
+    samples: int = Field(default=50, ge=1, description="images to calibrate with")
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.language.needs_calibration or self.vision.needs_calibration
+
+
+PresetName = Literal["balanced", "fast", "exact", "tutorial"]
+PRESETS: Final[dict[PresetName, PrepSettings]] = {
+    "exact": PrepSettings(
+        language=LanguageSettings(weight_format="fp32"), vision=VisionSettings(vision_format="fp32")
+    ),
+    "balanced": PrepSettings(),
+    "fast": PrepSettings(
+        language=LanguageSettings(weight_format="int8"), vision=VisionSettings(vision_format="int8")
+    ),
+    "tutorial": PrepSettings(
+        language=LanguageSettings(weight_format="int4", group_size=64, ratio=0.6, sym=True),
+        vision=VisionSettings(vision_format="int8", smooth_quant_alpha=0.6),
+    ),
+}
