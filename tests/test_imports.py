@@ -160,7 +160,7 @@ sys.exit(prompt.inputs_embeds.shape[1] != model.hidden or "torch" in sys.modules
 
 
 def test_the_environment_is_read_in_the_settings_alone() -> None:
-    """demo/run.py hands its own environment on to the processes it starts; oneDNN takes a bound from there."""
+    """demo/run.py hands its own environment on to the processes it starts; oneDNN reads a bound there."""
     readers = {
         path
         for path, tree in sources()
