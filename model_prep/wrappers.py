@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaNextForConditionalGeneration
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 MASKED = torch.finfo(torch.float16).min
@@ -12,27 +12,29 @@ KeyValue = tuple[Tensor, Tensor]
 
 
 class VisionEmbeddings(nn.Module):
-    """Vision tower and projector: the features of each tile, class token left out."""
+    """Vision tower and projector: each tile's features, of the layers and tokens that the config selects."""
 
-    def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.tower = model.model.vision_tower
         self.projector = model.model.multi_modal_projector
         layer = model.config.vision_feature_layer
         self.layers = [layer] if isinstance(layer, int) else list(layer)
+        # Named for the class token, it leaves out the first one of a tower without class token too.
+        self.first = 1 if model.config.vision_feature_select_strategy == "default" else 0
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """pixel_values (tile, 3, height, width) → features (tile, patch, hidden)."""
         states = self.tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
         selected = torch.cat([states[layer] for layer in self.layers], dim=-1)
-        features: Tensor = self.projector(selected[:, 1:])
+        features: Tensor = self.projector(selected[:, self.first :])
         return features
 
 
 class TextEmbeddings(nn.Module):
     """The token embedding table."""
 
-    def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.table = model.get_input_embeddings()
 
@@ -45,7 +47,7 @@ class TextEmbeddings(nn.Module):
 class LanguageModel(nn.Module):
     """The decoder with its cache as inputs and outputs, giving the logits of the last position only."""
 
-    def __init__(self, model: LlavaNextForConditionalGeneration) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.decoder = model.model.language_model
         self.lm_head = model.lm_head

@@ -9,12 +9,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers import AutoModelForImageTextToText, LlavaNextProcessor, LlavaProcessor
 from transformers.image_processing_utils import select_best_resolution
 
 from contract.answer import FinishReason
 from contract.job import GenerationParameters
+from model_prep.onevision import LlavaOnevisionProcessor
 
+PROCESSORS = {
+    "llava": LlavaProcessor,
+    "llava_next": LlavaNextProcessor,
+    "llava_onevision": LlavaOnevisionProcessor,
+}
 SEARCH_OPTIONS = {
     "max_new_tokens",
     "min_new_tokens",
@@ -38,11 +44,11 @@ class Expected:
 
 
 class Reference:
-    """LlavaNextForConditionalGeneration with the processor that its checkpoint ships."""
+    """The checkpoint's model with the processor that it ships."""
 
     def __init__(self, checkpoint: Path) -> None:
-        self.model = LlavaNextForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self.processor = LlavaNextProcessor.from_pretrained(checkpoint)
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.processor = PROCESSORS[self.model.config.model_type].from_pretrained(checkpoint)
 
     @property
     def grids(self) -> list[tuple[int, int]]:

@@ -107,8 +107,10 @@ def test_a_folder_without_image_newline_is_refused(
 
 
 def test_another_model_type_is_refused(foreign: Path) -> None:
-    edit(foreign / CONFIG_JSON, lambda config: config.update(model_type="llava"))
-    with pytest.raises(ModelFolderError, match="'llava'; this worker runs 'llava_next'"):
+    edit(foreign / CONFIG_JSON, lambda config: config.update(model_type="blip-2"))
+    with pytest.raises(
+        ModelFolderError, match="'blip-2'; this worker runs llava, llava_next, llava_onevision"
+    ):
         read_folder(foreign)
 
 

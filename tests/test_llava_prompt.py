@@ -20,7 +20,7 @@ from tests.checkpoints import (
     make_tokenizer,
 )
 from worker.llava.prompt import PromptWriter, expand_image_token
-from worker.llava.tiles import Tiler
+from worker.llava.tiles import AnyresTiler
 
 IMAGE_TOKEN_ID = 3
 LLAVA_MISTRAL_TEMPLATE = (
@@ -223,7 +223,7 @@ def test_the_image_token_is_repeated_in_its_place() -> None:
     ],
 )
 def test_detail_caps_the_tiles(detail: Detail, grids: set[tuple[int, int]]) -> None:
-    tiler = Tiler(make_processor(OTHER_TILE_PX, OTHER_PATCH_PX, OTHER_PINPOINTS).image_processor)
+    tiler = AnyresTiler(make_processor(OTHER_TILE_PX, OTHER_PATCH_PX, OTHER_PINPOINTS).image_processor)
     sizes = [(50, 50), (55, 110), (110, 55), (118, 118), (178, 118), (118, 236)]
     tiles = [tiler(Image.new("RGB", (width, height)), detail) for height, width in sizes]
     assert {one.grid for one in tiles} == grids
@@ -231,7 +231,7 @@ def test_detail_caps_the_tiles(detail: Detail, grids: set[tuple[int, int]]) -> N
 
 
 def test_a_cap_below_every_pinpoint_leaves_the_base_tile() -> None:
-    tiler = Tiler(make_processor().image_processor)
+    tiler = AnyresTiler(make_processor().image_processor)
     assert tiler(Image.new("RGB", (100, 100)), 1).pixel_values.shape == (1, 3, 56, 56)
     assert tiler.pinpoints(1) == tiler.pinpoints("low") == []
 
@@ -240,6 +240,6 @@ def test_a_cap_below_every_pinpoint_leaves_the_base_tile() -> None:
     ("size", "grid"), [((40, 150), (1, 3)), ((150, 40), (3, 1)), ((100, 100), (2, 2)), ((100, 170), (2, 3))]
 )
 def test_the_grid_is_height_before_width(size: tuple[int, int], grid: tuple[int, int]) -> None:
-    tiles = Tiler(make_processor().image_processor)(Image.new("RGB", (size[1], size[0])))
+    tiles = AnyresTiler(make_processor().image_processor)(Image.new("RGB", (size[1], size[0])))
     assert (tiles.grid, tiles.image_size) == (grid, size)
     assert tiles.pixel_values.shape == (1 + grid[0] * grid[1], 3, 56, 56)

@@ -1,1 +1,1 @@
-"""Everything particular to LLaVA-NeXT: image and question in, embeddings out; knows no engine and no jobs."""
+"""Everything particular to LLaVA: image and question in, embeddings out; knows no engine and no jobs."""

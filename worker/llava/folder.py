@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import openvino
 from pydantic import ValidationError
-from transformers import LlavaNextConfig
+from transformers import PretrainedConfig
 
 from contract.model_folder import (
     CONFIG_JSON,
@@ -24,8 +24,8 @@ from contract.model_folder import (
     FolderManifest,
 )
 from worker.llava.arrays import FloatArray
+from worker.llava.family import FAMILIES, Family, most_plane_tiles
 
-MODEL_TYPE = "llava_next"
 GENERATION_CONFIG_JSON = "generation_config.json"
 
 
@@ -39,14 +39,27 @@ class ModelFolder:
 
     path: Path
     model_id: str
-    config: LlavaNextConfig
-    image_newline: FloatArray
-    """(hidden,)"""
+    config: PretrainedConfig
+    image_newline: FloatArray | None
+    """(hidden,); None where the family has none"""
+    most_plane_tiles: int | None
+    """the grid's features are shrunk to those of so many tiles; None where they never are"""
     eos_token_ids: tuple[int, ...]
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.config.model_type]
+
+    @property
     def hidden(self) -> int:
-        return len(self.image_newline)
+        hidden: int = self.config.text_config.hidden_size
+        return hidden
+
+    @property
+    def image_token_id(self) -> int:
+        """Under whichever of its two names config.json has it."""
+        token_id: int = self.config.image_token_id
+        return token_id
 
     @property
     def language_xml(self) -> Path:
@@ -80,7 +93,18 @@ def read_folder(path: Path) -> ModelFolder:
             raise ModelFolderError(f"{path} is no model folder: it has no {name}.")
     model_id = _check_manifest(path) if (path / MANIFEST_JSON).exists() else path.resolve().name
     config = _read_config(path)
-    return ModelFolder(path, model_id, config, _image_newline(path, config), _eos_token_ids(path, config))
+    try:
+        plane_tiles = most_plane_tiles(config)
+    except ValueError as error:
+        raise ModelFolderError(f"{path} holds a model that this worker does not run: {error}.") from error
+    return ModelFolder(
+        path, model_id, config, _image_newline(path, config), plane_tiles, _eos_token_ids(path, config)
+    )
+
+
+def folder_properties(path: Path) -> Mapping[str, str]:
+    """OpenVINO properties that the folder asks for. Raises ModelFolderError for a manifest that is none."""
+    return _read_manifest(path).properties if (path / MANIFEST_JSON).exists() else {}
 
 
 def compile_part(
@@ -96,17 +120,21 @@ def compile_part(
 
 def _check_manifest(path: Path) -> str:
     """The model id, when all files are as the manifest says."""
-    try:
-        manifest = FolderManifest.model_validate_json((path / MANIFEST_JSON).read_bytes())
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ModelFolderError(f"{path / MANIFEST_JSON} is no manifest: {reason}.") from error
+    manifest = _read_manifest(path)
     for name, expected in manifest.files.items():
         if not (path / name).is_file():
             raise ModelFolderError(f"{path} is not whole: {name}, which its manifest names, is missing.")
         if _describe(path / name) != expected:
             raise ModelFolderError(f"{path} is not what was published: {name} differs from its manifest.")
     return manifest.model
+
+
+def _read_manifest(path: Path) -> FolderManifest:
+    try:
+        return FolderManifest.model_validate_json((path / MANIFEST_JSON).read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ModelFolderError(f"{path / MANIFEST_JSON} is no manifest: {reason}.") from error
 
 
 def _describe(path: Path) -> FolderFile:
@@ -116,19 +144,22 @@ def _describe(path: Path) -> FolderFile:
         )
 
 
-def _read_config(path: Path) -> LlavaNextConfig:
+def _read_config(path: Path) -> PretrainedConfig:
     try:
         raw = json.loads((path / CONFIG_JSON).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelFolderError(f"{path / CONFIG_JSON} is not JSON: {error}.") from error
-    if raw.get("model_type") != MODEL_TYPE:
+    family = FAMILIES.get(raw.get("model_type"))
+    if family is None:
         raise ModelFolderError(
-            f"{path} holds a model of type {raw.get('model_type')!r}; this worker runs {MODEL_TYPE!r}."
+            f"{path} holds a model of type {raw.get('model_type')!r}; this worker runs {', '.join(FAMILIES)}."
         )
-    return LlavaNextConfig.from_dict(raw)
+    return family.config.from_dict(raw)
 
 
-def _image_newline(path: Path, config: LlavaNextConfig) -> FloatArray:
+def _image_newline(path: Path, config: PretrainedConfig) -> FloatArray | None:
+    if not FAMILIES[config.model_type].anyres:
+        return None
     newline = getattr(config, "image_newline", None)
     hidden = config.text_config.hidden_size
     if not isinstance(newline, list) or len(newline) != hidden:
@@ -139,7 +170,7 @@ def _image_newline(path: Path, config: LlavaNextConfig) -> FloatArray:
     return np.asarray(newline, dtype=np.float32)
 
 
-def _eos_token_ids(path: Path, config: LlavaNextConfig) -> tuple[int, ...]:
+def _eos_token_ids(path: Path, config: PretrainedConfig) -> tuple[int, ...]:
     """From generation_config.json, as transformers generates with; else the language model's own."""
     found = getattr(config.text_config, "eos_token_id", None)
     if (path / GENERATION_CONFIG_JSON).is_file():

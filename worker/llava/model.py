@@ -1,4 +1,4 @@
-"""LLaVA-NeXT as a worker sees it: image and question in, embeddings out; knows no engine."""
+"""A LLaVA model as a worker sees it: image and question in, embeddings out; knows no engine."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
 from worker.llava.pack import pack_features
 from worker.llava.prompt import PromptWriter, expand_image_token
-from worker.llava.tiles import Tiler
+from worker.llava.tiles import Tiler, load_tiler
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class LlavaModel:
         which may keep others from the device meanwhile.
         """
         described = read_folder(folder)
-        tiler = Tiler.load(folder)
+        tiler = load_tiler(folder, anyres=described.family.anyres)
         side = described.config.vision_config.image_size
         if tiler.tile_px != (side, side):
             raise ModelFolderError(
@@ -88,7 +88,7 @@ class LlavaModel:
         return cls(
             described,
             tiler,
-            PromptWriter.load(folder, described.config.image_token_index),
+            PromptWriter.load(folder, described.image_token_id),
             vision=compile_part(folder, VISION_XML, device, properties, computing),
             embeddings=compile_part(folder, TEXT_XML, device, properties),
             image_cache_bytes=image_cache_bytes,
@@ -139,7 +139,7 @@ class LlavaModel:
         Without features the question must place no image. Raises Refusal(QUESTION_REFUSED).
         """
         token_ids = self._writer.token_ids(question, with_image=features is not None)
-        image_token = self._folder.config.image_token_index
+        image_token = self._folder.image_token_id
         if features is None or not (token_ids == image_token).any():
             assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
@@ -177,4 +177,10 @@ class LlavaModel:
         """Tiles, vision model and packing: an RGB image → (image token, hidden)."""
         tiles = self._tiler(image, detail)
         features = self._vision(tiles.pixel_values)
-        return pack_features(features, tiles.grid, tiles.image_size, self._folder.image_newline)
+        return pack_features(
+            features,
+            tiles.grid,
+            tiles.image_size,
+            self._folder.image_newline,
+            self._folder.most_plane_tiles,
+        )

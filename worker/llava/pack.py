@@ -1,35 +1,48 @@
 """Packs the features of an image's tiles into its run of image tokens; knows no model and no pixels.
 
-The anyres layout of LLaVA-NeXT as transformers computes it: base tile, then the grid's patches row by row
-with the padding left out and an image newline after each row.
+The layouts are transformers' own. Anyres: base tile, then the grid's patches row by row with the padding left
+out and an image newline after each row. A family without image newline has one tile, and that is all.
 """
 
-from math import isqrt
+from math import isqrt, sqrt
 
 import numpy as np
 
 from worker.llava.arrays import FloatArray
+from worker.llava.interpolate import resize_bilinear
 
 ROUNDING_DIGITS = 7
 """As transformers rounds the unpadded side before it cuts off the fraction; else a row or column differs."""
+SHRINKS_ABOVE = 1.1
+"""As much larger a plane's side may be than allowed before transformers shrinks it."""
 
 
 def pack_features(
-    features: FloatArray, grid: tuple[int, int], image_size: tuple[int, int], image_newline: FloatArray
+    features: FloatArray,
+    grid: tuple[int, int],
+    image_size: tuple[int, int],
+    image_newline: FloatArray | None,
+    most_plane_tiles: int | None = None,
 ) -> FloatArray:
     """features (tile, patch, hidden), base tile first → packed (image token, hidden).
 
     `grid` is (height, width) in tiles, `image_size` (height, width) in px, image_newline (hidden,). Without a
-    grid the base tile stands alone, and one image newline follows it.
+    grid the base tile stands alone, and one image newline follows it if there is one. The grid's patches are
+    shrunk to about as many as `most_plane_tiles` tiles have.
     """
     tiles, patches, hidden = features.shape
-    side = isqrt(patches)
-    assert side * side == patches, features.shape
     assert tiles == 1 + grid[0] * grid[1], (features.shape, grid)
+    if image_newline is None:
+        assert tiles == 1, features.shape
+        return features.reshape(patches, hidden)
     if tiles == 1:
         return np.concatenate([features[0], image_newline[None]])
+    side = isqrt(patches)
+    assert side * side == patches, features.shape
     plane = features[1:].reshape(*grid, side, side, hidden).transpose(0, 2, 1, 3, 4)
     plane = unpad(plane.reshape(grid[0] * side, grid[1] * side, hidden), image_size)
+    if most_plane_tiles is not None:
+        plane = shrink(plane, most_plane_tiles * patches)
     newlines = np.broadcast_to(image_newline, (plane.shape[0], 1, hidden))
     rows = np.concatenate([plane, newlines], axis=1)
     return np.concatenate([features[0], rows.reshape(-1, hidden)])
@@ -46,3 +59,12 @@ def unpad(plane: FloatArray, image_size: tuple[int, int]) -> FloatArray:
     shown = int(round(image_width * (height / image_height), ROUNDING_DIGITS))
     padding = (width - shown) // 2
     return plane[:, padding : width - padding]
+
+
+def shrink(plane: FloatArray, most_patches: int) -> FloatArray:
+    """plane (height, width, hidden) → one of about `most_patches` and like sides, if it has clearly more."""
+    height, width = plane.shape[:2]
+    ratio = sqrt(height * width / most_patches)
+    if ratio <= SHRINKS_ABOVE:
+        return plane
+    return resize_bilinear(plane, (int(height // ratio), int(width // ratio)))

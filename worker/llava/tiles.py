@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from PIL import Image
+from transformers import AutoImageProcessor
 from transformers.image_processing_utils import select_best_resolution
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from contract.job import Detail
 from worker.llava.arrays import FloatArray
+from worker.llava.folder import ModelFolderError
 
 NO_GRID: Final = (0, 0)
 """The grid of an image of which only the base tile is looked at."""
@@ -28,24 +29,36 @@ class Tiles:
     """(height, width) of the image in px"""
 
 
-class Tiler:
+class Tiler(Protocol):
     """The checkpoint's image processor, which is transformers' own."""
-
-    def __init__(self, processor: LlavaNextImageProcessorPil) -> None:
-        self._processor = processor
-
-    @classmethod
-    def load(cls, folder: Path) -> "Tiler":
-        return cls(LlavaNextImageProcessorPil.from_pretrained(folder))
 
     @property
     def tile_px(self) -> tuple[int, int]:
         """(height, width) of every tile."""
-        size = self._processor.crop_size
-        return size["height"], size["width"]
+        ...
 
     def pinpoints(self, detail: Detail) -> list[list[int]]:
-        """The checkpoint's (height, width) in px that `detail` allows; none leaves the base tile alone."""
+        """The (height, width) in px of the grids that `detail` allows; none leaves the base tile alone."""
+        ...
+
+    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
+        """Resize, pad or crop, cut and normalise an RGB image."""
+        ...
+
+
+class AnyresTiler:
+    """A view of the whole image, and a grid in the pinpoint that suits its shape."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def tile_px(self) -> tuple[int, int]:
+        size = self._processor.crop_size or self._processor.size
+        side = size.get("shortest_edge")
+        return size.get("height", side), size.get("width", side)
+
+    def pinpoints(self, detail: Detail) -> list[list[int]]:
         every = [list(pinpoint) for pinpoint in self._processor.image_grid_pinpoints]
         if detail == "high":
             return every
@@ -53,9 +66,7 @@ class Tiler:
         return [pinpoint for pinpoint in every if np.prod(self._grid(pinpoint)) <= most_tiles]
 
     def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
-        """Resize, pad, cut and normalise an RGB image."""
-        # PIL's size is (width, height): turned round here and nowhere else.
-        image_size = (image.height, image.width)
+        image_size = _size(image)
         pinpoints = self.pinpoints(detail)
         # The processor always cuts a grid; the smallest one is the least to throw away.
         features = self._processor.preprocess(
@@ -71,3 +82,42 @@ class Tiler:
     def _grid(self, pinpoint: list[int] | tuple[int, int]) -> tuple[int, int]:
         tile_px = self.tile_px
         return pinpoint[0] // tile_px[0], pinpoint[1] // tile_px[1]
+
+
+class ViewTiler:
+    """One view of the image, whatever the detail: resized, and cropped or padded as the checkpoint says."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def tile_px(self) -> tuple[int, int]:
+        size = self._processor.crop_size if self._processor.do_center_crop else self._processor.size
+        return size["height"], size["width"]
+
+    def pinpoints(self, detail: Detail) -> list[list[int]]:  # noqa: ARG002 - one view for every detail
+        return []
+
+    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:  # noqa: ARG002
+        features = self._processor.preprocess(image, return_tensors="np")
+        return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
+
+
+def load_tiler(folder: Path, *, anyres: bool) -> Tiler:
+    """The image processor that `folder` names, on numpy and Pillow. Raises ModelFolderError."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"The image processor of {folder} cannot be read: {error}") from error
+    if hasattr(processor, "image_grid_pinpoints") != anyres:
+        wanted = "cuts images into tiles" if anyres else "leaves images whole"
+        raise ModelFolderError(
+            f"{folder} does not fit together: its model needs an image processor that {wanted}, "
+            f"and its own is a {type(processor).__name__}."
+        )
+    return AnyresTiler(processor) if anyres else ViewTiler(processor)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) in px. PIL's size is (width, height): turned round here and nowhere else."""
+    return image.height, image.width
