@@ -1,17 +1,20 @@
 """Measures the demo model on scenes it never saw, and its model folder against its checkpoint.
 
-python -m demo.evaluate            # the shipped folder, the checkpoint and an int8 folder made on the spot
-python -m demo.evaluate --quick    # the shipped folder alone; needs no torch
+python -m demo.evaluate                                  # the shipped folder, and the checkpoint
+python -m demo.evaluate --quick                          # the shipped folder alone; needs no torch
+python -m demo.evaluate --settings all                   # folders made on the spot in every setting
+python -m demo.evaluate --settings int8,balanced --folder A --folder B
 """
 
 import random
+import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 import typer
@@ -20,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from contract.job import GenerationParameters, Question
+from contract.model_folder import LANGUAGE_XML, VISION_XML
 from demo.scenes import Layout, Scene, draw, make_scene
 from demo.truth import TOPICS, Exchange, ask
 from worker.engine.loop import Engine
@@ -33,6 +37,8 @@ EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 LAYOUTS: Final[tuple[Layout, ...]] = ("square", "wide", "tall")
 MAX_NEW_TOKENS: Final = 80
 BASE_TOPIC: Final = "number"
+SUMMARY: Final = ("description", "number", "short answers")
+"""Rows of a tally that a comparison shows."""
 LIMITS: Final = Limits(kv_bytes=2**30, rows=16, step_tokens=1024)
 
 Answers = list[list[str]]
@@ -146,35 +152,54 @@ class Tally:
             yield [name, *(f"{100 * np.mean(mark):.1f}" for mark in marks), str(len(marks[0]))]
 
 
-def agreement(ours: Answers, theirs: Answers) -> str:
-    """Share of equal answers."""
+def matches(ours: Answers, theirs: Answers) -> tuple[int, int]:
+    """How many answers are equal, of how many."""
     pairs = [
         (a, b)
         for ours_, theirs_ in zip(ours, theirs, strict=True)
         for a, b in zip(ours_, theirs_, strict=True)
     ]
-    same = sum(a == b for a, b in pairs)
-    return f"{same} of {len(pairs)} ({100 * same / len(pairs):.2f} %)"
+    return sum(a == b for a, b in pairs), len(pairs)
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def agreement(ours: Answers, theirs: Answers) -> str:
+    """Share of equal answers."""
+    same, asked = matches(ours, theirs)
+    return f"{same} of {asked} ({100 * same / asked:.2f} %)"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(row_of(line) for line in [head, ["---"] * len(head), *rows])
+
+
+def row_of(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def evaluate(
     scenes: Annotated[int, typer.Option(min=3, help="held-out scenes")] = 600,
     first_seed: Annotated[int, typer.Option(min=0, max=900_000, help="seed of the first scene")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="the shipped folder alone")] = False,
+    settings: Annotated[
+        str | None,
+        typer.Option(help="compare folders in these settings (commas between), or all, with one in fp32"),
+    ] = None,
+    folder: Annotated[list[Path] | None, typer.Option(help="compare this folder too")] = None,
 ) -> None:
-    """Prints the tables of demo/README.md."""
+    """Prints the tables of demo/README.md, or with --settings and --folder that of docs/compression.md."""
     console = Console(stderr=True)
     cases = list(track(held_out(scenes, first_seed), "drawing", total=scenes, console=console))
+    if settings or folder:
+        _compare(cases, settings, folder or [], console)
+    else:
+        _judge(cases, console, quick=quick)
+
+
+def _judge(cases: Sequence[Case], console: Console, *, quick: bool) -> None:
+    """How often the shipped folder is right, and whether its checkpoint says the same."""
     shipped = FolderAnswers(MODEL / "openvino", EXACT)
     answers = [shipped(case) for case in track(cases, "model folder, f32", console=console)]
-    tally = Tally()
-    for case, answer in zip(cases, answers, strict=True):
-        tally.add(case, answer)
+    tally = _tally(cases, answers)
     base = [
         shipped.from_base_tile(case) == case.scene.number
         for case in track(cases, "base tile alone", console=console)
@@ -187,27 +212,72 @@ def evaluate(
     ask_checkpoint = checkpoint_answers(MODEL / "checkpoint")
     theirs = [ask_checkpoint(case) for case in track(cases, "checkpoint, f32", console=console)]
     print(f"\nSame answer as the checkpoint in transformers, f32: {agreement(answers, theirs)}.")
-    defaults = FolderAnswers(MODEL / "openvino", {})
-    ours = [defaults(case) for case in track(cases, "model folder, defaults", console=console)]
-    defaults.close()
+    ours = _answers(MODEL / "openvino", {}, cases, "model folder, defaults", console)
     print(f"Same answer with OpenVINO's default precision: {agreement(ours, answers)}.")
+
+
+def _compare(cases: Sequence[Case], wish: str | None, folders: Sequence[Path], console: Console) -> None:
+    """A row for each setting and folder: answers unchanged from the fp32 folder's in f32, and the right ones.
+
+    All but that first one compute in OpenVINO's default precision, as a worker does.
+    """
+    from demo.compression import SETTINGS, Workshop
+
+    names = list(SETTINGS) if wish == "all" else [name.strip() for name in (wish or "").split(",") if name]
+    for name in names:
+        if name not in SETTINGS:
+            sys.exit(f"There are no settings {name!r}; there are {', '.join(SETTINGS)}.")
     with tempfile.TemporaryDirectory() as scratch:
-        int8 = _convert_int8(Path(scratch))
-        compressed = FolderAnswers(int8, {})
-        ours = [compressed(case) for case in track(cases, "int8 folder", console=console)]
-        compressed.close()
-        print(f"Same answer from the int8 folder, default precision: {agreement(ours, answers)}.")
+        exact = Path(scratch) / "fp32"
+        _convert_exact(exact)
+        expected = _answers(exact, EXACT, cases, "fp32 folder, f32", console)
+        head = ["settings", "language", "vision", "unchanged", "%", *(f"{t}, % right" for t in SUMMARY)]
+        print(markdown(head, [_row("fp32, computed in f32", exact, cases, expected, expected)]), flush=True)
+        workshop = Workshop(exact)
+        for name in names:
+            made = Path(scratch) / name
+            workshop.make(SETTINGS[name], made)
+            answers = _answers(made, {}, cases, name, console)
+            print(row_of(_row(name, made, cases, answers, expected)), flush=True)
+        for folder in folders:
+            answers = _answers(folder, {}, cases, str(folder), console)
+            print(row_of(_row(folder.name, folder, cases, answers, expected)), flush=True)
 
 
-def _convert_int8(scratch: Path) -> Path:
-    import subprocess
+def _row(name: str, folder: Path, cases: Sequence[Case], answers: Answers, expected: Answers) -> list[str]:
+    megabytes = [
+        f"{(folder / xml).with_suffix('.bin').stat().st_size / 1e6:.1f} MB"
+        for xml in (LANGUAGE_XML, VISION_XML)
+    ]
+    right = {row[0]: row[1] for row in _tally(cases, answers).rows()}
+    same, asked = matches(answers, expected)
+    unchanged = [f"{same} of {asked}", f"{100 * same / asked:.2f}"]
+    return [name, *megabytes, *unchanged, *(right[topic] for topic in SUMMARY)]
 
+
+def _tally(cases: Sequence[Case], answers: Answers) -> Tally:
+    tally = Tally()
+    for case, answer in zip(cases, answers, strict=True):
+        tally.add(case, answer)
+    return tally
+
+
+def _answers(
+    folder: Path, properties: dict[str, str], cases: Sequence[Case], what: str, console: Console
+) -> Answers:
+    model = FolderAnswers(folder, properties)
+    try:
+        return [model(case) for case in track(cases, what, console=console)]
+    finally:
+        model.close()
+
+
+def _convert_exact(out: Path) -> None:
+    """In a process of its own: torch's threads would fight for the cores."""
     command = [sys.executable, "-m", "model_prep", "convert", str(MODEL / "checkpoint")]
-    out = scratch / "int8"
     subprocess.run(
-        [*command, "--out", str(out), "--weight-format", "int8"], check=True, stdout=subprocess.DEVNULL
+        [*command, "--out", str(out), "--weight-format", "fp32"], check=True, stdout=subprocess.DEVNULL
     )
-    return out
 
 
 if __name__ == "__main__":

@@ -1,30 +1,152 @@
-"""Shrinks the weights of one exported part; knows no files and no part's meaning."""
+"""Shrinks the weights of one exported part; knows no files and no checkpoint.
 
-import logging
-from contextlib import redirect_stdout
-from io import StringIO
+A part may be given in float32, or in float16 as an IR that is read from a file: its weights stay where they
+are, and only one at a time is in memory twice.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
 
 import nncf
 import numpy as np
 from openvino import Model, Node, Type, opset13
 
-from contract.model_folder import WeightFormat
+from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, POSITION_IDS, WeightFormat
+from model_prep.graph_names import name_by_place
+from model_prep.quantize import FloatArray, quantize_language, quantize_vision, quietly
+from model_prep.refusal import ConversionError
+from model_prep.settings import LanguageSettings, VisionSettings
 
-BYTES_PER_WEIGHT: dict[WeightFormat, float] = {"fp32": 4, "fp16": 2, "int8": 1.05}
-"""On disk; the scales of int8 are one float16 for each output channel."""
-HALF_MAX = float(np.finfo(np.float16).max)
+BYTES_PER_WEIGHT: Final[dict[WeightFormat, float]] = {"fp32": 4, "fp16": 2, "int8": 1.05, "int4": 0.75}
+"""On disk, of a whole part; the scales of int8 are one float16 for each output channel."""
+GROUP_SIZE: Final = 128
+SYMMETRIC: Final = False
+"""What int4 is where the settings leave it open, ratio 1 beside it; docs/compression.md has the figures."""
+SMALLEST_GROUP: Final = 32
+HALF_MAX: Final = float(np.finfo(np.float16).max)
+
+
+def compress_language(
+    model: Model, settings: LanguageSettings, prompts: Sequence[FloatArray] | None
+) -> Model:
+    """Return `model` as `settings` want it; `model` itself may be changed.
+
+    Each of `prompts` is inputs_embeds (position, hidden) float32 of a prompt with its image in it; they are
+    read only where settings.needs_calibration. Raises ConversionError.
+    """
+    name_by_place(model)
+    calls = [_call(prompt) for prompt in _given(prompts, needed=settings.needs_calibration, what="prompts")]
+    match settings.weight_format:
+        case "fp32":
+            pass
+        case "fp16":
+            _halve_matrices(model)
+        case "int8" if settings.activations == "int8":
+            model = quantize_language(model, calls)
+        case "int8":
+            model = _to_int8(model)
+        case "int4":
+            model = _to_int4(model, settings, calls)
+    name_by_place(model)
+    return model
+
+
+def compress_text(model: Model, settings: LanguageSettings) -> Model:
+    """Return the token embeddings as `settings` want them, 4 bits as 8; `model` itself may be changed."""
+    name_by_place(model)
+    if settings.weight_format in ("int8", "int4"):
+        model = _to_int8(model)
+    elif settings.weight_format == "fp16":
+        _halve_matrices(model)
+    name_by_place(model)
+    return model
+
+
+def compress_vision(model: Model, settings: VisionSettings, tiles: Sequence[FloatArray] | None) -> Model:
+    """Return vision tower and projector as `settings` want them; `model` itself may be changed.
+
+    Each of `tiles` is the pixel_values (tile, 3, height, width) float32 of an image; they are read only where
+    settings.needs_calibration. Raises ConversionError.
+    """
+    name_by_place(model)
+    images = _given(tiles, needed=settings.needs_calibration, what="tiles")
+    if settings.vision_format == "int8":
+        model = quantize_vision(model, images, settings.smooth_quant_alpha)
+    if settings.vision_format in ("fp16", "int8"):
+        # After quantizing: position embeddings and whatever else stays floating point.
+        _halve_matrices(model)
+    name_by_place(model)
+    return model
+
+
+def bytes_per_weight(settings: LanguageSettings) -> float:
+    """On disk, of the language model; an estimate, as the head is in 8 bits whatever its size."""
+    if settings.weight_format != "int4":
+        return BYTES_PER_WEIGHT[settings.weight_format]
+    group = settings.group_size or GROUP_SIZE
+    scale_bytes = 0.05 if group == -1 else 2.5 / group
+    share = 1.0 if settings.ratio is None else settings.ratio
+    return share * (0.5 + scale_bytes) + (1 - share) * BYTES_PER_WEIGHT["int8"]
+
+
+def _given(arrays: Sequence[FloatArray] | None, *, needed: bool, what: str) -> Sequence[FloatArray]:
+    if not needed:
+        return ()
+    if not arrays:
+        raise ConversionError(f"These settings need {what} to calibrate with, and there are none.")
+    return arrays
+
+
+def _call(prompt: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
+    """The inputs of a first call with one prompt (position, hidden) as its only row."""
+    positions = len(prompt)
+    return {
+        INPUTS_EMBEDS: prompt[None],
+        ATTENTION_MASK: np.ones((1, positions), np.int64),
+        POSITION_IDS: np.arange(positions, dtype=np.int64)[None],
+        BEAM_IDX: np.zeros(1, np.int32),
+    }
+
+
+def _to_int8(model: Model) -> Model:
+    with quietly():
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+
+
+def _to_int4(model: Model, settings: LanguageSettings, calls: list[dict[str, np.ndarray[Any, Any]]]) -> Model:
+    """4 bits where a group fits, 8 in the head, in the share beyond `ratio` and where none does.
+
+    A channel that the group size does not divide has groups of the largest power of two that divides it, and
+    8 bits if that is less than SMALLEST_GROUP.
+    """
+    symmetric = SYMMETRIC if settings.sym is None else settings.sym
+    modes = nncf.CompressWeightsMode
+    calibration: dict[str, Any] = {}
+    if calls:
+        calibration = {
+            "dataset": nncf.Dataset(calls),
+            "subset_size": len(calls),
+            "awq": settings.awq or None,
+            "scale_estimation": settings.scale_estimation or None,
+        }
+    with quietly():
+        return nncf.compress_weights(
+            model,
+            mode=modes.INT4_SYM if symmetric else modes.INT4_ASYM,
+            group_size=settings.group_size or GROUP_SIZE,
+            ratio=1.0 if settings.ratio is None else settings.ratio,
+            backup_mode=nncf.BackupMode.INT8_ASYM,
+            advanced_parameters=nncf.AdvancedCompressionParameters(
+                group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
+                min_adjusted_group_size=SMALLEST_GROUP,
+            ),
+            **calibration,
+        )
 
 
 def compress_weights(model: Model, weight_format: WeightFormat) -> Model:
-    """Return `model` with its weights in `weight_format`; `model` itself may be changed."""
-    if weight_format == "int8":
-        logging.getLogger("nncf").setLevel(logging.WARNING)
-        # It draws a progress bar of its own on stdout, across the one of whoever converts.
-        with redirect_stdout(StringIO()):
-            return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    if weight_format == "fp16":
-        _halve_matrices(model)
-    return model
+    """Return `model` with its weights in `weight_format`, no activations; `model` itself may be changed."""
+    return compress_text(model, LanguageSettings(weight_format=weight_format))
 
 
 def _halve_matrices(model: Model) -> None:
@@ -36,7 +158,7 @@ def _halve_matrices(model: Model) -> None:
     for node in model.get_ops():
         if node.get_type_name() == "Constant" and node.get_element_type() == Type.f32 and _is_matrix(node):
             values = node.data
-            if np.abs(values).max() > HALF_MAX:
+            if max(values.max(), -values.min()) > HALF_MAX:
                 continue
             half = opset13.constant(values.astype(np.float16))
             whole = opset13.convert(half, "f32")

@@ -1,0 +1,56 @@
+"""Has one exported part multiply in 8 bits, weights and activations, as calibration finds their ranges."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from typing import Any, Final
+
+import nncf
+import numpy as np
+from numpy.typing import NDArray
+from openvino import Model
+
+from contract.model_folder import PIXEL_VALUES
+
+FloatArray = NDArray[np.float32]
+VISION_ALPHA: Final = 0.6
+LANGUAGE_ALPHA: Final = 0.25
+"""SmoothQuant, where the settings leave it open; docs/compression.md has the figures."""
+ATTENTION: Final = "ScaledDotProductAttention"
+
+
+def quantize_vision(model: Model, tiles: Sequence[FloatArray], alpha: float | None) -> Model:
+    """Return `model` quantized on the pixel_values (tile, 3, height, width) of images."""
+    calls = [{PIXEL_VALUES: pixel_values} for pixel_values in tiles]
+    return _quantize(model, calls, VISION_ALPHA if alpha is None else alpha)
+
+
+def quantize_language(model: Model, calls: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> Model:
+    """Return the stateful `model` quantized on first calls of prompts, its state empty before each.
+
+    Attention is left alone: quantized keys would stand between it and its state, and it would not be fused.
+    """
+    return _quantize(model, calls, LANGUAGE_ALPHA)
+
+
+def _quantize(model: Model, calls: Sequence[Mapping[str, np.ndarray[Any, Any]]], alpha: float) -> Model:
+    with quietly():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calls),
+            subset_size=len(calls),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(types=[ATTENTION], validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=alpha)
+            ),
+        )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within it NNCF keeps its notes and its progress bars off the terminal of whoever converts."""
+    logging.getLogger("nncf").setLevel(logging.WARNING)
+    with redirect_stdout(StringIO()):
+        yield
