@@ -1,5 +1,6 @@
 """The command line of the bench; it parses and prints, and knows not how anything is measured."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markdown import Markdown
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from bench.checkpoint import SIZES
+from bench.checkpoint import SHAPES, SIZES, name_as_published, write_shape
 from bench.contest import Contest, contests, only
 from bench.folders import OWN_FORMATS, Folders, make_own, make_peers
 from bench.machine import describe
@@ -20,14 +23,18 @@ from bench.peaks import measure_peaks
 from bench.peer import Pool
 from bench.report import Report
 from bench.rounds import Rounds
-from bench.works import Work, make_works
+from bench.works import MIXED_SIZES_PX, Work, draw, make_works
 from contract.model_folder import LANGUAGE_XML
+from model_prep.convert import convert
+from model_prep.settings import PRESETS, PrepSettings
 
 BREAKDOWN_EXIT_CODE = 1
 REFUSED_EXIT_CODE = 2
 TERMINATED_EXIT_CODE = 128 + signal.SIGTERM
 PICTURES, NEW_TOKENS, RUNS = 16, 32, 3
 QUICK_PICTURES, QUICK_NEW_TOKENS, QUICK_RUNS = 4, 8, 1
+DEMO = Path(__file__).parents[1] / "demo"
+INTEROP_PICTURES = 6
 TEXT_WORDS = {"tiny": 200, "mid": 1730, "big": 1730}
 """Size of model → about as many tokens as a picture of 480 x 640 px and its question."""
 
@@ -94,6 +101,82 @@ def cohorts_command(
     for rows in (1, MANY_ROWS):
         for kind, milliseconds in profiled.profile(rows):
             print(f"| {kind} in a step of {rows} rows | {milliseconds:.1f} ms |")
+
+
+@app.command("interop")
+def interop_command(
+    out: Annotated[Path, typer.Option(help="Keeps models, environments and results.")] = Path("bench-out"),
+) -> None:
+    """Ask the same of our folder and of optimum-intel's export, in the worker, GenAI and optimum-intel."""
+    from bench.interop import compare
+
+    folders = Folders(out.resolve(), "demo")
+    if not folders.checkpoint.exists():
+        shutil.copytree(DEMO / "model" / "checkpoint", folders.checkpoint)
+        name_as_published(folders.checkpoint / SAFE_WEIGHTS_NAME)
+    own = folders.root / "ours-exact"
+    if not own.exists():
+        progress.log("our folder")
+        settings = PRESETS["exact"].model_copy(update={"openvino_tokenizer": True})
+        convert(str(folders.checkpoint), own, settings, name="demo")
+    try:
+        make_peers(folders, progress.log, formats=["fp16"])
+    except subprocess.CalledProcessError as error:
+        _refuse(f"{error.cmd[0]} ended with {error.returncode}; its output is above.")
+    pictures = sorted((DEMO / "images").glob("*.png"))[:INTEROP_PICTURES]
+    print("| folder | program | picture | says |\n| --- | --- | --- | --- |")
+    for said in compare(own, folders.optimum("fp16"), folders.peers_python, pictures):
+        print(f"| {said.folder} | {said.program} | {said.picture} | {said.text} |", flush=True)
+
+
+@app.command("prep")
+def prep_command(
+    shape: Annotated[
+        str, typer.Option(help=f"Of the random model: {', '.join([*SHAPES, *SIZES])}.")
+    ] = "llava-v1.6-mistral-7b",
+    weight_format: Annotated[str, typer.Option(help="Of the language model.")] = "int4",
+    vision_format: Annotated[str, typer.Option(help="Of the vision model.")] = "int8",
+    samples: Annotated[int, typer.Option(min=1, help="Pictures to calibrate with.")] = 8,
+    out: Annotated[Path, typer.Option(help="Keeps nothing but the figures.")] = Path("bench-out"),
+) -> None:
+    """Convert a checkpoint of a published shape, and have a worker answer with it: memory, disk, minutes."""
+    from bench.prep import measure_conversion
+
+    shapes = SHAPES | SIZES
+    if shape not in shapes:
+        _refuse(f"There is no shape {shape!r}; there are {', '.join(shapes)}.")
+    try:
+        settings = PrepSettings.model_validate(
+            {
+                "language": {"weight_format": weight_format},
+                "vision": {"vision_format": vision_format},
+                "samples": samples,
+            }
+        )
+    except ValidationError as invalid:
+        _refuse(f"{invalid.errors()[0]['loc'][-1]}: {invalid.errors()[0]['msg']}.")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="prep-", dir=out) as folder:
+        work = Path(folder)
+        progress.log("random weights")
+        write_shape(shapes[shape], work / "checkpoint")
+        (work / "pictures").mkdir()
+        for seed in range(samples):
+            draw(MIXED_SIZES_PX[seed % len(MIXED_SIZES_PX)], seed).save(work / "pictures" / f"{seed}.png")
+        print(f"{describe(None)}\n")
+        print("| stage | minutes | peak resident, GiB | private at its end, GiB | disk at its end, GB |")
+        print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+        for figures in measure_conversion(
+            work / "checkpoint", work / "made" / "folder", settings.model_dump_json(), work / "pictures"
+        ):
+            print(
+                f"| {figures.stage} | {figures.seconds / 60:.1f} "
+                f"| {figures.peak_resident_bytes / 2**30:.1f} | {figures.private_bytes / 2**30:.1f} "
+                f"| {figures.disk_bytes / 1e9:.1f} |",
+                flush=True,
+            )
+        for path in sorted((work / "made" / "folder").glob("*.bin")):
+            print(f"\n{path.name}: {path.stat().st_size / 1e9:.2f} GB")
 
 
 def _measure(

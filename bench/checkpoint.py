@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from bench.works import QUESTIONS
 
@@ -69,6 +69,12 @@ SIZES: Final = {
     "big": Size(336, 24, 1024, 16, 28, 2048, 16, 4, 5632, 32064, 8192),
 }
 """`mid` has 0.64 B parameters and `big` 1.7 B, both with the vision tower of the published models."""
+SHAPES: Final = {"llava-v1.6-mistral-7b": Size(336, 24, 1024, 16, 32, 4096, 32, 8, 14336, 32064, 32768)}
+"""Published models, for measurements of conversion alone."""
+SHARD_BYTES: Final = 1 << 30
+BLOCK_NUMBERS: Final = 1 << 24
+"""So many random numbers are drawn for all weights of a published shape."""
+WEIGHT_STD: Final = 0.02
 
 
 def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
@@ -87,13 +93,64 @@ def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model.to(torch.float16).save_pretrained(folder)
-    _name_as_published(folder / SAFE_WEIGHTS_NAME)
+    name_as_published(folder / SAFE_WEIGHTS_NAME)
     processor.save_pretrained(folder)
     # Readers of transformers 4's layout look for the image processor in a file of its own.
     processor.image_processor.save_pretrained(folder)
 
 
-def _name_as_published(weights: Path) -> None:
+def write_shape(size: Size, folder: Path, seed: int = 0) -> None:
+    """Write a checkpoint in bfloat16 and shards of SHARD_BYTES, with no more than one of them in memory.
+
+    Its weights repeat a block of random numbers, each beginning at another place of it.
+    """
+    processor = make_processor(size)
+    config = make_config(size, processor.tokenizer)
+    with torch.device("meta"):
+        model = LlavaNextForConditionalGeneration(config)
+    folder.mkdir(parents=True)
+    block = (
+        torch.randn(BLOCK_NUMBERS, generator=torch.Generator().manual_seed(seed)) * WEIGHT_STD
+    ).bfloat16()
+    weights = model.state_dict()
+    shard: dict[str, torch.Tensor] = {}
+    places: dict[str, str] = {}
+    shards = 0
+
+    def write() -> None:
+        nonlocal shards
+        shards += 1
+        name = f"model-{shards:05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for start, (name, weight) in enumerate(weights.items()):
+        numbers = weight.numel()
+        repeated = block.roll(start * 1009).repeat(-(-numbers // BLOCK_NUMBERS))[:numbers]
+        shard[name] = repeated.reshape(weight.shape).clone()
+        if name.endswith("norm.weight"):
+            shard[name].fill_(1.0)
+        if sum(weight.nbytes for weight in shard.values()) >= SHARD_BYTES:
+            write()
+    if shard:
+        write()
+    index = {"metadata": {"total_size": 2 * sum(w.numel() for w in weights.values())}, "weight_map": places}
+    (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index))
+    config.architectures = ["LlavaNextForConditionalGeneration"]
+    config.dtype = "bfloat16"
+    config.save_pretrained(folder)
+    tokenizer = processor.tokenizer
+    GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+
+
+def name_as_published(weights: Path) -> None:
     """Give the vision tower's weights the names that published models have, which every release reads.
 
     optimum-intel brings an older transformers than ours; the names that ours writes are strange to it, and it

@@ -13,6 +13,7 @@ from typing import Final
 from bench.checkpoint import SIZES, write_checkpoint
 from contract.model_folder import WeightFormat
 from model_prep.convert import convert
+from model_prep.settings import LanguageSettings, PrepSettings
 
 PEER_PACKAGES: Final = (
     "torch==2.13.0",
@@ -64,17 +65,13 @@ def make_own(folders: Folders, on_stage: Callable[[str], None]) -> None:
     for weight_format in OWN_FORMATS:
         if not folders.own(weight_format).exists():
             on_stage(f"our {weight_format} folder")
-            convert(
-                str(folders.checkpoint),
-                folders.own(weight_format),
-                weight_format=weight_format,
-                name=folders.size,
-                overwrite=False,
-                on_stage=lambda _stage: None,
-            )
+            settings = PrepSettings(language=LanguageSettings(weight_format=weight_format))
+            convert(str(folders.checkpoint), folders.own(weight_format), settings, name=folders.size)
 
 
-def make_peers(folders: Folders, on_stage: Callable[[str], None]) -> None:
+def make_peers(
+    folders: Folders, on_stage: Callable[[str], None], formats: Sequence[str] = OPTIMUM_FORMATS
+) -> None:
     """The peers' environment and optimum-intel's exports of the checkpoint, each unless it is there.
 
     Raises subprocess.CalledProcessError; pip and optimum-cli say why on stderr.
@@ -82,7 +79,7 @@ def make_peers(folders: Folders, on_stage: Callable[[str], None]) -> None:
     if not folders.peers_python.exists():
         on_stage("the peers' environment")
         _once(folders.peers_python.parent.parent, _make_environment)
-    for weight_format in OPTIMUM_FORMATS:
+    for weight_format in formats:
         if not folders.optimum(weight_format).exists():
             on_stage(f"optimum-intel's {weight_format} export")
             _once(folders.optimum(weight_format), partial(_export, folders, weight_format))

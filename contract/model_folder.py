@@ -18,7 +18,7 @@ LANGUAGE_XML: Final = "openvino_language_model.xml"
 beam_idx (row) → logits (row, 1, vocabulary) of the last position; keys and values are kept in its state."""
 MANIFEST_JSON: Final = "captionmill.json"
 CONFIG_JSON: Final = "config.json"
-"""The checkpoint's config; image_newline is a list of `hidden` numbers in it."""
+"""The checkpoint's config; image_newline, where the family has one, is a list of `hidden` numbers in it."""
 
 PIXEL_VALUES: Final = "pixel_values"
 INPUT_IDS: Final = "input"
@@ -42,12 +42,18 @@ class FolderFile(Contract):
 class FolderManifest(Contract):
     """What a published model folder says of itself, in captionmill.json."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     model: str = Field(
         min_length=1, description="model id: the source's name, weight format and content digest"
     )
-    source: str = Field(description="name of the checkpoint it was made from")
+    source: str = Field(description="hub id or name of the checkpoint it was made from")
+    revision: str | None = Field(description="its commit on the hub")
     weight_format: WeightFormat
+    vision_format: VisionFormat
+    settings: dict[str, object] = Field(description="everything the conversion was asked for")
+    properties: dict[str, str] = Field(
+        default_factory=dict, description="OpenVINO properties for it, unless a worker is told otherwise"
+    )
     made_with: dict[str, str] = Field(description="package → version")
     files: dict[str, FolderFile] = Field(
         description="file name → size and hash, the manifest itself excepted"

@@ -1,1 +1,1 @@
-"""Turns a Hugging Face LLaVA-NeXT checkpoint into a model folder that a worker runs."""
+"""Turns a Hugging Face LLaVA checkpoint into a model folder that a worker runs."""

@@ -1,25 +1,38 @@
-"""Opens a Hugging Face LLaVA-NeXT checkpoint, refuses any other before reading weights; knows no OpenVINO."""
+"""Opens a Hugging Face checkpoint of a supported family, refuses any other before reading weights.
 
+Knows no OpenVINO.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextProcessor,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
+from model_prep.family import FAMILIES, Family
 from model_prep.refusal import ConversionError
 
-MODEL_TYPE = "llava_next"
-TEXT_MODEL_TYPES = ("llama", "mistral")
-VISION_MODEL_TYPES = ("clip_vision_model",)
-SELECT_STRATEGY = "default"
+ASPECT_RATIO = re.compile(r"anyres_max_[1-9]\d*")
+LENGTH_BOUND_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings whose frequencies depend on how long the prompt is; a traced graph has one set."""
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """How many numbers the parts of a checkpoint have."""
+
+    vision: int
+    """with the projector"""
+    embeddings: int
+    layer: int
+    """one of the decoder's"""
+    head: int
+    language: int
+    """layers, norms and head"""
 
 
 @dataclass(frozen=True)
@@ -27,8 +40,12 @@ class Checkpoint:
     """A checkpoint that can be converted, its weights not read yet."""
 
     source: str
-    config: LlavaNextConfig
-    parameter_count: int
+    config: PretrainedConfig
+    parameters: ParameterCounts
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.config.model_type]
 
     @property
     def name(self) -> str:
@@ -39,33 +56,49 @@ class Checkpoint:
 def open_checkpoint(source: str) -> Checkpoint:
     """Read the config of a local folder or hub id. Raises ConversionError if it cannot be converted."""
     raw = _read_config(source)
-    _require("architecture", raw.get("model_type"), (MODEL_TYPE,))
+    family = _family(raw)
+    _require_part(raw, "text_config", "language model", family.text_model_types)
+    _require_part(raw, "vision_config", "vision tower", family.vision_model_types)
     try:
-        config = LlavaNextConfig.from_dict(raw)
+        config = family.config.from_dict(raw)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ConversionError(f"The config of {source} is not valid: {_reason(error)}") from error
-    _require("language model", config.text_config.model_type, TEXT_MODEL_TYPES)
-    _require("vision tower", config.vision_config.model_type, VISION_MODEL_TYPES)
-    # The class token that "full" keeps has no place in the grid of patches.
-    _require("vision_feature_select_strategy", config.vision_feature_select_strategy, (SELECT_STRATEGY,))
-    window = getattr(config.text_config, "sliding_window", None)
-    context = config.text_config.max_position_embeddings
-    if window is not None and window < context:
-        raise ConversionError(
-            f"Sliding windows are not supported; {source} has one, {window} of {context} tokens."
-        )
+    _require_packing(config, family)
+    _require_attention(source, config.text_config)
     with torch.device("meta"):
-        skeleton = LlavaNextForConditionalGeneration(config)
-    return Checkpoint(source, config, sum(weight.numel() for weight in skeleton.parameters()))
+        skeleton = family.model(config)
+    return Checkpoint(source, config, count_parameters(skeleton))
 
 
-def load_model(checkpoint: Checkpoint) -> LlavaNextForConditionalGeneration:
-    """Read the weights as float32. Raises ConversionError if any is missing or of another shape."""
+def count_parameters(model: Any) -> ParameterCounts:
+    """Of a model whose weights may be on no device."""
+
+    def size(module: torch.nn.Module) -> int:
+        return sum(weight.numel() for weight in module.parameters())
+
+    inner = model.model
+    embeddings, head = size(model.get_input_embeddings()), size(model.lm_head)
+    return ParameterCounts(
+        vision=size(inner.vision_tower) + size(inner.multi_modal_projector),
+        embeddings=embeddings,
+        layer=size(inner.language_model.layers[0]),
+        head=head,
+        language=size(inner.language_model) - embeddings + head,
+    )
+
+
+def load_model(
+    checkpoint: Checkpoint, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> PreTrainedModel:
+    """Read the weights as `dtype`; "auto" maps them into memory as they are stored.
+
+    Raises ConversionError if any is missing or of another shape.
+    """
     try:
-        model, loading = LlavaNextForConditionalGeneration.from_pretrained(
+        model, loading = checkpoint.family.model.from_pretrained(
             checkpoint.source,
             config=checkpoint.config,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation="sdpa",
             output_loading_info=True,
         )
@@ -82,10 +115,10 @@ def load_model(checkpoint: Checkpoint) -> LlavaNextForConditionalGeneration:
     return model
 
 
-def load_processor(source: str) -> LlavaNextProcessor:
+def load_processor(source: str) -> ProcessorMixin:
     """Read processor, tokenizer and chat template. Raises ConversionError if one of them is missing."""
     try:
-        processor = LlavaNextProcessor.from_pretrained(source)
+        processor = _family(_read_config(source)).processor.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ConversionError(f"The processor of {source} cannot be read: {_reason(error)}") from error
     if not processor.chat_template:
@@ -93,6 +126,52 @@ def load_processor(source: str) -> LlavaNextProcessor:
     if not processor.tokenizer.is_fast:
         raise ConversionError(f"{source} has no tokenizer.json, the one form a worker reads.")
     return processor
+
+
+def _family(raw: dict[str, Any]) -> Family:
+    """By model_type. LLaVA's own repositories use the same with classes and weights that are others."""
+    _require("architecture", raw.get("model_type"), tuple(FAMILIES))
+    family = FAMILIES[raw["model_type"]]
+    for architecture in raw.get("architectures") or ():
+        _require("architecture", architecture, (family.model.__name__,))
+    return family
+
+
+def _require_part(raw: dict[str, Any], part: str, what: str, supported: tuple[str, ...]) -> None:
+    """Asked before the config is made, which would name an unknown model_type among hundreds."""
+    config = raw.get(part)
+    if isinstance(config, dict) and "model_type" in config:
+        _require(what, config["model_type"], supported)
+
+
+def _require_packing(config: PretrainedConfig, family: Family) -> None:
+    """Features must be laid out as a worker packs them, and as transformers itself can."""
+    _require(
+        "vision_feature_select_strategy",
+        config.vision_feature_select_strategy,
+        family.select_strategies(config.vision_config.model_type),
+    )
+    # Asked of the class: an entry of that name in another family's config decides nothing.
+    if not hasattr(family.config, "vision_aspect_ratio"):
+        return
+    if not ASPECT_RATIO.fullmatch(config.vision_aspect_ratio):
+        _require("vision_aspect_ratio", config.vision_aspect_ratio, ("anyres_max_N",))
+
+
+def _require_attention(source: str, text: PretrainedConfig) -> None:
+    """Every token must see all before it, at angles that do not depend on how many follow."""
+    window = getattr(text, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ("sliding_attention",))
+    context = text.max_position_embeddings
+    if window is not None and slides and window < context:
+        raise ConversionError(
+            f"Sliding windows are not supported; {source} has one, {window} of {context} tokens."
+        )
+    rope_type = (text.rope_parameters or {}).get("rope_type")
+    if rope_type in LENGTH_BOUND_ROPE:
+        raise ConversionError(
+            f"Rotary embeddings of type {rope_type!r} are not supported: they change with a prompt's length."
+        )
 
 
 def _read_config(source: str) -> dict[str, Any]:

@@ -1,81 +1,378 @@
-"""The conversion, checkpoint to published model folder, as a story; each step is another file's work."""
+"""The conversion, checkpoint to published model folder, as a story; each step is another file's work.
 
+What is finished stays in a work folder beside the one that is made, until that is published: started again
+after an interruption, or with other settings, only what differs is made.
+"""
+
+import filecmp
+import gc
+import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import openvino
-from transformers import LlavaNextForConditionalGeneration
 
-from contract.model_folder import (
-    CONFIG_JSON,
-    LANGUAGE_XML,
-    TEXT_XML,
-    VISION_XML,
-    FolderManifest,
-    WeightFormat,
+from contract.model_folder import CONFIG_JSON, LANGUAGE_XML, TEXT_XML, VISION_XML, FolderManifest
+from model_prep.calibration import Samples, read_samples
+from model_prep.checkpoint import Checkpoint, load_model, load_processor, open_checkpoint
+from model_prep.compress import (
+    BYTES_PER_WEIGHT,
+    bytes_per_weight,
+    compress_language,
+    compress_text,
+    compress_vision,
 )
-from model_prep.checkpoint import load_model, load_processor, open_checkpoint
-from model_prep.compress import BYTES_PER_WEIGHT, compress_weights
 from model_prep.export import export_language, export_text, export_vision
-from model_prep.publish import require_place, require_space, staged, write_manifest
-
-PARTS = (
-    ("vision tower and projector", export_vision, VISION_XML),
-    ("token embeddings", export_text, TEXT_XML),
-    ("language model", export_language, LANGUAGE_XML),
+from model_prep.graph_names import name_by_place
+from model_prep.inference import Language
+from model_prep.pictures import drawn_samples
+from model_prep.publish import publish, require_place
+from model_prep.reference import Prompt, Reference
+from model_prep.refusal import ConversionError
+from model_prep.resources import available_memory_bytes, require_disk, require_memory
+from model_prep.settings import PrepSettings
+from model_prep.source import Source, find_source
+from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
+from model_prep.verification import (
+    VERIFICATION_JSON,
+    VERIFICATION_MD,
+    Loss,
+    Parity,
+    Verification,
+    compare_parity,
+    measure_loss,
+    report,
 )
-STAGE_COUNT = len(PARTS) + 4
-MADE_WITH = ("openvino", "nncf", "torch", "transformers")
+from model_prep.work import Inputs, Product, WorkFolder, opened, work_path
+
+MADE_WITH: Final = ("openvino", "nncf", "torch", "transformers")
+EXPORTS: Final = {VISION_XML: export_vision, TEXT_XML: export_text, LANGUAGE_XML: export_language}
+PART_NAMES: Final = {
+    VISION_XML: "vision tower and projector",
+    TEXT_XML: "token embeddings",
+    LANGUAGE_XML: "language model",
+}
+STAGE_COUNT: Final = 2 * len(EXPORTS) + 4
+NO_SAMPLES: Final = Samples((), skipped=0)
+NAME_PATTERN: Final = r"[A-Za-z0-9._-]+"
+FLOAT_BYTES: Final = 4
+COMPARED_IMAGES: Final = 4
+COMPARING_SHARE: Final = 0.5
+"""Of the memory that is available, for the two models in float32 that are compared."""
+CALIBRATING_COPIES: Final = 4
+"""Of the vision model's weights in float32, while it is calibrated."""
+
+
+Step = Literal["export", "compress", "verify"]
+"""What a conversion may stop after; what is finished stays in the work folder."""
+
+
+@dataclass
+class Conversion:
+    """One run of the story: what is asked for, what is found, where it is made."""
+
+    source: Source
+    checkpoint: Checkpoint
+    processor: Any
+    settings: PrepSettings
+    samples: Samples
+    calibration_key: str | None
+    work: WorkFolder
+    on_stage: Callable[[str], None]
+    _prompts: list[Prompt] | None = None
+
+    @property
+    def made_from(self) -> Inputs:
+        """What every product depends on."""
+        return {
+            "files": {
+                path.name: [path.stat().st_size, path.stat().st_mtime_ns]
+                for path in sorted(self.source.folder.iterdir())
+                if path.is_file()
+            },
+            "made_with": made_with(),
+        }
+
+    def prompts(self) -> list[Prompt]:
+        """The calibration samples as the checkpoint's own vision model shows them to its decoder."""
+        if self._prompts is None:
+            self.on_stage("calibration prompts")
+            reference = Reference(self.checkpoint, self.processor, layers=0)
+            self._prompts = [reference.prompt(sample.image, sample.text) for sample in self.samples]
+        return self._prompts
+
+    def export(self, xml: str) -> Product:
+        """One part as the checkpoint stores it, without loss."""
+
+        def make(folder: Path) -> None:
+            self.on_stage(f"exporting {PART_NAMES[xml]}")
+            model = load_model(self.checkpoint, "auto")
+            save(EXPORTS[xml](model), folder / xml)
+
+        product = self.work.product(f"export-{Path(xml).stem}", {**self.made_from, "part": xml}, make)
+        gc.collect()
+        return product
+
+    def compress(self, xml: str, exported: Product) -> Product:
+        """One part in the wanted format."""
+        asked = self.settings.vision if xml == VISION_XML else self.settings.language
+        calibrated = asked.needs_calibration and xml != TEXT_XML
+
+        def make(folder: Path) -> None:
+            prompts = self.prompts() if calibrated else None
+            self.on_stage(f"compressing {PART_NAMES[xml]}")
+            model = openvino.Core().read_model(exported.folder / xml)
+            if xml == VISION_XML:
+                tiles = None if prompts is None else [prompt.tiles for prompt in prompts]
+                model = compress_vision(model, self.settings.vision, tiles)
+            elif xml == TEXT_XML:
+                model = compress_text(model, self.settings.language)
+            else:
+                embeds = None if prompts is None else [prompt.inputs_embeds for prompt in prompts]
+                model = compress_language(model, self.settings.language, embeds)
+            save(model, folder / xml)
+
+        inputs = {
+            "exported": exported.key,
+            "settings": asked.model_dump(),
+            "calibration": self.calibration_key if calibrated else None,
+        }
+        product = self.work.product(Path(xml).stem, inputs, make)
+        gc.collect()
+        return product
+
+    def companions(self) -> Product:
+        """Config, processor and tokenizer."""
+
+        def make(folder: Path) -> None:
+            self.on_stage("config, processor and tokenizer")
+            model = load_model(self.checkpoint, "auto")
+            _write_config(model, folder)
+            model.generation_config.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            # Readers of the optimum layout look for the image processor in a file of its own.
+            self.processor.image_processor.save_pretrained(folder)
+            if self.settings.openvino_tokenizer:
+                write_openvino_tokenizer(self.processor.tokenizer, folder)
+
+        inputs = {**self.made_from, "openvino_tokenizer": self.settings.openvino_tokenizer}
+        return self.work.product("companions", inputs, make)
+
+    def verify(self, exported: dict[str, Product], compressed: dict[str, Product]) -> Product:
+        """The exact export against the checkpoint, and what compression changed."""
+
+        def make(folder: Path) -> None:
+            self.on_stage("verifying")
+            found = self._verification(exported, compressed)
+            (folder / VERIFICATION_JSON).write_text(found.model_dump_json(indent=2) + "\n")
+            (folder / VERIFICATION_MD).write_text(report(found, self.source.name))
+
+        inputs = {
+            "exported": {xml: product.key for xml, product in exported.items()},
+            "compressed": {xml: product.key for xml, product in compressed.items()},
+            "calibration": self.calibration_key,
+        }
+        return self.work.product("verification", inputs, make)
+
+    def _verification(self, exported: dict[str, Product], compressed: dict[str, Product]) -> Verification:
+        exact = {xml: product.folder / xml for xml, product in exported.items()}
+        changed = {
+            xml: product.folder / xml
+            for xml, product in compressed.items()
+            if not filecmp.cmp(_weights(exact[xml]), _weights(product.folder / xml), shallow=False)
+        }
+        layers, of_layers = self._layers_that_fit(), self.checkpoint.config.text_config.num_hidden_layers
+        reference = Reference(self.checkpoint, self.processor, layers)
+        language = Language(exact[LANGUAGE_XML] if layers == of_layers else self._shortened(layers))
+        samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
+        parity, answered = compare_parity(reference, samples, exact[VISION_XML], language, of_layers)
+        del language
+        if not parity.holds:
+            raise ConversionError(
+                f"The export of {self.source.name} does not compute what the checkpoint does: logits differ "
+                f"by {parity.max_logit_difference:.1e} and image features by "
+                f"{parity.max_feature_difference:.1e} of the largest; nothing is published."
+            )
+        if layers < of_layers:
+            left_out = (
+                f"Memory held {layers} of {of_layers} layers in float32, so what compression changes "
+                "was not compared."
+            )
+            return self._verified(parity, {}, left_out)
+        wanted = {
+            "vision": {VISION_XML: changed[VISION_XML]} if VISION_XML in changed else {},
+            "language": {xml: path for xml, path in changed.items() if xml != VISION_XML},
+            "whole": changed if VISION_XML in changed and len(changed) > 1 else {},
+        }
+        losses = {
+            name: measure_loss(reference, answered, exact, parts) for name, parts in wanted.items() if parts
+        }
+        return self._verified(parity, losses, None)
+
+    def _verified(self, parity: Parity, losses: dict[str, Loss], left_out: str | None) -> Verification:
+        return Verification(
+            parity=parity,
+            losses=losses,
+            left_out=left_out,
+            calibration_images=len(self.samples),
+            calibration_skipped=self.samples.skipped,
+        )
+
+    def _shortened(self, layers: int) -> openvino.Model:
+        """The language model with so many of its layers, exported as the whole one is."""
+        model = load_model(self.checkpoint, "auto")
+        decoder = model.model.language_model
+        decoder.layers = decoder.layers[:layers]
+        model.config.text_config.num_hidden_layers = layers
+        return export_language(model)
+
+    def _layers_that_fit(self) -> int:
+        """As many of the decoder's layers as memory holds in float32, in torch and in OpenVINO."""
+        counts = self.checkpoint.parameters
+        fixed = counts.vision + counts.embeddings + counts.head
+        room = COMPARING_SHARE * available_memory_bytes() / (2 * FLOAT_BYTES) - fixed
+        of_layers: int = self.checkpoint.config.text_config.num_hidden_layers
+        return min(of_layers, max(1, int(room / counts.layer)))
 
 
 def convert(
     source: str,
     out: Path,
+    settings: PrepSettings,
     *,
-    weight_format: WeightFormat,
-    name: str,
-    overwrite: bool,
-    on_stage: Callable[[str], None],
-) -> FolderManifest:
-    """Convert the checkpoint `source` into the model folder `out`.
+    name: str | None = None,
+    revision: str | None = None,
+    calibration: str | None = None,
+    overwrite: bool = False,
+    stop_after: Step | None = None,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+) -> FolderManifest | None:
+    """Convert the checkpoint `source`, a folder or hub id, into the model folder `out`.
 
-    `on_stage` is called with the name of each of STAGE_COUNT stages as it begins. Raises ConversionError;
-    whatever is raised, `out` is as it was before.
+    `name` stands in the model id, the source's own if it is None. `calibration` is what
+    model_prep.calibration.read_samples reads. After the step `stop_after` nothing is published, and None
+    returned. `on_stage` is called with the name of each stage as it begins, at most STAGE_COUNT of them.
+
+    Raises ConversionError; whatever is raised, `out` is as it was before, and the parts that were finished
+    are kept beside it for the next call.
     """
-    on_stage("checking checkpoint and disk")
+    on_stage("checking checkpoint, disk and memory")
     require_place(out, overwrite=overwrite)
-    checkpoint = open_checkpoint(source)
-    require_space(out, round(checkpoint.parameter_count * BYTES_PER_WEIGHT[weight_format]))
-    processor = load_processor(source)
-    with staged(out) as stage:
-        on_stage("reading weights")
-        model = load_model(checkpoint)
-        for part, export, file_name in PARTS:
-            on_stage(part)
-            compressed = compress_weights(export(model), weight_format)
-            openvino.save_model(compressed, stage / file_name, compress_to_fp16=False)
-        on_stage("config, processor and tokenizer")
-        _write_config(model, stage)
-        model.generation_config.save_pretrained(stage)
-        processor.save_pretrained(stage)
-        # Readers of the optimum layout look for the image processor in a file of its own.
-        processor.image_processor.save_pretrained(stage)
-        on_stage("manifest")
-        return write_manifest(
-            stage,
-            name=name,
-            source=checkpoint.name,
-            weight_format=weight_format,
-            made_with={package: version(package) for package in MADE_WITH},
+    if settings.openvino_tokenizer:
+        require_openvino_tokenizers()
+    found = find_source(source, revision)
+    chosen = name or found.name.replace("/", "--")
+    if not re.fullmatch(NAME_PATTERN, chosen):
+        raise ConversionError(
+            f"The name {chosen!r} is not of letters, digits and ._- alone; --name sets another."
         )
+    checkpoint = open_checkpoint(str(found.folder))
+    if settings.needs_calibration and calibration is None:
+        raise ConversionError(
+            "These settings calibrate on images; --calibration names a folder or a manifest of them."
+        )
+    _require_room(out, found, checkpoint, settings)
+    processor = load_processor(str(found.folder))
+    samples = read_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
+    with opened(work_path(out)) as work:
+        conversion = Conversion(
+            found, checkpoint, processor, settings, samples, _key_of(samples), work, on_stage
+        )
+        exported = {xml: conversion.export(xml) for xml in EXPORTS}
+        if stop_after == "export":
+            return None
+        compressed = {xml: conversion.compress(xml, product) for xml, product in exported.items()}
+        companions = conversion.companions()
+        if stop_after == "compress":
+            return None
+        verified = conversion.verify(exported, compressed)
+        if stop_after == "verify":
+            return None
+        on_stage("publishing")
+        folders = [product.folder for product in (*compressed.values(), companions, verified)]
+        manifest = publish(
+            out,
+            folders,
+            lambda files, digest: FolderManifest(
+                model=f"{chosen}-{_format_name(settings)}-{digest}",
+                source=found.name,
+                revision=found.revision,
+                weight_format=settings.language.weight_format,
+                vision_format=settings.vision.vision_format,
+                settings=settings.model_dump(),
+                properties=settings.properties,
+                made_with=made_with(),
+                files=files,
+            ),
+        )
+    shutil.rmtree(work_path(out))
+    return manifest
 
 
-def _write_config(model: LlavaNextForConditionalGeneration, folder: Path) -> None:
-    """The checkpoint's whole config, and image_newline in it as a list of numbers."""
+def made_with() -> dict[str, str]:
+    """The packages that decide what is written, and their versions."""
+    return {package: version(package) for package in MADE_WITH}
+
+
+def save(model: openvino.Model, xml: Path) -> None:
+    """Write a part, and read it again: a full disk is not always told.
+
+    Raises ConversionError if it cannot be written or read.
+    """
+    name_by_place(model)
+    try:
+        openvino.save_model(model, xml, compress_to_fp16=False)
+        openvino.Core().read_model(xml)
+    except RuntimeError as error:
+        free = shutil.disk_usage(xml.parent).free
+        raise ConversionError(
+            f"{xml.name} cannot be written whole; {free / 1e9:.1f} GB of disk space are free."
+        ) from error
+
+
+def _format_name(settings: PrepSettings) -> str:
+    language, vision = settings.language.weight_format, settings.vision.vision_format
+    return language if language == vision else f"{language}-vision-{vision}"
+
+
+def _require_room(out: Path, source: Source, checkpoint: Checkpoint, settings: PrepSettings) -> None:
+    """Raise ConversionError unless disk and memory will do."""
+    counts = checkpoint.parameters
+    per_weight = bytes_per_weight(settings.language)
+    compressed = (counts.language + counts.embeddings) * per_weight
+    compressed += counts.vision * BYTES_PER_WEIGHT[settings.vision.vision_format]
+    stored = sum(path.stat().st_size for path in source.folder.glob("*.safetensors"))
+    at_work = sum(path.stat().st_size for path in work_path(out).rglob("*") if path.is_file())
+    require_disk(out, max(0, round(stored + compressed) - at_work))
+    require_memory(round(max(counts.language * per_weight, CALIBRATING_COPIES * FLOAT_BYTES * counts.vision)))
+
+
+def _weights(xml: Path) -> Path:
+    return xml.with_suffix(".bin")
+
+
+def _key_of(samples: Samples) -> str | None:
+    if not samples.samples:
+        return None
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.image.size} {sample.text}".encode())
+        digest.update(sample.image.tobytes())
+    return digest.hexdigest()
+
+
+def _write_config(model: Any, folder: Path) -> None:
+    """The checkpoint's whole config, and image_newline, where there is one, in it as a list of numbers."""
     config = model.config.to_dict()
     # A path on the machine that converts.
     config.pop("_name_or_path", None)
-    config["image_newline"] = model.model.image_newline.tolist()
+    newline = getattr(model.model, "image_newline", None)
+    if newline is not None:
+        config["image_newline"] = newline.float().tolist()
     (folder / CONFIG_JSON).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

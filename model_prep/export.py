@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import openvino
 import torch
 from openvino import Model, PartialShape
+from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as make_16bit_traceable
 from torch import nn
 from torch.jit._trace import TracerWarning
-from transformers import LlavaNextForConditionalGeneration
+from transformers import PreTrainedModel
 
 from contract.model_folder import (
     ATTENTION_MASK,
@@ -26,11 +27,12 @@ TRACE_PAST = 3
 TRACE_POSITIONS = 5
 """Sizes of the traced example: all different and none of them 1, so that no axis is taken for a constant."""
 ANY = -1
+HALVES = (torch.float16, torch.bfloat16)
 VISION_FEATURES = "last_hidden_state"
 """The name other readers of such folders give the vision model's output."""
 
 
-def export_vision(model: LlavaNextForConditionalGeneration) -> Model:
+def export_vision(model: PreTrainedModel) -> Model:
     """pixel_values (tile, 3, height, width) → features (tile, patch, hidden), projected; size fixed."""
     side = model.config.vision_config.image_size
     example = {"pixel_values": torch.zeros(TRACE_ROWS, 3, side, side)}
@@ -40,7 +42,7 @@ def export_vision(model: LlavaNextForConditionalGeneration) -> Model:
     return vision
 
 
-def export_text(model: LlavaNextForConditionalGeneration) -> Model:
+def export_text(model: PreTrainedModel) -> Model:
     """input (row, position) int64 → inputs_embeds (row, position, hidden)."""
     example = {"token_ids": torch.zeros(TRACE_ROWS, TRACE_POSITIONS, dtype=torch.int64)}
     text = _trace(TextEmbeddings(model), example)
@@ -49,7 +51,7 @@ def export_text(model: LlavaNextForConditionalGeneration) -> Model:
     return text
 
 
-def export_language(model: LlavaNextForConditionalGeneration) -> Model:
+def export_language(model: PreTrainedModel) -> Model:
     """The stateful language model with the ports that contract.model_folder names."""
     text = model.config.text_config
     hidden, kv_heads, layers = text.hidden_size, text.num_key_value_heads, text.num_hidden_layers
@@ -83,6 +85,9 @@ def export_language(model: LlavaNextForConditionalGeneration) -> Model:
 
 def _trace(module: nn.Module, example: Mapping[str, object]) -> Model:
     module.eval()
+    if any(weight.dtype in HALVES for weight in module.parameters()):
+        # Matrices keep their 16 bits and their place in the checkpoint's files; all else becomes float32.
+        make_16bit_traceable(module)
     with torch.no_grad(), warnings.catch_warnings():
         # What tracing takes for granted shows in the parity tests; the warnings name the harmless too.
         warnings.filterwarnings("ignore", category=TracerWarning)

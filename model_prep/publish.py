@@ -3,16 +3,15 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from contract.model_folder import MANIFEST_JSON, FolderFile, FolderManifest, WeightFormat
+from contract.model_folder import MANIFEST_JSON, FolderFile, FolderManifest
 from model_prep.refusal import ConversionError
 
-BLOCK_BYTES = 1 << 20
-SPACE_MARGIN_BYTES = 32 << 20
-"""For graphs, tokenizer and configs, beside the weights."""
+ABOUT_THE_MODEL = ("verification.json", "verification.md")
+"""They say how fast it was, which is another figure each time."""
 ID_DIGITS = 12
 FOLDER_MODE = 0o755
 
@@ -25,14 +24,25 @@ def require_place(out: Path, *, overwrite: bool) -> None:
         raise ConversionError(f"{out} is not empty; --overwrite replaces it.")
 
 
-def require_space(out: Path, weight_bytes: int) -> None:
-    """Raise ConversionError if the disk of `out` has no room for `weight_bytes` of weights."""
-    existing = next(folder for folder in out.absolute().parents if folder.is_dir())
-    needed, free = weight_bytes + SPACE_MARGIN_BYTES, shutil.disk_usage(existing).free
-    if free < needed:
-        raise ConversionError(
-            f"{out} needs {needed / 1e9:.1f} GB of disk space and {free / 1e9:.1f} GB are free."
+def publish(
+    out: Path, folders: Sequence[Path], describe: Callable[[dict[str, FolderFile], str], FolderManifest]
+) -> FolderManifest:
+    """Make `out` of all files in `folders` and the manifest, in one rename; what was in it is gone then.
+
+    `describe` makes the manifest from the files and the digest of those that decide answers.
+    """
+    with staged(out) as stage:
+        for folder in folders:
+            for path in folder.iterdir():
+                if not path.name.startswith("."):
+                    _link(path, stage / path.name)
+        files = {path.name: _describe(path) for path in sorted(stage.iterdir())}
+        decisive = "".join(
+            f"{file.sha256}  {name}\n" for name, file in files.items() if name not in ABOUT_THE_MODEL
         )
+        manifest = describe(files, hashlib.sha256(decisive.encode()).hexdigest()[:ID_DIGITS])
+        (stage / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
 
 
 @contextmanager
@@ -50,22 +60,12 @@ def staged(out: Path) -> Iterator[Path]:
         raise
 
 
-def write_manifest(
-    folder: Path, *, name: str, source: str, weight_format: WeightFormat, made_with: dict[str, str]
-) -> FolderManifest:
-    """Hash every file of `folder` and write captionmill.json beside them."""
-    files = {path.name: _describe(path) for path in sorted(folder.iterdir())}
-    content = "".join(f"{file.sha256}  {path}\n" for path, file in files.items())
-    digest = hashlib.sha256(content.encode()).hexdigest()[:ID_DIGITS]
-    manifest = FolderManifest(
-        model=f"{name}-{weight_format}-{digest}",
-        source=source,
-        weight_format=weight_format,
-        made_with=made_with,
-        files=files,
-    )
-    (folder / MANIFEST_JSON).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return manifest
+def _link(path: Path, place: Path) -> None:
+    """The file itself under a second name, or a copy where there can be none."""
+    try:
+        place.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, place)
 
 
 def _describe(path: Path) -> FolderFile:

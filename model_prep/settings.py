@@ -12,8 +12,8 @@ class LanguageSettings(Contract):
     """How the weights of the language model and of the token embeddings are stored."""
 
     weight_format: WeightFormat = "fp16"
-    group_size: int | None = Field(
-        default=None, ge=-1, description="int4: weights with one scale; -1 is a whole output channel"
+    group_size: Literal[-1] | Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="int4: weights with one scale; -1 is a whole output channel"
     )
     ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="int4: share of the weights in 4 bits, the others are in 8"
@@ -21,10 +21,19 @@ class LanguageSettings(Contract):
     sym: bool | None = Field(default=None, description="int4 without zero points")
     awq: bool = Field(default=False, description="int4: scale activations first, by calibration")
     scale_estimation: bool = Field(default=False, description="int4: fit the scales, by calibration")
+    activations: Literal["int8"] | None = Field(
+        default=None, description="int8: quantize them too, so that matrices multiply in 8 bits"
+    )
+
+    @model_validator(mode="after")
+    def _int8_alone(self) -> Self:
+        if self.weight_format != "int8" and self.activations is not None:
+            raise ValueError("activations decides nothing without weight_format int8")
+        return self
 
     @model_validator(mode="after")
     def _int4_alone(self) -> Self:
-        given = self.model_fields_set - {"weight_format"}
+        given = self.model_fields_set - {"weight_format", "activations"}
         only_int4 = sorted(name for name in given if getattr(self, name) not in (None, False))
         if self.weight_format != "int4" and only_int4:
             raise ValueError(f"{', '.join(only_int4)} decide nothing without weight_format int4")
@@ -32,7 +41,7 @@ class LanguageSettings(Contract):
 
     @property
     def needs_calibration(self) -> bool:
-        return self.awq or self.scale_estimation
+        return self.awq or self.scale_estimation or self.activations is not None
 
 
 class VisionSettings(Contract):
@@ -60,11 +69,26 @@ class PrepSettings(Contract):
 
     language: LanguageSettings = LanguageSettings()
     vision: VisionSettings = VisionSettings()
+    dynamic_quantization_group_size: int | None = Field(
+        default=None,
+        ge=0,
+        description="for workers: activations with one scale; None is OpenVINO's choice",
+    )
+    openvino_tokenizer: bool = Field(
+        default=False, description="also write the tokenizer as OpenVINO models, which OpenVINO GenAI reads"
+    )
     samples: int = Field(default=50, ge=1, description="images to calibrate with")
 
     @property
     def needs_calibration(self) -> bool:
         return self.language.needs_calibration or self.vision.needs_calibration
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What workers are to compile the folder with."""
+        if self.dynamic_quantization_group_size is None:
+            return {}
+        return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(self.dynamic_quantization_group_size)}
 
 
 PresetName = Literal["balanced", "fast", "exact", "tutorial"]
@@ -74,7 +98,8 @@ PRESETS: Final[dict[PresetName, PrepSettings]] = {
     ),
     "balanced": PrepSettings(),
     "fast": PrepSettings(
-        language=LanguageSettings(weight_format="int8"), vision=VisionSettings(vision_format="int8")
+        language=LanguageSettings(weight_format="int8", activations="int8"),
+        vision=VisionSettings(vision_format="int8"),
     ),
     "tutorial": PrepSettings(
         language=LanguageSettings(weight_format="int4", group_size=64, ratio=0.6, sym=True),

@@ -8,6 +8,7 @@ import redis
 import torch
 
 from model_prep.convert import convert
+from model_prep.settings import PRESETS
 from tests.checkpoints import make_other_checkpoint, make_tiny_checkpoint
 from tests.processes import ROOT, start_server
 
@@ -42,14 +43,7 @@ def other_folder(other_checkpoint: Path) -> Path:
 
 def _converted(checkpoint: Path, name: str) -> Path:
     out = checkpoint.parent / "folder"
-    convert(
-        str(checkpoint),
-        out,
-        weight_format="fp32",
-        name=name,
-        overwrite=False,
-        on_stage=lambda _stage: None,
-    )
+    convert(str(checkpoint), out, PRESETS["exact"], name=name)
     return out
 
 

@@ -28,6 +28,7 @@ from bench.utilisation import Shape, decode_rate
 from bench.works import LONE_WORKS, MIXED_SIZES_PX, ONE_SIZE_PX, UNIT_WORKS, make_works
 from contract.job import Job
 from model_prep.convert import convert
+from model_prep.settings import LanguageSettings, PrepSettings
 
 WORKS = make_works(pictures=3, new_tokens=2, text_words=30)
 
@@ -38,9 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = tmp_path_factory.mktemp("bench") / "checkpoint"
     write_checkpoint(SIZES["tiny"], checkpoint)
     out = checkpoint.parent / "folder"
-    convert(
-        str(checkpoint), out, weight_format="int8", name="t", overwrite=False, on_stage=lambda _stage: None
-    )
+    convert(str(checkpoint), out, PrepSettings(language=LanguageSettings(weight_format="int8")), name="t")
     return out
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from contract.job import GenerationParameters, Question
 from model_prep.convert import convert
+from model_prep.settings import LanguageSettings, PrepSettings
 from tests.conftest import DEMO_MODEL
 from tests.parity import QUESTIONS, TIMEOUT_S, noises, scenes
 from tests.reference import Reference
@@ -71,14 +72,8 @@ class Material:
     """A folder of int8 weights, read with default precision, and questions about many images."""
 
     def __init__(self, name: str, checkpoint: Path, folder: Path) -> None:
-        convert(
-            str(checkpoint),
-            folder,
-            weight_format="int8",
-            name=name,
-            overwrite=False,
-            on_stage=lambda _stage: None,
-        )
+        int8 = PrepSettings(language=LanguageSettings(weight_format="int8"))
+        convert(str(checkpoint), folder, int8, name=name)
         self.model = LlavaModel.load(folder, "CPU", {})
         images = scenes(IMAGES) if name == "demo" else noises(IMAGES, Reference(checkpoint))
         self.parameters = GenerationParameters(max_new_tokens=NEW_TOKENS[name])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.without_torch import run_without_torch
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("contract", "worker", "producer", "model_prep", "demo", "bench")
 
@@ -35,8 +37,10 @@ DOORS = {
         "worker/device.py",
         "model_prep",
         "bench/cohorts.py",
+        "bench/compression.py",
         "bench/peaks.py",
         "bench/peers/genai.py",
+        "demo/compression.py",
     },
     "celery": {"worker/app.py", "worker/tasks.py", "producer/client.py"},
     "kombu": {"worker/app.py", "producer/client.py"},
@@ -125,37 +129,7 @@ def test_the_front_of_each_process_loads_nothing_heavy(module: str) -> None:
 
 
 def test_a_worker_answers_without_torch() -> None:
-    """In a process where torch and nncf are not there, as in a worker's own installation."""
-    script = """
-import importlib.util, sys
-from pathlib import Path
-
-MISSING = ("torch", "nncf", "torchvision")
-find_spec = importlib.util.find_spec
-
-class NotInstalled:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in MISSING:
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NotInstalled)
-importlib.util.find_spec = lambda name, package=None: (
-    None if name.partition(".")[0] in MISSING else find_spec(name, package)
-)
-import worker.startup
-from PIL import Image
-from contract.job import Question
-from worker.llava.model import LlavaModel
-
-model = LlavaModel.load(Path("demo/model/openvino"), "CPU", {})
-features = model.encode_image(Image.new("RGB", (120, 80)))
-prompt = model.prompt(Question(id="q", messages="Describe the image."), features)
-sys.exit(prompt.inputs_embeds.shape[1] != model.hidden or "torch" in sys.modules)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True
-    )
+    run = run_without_torch(ROOT / "demo" / "model" / "openvino")
     assert run.returncode == 0, run.stderr
 
 

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,15 @@ from contract.model_folder import (
     FolderManifest,
 )
 from model_prep.__main__ import app
+from model_prep.convert import STAGE_COUNT
+from model_prep.convert import convert as model_prep_convert
 from model_prep.export import export_vision
 from model_prep.publish import staged
+from model_prep.settings import PRESETS, LanguageSettings, PrepSettings
+from model_prep.verification import VERIFICATION_JSON, VERIFICATION_MD, Verification
+from model_prep.work import work_path
 from tests.checkpoints import CHAT_TEMPLATE, make_tiny_checkpoint
+from tests.processes import ROOT
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "PERF_COUNT": "YES"}
 TOLERANCE = 1e-4
@@ -72,8 +81,8 @@ def altered(checkpoint: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def convert(source: Path | str, out: Path, *options: str, weight_format: str = "fp32") -> Result:
-    arguments = ["convert", str(source), "--out", str(out), "--weight-format", weight_format, *options]
+def convert(source: Path | str, out: Path, *options: str, preset: str = "exact") -> Result:
+    arguments = ["convert", str(source), "--out", str(out), "--preset", preset, *options]
     return CliRunner().invoke(app, arguments)
 
 
@@ -197,10 +206,10 @@ def test_int8_is_small_and_close(
     checkpoint: Path, folder: Path, reference: LlavaNextForConditionalGeneration, tmp_path: Path
 ) -> None:
     out = tmp_path / "int8"
-    result = convert(checkpoint, out, "--name", "small.1", weight_format="int8")
+    result = convert(checkpoint, out, "--name", "small.1", "--weight-format", "int8")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("small.1-int8-")
-    for name in (VISION_XML, TEXT_XML, LANGUAGE_XML):
+    assert result.stdout.startswith("small.1-int8-vision-fp32-")
+    for name in (TEXT_XML, LANGUAGE_XML):
         weights = Path(name).with_suffix(".bin")
         assert (out / weights).stat().st_size < 0.4 * (folder / weights).stat().st_size
     request = openvino.Core().compile_model(out / LANGUAGE_XML, "CPU", EXACT).create_infer_request()
@@ -212,7 +221,7 @@ def test_int8_is_small_and_close(
 
 def test_float16_checkpoint_is_converted_without_loss(tmp_path: Path) -> None:
     source = make_tiny_checkpoint(tmp_path / "half", seed=3, dtype="float16")
-    result = convert(source, tmp_path / "out", weight_format="fp16")
+    result = convert(source, tmp_path / "out", "--weight-format", "fp16", "--vision-format", "fp16")
     assert result.exit_code == 0, result.output
     model = LlavaNextForConditionalGeneration.from_pretrained(source, dtype=torch.float32).eval()
     embeds = np.random.default_rng(4).normal(size=(1, 9, 64)).astype(np.float32)
@@ -246,23 +255,50 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_another_architecture_is_refused_before_weights_are_looked_for(tmp_path: Path) -> None:
     source, out = tmp_path / "other", tmp_path / "out"
     CLIPVisionConfig().save_pretrained(source)
-    assert_refused(convert(source, out), out, "'clip_vision_model' is not supported", "llava_next")
+    names = "llava, llava_next, llava_onevision"
+    assert_refused(convert(source, out), out, "'clip_vision_model' is not supported", names)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"text_config": {"model_type": "gpt2"}}, ("gpt2", "llama, mistral")),
+        ({"text_config": {"model_type": "gpt2"}}, ("gpt2", "llama, mistral, qwen2")),
+        ({"text_config": {"model_type": "nobody's"}}, ("nobody's", "llama, mistral, qwen2")),
         (
-            {"vision_config": {"model_type": "siglip_vision_model"}},
-            ("siglip_vision_model", "clip_vision_model"),
+            {"vision_config": {"model_type": "pixtral"}},
+            ("pixtral", "clip_vision_model, siglip_vision_model"),
         ),
-        ({"vision_feature_select_strategy": "full"}, ("'full'", "default")),
+        ({"vision_feature_select_strategy": "full"}, ("'full'", "supported: default.")),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, ("'default'", "supported: full.")),
+        (
+            {"architectures": ["LlavaMistralForCausalLM"]},
+            ("'LlavaMistralForCausalLM'", "LlavaNextForConditionalGeneration"),
+        ),
+        (
+            {"model_type": "llava_onevision", "architectures": None},
+            ("'mistral'", "supported: qwen2."),
+        ),
+        (
+            {"text_config": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}},
+            ("'dynamic'", "prompt's length"),
+        ),
         ({"text_config": {"sliding_window": 256}}, ("Sliding windows", "256 of 1024")),
         ({"text_config": {"vocab_size": 2**44}}, ("GB of disk", "free")),
         ({"image_token_index": "three"}, ("config", "not valid", "image_token_index")),
     ],
-    ids=["language model", "vision tower", "class token", "sliding window", "disk", "invalid"],
+    ids=[
+        "language model",
+        "unknown language model",
+        "vision tower",
+        "class token",
+        "no class token",
+        "classes of another repository",
+        "language model of another family",
+        "rotary embeddings",
+        "sliding window",
+        "disk",
+        "invalid",
+    ],
 )
 def test_a_config_that_cannot_be_run_is_refused(
     altered: Path, tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
@@ -325,33 +361,230 @@ def test_an_error_half_way_leaves_the_old_folder_alone(tmp_path: Path, error: Ba
     assert [path.name for path in out.iterdir()] == ["old"]
 
 
-def running_conversion(checkpoint: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A conversion that has begun to write."""
-    command = [sys.executable, "-m", "model_prep", "convert", str(checkpoint), "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, "--weight-format", "fp32"],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        # A shell that starts the tests in its background leaves them deaf to Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        while not leftovers(out):
-            assert process.poll() is None, "the conversion ended before it began to write"
-            time.sleep(0.01)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def hashes(out: Path) -> dict[str, str]:
+    """Of all files but those that say how fast a part was."""
+    manifest = FolderManifest.model_validate_json((out / MANIFEST_JSON).read_bytes())
+    return {n: f.sha256 for n, f in manifest.files.items() if n not in (VERIFICATION_JSON, VERIFICATION_MD)}
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_a_conversion_that_is_stopped_leaves_nothing(
-    checkpoint: Path, tmp_path: Path, ending: signal.Signals
+class Interruption(BaseException):
+    """As Ctrl-C comes: anywhere."""
+
+
+def stages_of(checkpoint: Path, out: Path, interrupt_at: str | None = None) -> list[str]:
+    """Convert, and the stages as they began; interrupted as the one of this name begins."""
+    stages: list[str] = []
+
+    def note(stage: str) -> None:
+        stages.append(stage)
+        if stage == interrupt_at:
+            raise Interruption
+
+    with suppress(Interruption):
+        model_prep_convert(str(checkpoint), out, PRESETS["balanced"], name="same", on_stage=note)
+    return stages
+
+
+def test_a_conversion_goes_on_where_it_was_interrupted(checkpoint: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    stages = stages_of(checkpoint, whole)
+    assert len(set(stages)) == len(stages) <= STAGE_COUNT
+    for finishes, begins in pairwise(stages):
+        seen = stages_of(checkpoint, out, interrupt_at=begins)
+        assert seen == list(dict.fromkeys([stages[0], finishes, begins]))
+        assert not out.exists()
+    assert stages_of(checkpoint, out) == [stages[0], stages[-1]]
+    assert hashes(out) == hashes(whole)
+    assert leftovers(out) == []
+
+
+def test_other_settings_make_only_what_differs(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert convert(checkpoint, out, "--stop-after", "compress").exit_code == 0
+    assert not out.exists()
+    stages: list[str] = []
+    settings = PrepSettings(language=LanguageSettings(weight_format="int8"), vision=PRESETS["exact"].vision)
+    model_prep_convert(str(checkpoint), out, settings, on_stage=stages.append)
+    assert [stage for stage in stages if "vision" in stage or "exporting" in stage] == []
+    assert {"compressing token embeddings", "compressing language model"} <= set(stages)
+
+
+def test_another_checkpoint_in_the_same_place_is_converted_anew(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert convert(checkpoint, out, "--stop-after", "export").exit_code == 0
+    other = make_tiny_checkpoint(tmp_path / "other", seed=9)
+    assert convert(other, out).exit_code == 0
+    assert convert(other, tmp_path / "fresh").exit_code == 0
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+def test_two_conversions_into_one_folder_do_not_meet(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = """
+import sys
+from pathlib import Path
+from model_prep.work import opened
+with opened(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(work_path(out))]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        refused = convert(checkpoint, out)
+        other.communicate()
+    assert refused.exit_code == 2
+    assert "Another conversion is at work" in refused.stderr
+
+
+def test_the_folder_says_what_was_verified(folder: Path) -> None:
+    found = Verification.model_validate_json((folder / VERIFICATION_JSON).read_bytes())
+    assert found.parity.holds
+    assert found.parity.token_agreement == 1.0
+    assert (found.parity.layers, found.parity.of_layers) == (3, 3)
+    assert found.losses == {}
+    assert "beside the checkpoint" in (folder / VERIFICATION_MD).read_text()
+
+
+def test_what_compression_loses_is_measured(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert convert(checkpoint, out, "--weight-format", "int8", "--vision-format", "fp16").exit_code == 0
+    found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
+    assert set(found.losses) == {"vision", "language", "whole"}
+    assert 0 <= found.losses["vision"].logit_kl < found.losses["language"].logit_kl < 0.1
+    assert found.losses["vision"].size_ratio == pytest.approx(0.5, abs=0.1)
+    assert found.losses["language"].size_ratio < 0.4
+    assert found.losses["language"].token_agreement > 0.8
+
+
+def test_an_export_that_computes_something_else_is_not_published(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tracing gets wrong, a mask that hides nothing here, shows before anyone runs the folder."""
+    blind = lambda mask, positions: torch.zeros(mask.shape[0], 1, positions, mask.shape[1])  # noqa: E731
+    monkeypatch.setattr("model_prep.wrappers.causal_mask", blind)
+    out = tmp_path / "out"
+    refused = convert(checkpoint, out)
+    assert refused.exit_code == 2
+    assert "does not compute what the checkpoint does" in refused.stderr
+    assert not out.exists()
+
+
+def test_the_tokenizer_can_come_as_openvino_models(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert convert(checkpoint, out, "--openvino-tokenizer").exit_code == 0
+    manifest = FolderManifest.model_validate_json((out / MANIFEST_JSON).read_bytes())
+    assert {"openvino_tokenizer.xml", "openvino_detokenizer.xml"} <= set(manifest.files)
+
+
+def verify(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["verify", *map(str, arguments)])
+
+
+def test_a_whole_folder_passes_and_a_changed_one_does_not(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    passed = verify(folder, "--checkpoint", checkpoint)
+    assert passed.exit_code == 0, passed.output
+    assert "ok       parity" in passed.stdout
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    (changed / "config.json").write_text("{}")
+    (changed / "tokenizer.json").unlink()
+    failed = verify(changed)
+    assert failed.exit_code == 1
+    assert "failed   config.json: is not what was published" in failed.stdout
+    assert "failed   tokenizer.json: is missing" in failed.stdout
+    assert verify(tmp_path).exit_code == 2
+
+
+def test_another_checkpoint_than_the_folders_own_fails_parity(folder: Path, tmp_path: Path) -> None:
+    other = make_tiny_checkpoint(tmp_path / "other", seed=9)
+    failed = verify(folder, "--checkpoint", other)
+    assert failed.exit_code == 1
+    assert "failed   parity" in failed.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--group-size", "32"], ("group_size", "int4")),
+        (["--smooth-quant-alpha", "0.5"], ("smooth_quant_alpha", "int8")),
+        (["--weight-format", "int4", "--ratio", "1.5"], ("ratio",)),
+        (["--vision-format", "int8"], ("--calibration",)),
+        (["--revision", "main"], ("revision", "folder")),
+    ],
+    ids=["group", "alpha", "ratio", "calibration", "revision"],
+)
+def test_options_that_cannot_be_followed_are_refused(
+    checkpoint: Path, tmp_path: Path, options: list[str], words: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out"
-    for process in running_conversion(checkpoint, out):
+    assert_refused(convert(checkpoint, out, *options), out, *words)
+
+
+def test_a_hub_id_is_looked_for_in_the_cache_when_offline(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "model_prep",
+        "convert",
+        "nobody/nothing",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "nobody/nothing is not a checkpoint" in ran.stderr
+
+
+def running_conversion(
+    checkpoint: Path, out: Path, largest_file_bytes: int | None = None
+) -> subprocess.Popen[str]:
+    """A conversion in a process of its own, which may write no file larger than this."""
+
+    def before() -> None:
+        # A shell that starts the tests in its background leaves them deaf to Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if largest_file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
+
+    command = [sys.executable, "-m", "model_prep", "convert", str(checkpoint), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--preset", "exact"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
+    )
+
+
+def test_a_disk_that_is_full_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    """A bound on the size of files stands for it: the same call fails in the same place."""
+    out = tmp_path / "out"
+    with running_conversion(checkpoint, out, largest_file_bytes=200_000) as process:
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 2, told
+    assert "cannot be written whole" in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_a_conversion_that_is_stopped_publishes_nothing_and_can_go_on(
+    checkpoint: Path, folder: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    with running_conversion(checkpoint, out) as process:
+        while not list(work_path(out).glob("export-*/.key")):
+            assert process.poll() is None, "the conversion ended before it had finished a part"
+            time.sleep(0.01)
         process.send_signal(ending)
-        assert process.wait(timeout=120) not in (0, -signal.SIGKILL)
-    assert list(tmp_path.iterdir()) == []
+        process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not out.exists()
+    assert convert(checkpoint, out).exit_code == 0
+    assert hashes(out) == hashes(folder)
+    assert leftovers(out) == []

@@ -6,6 +6,7 @@ import openvino
 import pytest
 
 from worker.device import UnknownDeviceError, resolve_device
+from worker.precision import computed_as
 from worker.settings import SettingsError, load_settings
 
 
@@ -51,6 +52,38 @@ def test_properties_come_from_three_settings(monkeypatch: pytest.MonkeyPatch) ->
         "INFERENCE_NUM_THREADS": "3",
         "NUM_STREAMS": "1",
     }
+
+
+def test_precisions_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "INFERENCE_PRECISION": "bf16",
+        "KV_CACHE_PRECISION": "f16",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128",
+        "STREAMS": "2",
+        "CACHE_DIR": "/somewhere",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"CAPTIONMILL_{name}", value)
+    properties = load_settings().properties()
+    assert properties == {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "KV_CACHE_PRECISION": "f16",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128",
+        "NUM_STREAMS": "2",
+        "CACHE_DIR": "/somewhere",
+    }
+    assert computed_as("model", properties, "paged") == (
+        "model+DYNAMIC_QUANTIZATION_GROUP_SIZE=128+INFERENCE_PRECISION_HINT=bf16+KV_CACHE_PRECISION=f16"
+        "+attention=paged"
+    )
+    assert computed_as("model", {"NUM_STREAMS": "2"}, "stateful") == "model"
+
+
+def test_exact_and_another_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONMILL_PRECISION", "exact")
+    monkeypatch.setenv("CAPTIONMILL_KV_CACHE_PRECISION", "u8")
+    with pytest.raises(SettingsError, match="precision=exact leaves no other"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

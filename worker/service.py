@@ -99,17 +99,20 @@ class Service(Generic[FeaturesT]):
     """Answers jobs from many threads at once with one model and one engine."""
 
     def __init__(
-        self, model: Model[FeaturesT], engine: Engine, image_roots: tuple[Path, ...], limits: ImageLimits
+        self,
+        model: Model[FeaturesT],
+        engine: Engine,
+        image_roots: tuple[Path, ...],
+        limits: ImageLimits,
+        model_id: str | None = None,
     ) -> None:
+        """Answers name `model_id`, the model's own if it is None."""
         self._model = model
+        self.model_id = model.model_id if model_id is None else model_id
         self._engine = engine
         self._image_roots = image_roots
         self._limits = limits
         self._draining = False
-
-    @property
-    def model_id(self) -> str:
-        return self._model.model_id
 
     def answer(self, job: Job) -> JobResult:
         """An outcome for each question.

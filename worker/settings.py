@@ -36,6 +36,19 @@ class Settings(BaseSettings):
     precision: Literal["default", "exact"] = Field(
         default="default", description="exact computes and caches in f32, as transformers on a CPU does"
     )
+    inference_precision: Literal["f32", "bf16", "f16"] | None = Field(
+        default=None, description="what is computed in; None leaves it to folder and OpenVINO"
+    )
+    kv_cache_precision: Literal["f32", "bf16", "f16", "u8"] | None = Field(
+        default=None, description="what keys and values are kept in; None as above"
+    )
+    dynamic_quantization_group_size: int | None = Field(
+        default=None, ge=0, description="activations with one 8-bit scale; 0 is none, None as above"
+    )
+    streams: int | None = Field(default=None, ge=1, description="None leaves it to OpenVINO")
+    cache_dir: Path | None = Field(
+        default=None, description="keeps compiled models, so that a worker starts sooner"
+    )
     inference_threads: int | None = Field(default=None, ge=1, description="None leaves it to OpenVINO")
     openvino_properties: dict[str, str] = Field(
         default_factory=dict, description="further OpenVINO properties"
@@ -88,6 +101,13 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _exact_is_f32(self) -> Self:
+        wishes = (self.inference_precision, self.kv_cache_precision, self.dynamic_quantization_group_size)
+        if self.precision == "exact" and any(wish is not None for wish in wishes):
+            raise ValueError("precision=exact leaves no other precision to choose")
+        return self
+
+    @model_validator(mode="after")
     def _one_wish_each(self) -> Self:
         twice = self.openvino_properties.keys() & self._derived_properties().keys()
         if twice:
@@ -97,10 +117,16 @@ class Settings(BaseSettings):
         return self
 
     def _derived_properties(self) -> dict[str, str]:
+        given = {
+            "INFERENCE_PRECISION_HINT": self.inference_precision,
+            "KV_CACHE_PRECISION": self.kv_cache_precision,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.dynamic_quantization_group_size,
+            "INFERENCE_NUM_THREADS": self.inference_threads,
+            "NUM_STREAMS": self.streams,
+            "CACHE_DIR": self.cache_dir,
+        }
         properties = dict(EXACT) if self.precision == "exact" else {}
-        if self.inference_threads is not None:
-            properties["INFERENCE_NUM_THREADS"] = str(self.inference_threads)
-        return properties
+        return properties | {name: str(value) for name, value in given.items() if value is not None}
 
     def properties(self) -> Mapping[str, str]:
         """OpenVINO properties that the settings ask for."""

@@ -16,9 +16,10 @@ from worker.engine.runner import Runner
 from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.images import ImageLimits
-from worker.llava.folder import ModelFolderError
+from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
+from worker.precision import computed_as
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import Settings
@@ -40,7 +41,7 @@ class Worker:
         try:
             device = resolve_device(settings.device)
             _refuse_single_thread(device, settings)
-            properties = _properties(device, settings)
+            properties = _properties(device, settings, folder_properties(settings.model_folder))
             model = LlavaModel.load(
                 settings.model_folder, device, properties, settings.image_cache_bytes, lock.first
             )
@@ -59,12 +60,13 @@ class Worker:
             max_side_px=settings.image_max_side_px,
             max_aspect=settings.image_max_aspect,
         )
-        self.service = Service(model, engine, settings.image_roots, image_limits)
+        model_id = computed_as(model.model_id, settings.properties(), settings.attention)
+        self.service = Service(model, engine, settings.image_roots, image_limits, model_id)
         self.service.warm_up()
         self.engine_times = engine.times
         self._store = ResultStore(settings.redis_url.get_secret_value())
         self.answering = Answering(self.service, self._store)
-        self.description = f"{model.model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
+        self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
 
     def drain(self) -> None:
         """Begin no further job; safe in a signal handler."""
@@ -76,9 +78,9 @@ class Worker:
         self._store.close()
 
 
-def _properties(device: str, settings: Settings) -> Mapping[str, str]:
+def _properties(device: str, settings: Settings, of_folder: Mapping[str, str]) -> Mapping[str, str]:
     """What every part of the model is compiled with."""
-    return {**(RUNTIME_CACHE if device == "CPU" else {}), **settings.properties()}
+    return {**(RUNTIME_CACHE if device == "CPU" else {}), **of_folder, **settings.properties()}
 
 
 def _load_runner(

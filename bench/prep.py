@@ -1,0 +1,133 @@
+"""Measures a conversion stage by stage: peak resident memory, disk and minutes; knows no engine.
+
+Conversion and first answer run in processes of their own, this one only reads what they report.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+CLEAR_PEAK: Final = "5"
+"""Makes Linux count the peak of the resident set anew."""
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """What one stage took."""
+
+    stage: str
+    seconds: float
+    peak_resident_bytes: int
+    private_bytes: int
+    """resident when it ended; no pages of files, which the system takes back when it needs them"""
+    disk_bytes: int
+    """of work folder and result, when it ended"""
+
+
+class StageMeter:
+    """Tells stages apart within the process that converts, and prints each as a line of JSON."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stage: str | None = None
+        self._begun = time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        self.end()
+        self._stage, self._begun = stage, time.monotonic()
+        Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
+
+    def end(self) -> None:
+        if self._stage is None:
+            return
+        figures = StageFigures(
+            stage=self._stage,
+            seconds=time.monotonic() - self._begun,
+            peak_resident_bytes=_status("VmHWM"),
+            private_bytes=_status("RssAnon"),
+            disk_bytes=_disk_bytes(self._folder),
+        )
+        print(json.dumps(asdict(figures)), flush=True)
+
+
+def measured_stages(script: str, arguments: list[str]) -> Iterator[StageFigures]:
+    """Run `script` in a new process, which prints figures. Raises CalledProcessError if it fails."""
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield StageFigures(**json.loads(line))
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+CONVERT: Final = """
+import sys
+from pathlib import Path
+from bench.prep import StageMeter
+from model_prep.convert import convert
+from model_prep.settings import PrepSettings
+checkpoint, out, settings, calibration = sys.argv[1:]
+meter = StageMeter(Path(out).parent)
+convert(checkpoint, Path(out), PrepSettings.model_validate_json(settings), calibration=calibration or None,
+        on_stage=meter)
+meter.end()
+"""
+ANSWER: Final = """
+import sys
+sys.modules["torch"] = None
+from pathlib import Path
+from bench.prep import StageMeter
+from bench.works import draw
+from contract.job import ImagePath, Job
+from worker.settings import Settings
+from worker.startup import Worker
+folder, pictures = Path(sys.argv[1]), Path(sys.argv[2])
+meter = StageMeter(folder)
+meter("worker: loading the folder")
+worker = Worker(Settings(model_folder=folder, image_roots=str(pictures)))
+meter("worker: one image, 16 tokens")
+draw((480, 640), seed=1).save(pictures / "one.png")
+question = {"id": "0", "messages": "What is shown in this image?"}
+job = Job.model_validate({"run": "bench", "index": 0, "image": ImagePath.of(pictures / "one.png"),
+                          "questions": [question], "parameters": {"max_new_tokens": 16}})
+(result,) = worker.service.answer(job).results
+meter.end()
+print(result.outcome, file=sys.stderr)
+worker.close()
+"""
+
+
+def measure_conversion(
+    checkpoint: Path, out: Path, settings: str, pictures: Path | None
+) -> Iterator[StageFigures]:
+    """Each stage of converting `checkpoint` into `out`, then of a worker's loading it and answering.
+
+    `settings` is model_prep's PrepSettings as JSON, `pictures` a folder to calibrate with.
+    """
+    yield from measured_stages(CONVERT, [str(checkpoint), str(out), settings, str(pictures or "")])
+    with tempfile.TemporaryDirectory(prefix="captionmill-prep-") as asked:
+        yield from measured_stages(ANSWER, [str(out), asked])
+
+
+def _status(field: str) -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[field].split()[0]) * 1024
+
+
+def _disk_bytes(folder: Path) -> int:
+    """Each file once, however many names it has."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            status = os.stat(os.path.join(root, name))
+            found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values())

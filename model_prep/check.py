@@ -1,0 +1,127 @@
+"""Checks a model folder that exists: whether it is whole, fits this machine and computes what it should."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, Literal
+
+import openvino
+from pydantic import ValidationError
+
+from contract.model_folder import (
+    ATTENTION_MASK,
+    BEAM_IDX,
+    INPUT_IDS,
+    INPUTS_EMBEDS,
+    LANGUAGE_XML,
+    LOGITS,
+    MANIFEST_JSON,
+    PIXEL_VALUES,
+    POSITION_IDS,
+    TEXT_XML,
+    VISION_XML,
+    FolderManifest,
+)
+from model_prep.checkpoint import load_processor, open_checkpoint
+from model_prep.inference import Language
+from model_prep.pictures import drawn_samples
+from model_prep.reference import Reference
+from model_prep.refusal import ConversionError
+from model_prep.source import find_source
+from model_prep.verification import PARITY_TOLERANCE, compare_parity
+
+INPUTS: Final = {
+    VISION_XML: {PIXEL_VALUES},
+    TEXT_XML: {INPUT_IDS},
+    LANGUAGE_XML: {ATTENTION_MASK, POSITION_IDS, INPUTS_EMBEDS, BEAM_IDX},
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at, and what came of it."""
+
+    what: str
+    outcome: Literal["ok", "failed", "differs"]
+    """differs: other than when it was made, and yet no fault"""
+    detail: str
+
+
+def check_folder(folder: Path, checkpoint: str | None, revision: str | None) -> list[Check]:
+    """Look at a published folder and, if a `checkpoint` is given, at what both compute.
+
+    Raises ConversionError if there is no such folder or checkpoint.
+    """
+    manifest = _read_manifest(folder)
+    checks = [*_check_hashes(folder, manifest), *_check_versions(manifest)]
+    if any(check.outcome == "failed" for check in checks):
+        return checks
+    checks += [_check_ports(folder, xml) for xml in INPUTS]
+    if checkpoint is not None and all(check.outcome != "failed" for check in checks):
+        checks.append(_check_parity(folder, manifest, checkpoint, revision))
+    return checks
+
+
+def _read_manifest(folder: Path) -> FolderManifest:
+    path = folder / MANIFEST_JSON
+    if not path.is_file():
+        raise ConversionError(f"{folder} is no published model folder: it has no {MANIFEST_JSON}.")
+    try:
+        return FolderManifest.model_validate_json(path.read_bytes())
+    except ValidationError as invalid:
+        raise ConversionError(f"{path} is no manifest: {invalid.errors()[0]['msg']}.") from None
+
+
+def _check_hashes(folder: Path, manifest: FolderManifest) -> Iterator[Check]:
+    for name, file in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            yield Check(name, "failed", "is missing")
+            continue
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != file.sha256:
+            yield Check(name, "failed", "is not what was published")
+    yield Check("files", "ok", f"{len(manifest.files)} were looked at")
+
+
+def _check_versions(manifest: FolderManifest) -> Iterator[Check]:
+    for package, made_with in manifest.made_with.items():
+        try:
+            here = version(package)
+        except PackageNotFoundError:
+            here = "none"
+        same = here == made_with
+        yield Check(package, "ok" if same else "differs", f"made with {made_with}, here is {here}")
+
+
+def _check_ports(folder: Path, xml: str) -> Check:
+    try:
+        model = openvino.Core().read_model(folder / xml)
+    except RuntimeError as error:
+        return Check(xml, "failed", f"cannot be read: {next(iter(str(error).splitlines()), '')}")
+    inputs = {port.any_name for port in model.inputs}
+    if inputs != INPUTS[xml]:
+        return Check(xml, "failed", f"has inputs {sorted(inputs)} instead of {sorted(INPUTS[xml])}")
+    if xml == LANGUAGE_XML and not any(LOGITS in port.get_names() for port in model.outputs):
+        return Check(xml, "failed", f"has no output {LOGITS}")
+    return Check(xml, "ok", "has the ports of a model folder")
+
+
+def _check_parity(folder: Path, manifest: FolderManifest, source: str, revision: str | None) -> Check:
+    found = find_source(source, revision)
+    checkpoint = open_checkpoint(str(found.folder))
+    reference = Reference(checkpoint, load_processor(str(found.folder)))
+    language = Language(folder / LANGUAGE_XML)
+    parity, _ = compare_parity(reference, drawn_samples(), folder / VISION_XML, language, reference.layers)
+    said = (
+        f"logits differ by {parity.max_logit_difference:.1e} and image features by "
+        f"{parity.max_feature_difference:.1e} of the largest, {parity.token_agreement:.1%} of "
+        f"{parity.tokens} tokens are the same"
+    )
+    if parity.holds:
+        return Check("parity", "ok", said)
+    exact = {manifest.weight_format, manifest.vision_format} == {"fp32"}
+    return Check("parity", "failed" if exact else "differs", f"{said}; {PARITY_TOLERANCE:.0e} is exact")

@@ -1,0 +1,111 @@
+"""What the checkpoint itself computes in float32, in torch; knows no OpenVINO.
+
+Prompts are made here for calibration and verification alike, by transformers' own processor and code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_prep.checkpoint import Checkpoint, load_model
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question about an image, ready for the language model."""
+
+    inputs_embeds: FloatArray
+    """(position, hidden)"""
+    tiles: FloatArray
+    """(tile, 3, height, width), what the vision model read"""
+    features: FloatArray
+    """(tile, patch, hidden), what it gave"""
+
+
+class _PromptReachedError(Exception):
+    """The forward pass has come to where the decoder begins, and need not go on."""
+
+
+class Reference:
+    """The checkpoint with its weights in float32. `layers` keeps the first of the decoder's; 0 none."""
+
+    def __init__(self, checkpoint: Checkpoint, processor: Any, layers: int | None = None) -> None:
+        """Raises ConversionError if the weights cannot be read."""
+        model = load_model(checkpoint, "auto")
+        decoder = model.model.language_model
+        if layers is not None:
+            decoder.layers = decoder.layers[:layers]
+        if layers == 0:
+            model.lm_head = torch.nn.Identity()
+        self.model = model.float()
+        self._processor = processor
+
+    @property
+    def layers(self) -> int:
+        return len(self.model.model.language_model.layers)
+
+    def prompt(
+        self, image: Image.Image, text: str, vision: Callable[[FloatArray], FloatArray] | None = None
+    ) -> Prompt:
+        """One user turn with image and text. `vision` stands in for vision tower and projector.
+
+        It maps tiles (tile, 3, height, width) to features (tile, patch, hidden).
+        """
+        inputs = self._inputs(image, text)
+        seen: dict[str, FloatArray] = {}
+
+        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> None:
+            pixel_values = arguments[0] if arguments else named["pixel_values"]
+            seen["tiles"] = pixel_values.numpy()
+
+        def replace(_projector: Any, _arguments: Any, features: torch.Tensor) -> torch.Tensor | None:
+            seen["features"] = features.numpy() if vision is None else vision(seen["tiles"])
+            return None if vision is None else torch.from_numpy(seen["features"])
+
+        def keep_embeds(_decoder: Any, _arguments: Any, named: Any) -> None:
+            seen["inputs_embeds"] = named["inputs_embeds"][0].numpy()
+            raise _PromptReachedError
+
+        inner = self.model.model
+        hooks = [
+            inner.vision_tower.register_forward_pre_hook(keep_tiles, with_kwargs=True),
+            inner.multi_modal_projector.register_forward_hook(replace),
+            inner.language_model.register_forward_pre_hook(keep_embeds, with_kwargs=True),
+        ]
+        try:
+            with torch.no_grad():
+                inner(**inputs)
+        except _PromptReachedError:
+            return Prompt(**seen)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        raise AssertionError("a forward pass goes through the decoder")
+
+    def embed(self, token_ids: IntArray) -> FloatArray:
+        """token_ids (row, position) → inputs_embeds (row, position, hidden)."""
+        with torch.no_grad():
+            embeds: FloatArray = self.model.get_input_embeddings()(torch.from_numpy(token_ids)).numpy()
+        return embeds
+
+    def logits(self, inputs_embeds: FloatArray) -> FloatArray:
+        """inputs_embeds (position, hidden) → logits (position, vocabulary)."""
+        with torch.no_grad():
+            hidden = self.model.model.language_model(inputs_embeds=torch.from_numpy(inputs_embeds[None]))
+            logits: FloatArray = self.model.lm_head(hidden.last_hidden_state)[0].numpy()
+        return logits
+
+    def _inputs(self, image: Image.Image, text: str) -> Any:
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        prompt = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        return self._processor(images=image, text=prompt, return_tensors="pt")

@@ -1,0 +1,87 @@
+"""Keeps what a conversion has finished, so that the next one goes on from there; knows no models.
+
+A work folder lies beside the folder it is for. Each product in it is a folder that is renamed into place when
+it is whole, with a key of everything that it was made from: a product whose key is another's is made again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from model_prep.refusal import ConversionError
+
+KEY_FILE: Final = ".key"
+LOCK_FILE: Final = ".lock"
+KEY_DIGITS: Final = 32
+
+Inputs = Mapping[str, object]
+"""What decides a product, as JSON can carry it."""
+
+
+class Product:
+    """A finished folder and the key of what it was made from."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.key = key
+
+
+class WorkFolder:
+    """Products by name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def product(self, name: str, inputs: Inputs, make: Callable[[Path], None]) -> Product:
+        """What `make` writes into an empty folder, or wrote before from the same `inputs`."""
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+        folder = self._path / name
+        if not self.has(name, key):
+            # The old one goes first: the disk may hold no two.
+            shutil.rmtree(folder, ignore_errors=True)
+            stage = self._path / f"{name}.partial"
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir()
+            try:
+                make(stage)
+                (stage / KEY_FILE).write_text(key)
+                os.sync()
+                stage.rename(folder)
+            except BaseException:
+                shutil.rmtree(stage, ignore_errors=True)
+                raise
+        return Product(folder, key)
+
+    def has(self, name: str, key: str) -> bool:
+        """Whether a product of this name was finished from what the key stands for."""
+        stamp = self._path / name / KEY_FILE
+        return stamp.is_file() and stamp.read_text() == key
+
+
+def work_path(out: Path) -> Path:
+    """Where the conversion into `out` works: beside it, so that publishing is a rename."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.work")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[WorkFolder]:
+    """The work folder, for this process alone. Raises ConversionError if another one works there."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / LOCK_FILE).open("w") as lock:
+        try:
+            # Not flock(), which a process that a library forks would go on holding.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConversionError(f"Another conversion is at work in {path}.") from None
+        try:
+            yield WorkFolder(path)
+        finally:
+            if not any(path.glob(f"*/{KEY_FILE}")):
+                shutil.rmtree(path, ignore_errors=True)

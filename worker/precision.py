@@ -1,0 +1,29 @@
+"""Names what answers were computed with, beside the folder they come from; knows no model and no device."""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+DECISIVE: Final = frozenset(
+    {
+        "INFERENCE_PRECISION_HINT",
+        "EXECUTION_MODE_HINT",
+        "KV_CACHE_PRECISION",
+        "KEY_CACHE_PRECISION",
+        "VALUE_CACHE_PRECISION",
+        "KEY_CACHE_GROUP_SIZE",
+        "VALUE_CACHE_GROUP_SIZE",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+        "ACTIVATIONS_SCALE_FACTOR",
+    }
+)
+"""OpenVINO properties that change answers and not only their speed."""
+
+
+def computed_as(
+    folder_id: str, properties: Mapping[str, str], attention: Literal["stateful", "paged"]
+) -> str:
+    """The model id of answers: the folder's own, and after each + what its worker was told otherwise."""
+    told = [f"{name}={value}" for name, value in sorted(properties.items()) if name in DECISIVE]
+    if attention != "stateful":
+        told.append(f"attention={attention}")
+    return "+".join([folder_id, *told])
