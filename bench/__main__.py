@@ -13,7 +13,6 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markdown import Markdown
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from bench.checkpoint import SHAPES, SIZES, name_as_published, write_shape
 from bench.contest import Contest, contests, only
@@ -113,7 +112,7 @@ def interop_command(
     folders = Folders(out.resolve(), "demo")
     if not folders.checkpoint.exists():
         shutil.copytree(DEMO / "model" / "checkpoint", folders.checkpoint)
-        name_as_published(folders.checkpoint / SAFE_WEIGHTS_NAME)
+        name_as_published(folders.checkpoint)
     own = folders.root / "ours-exact"
     if not own.exists():
         progress.log("our folder")

@@ -93,7 +93,7 @@ def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model.to(torch.float16).save_pretrained(folder)
-    name_as_published(folder / SAFE_WEIGHTS_NAME)
+    name_as_published(folder)
     processor.save_pretrained(folder)
     # Readers of transformers 4's layout look for the image processor in a file of its own.
     processor.image_processor.save_pretrained(folder)
@@ -150,12 +150,13 @@ def write_shape(size: Size, folder: Path, seed: int = 0) -> None:
     processor.image_processor.save_pretrained(folder)
 
 
-def name_as_published(weights: Path) -> None:
+def name_as_published(checkpoint: Path) -> None:
     """Give the vision tower's weights the names that published models have, which every release reads.
 
     optimum-intel brings an older transformers than ours; the names that ours writes are strange to it, and it
     would fill the tower with weights of its own.
     """
+    weights = checkpoint / SAFE_WEIGHTS_NAME
     named = {
         name.replace(NEW_VISION_PREFIX, PUBLISHED_VISION_PREFIX): weight
         for name, weight in load_file(weights).items()
