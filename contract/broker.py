@@ -8,6 +8,9 @@ from typing import Any, Final
 
 TASK_NAME: Final = "captionmill.answer_job"
 JOB_QUEUE: Final = "captionmill.jobs"
+"""Bulk work."""
+INTERACTIVE_QUEUE: Final = "captionmill.interactive"
+"""Questions somebody waits for: a worker takes them beside its bulk jobs and the engine serves them first."""
 VISIBILITY_TIMEOUT_S: Final = 900
 """Longer than three times the longest stay of a job in a worker, and the same everywhere."""
 

@@ -1,15 +1,19 @@
 """The job: one image, the questions about it and how to generate, as data."""
 
-import hashlib
+import base64
+import binascii
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contract.base import Contract, Text
 
 JOB_VERSION: Final = 1
+
+INLINE_MAX_BYTES: Final = 32 * 1024
+"""Of an image that travels within its job; a larger one is put into the store beside it."""
 
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 JobIndex = Annotated[int, Field(ge=0, lt=2**32, description="position in the run; a bit in the done bitmap")]
@@ -93,30 +97,93 @@ class Question(Contract):
         return any(turn.image_count for turn in self.turns(with_image=with_image))
 
 
-class ImagePath(Contract):
-    """An image file that the worker can open: absolute, or relative to one of the worker's image roots.
+class _File(Contract):
+    """A file that the worker can open: absolute, or relative to one of the worker's image roots.
 
     A file name is bytes and need not be UTF-8; such a name travels as Latin-1, which holds every byte.
     """
 
-    kind: Literal["path"] = "path"
     path: Text = Field(min_length=1)
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
-
-    @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> Self:
-        raw = os.fsencode(path)
-        try:
-            return cls(path=raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            return cls(path=raw.decode("latin-1"), encoding="latin-1")
 
     def to_path(self) -> Path:
         """The file name as this system writes it; other bytes than UTF-8 become surrogates, as in `os`."""
         return Path(os.fsdecode(self.path.encode(self.encoding)))
 
 
-ImageReference = ImagePath
+def _as_text(path: str | os.PathLike[str]) -> tuple[str, Literal["utf-8", "latin-1"]]:
+    raw = os.fsencode(path)
+    try:
+        return raw.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return raw.decode("latin-1"), "latin-1"
+
+
+class ImagePath(_File):
+    """An image file that the worker can open."""
+
+    kind: Literal["path"] = "path"
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Self:
+        text, encoding = _as_text(path)
+        return cls(path=text, encoding=encoding)
+
+
+class ImageMember(_File):
+    """An image within an uncompressed tar shard that the worker can open: so many bytes from an offset on."""
+
+    kind: Literal["member"] = "member"
+    offset: int = Field(ge=0)
+    size_bytes: int = Field(ge=1)
+    name: Text = Field(description="the member's, for people")
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], offset: int, size_bytes: int, name: str) -> Self:
+        text, encoding = _as_text(path)
+        return cls(path=text, encoding=encoding, offset=offset, size_bytes=size_bytes, name=name)
+
+
+class ImageUrl(Contract):
+    """An image that the worker fetches: http and https, and what else its operator allows."""
+
+    kind: Literal["url"] = "url"
+    url: Text = Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.+", repr=False)
+
+
+class ImageInline(Contract):
+    """A small image within the job."""
+
+    kind: Literal["inline"] = "inline"
+    base64: str = Field(repr=False, max_length=(INLINE_MAX_BYTES + 2) // 3 * 4)
+
+    @field_validator("base64")
+    @classmethod
+    def _decodes(cls, text: str) -> str:
+        try:
+            base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("an inline image must be base64") from None
+        return text
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        return cls(base64=base64.b64encode(content).decode())
+
+    def content(self) -> bytes:
+        return base64.b64decode(self.base64)
+
+
+class ImageStored(Contract):
+    """An image that the producer has put into the result store, under its hash."""
+
+    kind: Literal["stored"] = "stored"
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+ImageReference = Annotated[
+    ImagePath | ImageMember | ImageUrl | ImageInline | ImageStored, Field(discriminator="kind")
+]
 
 Detail = Literal["low", "high"] | Annotated[int, Field(ge=1, le=1024, strict=True)]
 """How closely to look: the base tile alone, every tile, or at most so many tiles beside the base tile."""
@@ -188,6 +255,8 @@ class Job(Contract):
     deadline: float | None = Field(
         default=None, allow_inf_nan=False, description="Unix time in seconds; None is no deadline"
     )
+    model: Text | None = Field(default=None, description="the model id that must answer; None takes any")
+    stream: bool = Field(default=False, description="tokens are published as they come (contract.store)")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -196,16 +265,14 @@ class Job(Contract):
             raise ValueError("question ids must differ within a job")
         if self.image is None and any(question.uses_image(with_image=False) for question in self.questions):
             raise ValueError("a question places an image, but the job has none")
+        if self.stream and (len(self.questions) > 1 or self.questions[0].choices is not None):
+            raise ValueError("stream is for one question without choices")
+        if self.stream and max(self.parameters.num_beams, self.parameters.num_return_sequences) > 1:
+            raise ValueError("stream is for one row: num_beams and num_return_sequences of 1")
         scored = GenerationParameters(length_penalty=self.parameters.length_penalty)
         if self.parameters != scored and all(question.choices for question in self.questions):
             raise ValueError("where every question has choices, no parameter but length_penalty decides")
         return self
-
-    @property
-    def key(self) -> str:
-        """Content key of 64 hex digits: equal for equal image references, questions, parameters, detail."""
-        content = self.model_dump_json(include={"image", "questions", "parameters", "detail"})
-        return hashlib.sha256(content.encode()).hexdigest()
 
     def to_message(self) -> dict[str, Any]:
         """The JSON-ready form that goes through the broker."""

@@ -7,7 +7,7 @@ import redis
 
 from contract.answer import EVERY_QUESTION, Answer, JobResult, Outcome
 from contract.failure import Failure, FailureCode
-from contract.job import Question
+from contract.job import ImagePath, Question
 from contract.store import RECORD_FIELD, done_key, results_key
 from producer.run_folder import Entry, RunFolder
 
@@ -100,7 +100,7 @@ def answer_line(entry: Entry, result: JobResult) -> dict[str, Any]:
     return {
         "index": result.index,
         "id": entry.id,
-        "image": None if entry.job.image is None else str(entry.job.image.to_path()),
+        "image": str(entry.job.image.to_path()) if isinstance(entry.job.image, ImagePath) else None,
         "model": result.model,
         "answers": [_answer(question, outcomes) for question in entry.job.questions],
     }

@@ -9,7 +9,17 @@ import pytest
 from pydantic import ValidationError
 
 from contract.answer import Answer, ChoiceProbability, JobResult
-from contract.job import GenerationParameters, ImagePath, Job, Question
+from contract.job import (
+    INLINE_MAX_BYTES,
+    GenerationParameters,
+    ImageInline,
+    ImageMember,
+    ImagePath,
+    ImageStored,
+    ImageUrl,
+    Job,
+    Question,
+)
 
 USER = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
 SAID = {"role": "assistant", "content": "A dog."}
@@ -168,19 +178,47 @@ def test_a_job_survives_the_queue() -> None:
     assert Job.model_validate(json.loads(json.dumps(whole.to_message()))) == whole
 
 
-def test_the_key_is_of_the_content_alone() -> None:
-    first = Job.model_validate(job())
-    assert first.key == Job.model_validate(job(run="other", index=7, deadline=3.0)).key
-    others = [
-        job(image={"kind": "path", "path": "b.png"}),
-        job(questions=[{"id": "q1", "messages": "Who?"}]),
-        job(parameters={"num_beams": 2}),
-        job(parameters={"do_sample": True, "seed": 1}),
-        job(questions=[{"id": "q1", "messages": "What?", "choices": ["a", "b"]}]),
-        job(detail="low"),
-        job(detail=2),
-    ]
-    assert len({first.key, *(Job.model_validate(other).key for other in others)}) == 1 + len(others)
+def test_every_kind_of_image_survives_the_queue() -> None:
+    kinds = (
+        ImagePath.of("/photos/a.png"),
+        ImageMember.of(os.fsdecode(b"/shards/\xe9-000000.tar"), 512, 70_000, "0001.jpg"),
+        ImageUrl(url="https://example.org/a%20b.jpg?x=1"),
+        ImageInline.of(b"\x89PNG\x00\xff"),
+        ImageStored(sha256="0f" * 32),
+    )
+    for kind in kinds:
+        assert Job.model_validate(json.loads(json.dumps(job(image=kind.model_dump())))).image == kind
+    inline, url = kinds[3], kinds[2]
+    assert isinstance(inline, ImageInline)
+    assert inline.content() == b"\x89PNG\x00\xff"
+    assert "example" not in repr(url)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"kind": "url", "url": "example.org/a.png"},
+        {"kind": "inline", "base64": "no base64!"},
+        {"kind": "inline", "base64": "A" * 4 * (INLINE_MAX_BYTES // 3 + 2)},
+        {"kind": "stored", "sha256": "0F" * 32},
+        {"kind": "member", "path": "a.tar", "offset": -1, "size_bytes": 3, "name": "a"},
+        {"kind": "blob"},
+    ],
+)
+def test_images_that_no_worker_could_read(image: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Job.model_validate(job(image=image))
+
+
+def test_only_one_row_of_free_text_streams() -> None:
+    Job.model_validate(job(stream=True))
+    for other in (
+        {"questions": [{"id": "a", "messages": "A?"}, {"id": "b", "messages": "B?"}]},
+        {"questions": [{"id": "a", "messages": "A?", "choices": ["yes", "no"]}]},
+        {"parameters": {"num_beams": 2}},
+    ):
+        with pytest.raises(ValidationError, match="stream"):
+            Job.model_validate(job(stream=True, **other))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +228,7 @@ def test_the_key_is_of_the_content_alone() -> None:
 def test_every_file_name_survives_the_queue(name: bytes) -> None:
     path = Path(os.fsdecode(b"/folder/" + name))
     reference = Job.model_validate(json.loads(json.dumps(job(image=ImagePath.of(path).model_dump())))).image
-    assert reference is not None
+    assert isinstance(reference, ImagePath)
     assert reference.to_path() == path
 
 

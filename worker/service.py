@@ -14,7 +14,7 @@ from PIL import Image
 
 from contract.answer import Answer, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
-from contract.job import Detail, GenerationParameters, Job, Question
+from contract.job import Detail, GenerationParameters, ImagePath, Job, Question
 from worker.engine.loop import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
 from worker.images import ImageLimits, decode_image, read_bytes
@@ -165,6 +165,8 @@ class Service(Generic[FeaturesT]):
             return None
         try:
             _check_deadline(deadline)
+            if not isinstance(job.image, ImagePath):
+                raise Refusal(FailureCode.IMAGE_NOT_ALLOWED, "This worker reads image files only.")
             content = read_bytes(job.image.to_path(), self._image_roots, self._limits.max_bytes)
             return self._model.features(content, partial(decode_image, content, self._limits), job.detail)
         except Refusal as refusal:
