@@ -23,7 +23,6 @@ class FailureCode(StrEnum):
     QUESTION_REFUSED = "question_refused"
     WRONG_MODEL = "wrong_model"
     DEPENDENCY_FAILED = "dependency_failed"
-    CANCELLED = "cancelled"
     EXCEEDS_CAPACITY = "exceeds_capacity"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL_ERROR = "internal_error"

@@ -176,7 +176,9 @@ def make_request(
     eos_token_ids: tuple[int, ...] = (EOS,),
     choices: tuple[tuple[int, ...], ...] = (),
     on_tokens: Callable[[Sequence[int]], None] | None = None,
+    stop_asked: Callable[[], bool] | None = None,
     deadline: float | None = None,
+    urgent: bool = False,
     max_new_tokens: int = 20,
     **parameters: Any,
 ) -> Request:
@@ -190,5 +192,7 @@ def make_request(
         prefix=Prefix(token_ids[:shared].tobytes(), shared) if shared else None,
         choices=choices,
         on_tokens=on_tokens,
+        stop_asked=stop_asked,
         deadline=deadline,
+        urgent=urgent,
     )

@@ -4,12 +4,17 @@ import os
 from pathlib import Path
 
 from tests.fakes import FakeEngine, FakeModel
+from worker.announce import Announcer
 from worker.answering import Answering
 from worker.app import app, install
+from worker.fetch import ImageFetch
 from worker.images import ImageLimits
+from worker.interactive import Interactive
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import load_settings
+from worker.streaming import TokenStreams
+from worker.token_store import TokenStore
 
 __all__ = ["app"]
 
@@ -21,14 +26,28 @@ class FakeWorker:
         settings = load_settings()
         limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
         engine = FakeEngine(Path(os.environ["HOLD"]))
-        self._service = Service(FakeModel(), engine, settings.image_roots, limits)
-        self.answering = Answering(self._service, ResultStore(settings.redis_url.get_secret_value()))
+        redis_url = settings.redis_url.get_secret_value()
+        store = ResultStore(redis_url)
+        fetch = ImageFetch(settings.image_roots, limits.max_bytes, store)
+        self._streams = TokenStreams(TokenStore(redis_url))
+        self._service = Service(FakeModel(), engine, fetch, limits, streams=self._streams)
+        self.answering = Answering(self._service, store)
+        self._interactive = Interactive(redis_url, self.answering, settings.interactive_slots)
+        self._announcer = Announcer(store, "fake", "CPU")
+
+    def start(self, slots: int) -> None:
+        self._interactive.start()
+        self._announcer.start(slots)
 
     def drain(self) -> None:
         self._service.drain()
+        self._interactive.drain()
 
     def close(self) -> None:
+        self._interactive.close()
+        self._announcer.close()
         self._service.close()
+        self._streams.close()
 
 
 install(FakeWorker())

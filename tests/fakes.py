@@ -47,9 +47,13 @@ class FakeModel:
     def __init__(self) -> None:
         self.encoded: list[tuple[int, int]] = []
         self.details: list[Detail] = []
+        self.urgent: list[bool] = []
 
-    def features(self, content: bytes, decode: Callable[[], Image.Image], detail: Detail) -> tuple[int, int]:
+    def features(
+        self, content: bytes, decode: Callable[[], Image.Image], detail: Detail, urgent: bool
+    ) -> tuple[int, int]:
         assert content
+        self.urgent.append(urgent)
         self.details.append(detail)
         return self.encode_image(decode())
 
@@ -96,33 +100,52 @@ class FakeModel:
             text = text.partition(one)[0]
         return text
 
+    def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
+        return self.decode(token_ids, stop) if token_ids else ""
+
 
 class FakeEngine:
-    """Generates one request at a time, and none while the file `hold` is there. It prefers short choices."""
+    """Generates one request at a time, and none while the file `hold` is there. It prefers short choices.
+
+    Urgent requests are not held. A request with `min_new_tokens` goes on until it is asked to stop.
+    """
 
     def __init__(self, hold: Path | None = None) -> None:
         self._hold = hold
         self._thread = ThreadPoolExecutor(max_workers=1)
+        self._urgent_thread = ThreadPoolExecutor(max_workers=1)
         self.requests: list[Request] = []
         self.begun = threading.Event()
 
     def submit(self, request: Request) -> Future[Generations]:
-        return self._thread.submit(self._generate, request)
+        thread = self._urgent_thread if request.urgent else self._thread
+        return thread.submit(self._generate, request)
 
     def _generate(self, request: Request) -> Generations:
         self.requests.append(request)
         self.begun.set()
-        while self._hold is not None and self._hold.exists():
+        while not request.urgent and self._hold is not None and self._hold.exists():
             time.sleep(0.01)
         if request.choices:
             return tuple(_scored(choice) for choice in request.choices)
+        if request.on_tokens is not None:
+            return self._told(request, request.on_tokens)
         return tuple(
             _scored((len(request.inputs_embeds) + number, EOS))
             for number in range(request.parameters.num_return_sequences)
         )
 
+    def _told(self, request: Request, on_tokens: Callable[[Sequence[int]], None]) -> Generations:
+        token_ids = [len(request.inputs_embeds), EOS]
+        on_tokens(token_ids[:1])
+        while request.parameters.min_new_tokens and request.stop_asked and not request.stop_asked():
+            time.sleep(0.01)
+        on_tokens(token_ids[1:])
+        return (_scored(tuple(token_ids)),)
+
     def close(self) -> None:
         self._thread.shutdown()
+        self._urgent_thread.shutdown()
 
 
 def _scored(token_ids: tuple[int, ...]) -> Generation:

@@ -59,3 +59,21 @@ def test_one_at_a_time_also_after_an_error() -> None:
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
     assert most == 1
+
+
+def test_urgent_goes_before_first_whoever_waited_longer() -> None:
+    lock = DeviceLock()
+    order: list[str] = []
+    with lock.first():
+        threads = [
+            Thread("first", lock.first, order),
+            Thread("urgent", lambda: lock.first(urgent=True), order),
+            Thread("last", lock.last, order),
+        ]
+        for thread in threads:
+            thread.start()
+        while not (lock.first_waiting and lock.urgent_waiting):
+            pass
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["urgent", "first", "last"]

@@ -4,14 +4,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from contract.failure import FailureCode, Refusal
 from tests.fake_runner import EOS, PLENTY, POISON, VOCABULARY, FakeRunner, counting, embed, make_request
+from tests.scheduler_driver import alone
 from worker.engine.loop import Engine, EngineStoppedError
-from worker.engine.request import FloatArray, Generations, IntArray, Request
+from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
 from worker.engine.runner import Piece, SequenceId
 from worker.engine.scheduler import Limits
 
@@ -260,6 +262,49 @@ def test_a_running_request_is_cancelled_at_its_next_step(gate: Gate) -> None:
     assert tokens_of(following) == up_from(14)
     engine.close()
     assert runner.steps == [[[50, 4]], [[50, 14]], [[15]]]
+
+
+# Asked to stop
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 3}])
+def test_a_request_asked_to_stop_ends_at_its_next_step_with_what_it_has(
+    gate: Gate, options: dict[str, Any]
+) -> None:
+    whole = alone(make_request([50, 4], eos_token_ids=(), max_new_tokens=3, **options))
+    stop = threading.Event()
+    engine = Engine(FakeRunner(on_step=gate), embed, PLENTY)
+    request = make_request([50, 4], eos_token_ids=(), max_new_tokens=50, stop_asked=stop.is_set, **options)
+    future = engine.submit(request)
+    for step in range(3):
+        gate.await_step()
+        if step == 2:
+            stop.set()
+        gate.open(1)
+    [found] = future.result(timeout=PATIENCE_S)
+    engine.close()
+    assert isinstance(whole, tuple)
+    assert replace(found, finish_reason="length") == whole[0]
+    assert found.finish_reason == "stop"
+
+
+def test_a_request_asked_to_stop_before_it_begins_ends_with_nothing(gate: Gate) -> None:
+    runner = FakeRunner(counting, on_step=gate)
+    engine = Engine(runner, embed, ONE_ROW)
+    running = engine.submit(counts_from(13))
+    gate.await_step()
+    stopped = engine.submit(counts_from(4, stop_asked=lambda: True))
+    gate.open()
+    assert stopped.result(timeout=PATIENCE_S) == (Generation((), "stop", 0.0, 0.0),)
+    assert tokens_of(running) == up_from(13)
+    engine.close()
+    assert runner.count_of(4) == 0
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"choices": ((1,), (2,))}, {"choices": ((1,),)}])
+def test_only_a_request_of_one_row_can_be_asked_to_stop(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="one row"):
+        counts_from(4, stop_asked=lambda: True, **options)
 
 
 # Tokens as they come

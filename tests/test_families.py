@@ -169,7 +169,7 @@ def test_a_job_is_answered_as_transformers_answers(pair: Pair, images: Path) -> 
     image = picture(SIZES["wide"])
     image.save(images / "wide.png")
     engine = Engine(paged(pair.model.language_xml), pair.model.embed, LIMITS)
-    service = Service(pair.model, engine, (images,), IMAGE_LIMITS)
+    service = Service(pair.model, engine, lambda _: (images / "wide.png").read_bytes(), IMAGE_LIMITS)
     job = Job.model_validate(
         {
             "run": "r",

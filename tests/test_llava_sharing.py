@@ -141,7 +141,7 @@ def test_models_do_not_share(tiny_folder: Path, model: LlavaModel, tmp_path: Pat
 
 def test_the_vision_model_computes_when_it_may(tiny_folder: Path) -> None:
     turn = threading.Lock()
-    model = LlavaModel.load(tiny_folder, "CPU", EXACT, computing=lambda: turn)
+    model = LlavaModel.load(tiny_folder, "CPU", EXACT, computing=lambda _: turn)
     with ThreadPoolExecutor(1) as thread:
         with turn:
             encoding = thread.submit(model.encode_image, picture((60, 130)))

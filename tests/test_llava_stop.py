@@ -78,3 +78,38 @@ def test_what_is_decoded_stays_short() -> None:
 )
 def test_an_answer_is_cut_before_the_first_stop_text(text: str, stop: list[str], expected: str) -> None:
     assert WRITER.decode(TOKENIZER(text)["input_ids"], stop) == expected
+
+
+@pytest.mark.parametrize(
+    "stop", [[], ["re"], ["d c", "q"], [" \n"], ["in the", "the im"], ["</s>a"], ["→é"]], ids=str
+)
+def test_what_is_told_of_an_answer_so_far_stays(stop: list[str]) -> None:
+    """However it goes on, its bytes come one by one, or a stop text begins."""
+    random = np.random.default_rng(1)
+    likely = [t for text in [*stop, "→é"] for t in TOKENIZER(text, add_special_tokens=False)["input_ids"]]
+    told_before_the_end = 0
+    for _ in range(60):
+        chosen = random.choice([*range(len(TOKENIZER)), *ASCII, *likely * 60], size=24).tolist()
+        told = ""
+        for length in range(1, len(chosen) + 1):
+            so_far = WRITER.decode_so_far(chosen[:length], stop)
+            assert so_far.startswith(told)
+            told = so_far
+            whole = WRITER.decode(chosen[:length], stop)
+            assert whole.startswith(told)
+            told_before_the_end += told == whole
+            if stop and WRITER.stop_texts(stop)(chosen[:length]):
+                break
+    assert told_before_the_end > 60
+
+
+def test_only_what_may_become_a_stop_text_is_held_back() -> None:
+    stop = StopTexts(["circle", "le."], lambda _: "")
+    assert [stop.settled(text) for text in ("A cir", "A circ", "A cart", "le", "a circle", "x le.")] == [
+        "A ",
+        "A ",
+        "A cart",
+        "",
+        "a ",
+        "x ",
+    ]

@@ -178,6 +178,71 @@ def test_a_request_without_room_is_overtaken_by_forks_only_and_so_often(forking:
     driver.finish()
 
 
+def test_urgent_requests_go_before_all_that_wait(kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=1, step_tokens=64)
+    driver = Driver(kind.runner(limits, logits=counting), limits)
+    [running] = driver.add(stranger(14))
+    driver.step()
+    waiting = driver.add(stranger(13), stranger(12))
+    urgent = driver.add(stranger(11, urgent=True), stranger(10, urgent=True))
+    driver.finish()
+    assert list(driver.outcomes) == [running, *urgent, *waiting]
+
+
+def test_urgent_prompts_are_computed_before_the_others_of_their_plan() -> None:
+    runner = SEPARATE.runner(logits=counting)
+    driver = Driver(runner)
+    driver.add(stranger(3), stranger(4), stranger(5, urgent=True))
+    driver.step()
+    driver.step()
+    assert runner.steps == [[[51, 5]], [[51, 3], [51, 4]]]
+    driver.finish()
+
+
+def test_an_urgent_row_decodes_between_the_prompts_of_others() -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=4)
+    runner = SEPARATE.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    [urgent] = driver.add(stranger(8, urgent=True))
+    steps = 0
+    while urgent not in driver.outcomes:
+        driver.add(stranger(1, max_new_tokens=1), stranger(2, max_new_tokens=1))
+        driver.step()
+        steps += 1
+    assert steps <= 2 * len(up_from(8)) + 2
+    driver.finish()
+
+
+def test_an_urgent_request_without_room_is_overtaken_by_nobody(forking: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
+    driver = Driver(forking.runner(limits, logits=counting), limits)
+    driver.add(question(1))
+    driver.step()
+    wide, fork = driver.add(stranger(1, num_beams=4, urgent=True), question(5))
+    driver.step()
+    assert not wide.sequences
+    assert not fork.sequences
+    driver.finish()
+
+
+def test_a_request_is_overtaken_by_urgent_ones_only_so_often(forking: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
+    driver = Driver(forking.runner(limits, logits=counting), limits)
+    driver.add(stranger(1))
+    driver.step()
+    [wide] = driver.add(stranger(1, num_beams=4))
+    urgent: list[Flight] = []
+    for number in range(20 * MOST_OVERTAKEN):
+        urgent += driver.add(stranger(10 + number % 3, urgent=True))
+        driver.step()
+        if wide.sequences:
+            break
+    assert wide.sequences
+    before = [flight for flight in urgent if flight.sequences or flight in driver.outcomes]
+    assert len(before) == MOST_OVERTAKEN
+    driver.finish()
+
+
 def test_a_refused_fork_does_not_overtake() -> None:
     limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
     driver = Driver(FakeRunner(counting, limits=limits, may_fork=lambda: False), limits)

@@ -4,7 +4,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,29 @@ from PIL import Image
 
 from contract.answer import Answer, FinishReason, Flag, JobResult
 from contract.failure import Failure, FailureCode
-from contract.job import Detail, GenerationParameters, Job
-from contract.store import DEAD_LETTERS_KEY, attempts_key, done_key, results_key
+from contract.job import Detail, GenerationParameters, ImagePath, Job
+from contract.store import DEAD_LETTERS_KEY, attempts_key, cancelled_key, done_key, results_key
 from tests.fakes import CONTEXT_TOKENS, EOS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
 from tests.processes import wait_until
 from worker.answering import Answering
 from worker.engine.request import Generation, Prefix
-from worker.images import ImageLimits
+from worker.given_back import GivenBack, StoreAwayError
+from worker.images import ImageLimits, read_bytes
 from worker.outcome import free_answer
 from worker.results import ResultStore
-from worker.service import GivenBack, Service
+from worker.service import Service
 
 LIMITS = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
+
+
+def files_below(folder: Path) -> Callable[[Job], bytes]:
+    """A fetch that reads files and nothing else."""
+
+    def fetch(job: Job) -> bytes:
+        assert isinstance(job.image, ImagePath)
+        return read_bytes(job.image.to_path(), (folder,), LIMITS.max_bytes)
+
+    return fetch
 
 
 class Bench:
@@ -36,7 +47,7 @@ class Bench:
         self.hold = folder / "hold"
         self.model = FakeModel()
         self.engine = FakeEngine(self.hold)
-        self.service = Service(self.model, self.engine, (folder,), LIMITS)
+        self.service = Service(self.model, self.engine, files_below(folder), LIMITS)
 
 
 @pytest.fixture
@@ -268,6 +279,28 @@ def test_draining_gives_back_what_has_not_begun_and_finishes_what_has(bench: Ben
         bench.service.answer(job("four"))
 
 
+def test_a_job_for_another_model_is_refused(bench: Bench) -> None:
+    result = bench.service.answer(job("four", "five.", model="llava-7b"))
+    assert codes(result) == ["wrong_model"] * 2
+    failure = outcomes(result)["q1"]
+    assert isinstance(failure, Failure)
+    assert "llava-7b" in failure.message
+    assert "answers with fake" in failure.message
+    assert bench.model.encoded == []
+    assert codes(bench.service.answer(job("four", model="fake"))) == ["9 tokens"]
+
+
+def test_an_urgent_job_is_urgent_at_the_device_and_in_the_engine(bench: Bench) -> None:
+    bench.service.answer(job("four"))
+    bench.service.answer(job("four"), urgent=True)
+    assert bench.model.urgent == [False, True]
+    assert [request.urgent for request in bench.engine.requests] == [False, True]
+
+
+def test_without_streams_no_job_has_one(bench: Bench) -> None:
+    assert codes(bench.service.answer(job("four", stream=True))) == ["invalid_job"]
+
+
 @pytest.fixture
 def store(redis_url: str) -> Iterator[ResultStore]:
     made = ResultStore(redis_url)
@@ -293,6 +326,22 @@ def test_a_job_delivered_twice_has_one_record(answering: Answering, connection: 
     assert connection.getbit(done_key("r"), 3) == 1
     assert connection.getbit(done_key("r"), 5) == 0
     assert connection.hgetall(attempts_key("r")) == {}
+
+
+def test_what_is_answered_or_cancelled_is_dropped_without_work(
+    answering: Answering, bench: Bench, connection: redis.Redis
+) -> None:
+    answering.take(message("four", index=3))
+    connection.set(cancelled_key("r"), 1)
+    for dropped in (message("four", index=3), message("four", index=4), message("four", index=5, version=9)):
+        answering.take(dropped)
+    assert [record.index for record in records(connection)] == [3]
+    assert len(bench.engine.requests) == 1
+    connection.delete(cancelled_key("r"))
+    answering.take(message("four", index=3))
+    answering.take(message("four", index=4))
+    assert [record.index for record in records(connection)] == [3, 4]
+    assert len(bench.engine.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -366,3 +415,16 @@ def test_an_unreachable_store_is_an_error_and_no_record(bench: Bench) -> None:
     store = ResultStore("redis://127.0.0.1:1/0", retries=0)
     with pytest.raises(redis.ConnectionError):
         Answering(bench.service, store).take(message("four"))
+    assert bench.engine.requests == []
+
+
+def test_a_job_whose_image_cannot_be_read_from_the_store_goes_back(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    def fetch(_: Job) -> bytes:
+        raise StoreAwayError("TimeoutError")
+
+    service = Service(bench.model, bench.engine, fetch, LIMITS)
+    with pytest.raises(StoreAwayError):
+        Answering(service, store).take(message("four"))
+    assert records(connection) == []

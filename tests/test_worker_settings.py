@@ -41,6 +41,23 @@ def test_roots_are_separated_like_path(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert load_settings().image_roots == (tmp_path, tmp_path / "a")
 
 
+def test_urls_have_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    assert (settings.url_schemes, settings.url_hosts) == (("http", "https"), ())
+    assert (settings.url_private_networks, settings.interactive_slots) == ((), 2)
+    given = {"URL_SCHEMES": "https, S3", "URL_HOSTS": "*.Example.com,a.b", "INTERACTIVE_SLOTS": "0"}
+    for name, value in (given | {"URL_PRIVATE_NETWORKS": "10.1.0.0/16"}).items():
+        monkeypatch.setenv(f"CAPTIONMILL_{name}", value)
+    settings = load_settings()
+    assert (settings.url_schemes, settings.url_hosts) == (("https", "s3"), ("*.example.com", "a.b"))
+    assert (settings.url_private_networks, settings.interactive_slots) == (("10.1.0.0/16",), 0)
+    monkeypatch.setenv("CAPTIONMILL_URL_SCHEMES", "")
+    assert load_settings().url_schemes == ()
+    monkeypatch.setenv("CAPTIONMILL_URL_PRIVATE_NETWORKS", "10.1.0.300")
+    with pytest.raises(SettingsError, match=r"URL_PRIVATE_NETWORKS.*10\.1\.0\.300"):
+        load_settings()
+
+
 def test_properties_come_from_three_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONMILL_PRECISION", "exact")
     monkeypatch.setenv("CAPTIONMILL_INFERENCE_THREADS", "3")

@@ -10,7 +10,8 @@ from contract.answer import EVERY_QUESTION, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode
 from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from worker.engine.loop import EngineStoppedError
-from worker.service import WORKER, GivenBack, internal_error
+from worker.given_back import GivenBack
+from worker.service import WORKER, internal_error
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,13 @@ class Answers(Protocol):
 
     @property
     def model_id(self) -> str: ...
-    def answer(self, job: Job) -> JobResult: ...
+    def answer(self, job: Job, *, urgent: bool = False) -> JobResult: ...
 
 
 class Records(Protocol):
     """Where records go: worker.results' ResultStore."""
 
+    def is_wanted(self, run: str, index: int) -> bool: ...
     def write(self, result: JobResult) -> bool: ...
     def keep_dead_letter(self, worker: str, reason: str, message: object) -> None: ...
 
@@ -46,29 +48,30 @@ class Answering:
         self._service = service
         self._store = store
 
-    def take(self, message: object) -> None:
-        """Return when the message's record, or its dead letter, is in the store.
+    def take(self, message: object, *, urgent: bool = False) -> None:
+        """Return when the message's record, or its dead letter, is in the store, or nobody wants one.
 
-        Raises GivenBack when the worker drains, EngineStoppedError when it can generate no more, and whatever
-        the store raises when it cannot be written to: the message must then go back to the queue.
+        Nobody does where there is a record already, or the run is cancelled. An urgent job is served before
+        others. Raises GivenBack when the worker drains, EngineStoppedError when it can generate no more, and
+        whatever the store raises when it cannot be read or written to: the message must then go back to the
+        queue.
         """
-        result = self._result(message)
-        if result is None:
+        address = _address(message)
+        if address is None:
             log.error("a message that tells no job is kept as a dead letter")
             self._store.keep_dead_letter(WORKER, "the message has no valid run and index", message)
-        elif not self._store.write(result):
+            return
+        if not self._store.is_wanted(address.run, address.index):
+            log.info("run %s job %d is answered or cancelled; it is dropped", address.run, address.index)
+            return
+        assert isinstance(message, Mapping), "it has an address"
+        result = self._result(address, message, urgent)
+        if not self._store.write(result):
             log.info("run %s job %d had its record already; this one is dropped", result.run, result.index)
 
-    def _result(self, message: object) -> JobResult | None:
-        """None: the message does not even tell which job it is."""
-        if not isinstance(message, Mapping):
-            return None
+    def _result(self, address: Address, message: Mapping[str, Any], urgent: bool) -> JobResult:
         try:
-            address = Address.model_validate({"run": message.get("run"), "index": message.get("index")})
-        except ValidationError:
-            return None
-        try:
-            return self._service.answer(Job.model_validate(message))
+            return self._service.answer(Job.model_validate(message), urgent=urgent)
         except (GivenBack, EngineStoppedError):
             raise
         except ValidationError as invalid:
@@ -87,6 +90,16 @@ class Answering:
             seconds=0.0,
             results=tuple(QuestionResult(question=q, outcome=failure) for q in _question_ids(message)),
         )
+
+
+def _address(message: object) -> Address | None:
+    """None: the message does not even tell which job it is."""
+    if not isinstance(message, Mapping):
+        return None
+    try:
+        return Address.model_validate({"run": message.get("run"), "index": message.get("index")})
+    except ValidationError:
+        return None
 
 
 def _refused(message: Mapping[str, Any], invalid: ValidationError) -> Failure:

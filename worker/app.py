@@ -62,6 +62,7 @@ class Loaded(Protocol):
     def description(self) -> str: ...
     @property
     def answering(self) -> "Answering": ...
+    def start(self, slots: int) -> None: ...
     def drain(self) -> None: ...
     def close(self) -> None: ...
 
@@ -108,10 +109,11 @@ def _load(sender: Any, **_: Any) -> None:
         raise SystemExit(1) from None
 
 
-def _announce(**_: Any) -> None:
-    """Only now: Celery sets up its logging after the model is loaded."""
+def _start(sender: Any, **_: Any) -> None:
+    """Only now: Celery sets up its logging and its signals after the model is loaded."""
     for worker in _loaded:
         log.info("answering with %s", worker.description)
+        worker.start(sender.controller.concurrency)
 
 
 def _drain(**_: Any) -> None:
@@ -125,6 +127,6 @@ def _close(**_: Any) -> None:
 
 
 signals.worker_init.connect(_load)
-signals.worker_ready.connect(_announce)
+signals.worker_ready.connect(_start)
 signals.worker_shutting_down.connect(_drain)
 signals.worker_shutdown.connect(_close)

@@ -43,14 +43,8 @@ def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
 
     `path` is absolute or relative to one of `roots`, which are resolved folders. Raises Refusal.
     """
-    try:
-        with _opened(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
-            content = file.read(max_bytes + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no file {shown(path)}.") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Refusal(FailureCode.IMAGE_UNREADABLE, f"{shown(path)} cannot be read: {reason}.") from None
+    with _reading(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise Refusal(
             FailureCode.IMAGE_TOO_LARGE,
@@ -59,6 +53,38 @@ def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
     if not content:
         raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown(path)} is empty.")
     return content
+
+
+def read_member(
+    path: Path, roots: tuple[Path, ...], max_bytes: int, offset: int, size_bytes: int, name: str
+) -> bytes:
+    """The `size_bytes` from `offset` on of a shard, which is a file as in read_bytes(). Raises Refusal."""
+    member = f"{shown(Path(name))} in {shown(path)}"
+    if size_bytes > max_bytes:
+        raise Refusal(
+            FailureCode.IMAGE_TOO_LARGE, f"{member} has more than the {max_bytes} bytes that are allowed."
+        )
+    with _reading(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        file.seek(offset)
+        content = file.read(size_bytes)
+    if len(content) < size_bytes:
+        raise Refusal(
+            FailureCode.IMAGE_UNREADABLE, f"{member} cannot be read: the shard ends before the member does."
+        )
+    return content
+
+
+@contextmanager
+def _reading(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
+    """As _opened(), and what the system refuses within it is a Refusal."""
+    try:
+        with _opened(path, roots) as descriptor:
+            yield descriptor
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no file {shown(path)}.") from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Refusal(FailureCode.IMAGE_UNREADABLE, f"{shown(path)} cannot be read: {reason}.") from None
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def _generated(generation: Generation, text: str) -> Generated:
 
 def _flags(generation: Generation, text: str, eos_token_ids: Sequence[int]) -> tuple[Flag, ...]:
     token_ids = generation.token_ids
-    said = token_ids[:-1] if token_ids[-1] in eos_token_ids else token_ids
+    said = token_ids[:-1] if token_ids and token_ids[-1] in eos_token_ids else token_ids
     found: dict[Flag, bool] = {
         "truncated": generation.finish_reason == "length",
         "repetition": goes_round(said),

@@ -1,15 +1,29 @@
-"""Writes records to the result store, each exactly once; knows nothing of how they came about."""
+"""Writes records to the result store, each exactly once, and reads what the store knows of jobs.
+
+Knows nothing of how records came about.
+"""
 
 import json
 from typing import Any
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
 
 from contract.answer import JobResult
-from contract.store import DEAD_LETTERS_KEY, WRITE_ONCE, attempts_key, done_key, results_key
+from contract.store import (
+    DEAD_LETTERS_KEY,
+    WORKERS_KEY,
+    WRITE_ONCE,
+    WorkerRecord,
+    attempts_key,
+    cancelled_key,
+    done_key,
+    image_key,
+    results_key,
+)
+from worker.given_back import StoreAwayError
 
 RETRIES = 6
 BACKOFF_CAP_S = 5.0
@@ -47,6 +61,32 @@ class ResultStore:
         run = result.run
         keys = [results_key(run), done_key(run), attempts_key(run)]
         return bool(self._write_once(keys=keys, args=[result.index, result.model_dump_json()]))
+
+    def is_wanted(self, run: str, index: int) -> bool:
+        """Whether the job has no record yet and its run is not cancelled."""
+        with self._redis.pipeline(transaction=False) as asked:
+            asked.getbit(done_key(run), index)
+            asked.exists(cancelled_key(run))
+            return not any(asked.execute())
+
+    def image(self, run: str, sha256: str, max_bytes: int) -> bytes:
+        """A stored image, no more than `max_bytes` + 1 of it; nothing where there is none.
+
+        Raises StoreAwayError.
+        """
+        try:
+            content: Any = self._redis.getrange(image_key(run, sha256), 0, max_bytes)
+        except RedisError as error:
+            raise StoreAwayError(type(error).__name__) from error
+        return bytes(content)
+
+    def announce(self, record: WorkerRecord) -> None:
+        """Tell of a live worker."""
+        self._redis.hset(WORKERS_KEY, record.worker, record.model_dump_json())
+
+    def withdraw(self, worker: str) -> None:
+        """Tell no more of a worker that ends."""
+        self._redis.hdel(WORKERS_KEY, worker)
 
     def keep_dead_letter(self, worker: str, reason: str, message: object) -> None:
         """Keep a message that no record can be written for where an operator finds it."""

@@ -4,20 +4,22 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from PIL import Image
 
 from contract.answer import Answer, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
-from contract.job import Detail, GenerationParameters, ImagePath, Job, Question
+from contract.job import Detail, GenerationParameters, Job, Question
 from worker.engine.loop import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
-from worker.images import ImageLimits, decode_image, read_bytes
+from worker.given_back import GivenBack
+from worker.images import ImageLimits, decode_image
 from worker.outcome import chosen_answer, free_answer
 
 log = logging.getLogger(__name__)
@@ -25,10 +27,6 @@ log = logging.getLogger(__name__)
 DRAIN_POLL_S: Final = 0.2
 WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
 FeaturesT = TypeVar("FeaturesT")
-
-
-class GivenBack(Exception):  # noqa: N818 - no error: the job is as good as before
-    """The worker is draining and has not begun this job: another worker shall take it."""
 
 
 class Prompt(Protocol):
@@ -66,7 +64,9 @@ class Model(Protocol[FeaturesT]):
     def context_tokens(self) -> int: ...
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
-    def features(self, content: bytes, decode: Callable[[], Image.Image], detail: Detail) -> FeaturesT:
+    def features(
+        self, content: bytes, decode: Callable[[], Image.Image], detail: Detail, urgent: bool
+    ) -> FeaturesT:
         """Of the image file that holds `content`; kept ones, or `decode` is called."""
         ...
 
@@ -78,12 +78,53 @@ class Model(Protocol[FeaturesT]):
         """The text before the first of the texts `stop`."""
         ...
 
+    def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
+        """What decode() begins with for these tokens, whichever follow."""
+        ...
+
 
 class Engine(Protocol):
     """What the service asks of worker.engine's loop."""
 
     def submit(self, request: Request) -> Future[Generations]: ...
     def close(self) -> None: ...
+
+
+Fetch = Callable[[Job], bytes]
+"""The image file of a job that has one: worker.fetch's ImageFetch. Raises Refusal or GivenBack."""
+
+
+class Stream(Protocol):
+    """One answer on its way to somebody who reads along."""
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        """The next tokens; called in the engine's thread, returns at once."""
+        ...
+
+    def stop_asked(self) -> bool: ...
+    def end(self, text: str | None) -> None:
+        """The whole text, of which the rest is published, or None if there is no answer."""
+        ...
+
+    def leave(self) -> None:
+        """Publish no more: another worker goes on."""
+        ...
+
+
+class Streams(Protocol):
+    """Where answers are read along: worker.streaming's TokenStreams."""
+
+    def open(self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str]) -> Stream: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a job's questions are to be answered. `deadline` is in monotonic seconds."""
+
+    parameters: GenerationParameters
+    deadline: float | None = None
+    urgent: bool = False
+    stream: Stream | None = None
 
 
 class Started:
@@ -102,41 +143,48 @@ class Service(Generic[FeaturesT]):
         self,
         model: Model[FeaturesT],
         engine: Engine,
-        image_roots: tuple[Path, ...],
+        fetch: Fetch,
         limits: ImageLimits,
         model_id: str | None = None,
+        streams: Streams | None = None,
     ) -> None:
-        """Answers name `model_id`, the model's own if it is None."""
+        """Answers name `model_id`, the model's own if it is None. Without `streams` no job has one."""
         self._model = model
         self.model_id = model.model_id if model_id is None else model_id
         self._engine = engine
-        self._image_roots = image_roots
+        self._fetch = fetch
         self._limits = limits
+        self._streams = streams
         self._draining = False
 
-    def answer(self, job: Job) -> JobResult:
-        """An outcome for each question.
+    def answer(self, job: Job, *, urgent: bool = False) -> JobResult:
+        """An outcome for each question; an urgent job goes before others at the device.
 
-        Raises GivenBack while draining, EngineStoppedError when the engine is no more; all else is a bug.
+        Raises GivenBack while draining or when an image's store is away, EngineStoppedError when the engine
+        is no more; all else is a bug.
         """
         if self._draining:
             raise GivenBack
         begun = time.monotonic()
         deadline = None if job.deadline is None else begun + job.deadline - time.time()
-        picture = self._picture(job, deadline)
-        started = [self._start(question, picture, job.parameters, deadline) for question in job.questions]
-        self._wait([s.generations for s in started if isinstance(s, Started)])
-        results = tuple(
-            QuestionResult(question=question.id, outcome=self._outcome(s, job))
-            for question, s in zip(job.questions, started, strict=True)
-        )
+        with self._followed(job) as stream:
+            asked = Asked(job.parameters, deadline, urgent, stream)
+            started = self._begin(job, asked)
+            self._wait([s.generations for s in started if isinstance(s, Started)])
+            outcomes = [self._outcome(one, job) for one in started]
+            if stream is not None:
+                [outcome] = outcomes
+                stream.end(outcome.text if isinstance(outcome, Answer) else None)
         return JobResult(
             run=job.run,
             index=job.index,
             worker=WORKER,
             model=self.model_id,
             seconds=time.monotonic() - begun,
-            results=results,
+            results=tuple(
+                QuestionResult(question=question.id, outcome=outcome)
+                for question, outcome in zip(job.questions, outcomes, strict=True)
+            ),
         )
 
     def drain(self) -> None:
@@ -154,21 +202,56 @@ class Service(Generic[FeaturesT]):
         """Answer one question about a grey image, so that the first job finds everything compiled."""
         features = self._model.encode_image(Image.new("RGB", (64, 48), (128, 128, 128)))
         question = Question(id="warm-up", messages="What is this?")
-        started = self._start(question, features, GenerationParameters(max_new_tokens=2), None)
+        started = self._start(question, features, Asked(GenerationParameters(max_new_tokens=2)))
         if isinstance(started, Failure):
             raise RuntimeError(f"the model refuses the warm-up question: {started.message}")
         started.generations.result()
 
-    def _picture(self, job: Job, deadline: float | None) -> FeaturesT | Failure | None:
+    @contextmanager
+    def _followed(self, job: Job) -> Iterator[Stream | None]:
+        """The stream of a job that wants one; it ends whatever happens, unless another worker goes on."""
+        if not job.stream or self._streams is None:
+            yield None
+            return
+        decode_so_far = partial(self._model.decode_so_far, stop=job.parameters.stop)
+        stream = self._streams.open(job.run, job.index, decode_so_far)
+        try:
+            yield stream
+        except (GivenBack, EngineStoppedError):
+            stream.leave()
+            raise
+        except BaseException:
+            stream.end(None)
+            raise
+
+    def _begin(self, job: Job, asked: Asked) -> list[Started | Failure]:
+        """Each question on its way, or why it is not."""
+        refusal = self._refusal(job)
+        if refusal is not None:
+            return [refusal] * len(job.questions)
+        picture = self._picture(job, asked)
+        return [self._start(question, picture, asked) for question in job.questions]
+
+    def _refusal(self, job: Job) -> Failure | None:
+        """Why this worker answers nothing of the job."""
+        if job.model is not None and job.model != self.model_id:
+            return Failure(
+                code=FailureCode.WRONG_MODEL,
+                message=f"The job asks for the model {job.model}; this worker answers with {self.model_id}.",
+            )
+        if job.stream and self._streams is None:
+            return Failure(code=FailureCode.INVALID_JOB, message="This worker publishes no tokens.")
+        return None
+
+    def _picture(self, job: Job, asked: Asked) -> FeaturesT | Failure | None:
         """The image's features, or why there are none; None when no question looks at the image."""
         if job.image is None or not any(question.uses_image(with_image=True) for question in job.questions):
             return None
         try:
-            _check_deadline(deadline)
-            if not isinstance(job.image, ImagePath):
-                raise Refusal(FailureCode.IMAGE_NOT_ALLOWED, "This worker reads image files only.")
-            content = read_bytes(job.image.to_path(), self._image_roots, self._limits.max_bytes)
-            return self._model.features(content, partial(decode_image, content, self._limits), job.detail)
+            _check_deadline(asked.deadline)
+            content = self._fetch(job)
+            decode = partial(decode_image, content, self._limits)
+            return self._model.features(content, decode, job.detail, asked.urgent)
         except Refusal as refusal:
             return refusal.failure
 
@@ -176,17 +259,16 @@ class Service(Generic[FeaturesT]):
         self,
         question: Question,
         picture: FeaturesT | Failure | None,
-        parameters: GenerationParameters,
-        deadline: float | None,
+        asked: Asked,
     ) -> Started | Failure:
         if not question.uses_image(with_image=picture is not None):
             picture = None
         if isinstance(picture, Failure):
             return picture
         try:
-            _check_deadline(deadline)
+            _check_deadline(asked.deadline)
             prompt = self._model.prompt(question, picture)
-            request = self._request(question, picture, prompt, parameters, deadline)
+            request = self._request(question, picture, prompt, asked)
             self._check_length(prompt, request)
             return Started(question, prompt, self._engine.submit(request))
         except Refusal as refusal:
@@ -202,9 +284,9 @@ class Service(Generic[FeaturesT]):
         question: Question,
         picture: FeaturesT | None,
         prompt: Prompt,
-        parameters: GenerationParameters,
-        deadline: float | None,
+        asked: Asked,
     ) -> Request:
+        parameters = asked.parameters
         choices = self._model.choice_ids(question, picture) if question.choices else ()
         return Request(
             inputs_embeds=prompt.inputs_embeds,
@@ -214,7 +296,10 @@ class Service(Generic[FeaturesT]):
             prefix=None if prompt.prefix_key is None else Prefix(prompt.prefix_key, prompt.prefix_tokens),
             choices=choices,
             stops=self._model.stops(parameters.stop) if parameters.stop and not choices else None,
-            deadline=deadline,
+            on_tokens=None if asked.stream is None else asked.stream.take,
+            stop_asked=None if asked.stream is None else asked.stream.stop_asked,
+            deadline=asked.deadline,
+            urgent=asked.urgent,
         )
 
     def _check_length(self, prompt: Prompt, request: Request) -> None:

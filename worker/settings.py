@@ -1,6 +1,7 @@
 """The worker's settings from the environment, read once; knows no other source and no default but its own."""
 
 import difflib
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,6 +72,20 @@ class Settings(BaseSettings):
         min_length=1,
         description="folders images may be read from, separated like PATH",
     )
+    url_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("http", "https"),
+        description="of URLs that images are fetched from, separated by commas; empty fetches none",
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="the only hosts of http and https URLs, *.name for all below it; empty is any public one",
+    )
+    url_private_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="ranges of addresses, as CIDR, that URLs may lead to though not public"
+    )
+    interactive_slots: int = Field(
+        default=2, ge=0, description="jobs somebody waits for that are taken beside bulk jobs; 0 takes none"
+    )
     image_max_bytes: int = Field(default=50_000_000, ge=1)
     image_max_px: int = Field(
         default=64_000_000,
@@ -85,6 +100,20 @@ class Settings(BaseSettings):
     @classmethod
     def _split_roots(cls, value: object) -> object:
         return tuple(value.split(os.pathsep)) if isinstance(value, str) else value
+
+    @field_validator("url_schemes", "url_hosts", "url_private_networks", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+
+    @field_validator("url_private_networks")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
 
     @field_validator("image_roots")
     @classmethod

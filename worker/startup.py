@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 from worker.allocation import RUNTIME_CACHE, bound_caches
+from worker.announce import Announcer
 from worker.answering import Answering
 from worker.device import UnknownDeviceError, resolve_device
 from worker.device_lock import DeviceLock
+from worker.download import UrlRules
 from worker.engine.loop import Engine
 from worker.engine.paged import PagedRunner
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
+from worker.fetch import ImageFetch
 from worker.images import ImageLimits
+from worker.interactive import Interactive
 from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
@@ -23,6 +27,8 @@ from worker.precision import computed_as
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import Settings
+from worker.streaming import TokenStreams
+from worker.token_store import TokenStore
 
 
 class StartupError(Exception):
@@ -61,21 +67,45 @@ class Worker:
             max_aspect=settings.image_max_aspect,
         )
         model_id = computed_as(model.model_id, settings.properties(), settings.attention)
-        self.service = Service(model, engine, settings.image_roots, image_limits, model_id)
+        redis_url = settings.redis_url.get_secret_value()
+        self._store = ResultStore(redis_url)
+        self._fetch = _image_fetch(settings, self._store)
+        self._streams = TokenStreams(TokenStore(redis_url))
+        self.service = Service(model, engine, self._fetch, image_limits, model_id, self._streams)
         self.service.warm_up()
         self.engine_times = engine.times
-        self._store = ResultStore(settings.redis_url.get_secret_value())
         self.answering = Answering(self.service, self._store)
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
+        self._interactive = Interactive(redis_url, self.answering, settings.interactive_slots)
+        self._announcer = Announcer(self._store, model_id, device)
+
+    def start(self, slots: int) -> None:
+        """Take the jobs that somebody waits for, and tell of this worker with its `slots` for bulk jobs."""
+        self._interactive.start()
+        self._announcer.start(slots)
 
     def drain(self) -> None:
         """Begin no further job; safe in a signal handler."""
         self.service.drain()
+        self._interactive.drain()
 
     def close(self) -> None:
-        """After the last job: end the engine's thread and the store's connections."""
+        """After the last bulk job: end the threads and the connections."""
+        self._interactive.close()
+        self._announcer.close()
         self.service.close()
+        self._streams.close()
+        self._fetch.close()
         self._store.close()
+
+
+def _image_fetch(settings: Settings, store: ResultStore) -> ImageFetch:
+    """Raises StartupError."""
+    try:
+        rules = UrlRules(settings.url_hosts, settings.url_private_networks, settings.url_schemes)
+        return ImageFetch(settings.image_roots, settings.image_max_bytes, store, rules)
+    except ValueError as error:
+        raise StartupError(f"The settings of URLs do not fit: {error}") from None
 
 
 def _properties(device: str, settings: Settings, of_folder: Mapping[str, str]) -> Mapping[str, str]:

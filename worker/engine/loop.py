@@ -18,6 +18,7 @@ import numpy as np
 from contract.failure import FailureCode, Refusal
 from worker.engine.request import FloatArray, Generations, IntArray, Request
 from worker.engine.runner import Piece, Runner
+from worker.engine.sampling import RowSearch
 from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
 from worker.engine.search import NextRows
 
@@ -154,12 +155,15 @@ class Engine:
                 _finish(ticket, error)
 
     def _let_go(self) -> None:
-        """Take out the requests that were cancelled or whose deadline has come."""
+        """Take out the requests that were cancelled or asked to stop, or whose deadline has come."""
         now = self._clock()
         for flight, ticket in list(self._tickets.items()):
-            deadline = ticket.request.deadline
+            deadline, stop_asked = ticket.request.deadline, ticket.request.stop_asked
             if ticket.cancelled():
                 self._end(flight, None)
+            elif stop_asked is not None and stop_asked():
+                assert isinstance(flight.search, RowSearch), "the request was checked"
+                self._end(flight, flight.search.cut_short())
             elif deadline is not None and now >= deadline:
                 late = "The deadline passed before the answer was complete."
                 self._end(flight, Refusal(FailureCode.DEADLINE_EXCEEDED, late))

@@ -33,8 +33,10 @@ class Request:
     the options that look at the prompt; neither is copied: the caller leaves them alone. `choices` lists
     token ids: the request then scores these continuations instead of generating. `stops` says of new token
     ids whether they hold a stop text, asked after each token. `on_tokens` is called in the engine's thread
-    with the tokens of each step; only a request of one row has it. `deadline` is in seconds of the monotonic
-    clock. That prompt and new tokens fit the model's context is the caller's to check.
+    with the tokens of each step; only a request of one row has it. `stop_asked` is asked there before each
+    step, of one row of no choices again: once it says so the request ends with the tokens that it has.
+    `deadline` is in seconds of the monotonic clock. An `urgent` request is served before those that are not.
+    That prompt and new tokens fit the model's context is the caller's to check.
 
     Raises Refusal for a length penalty that no score can be divided by, ValueError for anything else amiss.
     """
@@ -47,7 +49,9 @@ class Request:
     choices: tuple[tuple[int, ...], ...] = ()
     stops: Callable[[Sequence[int]], bool] | None = None
     on_tokens: Callable[[Sequence[int]], None] | None = None
+    stop_asked: Callable[[], bool] | None = None
     deadline: float | None = None
+    urgent: bool = False
 
     def __post_init__(self) -> None:
         embeds = self.inputs_embeds
@@ -64,6 +68,8 @@ class Request:
             raise ValueError("a choice has no tokens")
         if self.on_tokens is not None and self.rows > 1:
             raise ValueError("only a request of one row can be followed token by token")
+        if self.stop_asked is not None and (self.rows > 1 or self.choices):
+            raise ValueError("only a request of one row and no choices can end before its end")
         if not _fits_float32(self.max_new_tokens, self.parameters.length_penalty):
             raise Refusal(
                 FailureCode.INVALID_JOB,
@@ -96,8 +102,9 @@ class Generation:
     """One continuation found for a request.
 
     `token_ids` holds the new tokens only, the end-of-sequence token included when it was reached (finish
-    reason "stop"). `score` is the sum of their log-probabilities / len(token_ids) ** length_penalty, in beam
-    search of those left by the logits processors; `mean_log_prob` is of the model's own.
+    reason "stop"); of a request that was asked to stop those that it had, which may be none. `score`
+    is the sum of their log-probabilities / len(token_ids) ** length_penalty, in beam search of those left by
+    the logits processors; `mean_log_prob` is of the model's own.
     """
 
     token_ids: tuple[int, ...]

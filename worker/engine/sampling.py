@@ -66,6 +66,13 @@ class RowSearch:
             beam_idx=np.array([source for _, source in going_on], np.int64),
         )
 
+    def cut_short(self) -> Generations:
+        """All rows with the tokens they have, as if they had ended there; the search is over then."""
+        length_penalty = self._request.parameters.length_penalty
+        return tuple(
+            row.ended or scored(row.token_ids, "stop", row.log_prob, length_penalty) for row in self._rows
+        )
+
     def _process(self, logits: FloatArray, running: list[_Row]) -> FloatArray:
         if not self._processors.asked:
             return logits

@@ -1,7 +1,8 @@
 """Decides which requests are in the batch and what each appends next; holds no tensor and knows no backend.
 
-Requests are admitted in the order they came, within three budgets. One whose prompt begins like that of a
-request in the batch forks it; it may overtake a request that waits for room, but only so often.
+Requests are admitted in the order they came, urgent ones before all others, within three budgets. One whose
+prompt begins like that of a request in the batch forks it; it may overtake a request that waits for room.
+None is overtaken more than so often, by forks and urgent ones together.
 """
 
 from collections import deque
@@ -15,9 +16,11 @@ from worker.engine.runner import Runner, SequenceId
 from worker.engine.search import NextRows, Search, search_for
 
 MOST_OVERTAKEN: Final = 32
-"""So many requests may be admitted before one that came earlier and waits for room."""
+"""So many requests may be admitted before one that came earlier and waits."""
 MOST_HELD_UP: Final = 32
 """After so many steps in a row for prompts alone, no request is admitted until every row had its step."""
+MOST_HELD_UP_URGENT: Final = 1
+"""The same while an urgent request decodes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Flight:
         self.token_ids: IntArray | None = None
         """(row,) to append next, one to each sequence; None before the prompt is through"""
         self.overtaken = 0
+        self.arrival = 0
 
     @property
     def prompt_left(self) -> int:
@@ -75,6 +79,7 @@ class Scheduler:
         # Ended, but not yet released: those that wait may still fork them.
         self._leaving: list[Flight] = []
         self._held_up = 0
+        self._arrivals = 0
 
     @property
     def idle(self) -> bool:
@@ -84,18 +89,23 @@ class Scheduler:
         """Queue a request. Raises Refusal if it is larger than the whole batch may be."""
         self._refuse_too_large(request)
         flight = Flight(request)
+        flight.arrival = self._arrivals = self._arrivals + 1
         self._waiting.append(flight)
         return flight
 
     def plan(self) -> list[Turn]:
         """Admit what there is room for and say what the next step appends; empty when nothing is running."""
-        if self._held_up < MOST_HELD_UP:
+        if self._held_up < self._most_held_up():
             self._release_ended(keep=self._wanted_sources())
             self._admit()
             self._release_ended(keep=set())
         turns = self._mixed_step() if self._runner.mixes_steps else self._separate_step()
         self._held_up = 0 if len(turns) == len(self._running) else self._held_up + 1
         return turns
+
+    def _most_held_up(self) -> int:
+        decodes = any(flight.request.urgent and not flight.prompt_left for flight in self._running)
+        return MOST_HELD_UP_URGENT if decodes else MOST_HELD_UP
 
     def proceed(self, flight: Flight, rows: NextRows) -> None:
         """Make the flight's sequences those of `rows`: forked, reordered or dropped as they ask."""
@@ -178,7 +188,7 @@ class Scheduler:
     # Admission
 
     def _admit(self) -> None:
-        """Begin what there is room for, in the order of arrival; forks alone may overtake."""
+        """Begin what there is room for, in the order of _queue(); forks alone may overtake."""
         rows = sum(flight.request.rows for flight in self._running)
         rows_left = self._limits.rows - rows
         step_tokens = self._limits.step_tokens - (rows if self._runner.mixes_steps else 0)
@@ -187,11 +197,11 @@ class Scheduler:
         # Those whose prefix is only now being computed fork it in the next plan: room is set aside for them.
         set_aside: list[Flight] = []
         passed_over: list[Flight] = []
-        for flight in list(self._waiting):
+        for flight in self._queue():
             if rows_left == 0 or any(other.overtaken >= MOST_OVERTAKEN for other in passed_over):
                 break
             source = self._source_for(flight, sources)
-            if passed_over and source is None:
+            if passed_over and (source is None or any(other.request.urgent for other in passed_over)):
                 continue
             prefix = flight.request.prefix
             forked_tokens = prefix.tokens if prefix and source is not None else 0
@@ -209,8 +219,24 @@ class Scheduler:
             self._begin(flight, source)
             if prefix and source is None:
                 coming.add(prefix.key)
-            for other in passed_over:
+            for other in self._overtaken_by(flight, passed_over):
                 other.overtaken += 1
+
+    def _queue(self) -> list[Flight]:
+        """Those that wait: the ones overtaken often enough, then the urgent ones, then the others."""
+
+        def rank(flight: Flight) -> int:
+            if flight.overtaken >= MOST_OVERTAKEN:
+                return 0
+            return 1 if flight.request.urgent else 2
+
+        return sorted(self._waiting, key=rank)
+
+    def _overtaken_by(self, flight: Flight, passed_over: list[Flight]) -> list[Flight]:
+        """Of those that wait on, the ones that came before a flight which begins now."""
+        if not flight.request.urgent:
+            return passed_over
+        return [f for f in self._waiting if f.arrival < flight.arrival and not f.request.urgent]
 
     def _sources(self) -> dict[bytes, SequenceId]:
         """A sequence that begins with it for each prefix in the batch, those about to leave included."""
@@ -250,12 +276,13 @@ class Scheduler:
         return [Turn(f, _rest_of_prompt(f) if f.prompt_left else None) for f in self._running]
 
     def _separate_step(self) -> list[Turn]:
-        """Prompts before all else, so that many rows can decode together; then tokens.
+        """Prompts before all else, so that many rows can decode together, and urgent ones alone; then tokens.
 
         A fork that joins more rows than come with it goes along with their tokens, one position a step:
         given whole, each of its positions would be computed for all of these rows.
         """
-        prompts = self._within_step([f for f in self._running if f.prompt_left and not self._joins(f)])
+        whole = [f for f in self._running if f.prompt_left and not self._joins(f)]
+        prompts = self._within_step([f for f in whole if f.request.urgent] or whole)
         if prompts:
             return [Turn(f, _rest_of_prompt(f)) for f in prompts]
         return [

@@ -29,4 +29,6 @@ def scored(
 ) -> Generation:
     """The Generation whose score comes from `log_prob`, the sum of the model's own log-probabilities."""
     length = len(token_ids)
+    if not length:
+        return Generation((), reason, 0.0, 0.0)
     return Generation(tuple(token_ids), reason, log_prob / length**length_penalty, log_prob / length)

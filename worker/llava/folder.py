@@ -69,14 +69,14 @@ class ModelFolder:
 class Part:
     """One compiled part with one input and one output; calls from many threads take turns."""
 
-    def __init__(self, compiled: Any, computing: Callable[[], AbstractContextManager[object]]) -> None:
+    def __init__(self, compiled: Any, computing: Callable[[bool], AbstractContextManager[object]]) -> None:
         self._request = compiled.create_infer_request()
         self._lock = Lock()
         self._computing = computing
 
-    def __call__(self, values: np.ndarray[Any, Any]) -> FloatArray:
+    def __call__(self, values: np.ndarray[Any, Any], urgent: bool = False) -> FloatArray:
         """The output as a float32 array of the caller's own."""
-        with self._computing(), self._lock:
+        with self._computing(urgent), self._lock:
             outputs = self._request.infer([values])
         result: FloatArray = outputs[0]
         return result
@@ -112,9 +112,9 @@ def compile_part(
     xml: str,
     device: str,
     properties: Mapping[str, str],
-    computing: Callable[[], AbstractContextManager[object]] = nullcontext,
+    computing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
 ) -> Part:
-    """Compile one part for `device`; it computes within `computing()`, which may keep others off."""
+    """Compile one part for `device`; it computes within `computing(urgent)`, which may keep others off."""
     return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)), computing)
 
 

@@ -70,12 +70,12 @@ class LlavaModel:
         device: str,
         properties: Mapping[str, str],
         image_cache_bytes: int = 0,
-        computing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        computing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
     ) -> "LlavaModel":
         """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError.
 
-        Features of up to `image_cache_bytes` are kept. The vision model computes within `computing()`,
-        which may keep others from the device meanwhile.
+        Features of up to `image_cache_bytes` are kept. The vision model computes within
+        `computing(urgent)`, which may keep others from the device meanwhile.
         """
         described = read_folder(folder)
         tiler = load_tiler(folder, anyres=described.family.anyres)
@@ -116,17 +116,22 @@ class LlavaModel:
         return self._folder.language_xml
 
     def features(
-        self, content: bytes, decode: Callable[[], Image.Image], detail: Detail = "high"
+        self,
+        content: bytes,
+        decode: Callable[[], Image.Image],
+        detail: Detail = "high",
+        urgent: bool = False,
     ) -> ImageFeatures:
         """The features of the image file that holds `content`, and of which `decode` makes an RGB image.
 
-        Decoded and encoded only where they were not kept, and once for threads that ask at the same time.
+        Decoded and encoded only where they were not kept, and once for threads that ask at the same time;
+        urgent ones before others that wait for the device.
         Raises what `decode` raises.
         """
         # Not `detail` itself: two of them may stand for the same tiles.
         looked_at = f"{self.model_id} {self._tiler.pinpoints(detail)} ".encode()
         key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
-        return ImageFeatures(self._features.get(key, lambda: self._encode(decode(), detail)), key)
+        return ImageFeatures(self._features.get(key, lambda: self._encode(decode(), detail, urgent)), key)
 
     def encode_image(self, image: Image.Image, detail: Detail = "high") -> ImageFeatures:
         """As features(), for an RGB image that comes from no file."""
@@ -173,10 +178,14 @@ class LlavaModel:
         """The text of an answer up to the first of the texts `stop`, special tokens left out, stripped."""
         return self._writer.decode(token_ids, stop)
 
-    def _encode(self, image: Image.Image, detail: Detail) -> FloatArray:
+    def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """What decode() begins with for these tokens, whichever follow."""
+        return self._writer.decode_so_far(token_ids, stop)
+
+    def _encode(self, image: Image.Image, detail: Detail, urgent: bool) -> FloatArray:
         """Tiles, vision model and packing: an RGB image → (image token, hidden)."""
         tiles = self._tiler(image, detail)
-        features = self._vision(tiles.pixel_values)
+        features = self._vision(tiles.pixel_values, urgent)
         return pack_features(
             features,
             tiles.grid,

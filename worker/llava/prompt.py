@@ -20,6 +20,8 @@ from worker.llava.folder import ModelFolderError
 from worker.llava.stop import StopTexts
 
 LEGACY_TEMPLATE_JSON = "chat_template.json"
+REPLACEMENT = "\ufffd"
+"""What a tokenizer writes for bytes that are no character, or not yet."""
 
 
 class PromptWriter:
@@ -94,10 +96,24 @@ class PromptWriter:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=not stop)
         if stop:
             # Stop texts may be spelled with special tokens, which therefore leave only now.
-            text = self.stop_texts(stop).cut(text)
-            for token in self._tokenizer.all_special_tokens:
-                text = text.replace(token, "")
+            text = self._without_special_tokens(self.stop_texts(stop).cut(text))
         return text.strip()
+
+    def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """What decode() begins with for these tokens, whichever follow: the last of it may still change.
+
+        A character whose bytes are not all there, and what may become a stop text, are held back.
+        """
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=not stop)
+        text = text.rstrip(REPLACEMENT)
+        if stop:
+            text = self._without_special_tokens(self.stop_texts(stop).settled(text))
+        return text.strip()
+
+    def _without_special_tokens(self, text: str) -> str:
+        for token in self._tokenizer.all_special_tokens:
+            text = text.replace(token, "")
+        return text
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a rendered text, which may bring its beginning-of-sequence token itself."""

@@ -24,3 +24,15 @@ class StopTexts:
         """What comes before the first stop text."""
         places = [text.find(stop) for stop in self._texts]
         return text[: min((place for place in places if place >= 0), default=len(text))]
+
+    def settled(self, text: str) -> str:
+        """What cut() leaves of it whatever follows: without an end that some stop text begins with."""
+        cut = self.cut(text)
+        if len(cut) < len(text):
+            return cut
+        return text[: min(map(self._settled_length, [text] * len(self._texts), self._texts))]
+
+    def _settled_length(self, text: str, stop: str) -> int:
+        longest = min(len(text), len(stop) - 1)
+        held_back = (n for n in range(longest, 0, -1) if text.endswith(stop[:n]))
+        return len(text) - next(held_back, 0)

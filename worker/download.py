@@ -1,0 +1,308 @@
+"""Downloads an image that a stranger's URL names, from public addresses only; knows no job and no store.
+
+A name is resolved once per connection, each of its addresses is checked, and one of these very addresses is
+connected to, under the URL's host name (ssrfguard). Nothing of a response, and no query of a URL, which may
+be signed, gets into a sentence or a log.
+"""
+
+import random
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any, Final
+
+import httpcore
+import httpx
+from ssrfguard import BlockedAddressError, BlockedURLError, Policy
+from ssrfguard.httpx import SafeBackend
+
+from contract.failure import FailureCode, Refusal
+
+CONNECT_TIMEOUT_S: Final = 5.0
+ATTEMPT_TIMEOUT_S: Final = 30.0
+"""For one attempt in all: connecting, redirects and every byte."""
+FETCH_TIMEOUT_S: Final = 90.0
+"""For all attempts and the pauses between them."""
+PAUSES_S: Final = (0.5, 2.0, 6.0)
+"""Between the attempts at what may be better the next time."""
+MOST_REDIRECTS: Final = 5
+REDIRECTS: Final = (301, 302, 303, 307, 308)
+GONE: Final = (404, 410)
+TOO_MANY: Final = 429
+CONNECTIONS: Final = 64
+KEEPALIVE_S: Final = 30.0
+ANY_PORT: Final = frozenset(range(1, 65536))
+"""Which port an image comes from protects nothing; which address does."""
+HEADERS: Final = (
+    ("Accept", "image/*,*/*;q=0.5"),
+    ("Accept-Encoding", "identity"),
+    ("User-Agent", "captionmill"),
+)
+SHOWN_CHARACTERS: Final = 300
+NOT_ALLOWED: Final = (BlockedURLError, BlockedAddressError, httpx.InvalidURL)
+Resolver = Callable[..., Iterable[Any]]
+"""As socket.getaddrinfo."""
+
+
+@dataclass(frozen=True)
+class UrlRules:
+    """Where images may be downloaded from.
+
+    `hosts` are names, or `*.` and a name; none are all. `private_networks` are ranges of addresses, as CIDR,
+    that are allowed although they are not public. Raises ValueError for what is neither.
+    """
+
+    hosts: tuple[str, ...] = ()
+    private_networks: tuple[str, ...] = ()
+    schemes: tuple[str, ...] = ("http", "https")
+
+    def __post_init__(self) -> None:
+        self.policy()
+
+    def policy(self) -> Policy:
+        return Policy(
+            allowed_schemes=frozenset(self.schemes) & {"http", "https"} or frozenset({"https"}),
+            allowed_networks=self.private_networks,  # type: ignore[arg-type]  # it takes text too
+            allowed_hosts=frozenset(self.hosts),
+            allowed_ports=ANY_PORT,
+        )
+
+
+class _Transient(Exception):  # noqa: N818 - not yet an error: it is tried again
+    """This attempt failed and another may not."""
+
+    def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class Downloads:
+    """One per process, shared by its threads."""
+
+    def __init__(
+        self,
+        rules: UrlRules,
+        max_bytes: int,
+        resolver: Resolver = socket.getaddrinfo,
+        pauses_s: Sequence[float] = PAUSES_S,
+    ) -> None:
+        self._policy = rules.policy()
+        self._max_bytes = max_bytes
+        self._pauses_s = tuple(pauses_s)
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            max_connections=CONNECTIONS,
+            keepalive_expiry=KEEPALIVE_S,
+            network_backend=_TimedBackend(SafeBackend(policy=self._policy, resolver=resolver)),
+        )
+
+    def __call__(self, url: str, deadline: float | None = None) -> bytes:
+        """The content behind `url`. Raises Refusal.
+
+        What may be better the next time is tried again with pauses, until `deadline` (monotonic seconds) at
+        the latest.
+        """
+        shown = shown_url(url)
+        latest = time.monotonic() + FETCH_TIMEOUT_S
+        latest = latest if deadline is None else min(latest, deadline)
+        pauses_s = iter(self._pauses_s)
+        while True:
+            try:
+                with _attempt_until(min(latest, time.monotonic() + ATTEMPT_TIMEOUT_S)):
+                    return self._follow(httpx.URL(url), shown)
+            except _Transient as failed:
+                pause_s = next(pauses_s, None)
+                if pause_s is not None:
+                    pause_s = max(pause_s * random.uniform(0.75, 1.25), failed.retry_after_s)
+                if pause_s is None or time.monotonic() + pause_s >= latest:
+                    raise _failed(shown, failed.reason) from None
+                time.sleep(pause_s)
+            except NOT_ALLOWED as blocked:
+                raise Refusal(
+                    FailureCode.URL_NOT_ALLOWED, f"{shown} is not allowed: {_why(blocked)}."
+                ) from None
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _follow(self, url: httpx.URL, shown: str) -> bytes:
+        """The content, through redirects. Raises _Transient, Refusal, or what the guard refuses."""
+        found = self._get(url, shown)
+        for _ in range(MOST_REDIRECTS):
+            if isinstance(found, bytes):
+                return found
+            try:
+                url = url.join(found)
+                found = self._get(url, shown)
+            except NOT_ALLOWED:
+                # To where is the server's word, which is not repeated.
+                raise Refusal(
+                    FailureCode.URL_NOT_ALLOWED, f"{shown} redirects to a URL that is not allowed."
+                ) from None
+        if isinstance(found, bytes):
+            return found
+        raise _failed(shown, f"it redirects more than {MOST_REDIRECTS} times")
+
+    def _get(self, url: httpx.URL, shown: str) -> bytes | str:
+        """The content behind this very URL, or where it redirects to."""
+        self._policy.check_url(str(url))
+        origin = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        try:
+            with self._pool.stream(
+                "GET", origin, headers=list(HEADERS), extensions={"timeout": _timeouts()}
+            ) as response:
+                headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+                if response.status in REDIRECTS and b"location" in headers:
+                    return headers[b"location"]
+                self._check_status(response.status, headers, shown)
+                return self._content(response.iter_stream(), headers, shown)
+        except (httpcore.TimeoutException, TimeoutError):
+            raise _Transient("the server does not answer in time") from None
+        except httpcore.ConnectError:
+            raise _Transient("the server cannot be reached") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError):
+            raise _Transient("the connection broke") from None
+
+    def _check_status(self, status: int, headers: dict[bytes, str], shown: str) -> None:
+        if status in GONE:
+            raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no image at {shown} (status {status}).")
+        if status == TOO_MANY or status >= 500:
+            raise _Transient(f"the server answers with status {status}", _retry_after_s(headers))
+        if status != 200:
+            raise _failed(shown, f"the server answers with status {status}")
+
+    def _content(self, chunks: Iterable[bytes], headers: dict[bytes, str], shown: str) -> bytes:
+        """The decoded body, of which no more than one byte above the limit is ever held."""
+        content = bytearray()
+        for chunk in _decoded(chunks, headers.get(b"content-encoding", ""), self._max_bytes + 1, shown):
+            content += chunk
+            if len(content) > self._max_bytes:
+                raise Refusal(
+                    FailureCode.IMAGE_TOO_LARGE,
+                    f"{shown} has more than the {self._max_bytes} bytes that are allowed.",
+                )
+        if not content:
+            raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown} is empty.")
+        return bytes(content)
+
+
+def shown_url(url: str) -> str:
+    """The URL for a sentence or a log: without user, query and fragment, which may be secret."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
+    shown = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    return "".join(c if c.isprintable() else "?" for c in shown)[:SHOWN_CHARACTERS]
+
+
+def _decoded(chunks: Iterable[bytes], encoding: str, most_bytes: int, shown: str) -> Iterator[bytes]:
+    """What servers compress although they are asked not to. No piece is larger than `most_bytes`."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        yield from chunks
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise _failed(shown, "the server compresses it in a way it was not asked for")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        for chunk in chunks:
+            while chunk:
+                yield inflater.decompress(chunk, most_bytes)
+                chunk = inflater.unconsumed_tail
+        if not inflater.eof:
+            raise zlib.error
+    except zlib.error:
+        raise _failed(shown, "what the server sends cannot be decompressed") from None
+
+
+def _retry_after_s(headers: dict[bytes, str]) -> float:
+    """What Retry-After asks for in seconds; a date, which is rare, is taken for no wish."""
+    text = headers.get(b"retry-after", "").strip()
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _failed(shown: str, reason: str) -> Refusal:
+    return Refusal(FailureCode.DOWNLOAD_FAILED, f"{shown} cannot be downloaded: {reason}.")
+
+
+def _why(blocked: Exception) -> str:
+    """Without the addresses behind a name, which are nobody's business."""
+    if isinstance(blocked, BlockedAddressError):
+        return "its host has an address that is not public"
+    if isinstance(blocked, BlockedURLError):
+        return blocked.reason
+    return "it is no URL"
+
+
+# Time
+
+_until = threading.local()
+
+
+@contextmanager
+def _attempt_until(end: float) -> Iterator[None]:
+    """Within it this thread's downloads end at `end` (monotonic seconds), however slowly bytes drip in."""
+    _until.end = end
+    try:
+        yield
+    finally:
+        del _until.end
+
+
+def _left_s() -> float:
+    left_s: float = _until.end - time.monotonic()
+    if left_s <= 0:
+        raise httpcore.ReadTimeout
+    return left_s
+
+
+def _timeouts() -> dict[str, float]:
+    left_s = _left_s()
+    return {"connect": min(CONNECT_TIMEOUT_S, left_s), "read": left_s, "write": left_s, "pool": left_s}
+
+
+class _TimedBackend(httpcore.NetworkBackend):
+    """Opens connections that keep to what is left of the attempt at each of their reads and writes."""
+
+    def __init__(self, inner: httpcore.NetworkBackend) -> None:
+        self._inner = inner
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        assert timeout is not None, "_timeouts() has one"
+        stream = self._inner.connect_tcp(host, port, min(timeout, _left_s()), local_address, socket_options)
+        return _TimedStream(stream)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the protocol's
+        return self._inner.read(max_bytes, _left_s())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the protocol's
+        self._inner.write(buffer, _left_s())
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        assert timeout is not None, "_timeouts() has one"
+        return _TimedStream(self._inner.start_tls(ssl_context, server_hostname, min(timeout, _left_s())))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)

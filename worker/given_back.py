@@ -1,0 +1,9 @@
+"""Why a job goes back to the queue as good as it came; knows nothing of jobs."""
+
+
+class GivenBack(Exception):  # noqa: N818 - no error: the job is as good as before
+    """The worker cannot or will not begin this job now, as when it drains: another worker shall take it."""
+
+
+class StoreAwayError(GivenBack):
+    """The result store cannot be read."""

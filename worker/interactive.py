@@ -1,0 +1,165 @@
+"""Takes the jobs that somebody waits for, beside the bulk jobs that Celery takes; knows no model.
+
+A queue, a consumer and threads of its own: bulk jobs that fill all of Celery's threads do not delay them.
+Messages are Celery's, as producers send them, and are acknowledged late, in the one thread
+that has the broker's connection.
+"""
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+import kombu
+from kombu.mixins import ConsumerMixin
+
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, TRANSPORT_OPTIONS
+from worker.engine.loop import EngineStoppedError
+
+log = logging.getLogger(__name__)
+
+ACKNOWLEDGE_EVERY_S: Final = 0.05
+"""How long a finished message may wait for its acknowledgement while no other comes."""
+RESTART_PAUSE_S: Final = 1.0
+
+
+class Takes(Protocol):
+    """What answers a message: worker.answering's Answering."""
+
+    def take(self, message: object, *, urgent: bool = False) -> None: ...
+
+
+class Interactive:
+    """Up to `slots` messages at once; none if it is 0."""
+
+    def __init__(self, redis_url: str, answering: Takes, slots: int) -> None:
+        self._consumer = _Consumer(redis_url, answering, slots) if slots else None
+        self._thread = threading.Thread(target=self._run, name="captionmill-interactive", daemon=True)
+
+    def start(self) -> None:
+        if self._consumer is not None:
+            self._thread.start()
+
+    def drain(self) -> None:
+        """Take no more; only sets a flag, so that a signal handler may call it."""
+        if self._consumer is not None:
+            self._consumer.draining = True
+
+    def close(self) -> None:
+        """Take no more, and return when what was taken is answered, or given back, and acknowledged."""
+        self.drain()
+        if self._consumer is not None and self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        assert self._consumer is not None, "else it is not started"
+        while not self._consumer.should_stop:
+            try:
+                self._consumer.run(safety_interval=ACKNOWLEDGE_EVERY_S)
+            except _DrainedError:
+                break
+            except BaseException:
+                log.exception("the interactive queue is taken up again")
+                time.sleep(RESTART_PAUSE_S)
+        self._consumer.shutdown()
+
+
+class _DrainedError(Exception):
+    """The broker is away and nothing is worth waiting for it."""
+
+
+class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
+    """Receives, acknowledges and puts back in its own thread; a pool of threads answers in between."""
+
+    def __init__(self, redis_url: str, answering: Takes, slots: int) -> None:
+        self.connection = kombu.Connection(
+            redis_url,
+            transport_options=TRANSPORT_OPTIONS,
+            connect_timeout=CELERY_OPTIONS["broker_connection_timeout"],
+        )
+        self.draining = False
+        self._answering = answering
+        self._slots = slots
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="captionmill-interactive")
+        self._under_way = 0
+        self._ends: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._consumers: list[Any] = []
+
+    def shutdown(self) -> None:
+        self._threads.shutdown()
+        self.connection.release()
+
+    # What kombu calls
+
+    def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: ARG002, N803 - kombu's
+        exchange = kombu.Exchange(INTERACTIVE_QUEUE, type="direct")
+        taken = kombu.Queue(INTERACTIVE_QUEUE, exchange, routing_key=INTERACTIVE_QUEUE)
+        self._consumers = [
+            Consumer(
+                [taken],
+                on_message=self._on_message,
+                accept=CELERY_OPTIONS["accept_content"],
+                prefetch_count=self._slots,
+            )
+        ]
+        return self._consumers
+
+    def on_iteration(self) -> None:
+        while not self._ends.empty():
+            self._under_way -= 1
+            self._end_one(self._ends.get())
+        if self.draining:
+            for consumer in self._consumers:
+                consumer.cancel()
+            self._consumers = []
+            self.should_stop = self._under_way == 0
+
+    def on_connection_error(self, exc: Exception, interval: float) -> None:
+        log.warning("the broker is away (%s); again in %.0f s", type(exc).__name__, interval)
+        if self.draining:
+            # What is under way is answered; unacknowledged messages come back and are dropped as answered.
+            raise _DrainedError
+
+    # One message
+
+    def _on_message(self, message: Any) -> None:
+        self._under_way += 1
+        self._threads.submit(self._answer, message)
+
+    def _answer(self, message: Any) -> None:
+        """In a thread of the pool. Nothing may escape it, as an end is owed to every message."""
+        end = message.ack
+        try:
+            self._answering.take(_job_of(message), urgent=True)
+        except BaseException as kept:  # noqa: BLE001 - as in worker/tasks.py
+            if isinstance(kept, EngineStoppedError):
+                # Without an engine this process would only turn messages round: drain, let another one start.
+                os.kill(os.getpid(), signal.SIGTERM)
+            log.warning("a message goes back to the queue: %s", type(kept).__name__)
+            end = message.requeue
+        self._ends.put(end)
+
+    def _end_one(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except (*self.connection_errors, *self.channel_errors) as error:
+            # The broker hands it out again after the visibility timeout, and the store knows its answer.
+            log.warning("a message could not be acknowledged: %s", type(error).__name__)
+
+
+def _job_of(message: Any) -> object:
+    """The task's argument as worker/tasks.py takes it, or all that the message holds if it is none."""
+    try:
+        body = message.decode()
+    except Exception:  # noqa: BLE001 - whatever a codec makes of garbage; it ends as a dead letter
+        return message.body
+    if isinstance(body, list) and len(body) == 3 and isinstance(body[0], list) and not body[1]:
+        arguments = body[0]
+        if len(arguments) == 1:
+            return arguments[0]
+    return body
