@@ -38,6 +38,8 @@ class Row:
     detail: Detail | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What else the source says of it, JSON-ready: for templates and for sinks that carry columns over."""
+    refusal: Failure | None = None
+    """Why its questions cannot even be asked; they then end in this failure."""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,31 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from contract.job import ImagePart, TextPart
-from producer.sources import Row, SourceError, open_source
+from contract.job import ImagePart, ImagePath, TextPart
+from producer.questions import read_prompts, render
+from producer.rows import Row
+from producer.sources import SourceError, SourceOptions, open_source
 
 
-def rows(source: Path, *questions: str, recursive: bool = False) -> list[Row]:
-    return list(open_source(source, questions, recursive=recursive))
+def rows(source: Path, *questions: str, recursive: bool = False, choices: Any = None) -> list[Row]:
+    """The rows as they are asked: those without questions of their own with `questions`."""
+    prompts = read_prompts(questions, None, choices)
+    opened = open_source(str(source), SourceOptions(recursive=recursive))
+    return [
+        replace(row, questions=row.questions or tuple(render(prompt, row, {}) for prompt in prompts))
+        for row in opened.rows()
+    ]
+
+
+def path_of(row: Row) -> Path:
+    assert isinstance(row.image, ImagePath)
+    return row.image.to_path()
 
 
 @pytest.fixture
@@ -29,7 +43,7 @@ def tree(tmp_path: Path) -> Path:
 def test_a_folders_images_by_name(tree: Path) -> None:
     found = rows(tree, "What?", "Why?")
     assert [row.id for row in found] == ["a.jpg", "b.PNG", "e 🙂.webp"]
-    assert found[0].image == tree / "a.jpg"
+    assert path_of(found[0]) == tree / "a.jpg"
     assert [(question.id, question.messages) for question in found[0].questions] == [
         ("q1", "What?"),
         ("q2", "Why?"),
@@ -45,23 +59,23 @@ def test_a_name_that_is_not_utf8_is_found(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xe9t\xe9.png")
     (tmp_path / name).touch()
     (row,) = rows(tmp_path, "What?")
-    assert (row.id, row.image) == (name, tmp_path / name)
+    assert (row.id, path_of(row)) == (name, tmp_path / name)
 
 
 def test_a_relative_folder_gives_absolute_paths(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree.parent)
-    assert rows(Path(tree.name), "What?")[0].image == tree / "a.jpg"
+    assert path_of(rows(Path(tree.name), "What?")[0]) == tree / "a.jpg"
 
 
 @pytest.mark.parametrize(
     ("name", "questions", "recursive", "sentence"),
     [
-        ("tree", (), False, "needs at least one --question"),
         ("empty", ("What?",), False, "no images .* in .*empty; --recursive"),
         ("empty", ("What?",), True, r"no images .* in .*empty\.$"),
-        ("gone", ("What?",), False, "There is no folder or manifest .*gone"),
-        ("list.csv", ("What?",), False, "neither a folder nor a manifest"),
-        ("rows.jsonl", ("What?",), True, "--recursive is for folders"),
+        ("gone", ("What?",), False, "There is no folder or file .*gone"),
+        ("list.dat", ("What?",), False, "no form is known by its name; --format"),
+        ("list.csv", ("What?",), False, "list.csv has no lines"),
+        ("rows.jsonl", ("What?",), True, "--recursive is for folder; .* is read as jsonl"),
         ("tree", (" ",), False, "must not be empty"),
         ("tree", (os.fsdecode(b"W\xe9"),), False, "no characters"),
     ],
@@ -73,6 +87,7 @@ def test_sources_refused(
     (tmp_path / "tree" / "a.png").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.csv").touch()
+    (tmp_path / "list.dat").touch()
     (tmp_path / "rows.jsonl").write_text('{"image": "a.png"}')
     with pytest.raises(SourceError, match=sentence):
         rows(tmp_path / name, *questions, recursive=recursive)
@@ -107,13 +122,13 @@ def test_manifest_lines(tmp_path: Path) -> None:
         {"question": "No picture?"},
     )
     first, second, third, fourth, fifth = rows(source, "What?")
-    assert (first.id, first.image, first.questions[0].messages) == ("1", tmp_path / "in/a.png", "What?")
-    assert (second.id, second.image, second.questions[0].messages) == ("bee", Path("/abs/b.png"), "Who?")
+    assert (first.id, path_of(first), first.questions[0].messages) == ("1", tmp_path / "in/a.png", "What?")
+    assert (second.id, path_of(second), second.questions[0].messages) == ("bee", Path("/abs/b.png"), "Who?")
     assert (third.id, [(q.id, q.messages) for q in third.questions]) == (
         "7",
         [("q1", "A?"), ("second", "B?")],
     )
-    assert fourth.image == tmp_path / "in/a.png"
+    assert path_of(fourth) == tmp_path / "in/a.png"
     (question,) = fourth.questions
     assert question.turns(with_image=True)[1].content == (TextPart(text="Look:"), ImagePart())
     assert (fifth.id, fifth.image) == ("6", None)
@@ -128,7 +143,7 @@ def test_choices_belong_to_their_question(tmp_path: Path) -> None:
         {"image": "a.png"},
         {"image": "a.png", "question": "Free?"},
     )
-    found = open_source(source, ["Blue?"], recursive=False, choices=["si", "no"])
+    found = rows(source, "Blue?", choices=["si", "no"])
     assert [[question.choices for question in row.questions] for row in found] == [
         [("yes", "no")],
         [None, ("x", "y", "z")],
@@ -141,7 +156,7 @@ def test_choices_belong_to_their_question(tmp_path: Path) -> None:
 def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_bytes(b'{"image": "\xe9.png"}\n{"image": "\\udce9.png"}\n')
-    assert {row.image for row in rows(source, "What?")} == {tmp_path / os.fsdecode(b"\xe9.png")}
+    assert {path_of(row) for row in rows(source, "What?")} == {tmp_path / os.fsdecode(b"\xe9.png")}
 
 
 @pytest.mark.parametrize(
@@ -149,12 +164,23 @@ def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
     [
         ("{", "not JSON: .* at column"),
         ("[]", "not a JSON object"),
-        ({"image": "a.png", "quesiton": "What?"}, '"quesiton" is not one of image, question'),
         ({"image": ""}, '"image" must be a path'),
         ({"image": ["a.png"]}, '"image" must be a path'),
-        ({"image": "https://example.org/a.png"}, "not by a https: URL"),
-        ({"image": "data:image/png;base64,AAAA"}, "not by a data: URL"),
-        ({"image": "a.png"}, 'no "question", "questions" or "messages"'),
+        ({"image": "data:image/png;base64,A"}, "not base64"),
+        ({"image": "data:text/html,A"}, "begins with data:image"),
+        ({"image": "a\0.png"}, "null character"),
+        ({"imag": "What?"}, 'neither an image nor "question"'),
+        ({"imag": "a.png", "question": "Who?"}, '"imag" looks like one; choose with --image-column'),
+        ({"path": "a.png", "url": "b.png"}, '"path", "url" could each be meant; choose with --image-column'),
+        ('{"image": "a.png", "score": NaN}', "NaN is no value"),
+        ("[" * 100_000, "too deep"),
+        ({"image": "a.png", "top_p": 2}, "top_p: .*less than or equal to 1"),
+        ({"image": "a.png", "parameters": {"beams": 2}}, '"beams" in "parameters" is not one of'),
+        (
+            {"image": "a.png", "seed": 1, "parameters": {"seed": 2}},
+            '"seed" stands in "parameters" and beside',
+        ),
+        ({"image": "a.png", "detail": "lo"}, "detail: "),
         ({"image": "a.png", "question": ""}, "must not be empty"),
         ({"image": "a.png", "question": 7}, "messages"),
         ({"image": "a.png", "question": None}, "messages"),
@@ -175,7 +201,6 @@ def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 'there is no "image"'),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 'has no "url"'),
         ({"messages": "What?"}, '"messages" must be a list'),
-        ({"image": "a.png", "question": "A?", "id": "1"}, 'the id "1" was there before'),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: Any, sentence: str) -> None:

@@ -1,0 +1,217 @@
+"""The run's questions: templates filled from each row's columns; knows no source and sends nothing."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
+from typing import Any, Final
+
+from contract.job import Question
+from producer.rows import Row
+from producer.sources.conversation import question
+from producer.sources.delimited import Delimited
+from producer.sources.files import reading
+from producer.sources.jsonl import JsonLines, JsonList
+from producer.sources.parameters import PARAMETER_COLUMNS, parameters_of
+from producer.sources.records import Records
+from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.source import SourceOptions
+
+PROMPT_KEYS: Final = ("id", "text", "choices")
+ROW_FIELDS: Final = ("id", "name")
+"""What a template may name besides columns; a column of such a name goes first."""
+_PARAMETERS: Final = tuple(name for name in PARAMETER_COLUMNS if name != "detail")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question of the run, as a template.
+
+    `{column}` stands for what the row has in that column, `{id}` and `{name}` for the row's own,
+    `{answer:ID}` for the row's answer to the prompt ID; `{{` and `}}` are braces.
+    """
+
+    id: str
+    text: str
+    choices: tuple[str, ...] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it needs, in order, each once."""
+        return tuple(dict.fromkeys(piece.column for piece in _pieces(self.text) if piece.column is not None))
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Ids of the prompts it builds on, in order, each once."""
+        return tuple(dict.fromkeys(piece.answer for piece in _pieces(self.text) if piece.answer is not None))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Text of a template and the placeholder behind it, if any."""
+
+    text: str
+    column: str | None = None
+    answer: str | None = None
+
+
+def read_prompts(
+    questions: Sequence[str], file: Path | None, choices: Sequence[str] | None
+) -> tuple[Prompt, ...]:
+    """The prompts of the command line, with `choices` for each, and a file's, each after what it needs.
+
+    The file is JSONL, JSON with a list, or CSV, of `id`, `text`, `choices` and generation parameters by name.
+    Ids are q1, q2, … where none is given. Raises SourceError for what cannot be asked.
+    """
+    if choices and not questions:
+        raise SourceError("--choice is for answers to --question; a manifest names its own.")
+    prompts = []
+    for number, text in enumerate(questions, start=1):
+        try:
+            prompts.append(_prompt(f"q{number}", text, choices or None))
+        except SourceError as error:
+            raise SourceError(f"--question {number}: {error}.") from None
+    if file is not None:
+        prompts += _read_file(file, first=len(prompts) + 1)
+    ids = [prompt.id for prompt in prompts]
+    doubled = [one for place, one in enumerate(ids) if one in ids[:place]]
+    if doubled:
+        raise SourceError(f"Two questions have the id {listed(doubled[:1])}.")
+    return tuple(_in_order(prompts))
+
+
+def check(prompts: Iterable[Prompt], columns: tuple[str, ...] | None) -> None:
+    """Raise SourceError for a placeholder that no row can fill; None stands for columns not known yet."""
+    if columns is None:
+        return
+    there = (*columns, *(name for name in ROW_FIELDS if name not in columns))
+    for prompt in prompts:
+        for column in prompt.columns:
+            if column not in there:
+                raise SourceError(
+                    f'Question {prompt.id}: there is no column "{column}"; there are {listed(there)}.'
+                )
+
+
+def render(prompt: Prompt, row: Row, answers: Mapping[str, str]) -> Question:
+    """The question as it is asked of `row`; `answers` holds those that the prompt builds on.
+
+    Raises SourceError if the row has nothing for a placeholder, or what it makes is no question.
+    """
+    try:
+        text = "".join(piece.text + _value(piece, row, answers) for piece in _pieces(prompt.text))
+        return question(prompt.id, text, prompt.choices)
+    except SourceError as error:
+        raise SourceError(f"Row {shown(row.id)}, question {prompt.id}: {error}.") from None
+
+
+def _value(piece: _Piece, row: Row, answers: Mapping[str, str]) -> str:
+    if piece.answer is not None:
+        return answers[piece.answer]
+    if piece.column is None:
+        return ""
+    fields = {"id": row.id, "name": row.name, **row.columns}
+    if piece.column not in fields:
+        raise SourceError(f'there is no column "{piece.column}" to fill in; there are {listed(list(fields))}')
+    value = fields[piece.column]
+    if value is None:
+        raise SourceError(f'the column "{piece.column}" is empty')
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _pieces(template: str) -> Iterator[_Piece]:
+    try:
+        for text, name, form, conversion in Formatter().parse(template):
+            if name is None:
+                yield _Piece(text)
+            elif name == "answer" and form and conversion is None and not set(form) & set("{}"):
+                yield _Piece(text, answer=form)
+            elif not name or form or conversion is not None or set(name) & set(".[]"):
+                raise SourceError("a placeholder is {column} or {answer:ID}, and braces are {{ and }}")
+            else:
+                yield _Piece(text, column=name)
+    except ValueError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{str(error).lower()}: braces are written {{{{ and }}}}") from None
+
+
+def _prompt(prompt_id: str, text: Any, choices: Any, parameters: Mapping[str, Any] | None = None) -> Prompt:
+    """Checks everything that does not depend on a row."""
+    valid = question(prompt_id, text, choices)
+    if not isinstance(valid.messages, str):
+        raise SourceError("a question's text must be a string")
+    list(_pieces(valid.messages))
+    return Prompt(prompt_id, valid.messages, valid.choices, parameters or {})
+
+
+def _read_file(file: Path, first: int) -> list[Prompt]:
+    name = os.fspath(file)
+    if not file.is_file():
+        raise SourceError(f"There is no file {shown(name)} of questions.")
+    prompts: list[Prompt] = []
+    with reading(name):
+        records = _records(name)
+        for record in records.records():
+            if isinstance(record, SourceError):
+                raise SourceError(f"{shown(name)}, {record}.") from None
+            try:
+                prompts.append(_of_record(record.fields, f"q{first + len(prompts)}"))
+            except SourceError as error:
+                raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {error}.") from None
+    if not prompts:
+        raise SourceError(f"{shown(name)} has no questions.")
+    return prompts
+
+
+def _records(name: str) -> Records:
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in (".csv", ".tsv"):
+        return Delimited(name, "," if suffix == ".csv" else "\t", SourceOptions())
+    if suffix in (".jsonl", ".ndjson"):
+        return JsonLines(name)
+    if suffix == ".json":
+        return JsonList(name)
+    raise SourceError(f"{shown(name)} is no file of questions (.jsonl, .json, .csv, .tsv).")
+
+
+def _of_record(fields: Mapping[str, Any], number: str) -> Prompt:
+    known = (*PROMPT_KEYS, *_PARAMETERS)
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise SourceError(f"{listed(unknown[:1])} is not one of {', '.join(known)}")
+    if fields.get("text") is None:
+        raise SourceError('there is no "text"')
+    prompt_id = fields.get("id")
+    if prompt_id in (None, ""):
+        prompt_id = number
+    if isinstance(prompt_id, bool) or not isinstance(prompt_id, str | int):
+        raise SourceError('"id" must be a string or a number')
+    return _prompt(str(prompt_id), fields["text"], fields.get("choices"), parameters_of(fields))
+
+
+def _in_order(prompts: Sequence[Prompt]) -> Iterator[Prompt]:
+    """The prompts as given, but each behind those whose answers it needs."""
+    ids = [prompt.id for prompt in prompts]
+    for prompt in prompts:
+        for needed in prompt.answers:
+            if needed not in ids:
+                raise SourceError(
+                    f"Question {prompt.id} builds on the answer to {listed([needed])}, which is no question; "
+                    f"there are {listed(ids)}."
+                )
+    done: set[str] = set()
+    waiting = list(prompts)
+    while waiting:
+        ready = next((prompt for prompt in waiting if done.issuperset(prompt.answers)), None)
+        if ready is None:
+            circle = listed([prompt.id for prompt in waiting])
+            raise SourceError(
+                f"Questions that build on each other's answers in a circle, or on such: {circle}."
+            )
+        waiting.remove(ready)
+        done.add(ready.id)
+        yield ready

@@ -1,0 +1,164 @@
+"""Rows of Arrow tables, wherever they come from: Parquet or saved data sets; opens no file."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from producer.rows import Embedded, Row
+from producer.sources.fields import Roles, carried_columns, find_roles, json_ready, row_of
+from producer.sources.parameters import PARAMETER_COLUMNS
+from producer.sources.refusal import SourceError, library, listed
+from producer.sources.source import SourceOptions
+
+
+class ArrowRows:
+    """What the columns of a schema are to rows.
+
+    An image is a text (path or URL), bytes, or `datasets`' struct of bytes and path. Other columns with bytes
+    in them are not carried.
+    """
+
+    def __init__(
+        self, schema: Any, options: SourceOptions, root: str, labels: dict[str, list[str]] | None = None
+    ) -> None:
+        """`labels` are the names that a column's whole numbers stand for. Raises SourceError."""
+        self._types = library("pyarrow", "parquet", "An Arrow table").types
+        self._options = options
+        self._root = root
+        self._labels = labels or {}
+        kinds = {schema_field.name: schema_field.type for schema_field in schema}
+        readable = [name for name in kinds if not self._has_bytes(kinds[name])]
+        for asked in (options.question_column, options.id_column):
+            if asked in kinds and asked not in readable:
+                raise SourceError(f'"{asked}" holds bytes and no text')
+        inside = None if options.image_column or "image" in kinds else self._embedding(kinds)
+        if inside is not None:
+            self.roles = find_roles(readable, options, images=False)
+            self.image = inside
+        else:
+            images = [name for name in kinds if name in readable or self._is_image(kinds[name])]
+            self.roles = find_roles(images, options)
+            if self.roles.image is None:
+                raise SourceError(
+                    f"no column names an image (columns: {listed(list(kinds))}); name it with --image-column"
+                )
+            self.image = self.roles.image
+        self._image_type = kinds[self.image]
+        if not (self._is_image(self._image_type) or self._is_text(self._image_type)):
+            raise SourceError(f'"{self.image}" holds no image: its type is {self._image_type}')
+        self.other = [name for name in readable if name != self.image]
+        """Columns that a row needs besides the image."""
+        self.columns = carried_columns(self.other, self.roles, options)
+
+    @property
+    def leaves(self) -> tuple[str | None, str | None]:
+        """Where images have their bytes and their paths in Parquet's notation."""
+        if self._is_text(self._image_type):
+            return None, self.image
+        if self._is_bytes(self._image_type):
+            return self.image, None
+        named = [self._image_type.field(number).name for number in range(self._image_type.num_fields)]
+        return f"{self.image}.bytes", f"{self.image}.path" if "path" in named else None
+
+    def rows(self, table: Any, first: int, *, embedded: bool = False) -> Iterator[Row]:
+        """Rows of a table that holds `other` and the image, the first of which has the position `first`.
+
+        If all images are known to be `embedded` the table may do without their bytes. SourceErrors name the
+        row, from 1.
+        """
+        records = table.select(self.other).to_pylist() if self.other else [{}] * table.num_rows
+        there = self.image in table.schema.names
+        images = table.column(self.image).to_pylist() if there else [None] * table.num_rows
+        for position, record, value in zip(itertools.count(first), records, images, strict=False):
+            try:
+                yield self._row(self._cleaned(record), value, position, embedded)
+            except SourceError as error:
+                raise SourceError(f"row {position + 1}: {error}") from None
+
+    def content(self, value: Any) -> bytes | None:
+        """The bytes of an image's cell."""
+        if isinstance(value, dict):
+            value = value.get("bytes")
+        return value if isinstance(value, bytes) else None
+
+    def _row(self, record: dict[str, Any], value: Any, position: int, embedded: bool) -> Row:
+        path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+        image = Embedded(place=position) if embedded or self.content(value) is not None else None
+        if image is None and path:
+            record = {**record, self.image: path}
+        return row_of(
+            record,
+            Roles(self.image, self.roles.question, self.roles.id),
+            self._options,
+            number=str(position + 1),
+            root=self._root,
+            place=position,
+            image=image,
+            name=path or None,
+        )
+
+    def _cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
+        """JSON-ready, labels by name, and without the nulls that would otherwise ask for something."""
+        asking = {self.roles.question, "questions", "messages", "conversations", "choices"}
+        absent = {*asking, *PARAMETER_COLUMNS} if self._options.own_questions else {*PARAMETER_COLUMNS}
+        cleaned = {
+            name: self._label(name, json_ready(value))
+            for name, value in record.items()
+            if value is not None or name not in absent
+        }
+        messages = cleaned.get("messages")
+        if self._options.own_questions and isinstance(messages, list):
+            cleaned["messages"] = [_without_nulls(turn) for turn in messages]
+        return cleaned
+
+    def _label(self, name: str, value: Any) -> Any:
+        labels = self._labels.get(name)
+        return labels[value] if labels and isinstance(value, int) and 0 <= value < len(labels) else value
+
+    def _embedding(self, kinds: dict[str, Any]) -> str | None:
+        """The column of another name than `image` with images in it; of mere bytes only for want of names."""
+        images = [name for name in kinds if self._is_image(kinds[name])]
+        structs = [name for name in images if self._types.is_struct(kinds[name])]
+        if (
+            not structs
+            and find_roles([n for n in kinds if n not in images], SourceOptions()).image is not None
+        ):
+            return None
+        found = structs or images
+        if len(found) > 1:
+            raise SourceError(f"{listed(found)} could each be the image; choose with --image-column")
+        return found[0] if found else None
+
+    def _is_text(self, kind: Any) -> bool:
+        if self._types.is_dictionary(kind):
+            kind = kind.value_type
+        return any(
+            getattr(self._types, test)(kind) for test in ("is_string", "is_large_string", "is_string_view")
+        )
+
+    def _is_bytes(self, kind: Any) -> bool:
+        tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+        return any(getattr(self._types, test)(kind) for test in tests)
+
+    def _is_image(self, kind: Any) -> bool:
+        if self._types.is_struct(kind):
+            return (
+                {"bytes"}
+                <= {kind.field(number).name for number in range(kind.num_fields)}
+                <= {"bytes", "path"}
+            )
+        return self._is_bytes(kind)
+
+    def _has_bytes(self, kind: Any) -> bool:
+        if self._is_bytes(kind):
+            return True
+        return any(self._has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _without_nulls(value: Any) -> Any:
+    """Arrow gives every struct all fields that one of them has."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    return value

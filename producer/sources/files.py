@@ -1,0 +1,203 @@
+"""Opens and lists files and folders, local ones or those that fsspec reaches; knows nothing of rows."""
+
+import gzip
+import os
+import re
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from producer.sources.refusal import SourceError, library, shown
+
+IMAGE_SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+)
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_GLOB: Final = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in a folder."""
+
+    name: str
+    is_folder: bool
+    is_link: bool = False
+
+
+def scheme_of(source: str) -> str | None:
+    """The scheme of a URL in lower case; None for a path."""
+    match = _SCHEME.match(source)
+    return match[1].lower() if match else None
+
+
+def local_path(url: str) -> str:
+    """The path that a file:// URL means, with its percent escapes undone."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise SourceError(f"{shown(url)} is on another host; a file: URL has three slashes.")
+    # urlsplit would end the path at "?" or "#", which names of files may hold.
+    path = url[len("file://") + len(parts.netloc) :]
+    return urllib.parse.unquote(path, errors="surrogateescape")
+
+
+def is_remote(source: str) -> bool:
+    return scheme_of(source) is not None
+
+
+def has_wildcard(source: str) -> bool:
+    """Whether it is a pattern, and not a file that is really named so."""
+    if not _GLOB.search(source):
+        return False
+    scheme = scheme_of(source)
+    if scheme is not None:
+        return scheme not in ("http", "https")  # there a question mark begins a query
+    return not os.path.lexists(source)
+
+
+def parent(source: str) -> str:
+    """The folder that a file lies in; a local one without links in it."""
+    if is_remote(source):
+        return source.rpartition("/")[0]
+    return str(Path(source).resolve().parent)
+
+
+def joined(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    fsspec = library("fsspec", "remote", f"{shown(url)}")
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{shown(url)} cannot be opened: {error}") from None
+    return system, path
+
+
+def kind_of(source: str) -> str | None:
+    """`folder`, `file`, or None if there is no such thing."""
+    if not is_remote(source):
+        path = Path(source)
+        return "folder" if path.is_dir() else "file" if path.exists() else None
+    with _asking(source):
+        system, path_there = _file_system(source)
+        if system.isdir(path_there):
+            return "folder"
+        return "file" if system.exists(path_there) else None
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turns what goes wrong while reading into a SourceError that names `source`."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SourceError(f"{shown(source)} cannot be read: {reason}.") from None
+
+
+@contextmanager
+def _asking(source: str) -> Iterator[None]:
+    """The same for a store elsewhere, each of which raises what it likes."""
+    try:
+        with reading(source):
+            yield
+    except SourceError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise SourceError(f"{shown(source)} cannot be read: {reason}") from None
+
+
+def open_raw(source: str) -> IO[bytes]:
+    """The file as it is, seekable."""
+    if is_remote(source):
+        with _asking(source):
+            system, path = _file_system(source)
+            stream: IO[bytes] = system.open(path, "rb")
+            return stream
+    with reading(source):
+        return open(source, "rb")
+
+
+def open_plain(source: str) -> IO[bytes]:
+    """The file, or what a gzip file (.gz, .tgz) unpacks to; offsets are those of the unpacked bytes."""
+    if not source.lower().endswith((".gz", ".tgz")):
+        return open_raw(source)
+    with reading(source):
+        unpacked = gzip.open(open_raw(source) if is_remote(source) else source, "rb")  # noqa: SIM115
+    return cast(IO[bytes], unpacked)
+
+
+def entries(folder: str) -> list[Entry]:
+    """What a folder holds, by name; without hidden names."""
+    if is_remote(folder):
+        with _asking(folder):
+            system, path = _file_system(folder)
+            found = [
+                Entry(one["name"].rstrip("/").rpartition("/")[2], one["type"] == "directory")
+                for one in system.ls(path, detail=True)
+                if one["name"].strip("/") != path.strip("/")
+            ]
+    else:
+        with reading(folder), os.scandir(folder) as scanned:
+            found = [Entry(one.name, one.is_dir(), one.is_symlink()) for one in scanned]
+    visible = [entry for entry in found if entry.name and not entry.name.startswith(".")]
+    visible.sort(key=lambda entry: os.fsencode(entry.name))
+    return visible
+
+
+def matches(root: str, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Files below `root`, as paths relative to it, whose path matches the pattern's segments.
+
+    `**` stands for any number of folders. Files of a folder come by name, before those of its folders. Hidden
+    names do not match, and links to folders are not followed. Holds the names of one folder per level.
+    """
+    yield from _walk(root, "", pattern, _open_states({0}, pattern))
+
+
+def _open_states(states: set[int], pattern: tuple[str, ...]) -> frozenset[int]:
+    """`states` with those that `**` reaches by standing for no folder."""
+    reached = set(states)
+    for state in sorted(states):
+        while state < len(pattern) and pattern[state] == "**":
+            state += 1
+            reached.add(state)
+    return frozenset(reached)
+
+
+def _walk(root: str, below: str, pattern: tuple[str, ...], states: frozenset[int]) -> Iterator[str]:
+    here = entries(joined(root, below) if below else root)
+    last = len(pattern) - 1
+    for entry in here:
+        if not entry.is_folder and last in states and fnmatchcase(entry.name, pattern[last]):
+            yield below + entry.name
+    for entry in here:
+        if not entry.is_folder or entry.is_link:
+            continue
+        onward = {
+            state if pattern[state] == "**" else state + 1
+            for state in states
+            if state <= last and (pattern[state] == "**" or fnmatchcase(entry.name, pattern[state]))
+        }
+        if any(state <= last for state in onward):
+            yield from _walk(root, f"{below}{entry.name}/", pattern, _open_states(onward, pattern))
+
+
+def split_pattern(source: str) -> tuple[str, tuple[str, ...]]:
+    """The folder that a pattern begins at, and the segments of the pattern below it."""
+    scheme = _SCHEME.match(source)
+    lead, rest = (scheme[0], source[scheme.end() :]) if scheme else ("", source)
+    segments = rest.split("/")
+    first = next(place for place, segment in enumerate(segments) if _GLOB.search(segment))
+    root = "/".join(segments[:first])
+    if not scheme:
+        root = root or ("/" if source.startswith("/") else ".")
+    return lead + root, tuple(segment for segment in segments[first:] if segment)

@@ -1,0 +1,171 @@
+"""Records of a JSONL file or of a JSON file with a list; knows nothing of what they mean."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Final
+
+from producer.sources.files import open_plain
+from producer.sources.lines import line_at, lines
+from producer.sources.records import Record
+from producer.sources.refusal import SourceError
+
+CHUNK_BYTES: Final = 1 << 18
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_LONGEST_TOKEN: Final = 16
+"""Characters, at least, of a literal, an escape or their like that may be cut at a chunk's end."""
+
+
+class JsonLines:
+    """One JSON object a line."""
+
+    unit: Final = "line"
+    columns: Final = None
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._again: IO[bytes] | None = None
+
+    def records(self) -> Iterator[Record | SourceError]:
+        with open_plain(self._source) as stream:
+            number = 0
+            try:
+                for line in lines(stream):
+                    number = line.number
+                    if line.text.strip():
+                        yield Record(number, line.offset_bytes, parsed_object(line.text))
+            except SourceError as error:
+                yield SourceError(f"line {number or 1}: {error}")
+
+    def at(self, place: int) -> Mapping[str, Any]:
+        if self._again is None:
+            self._again = open_plain(self._source)
+        return parsed_object(line_at(self._again, place))
+
+
+def parsed_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises SourceError for anything else, NaN and Infinity in it too."""
+    try:
+        fields = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise SourceError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except SourceError:
+        raise
+    except (ValueError, RecursionError):
+        raise SourceError("not JSON: a number too long, or brackets too deep") from None
+    if not isinstance(fields, dict):
+        raise SourceError("not a JSON object")
+    return fields
+
+
+def _no_constant(name: str) -> Any:
+    raise SourceError(f"not JSON: {name} is no value of it")
+
+
+class JsonList:
+    """The entries of one list, read one at a time."""
+
+    unit: Final = "entry"
+    columns: Final = None
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._again: Iterator[Record | SourceError] = iter(())
+        self._next = 0
+
+    def records(self) -> Iterator[Record | SourceError]:
+        number = 0
+        with open_plain(self._source) as stream:
+            try:
+                for number, fields in enumerate(_entries(stream), start=1):
+                    yield Record(number, number - 1, fields)
+            except SourceError as error:
+                yield SourceError(f"entry {number + 1}: {error}")
+
+    def at(self, place: int) -> Mapping[str, Any]:
+        if place < self._next or self._next == 0:
+            self._again, self._next = self.records(), 0
+        for record in self._again:
+            self._next += 1
+            if not isinstance(record, SourceError) and record.place == place:
+                return record.fields
+        raise SourceError("no such entry")
+
+
+class _Buffer:
+    """Text of a stream, and how far it has been used."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        self.text = ""
+        self.at = 0
+        self.ended = False
+
+    def more(self, size_bytes: int = CHUNK_BYTES) -> None:
+        """Read on; what has been used is let go."""
+        raw = self._stream.read(size_bytes)
+        self.ended = not raw
+        self.text = self.text[self.at :] + self._decoder.decode(raw, final=self.ended)
+        self.at = 0
+
+    def first(self) -> str:
+        """The next character that is no space, now the first that is not used; empty at the end."""
+        while True:
+            space = _SPACE.match(self.text, self.at)
+            assert space is not None
+            self.at = space.end()
+            if self.at < len(self.text) or self.ended:
+                return self.text[self.at : self.at + 1]
+            self.more()
+
+
+def _entries(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    buffer = _Buffer(stream)
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    if buffer.first() != "[":
+        raise SourceError("the file is not a JSON list")
+    buffer.at += 1
+    if buffer.first() == "]":
+        buffer.at += 1
+        _require_end(buffer)
+        return
+    while True:
+        if buffer.first() != "{":
+            raise SourceError("not a JSON object")
+        yield _entry(buffer, decoder)
+        separator = buffer.first()
+        buffer.at += 1
+        if separator == "]":
+            break
+        if separator != ",":
+            raise SourceError("not JSON: a comma or the list's end is missing after it")
+    _require_end(buffer)
+
+
+def _require_end(buffer: _Buffer) -> None:
+    if buffer.first():
+        raise SourceError("not JSON: the file goes on after the list's end")
+
+
+def _entry(buffer: _Buffer, decoder: json.JSONDecoder) -> dict[str, Any]:
+    size_bytes = CHUNK_BYTES
+    while True:
+        try:
+            fields, end = decoder.raw_decode(buffer.text, buffer.at)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos > len(buffer.text) - _LONGEST_TOKEN
+            if buffer.ended or not cut:
+                raise SourceError(f"not JSON: {error.msg}") from None
+            buffer.more(size_bytes)
+            # Doubled, so that a long entry is not tried once per chunk.
+            size_bytes *= 2
+        except SourceError:
+            raise
+        except (ValueError, RecursionError):
+            raise SourceError("not JSON: a number too long, or brackets too deep") from None
+        else:
+            buffer.at = end
+            assert isinstance(fields, dict)
+            return fields

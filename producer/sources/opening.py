@@ -1,0 +1,236 @@
+"""Recognises a source by its look and opens it; reads no rows."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, get_args
+
+from producer.sources.delimited import Delimited
+from producer.sources.file_list import FileList
+from producer.sources.files import (
+    IMAGE_SUFFIXES,
+    entries,
+    has_wildcard,
+    is_remote,
+    joined,
+    kind_of,
+    local_path,
+    matches,
+    open_plain,
+    parent,
+    reading,
+    scheme_of,
+    split_pattern,
+)
+from producer.sources.folder import ImageFiles
+from producer.sources.jsonl import JsonLines, JsonList, parsed_object
+from producer.sources.lines import lines
+from producer.sources.openai_batch import LINE_KEYS, OpenAIBatch
+from producer.sources.parquet import Parquet
+from producer.sources.records import RecordSource
+from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.saved_dataset import HUB_PREFIX, SAVED_FILES, arrow_parts, from_hub, saved
+from producer.sources.shards import SHARD_SUFFIXES, Shards, shard_names
+from producer.sources.source import Format, Source, SourceOptions
+
+_BY_SUFFIX: Final[dict[str, Format]] = {
+    ".txt": "list",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
+    ".arrow": "datasets",
+}
+_USES: Final[dict[str, frozenset[Format]]] = {
+    "recursive": frozenset({"folder"}),
+    "image_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "question_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "id_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "image_root": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "datasets"}),
+    "split": frozenset({"datasets", "parquet"}),
+}
+"""Option → the forms that it decides something for."""
+_SPLIT_PART: Final = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+")
+
+
+def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - it is frozen
+    """Open a folder, pattern, file, data set or URL.
+
+    Forms: a folder or a pattern (`photos/**/*.jpg`) of images; a list of paths or URLs (.txt); CSV, TSV,
+    JSONL, each also .gz; JSON with a list; OpenAI batch files; Parquet, one file, a folder or a pattern;
+    WebDataset shards, likewise or in brace notation; what `datasets` saved to disk; `hf://owner/name`. A
+    column named like a field of GenerationParameters, or `detail`, is that parameter of its row.
+    Raises SourceError for what is none of them and for options that decide nothing.
+    """
+    if scheme_of(source) == "file":
+        source = local_path(source)
+    if not source:
+        raise SourceError("The source has no name.")
+    if options.format not in (None, *get_args(Format)):
+        raise SourceError(f'"{options.format}" is none of the forms {", ".join(get_args(Format))}.')
+    if source.startswith(HUB_PREFIX):
+        _require_used(source, "datasets", options)
+        return from_hub(source, options)
+    if not is_remote(source):
+        source = os.path.abspath(source)
+    kind = None if _is_pattern(source) else kind_of(source)
+    if kind is None and not _is_pattern(source):
+        raise SourceError(f"There is no folder or file {shown(source)}.")
+    form = options.format or (_folder_form(source) if kind == "folder" else _file_form(source, kind))
+    _require_used(source, form, options)
+    return _open(source, kind, form, options)
+
+
+def _is_pattern(source: str) -> bool:
+    return has_wildcard(source) or (len(shard_names(source)) > 1 and not os.path.lexists(source))
+
+
+def _open(source: str, kind: str | None, form: Format, options: SourceOptions) -> Source:
+    if form == "folder":
+        if kind == "folder":
+            return ImageFiles.of_folder(source, recursive=options.recursive)
+        if kind is None and has_wildcard(source):
+            if options.recursive:
+                raise SourceError("--recursive is for folders; in a pattern ** stands for any folders.")
+            return ImageFiles.of_pattern(source)
+        raise SourceError(f"{shown(source)} is no folder.")
+    if form == "datasets":
+        return _dataset(source, kind, options)
+    if form in ("parquet", "webdataset"):
+        suffixes = (".parquet",) if form == "parquet" else SHARD_SUFFIXES
+        parts = _parts(source, kind, suffixes)
+        if form == "webdataset":
+            return Shards(parts, options)
+        parts = _parts_of_split(source, parts, options.split)
+        return Parquet(parts, options, _root(parts[0], options))
+    if kind != "file":
+        raise SourceError(f"{shown(source)} is not one file, which {form} needs.")
+    root = _root(source, options)
+    if form == "list":
+        return FileList(source, root)
+    if form == "openai":
+        return OpenAIBatch(source, root)
+    if form in ("csv", "tsv"):
+        table = Delimited(source, "," if form == "csv" else "\t", options)
+        return RecordSource(source, root, table, options)
+    return RecordSource(source, root, JsonList(source) if form == "json" else JsonLines(source), options)
+
+
+def _root(source: str, options: SourceOptions) -> str:
+    root = options.image_root
+    if root is None:
+        return parent(source)
+    return root if is_remote(root) else os.path.abspath(root)
+
+
+def _file_form(source: str, kind: str | None) -> Format:
+    """The form of a file or of what matches a pattern, by its suffix; of JSON by its beginning too."""
+    name = source.lower()
+    form = _BY_SUFFIX.get(os.path.splitext(name.removesuffix(".gz"))[1])
+    if kind is None:
+        if form is None or form in ("parquet", "webdataset", "datasets"):
+            return form or "folder"
+        raise SourceError(
+            f"{shown(source)}: a pattern is for images, Parquet, Arrow or shards; "
+            f"{form} is read one file a time."
+        )
+    if form is None:
+        raise SourceError(
+            f"{shown(source)} is no folder, and no form is known by its name; --format says which it is."
+        )
+    if form in ("jsonl", "json"):
+        return _json_form(source)
+    return form
+
+
+def _json_form(source: str) -> Format:
+    """A JSON list, batch lines or other lines, by the first line that is not blank."""
+    with reading(source), open_plain(source) as stream:
+        try:
+            # A list may be one line of gigabytes.
+            if stream.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                return "json"
+            stream.seek(0)
+            first = next((line.text for line in lines(stream) if line.text.strip()), "")
+            return "openai" if set(LINE_KEYS) <= parsed_object(first).keys() else "jsonl"
+        except SourceError:
+            return "jsonl"
+
+
+def _folder_form(folder: str) -> Format:
+    names = [entry.name for entry in entries(folder)]
+    if any(name in SAVED_FILES for name in names):
+        return "datasets"
+    suffixes = {os.path.splitext(name.lower().removesuffix(".gz"))[1] for name in names}
+    forms: list[Format] = ["folder"] if suffixes & IMAGE_SUFFIXES else []
+    if suffixes & {".tar", ".tgz"}:
+        forms.append("webdataset")  # img2dataset puts Parquet beside its shards
+    elif ".parquet" in suffixes:
+        forms.append("parquet")
+    elif ".arrow" in suffixes:
+        forms.append("datasets")
+    if len(forms) > 1:
+        raise SourceError(f"{shown(folder)} could be read as {' or '.join(forms)}; --format says which.")
+    return forms[0] if forms else "folder"
+
+
+def _dataset(source: str, kind: str | None, options: SourceOptions) -> Source:
+    if is_remote(source):
+        raise SourceError(f"{shown(source)}: saved data sets are read from local disks.")
+    root = options.image_root or source
+    if kind == "folder" and any((Path(source) / name).is_file() for name in SAVED_FILES):
+        return saved(source, options, root)
+    parts = _parts_of_split(source, _parts(source, kind, (".arrow",)), options.split)
+    return arrow_parts(source, parts, replace(options, split=None), root)
+
+
+def _parts(source: str, kind: str | None, suffixes: tuple[str, ...]) -> list[str]:
+    """The files of a source that may have several, in order of name."""
+    if kind == "file":
+        return [source]
+    if kind == "folder":
+        found = [joined(source, e.name) for e in entries(source) if not e.is_folder]
+    elif has_wildcard(source):
+        root, pattern = split_pattern(source)
+        found = [joined(root, name) for name in matches(root, pattern)]
+    else:
+        names = shard_names(source)
+        missing = [name for name in names if kind_of(name) != "file"]
+        if missing:
+            raise SourceError(f"{len(missing)} of {len(names)} shards are not there: {shown(missing[0])}.")
+        return names
+    found = [name for name in found if name.lower().endswith(suffixes)]
+    if not found:
+        raise SourceError(f"There are no files {' or '.join(suffixes)} in {shown(source)}.")
+    return sorted(found, key=os.fsencode)
+
+
+def _parts_of_split(source: str, parts: Sequence[str], split: str | None) -> list[str]:
+    """The parts of one split, if their names say of which they are, as the hub's do."""
+    splits = [match[1] if (match := _SPLIT_PART.fullmatch(os.path.basename(part))) else "" for part in parts]
+    if split is None and len(set(splits)) < 2:
+        return list(parts)
+    if split is None or split not in splits:
+        asked = "has several splits" if split is None else f'has no split "{split}"'
+        raise SourceError(f"{shown(source)} {asked}; its parts are of {_named(splits)} (--split).")
+    return [part for part, one in zip(parts, splits, strict=True) if one == split]
+
+
+def _named(splits: Iterable[str]) -> str:
+    return listed(sorted({split for split in splits if split})) or "none"
+
+
+def _require_used(source: str, form: Format, options: SourceOptions) -> None:
+    defaults = SourceOptions()
+    for name, forms in _USES.items():
+        if getattr(options, name) != getattr(defaults, name) and form not in forms:
+            option = f"--{name.replace('_', '-')}"
+            raise SourceError(
+                f"{option} is for {', '.join(sorted(forms))}; {shown(source)} is read as {form}."
+            )

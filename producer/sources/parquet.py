@@ -1,0 +1,145 @@
+"""Rows of Parquet files, one or many parts; knows nothing of what becomes of their images."""
+
+import bisect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from producer.rows import Row
+from producer.sources.arrow import ArrowRows
+from producer.sources.files import open_raw, reading
+from producer.sources.refusal import SourceError, library, shown
+from producer.sources.source import SourceOptions
+
+BATCH_ROWS: Final = 32
+"""Rows that are in memory at once: with their images, hundreds of megabytes at the worst."""
+TEXT_BATCH_ROWS: Final = 1024
+_BUFFER_BYTES: Final = 1 << 20
+
+
+class Parquet:
+    """Parts with one schema, as one table."""
+
+    def __init__(self, parts: Sequence[str], options: SourceOptions, root: str) -> None:
+        """Reads the footers of all parts. Raises SourceError if their columns differ."""
+        self._library = library("pyarrow.parquet", "parquet", shown(parts[0]))
+        self._parts = parts
+        self._ends: list[int] = []
+        """Rows up to the end of each part."""
+        self._open: tuple[int, Any] | None = None
+        self._batches: Iterator[Any] = iter(())
+        self._batch: tuple[int, Any] | None = None
+        """The batch that `read` looked into last, and its first row."""
+        first: Any = None
+        for part in parts:
+            with self._opened(part) as file:
+                if first is None:
+                    first = file.schema_arrow
+                elif file.schema_arrow.names != first.names:
+                    raise SourceError(f"{shown(part)} has other columns than {shown(parts[0])}.")
+                self._ends.append((self._ends[-1] if self._ends else 0) + file.metadata.num_rows)
+        try:
+            self._table = ArrowRows(first, options, root)
+        except SourceError as error:
+            raise SourceError(f"{shown(parts[0])}: {error}.") from None
+        self.columns: tuple[str, ...] | None = self._table.columns
+
+    def rows(self) -> Iterator[Row]:
+        if not self._ends[-1]:
+            raise SourceError(f"{shown(self._parts[0])} has no rows.")
+        position = 0
+        for part in self._parts:
+            with self._opened(part) as file:
+                for group in range(file.num_row_groups):
+                    batches, embedded = self._batches_of(file, group)
+                    for batch in batches:
+                        try:
+                            yield from self._table.rows(batch, position, embedded=embedded)
+                        except SourceError as error:
+                            raise SourceError(f"{shown(part)}, {error}") from None
+                        position += batch.num_rows
+
+    def read(self, place: int) -> bytes:
+        if self._batch is None or not self._batch[0] <= place < self._batch[0] + self._batch[1].num_rows:
+            self._seek(place)
+        assert self._batch is not None
+        first, batch = self._batch
+        content = self._table.content(batch.column(self._table.image)[place - first].as_py())
+        if content is None:
+            raise SourceError(f"Row {place + 1} of {shown(self._parts[0])} was changed while it was in use.")
+        return content
+
+    def _batches_of(self, file: Any, group: int) -> tuple[Iterator[Any], bool]:
+        """Batches of a row group, and whether all its images are embedded, for then they are left out."""
+        to_bytes, to_path = self._table.leaves
+        columns = list(self._table.other)
+        embedded = to_bytes is not None and _no_nulls(file.metadata.row_group(group), to_bytes)
+        if not embedded:
+            columns.append(self._table.image)
+        elif to_path is not None:
+            columns.append(to_path)
+        size = BATCH_ROWS if self._table.image in columns or not columns else TEXT_BATCH_ROWS
+        # With no column at all a batch would have no rows either.
+        columns = columns or [self._table.image]
+        return file.iter_batches(size, row_groups=[group], columns=columns), embedded
+
+    def _seek(self, place: int) -> None:
+        """Go on to the batch that holds `place`, or begin its row group again if it lies behind."""
+        part = bisect.bisect_right(self._ends, place)
+        if part == len(self._ends):
+            raise SourceError(f"{shown(self._parts[0])} was changed while it was in use.")
+        with reading(self._parts[part]):
+            if self._batch is None or place < self._batch[0] or self._open is None or self._open[0] != part:
+                self._begin(part, place)
+            while not self._holds(place):
+                batch = next(self._batches, None)
+                if batch is None:
+                    self._begin(part, place)
+                    continue
+                assert self._batch is not None
+                self._batch = (self._batch[0] + self._batch[1].num_rows, batch)
+
+    def _holds(self, place: int) -> bool:
+        return self._batch is not None and place < self._batch[0] + self._batch[1].num_rows
+
+    def _begin(self, part: int, place: int) -> None:
+        if self._open is None or self._open[0] != part:
+            if self._open is not None:
+                self._open[1].close(force=True)
+            self._open = (part, self._file(self._parts[part]))
+        file = self._open[1]
+        first = self._ends[part - 1] if part else 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if place < first + rows:
+                break
+            first += rows
+        self._batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._table.image])
+        self._batch = (first, next(self._batches))
+
+    def _file(self, part: str) -> Any:
+        stream = open_raw(part)
+        try:
+            return self._library.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        except (ValueError, OSError) as error:  # pyarrow's own errors are of these
+            stream.close()
+            raise SourceError(f"{shown(part)} is no Parquet file: {error}.") from None
+
+    @contextmanager
+    def _opened(self, part: str) -> Iterator[Any]:
+        with reading(part):
+            file = self._file(part)
+            try:
+                yield file
+            finally:
+                file.close(force=True)
+
+
+def _no_nulls(group: Any, leaf: str) -> bool:
+    """Whether the file's own statistics say that a column has a value in every row."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == leaf:
+            statistics = column.statistics
+            return bool(statistics and statistics.has_null_count and statistics.null_count == 0)
+    return False

@@ -1,0 +1,115 @@
+"""Rows of a file of records, whichever form it writes them in; knows no form itself."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from producer.rows import Row
+from producer.sources.fields import Roles, carried_columns, find_roles, image_text, row_of
+from producer.sources.files import reading
+from producer.sources.images import data_url_content, is_data_url
+from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.source import SourceOptions
+
+
+class Record(NamedTuple):
+    """Named values, where they stand and how to find them again."""
+
+    number: int
+    """Of its line or entry, from 1."""
+    place: int
+    fields: Mapping[str, Any]
+
+
+class Records(Protocol):
+    """A file of records."""
+
+    @property
+    def unit(self) -> str:
+        """What its numbers count, for sentences."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """What every record has; None where they differ."""
+
+    def records(self) -> Iterator[Record | SourceError]:
+        """All of them; a SourceError in place of one that cannot be read, and then no more."""
+
+    def at(self, place: int) -> Mapping[str, Any]:
+        """The record of this place."""
+
+
+class RecordSource:
+    """Rows of records."""
+
+    def __init__(self, name: str, root: str, records: Records, options: SourceOptions) -> None:
+        """`name` is the file's, `root` where relative image names begin."""
+        self._name = name
+        self._root = root
+        self._records = records
+        self._options = options
+        self._roles: Roles | None = None
+        if records.columns is not None:
+            self._roles = self._table_roles(records.columns)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        if self._records.columns is None or self._roles is None:
+            return None
+        return carried_columns(self._records.columns, self._roles, self._options)
+
+    def rows(self) -> Iterator[Row]:
+        empty = True
+        with reading(self._name):
+            for record in self._records.records():
+                if isinstance(record, SourceError):
+                    raise SourceError(f"{shown(self._name)}, {record}") from None
+                empty = False
+                try:
+                    row = self._row(record)
+                except SourceError as error:
+                    where = f"{self._records.unit} {record.number}"
+                    raise SourceError(f"{shown(self._name)}, {where}: {error}") from None
+                yield row
+        if empty:
+            raise SourceError(f"{shown(self._name)} has no {_plural(self._records.unit)}.")
+
+    def read(self, place: int) -> bytes:
+        with reading(self._name):
+            try:
+                fields = self._records.at(place)
+                text = image_text(fields, self._roles_of(fields), self._options)
+                if text is not None and is_data_url(text):
+                    return data_url_content(text)
+            except SourceError:
+                pass
+        raise SourceError(f"{shown(self._name)} was changed while it was in use.")
+
+    def _row(self, record: Record) -> Row:
+        return row_of(
+            record.fields,
+            self._roles_of(record.fields),
+            self._options,
+            number=str(record.number),
+            root=self._root,
+            place=record.place,
+        )
+
+    def _roles_of(self, fields: Mapping[str, Any]) -> Roles:
+        """Of a table the same for all."""
+        return self._roles or find_roles(tuple(fields), self._options)
+
+    def _table_roles(self, columns: tuple[str, ...]) -> Roles:
+        try:
+            roles = find_roles(columns, self._options)
+        except SourceError as error:
+            raise SourceError(f"{shown(self._name)}: {error}.") from None
+        if roles.image is None and not (self._options.own_questions and "messages" in columns):
+            raise SourceError(
+                f"{shown(self._name)}: no column names an image (columns: {listed(columns)}); "
+                "name it with --image-column."
+            )
+        return roles
+
+
+def _plural(unit: str) -> str:
+    return "entries" if unit == "entry" else f"{unit}s"

@@ -1,0 +1,111 @@
+"""Rows of data sets of Hugging Face `datasets`: saved to disk, as Arrow parts, or from the hub."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from producer.rows import Row
+from producer.sources.arrow import ArrowRows
+from producer.sources.refusal import SourceError, library, listed, shown
+from producer.sources.source import SourceOptions
+
+SAVED_FILES: Final = ("state.json", "dataset_dict.json")
+HUB_PREFIX: Final = "hf://"
+BATCH_ROWS: Final = 32
+
+
+class SavedDataset:
+    """One split of a data set; images stay as they were encoded."""
+
+    def __init__(self, name: str, dataset: Any, options: SourceOptions, root: str) -> None:
+        self._name = name
+        datasets = _library(name)
+        if isinstance(dataset, datasets.DatasetDict):
+            dataset = _split(name, dataset, options.split)
+        elif options.split is not None and str(dataset.split) != options.split:
+            raise SourceError(f'{shown(name)} has one split, and it is not "{options.split}".')
+        labels = {
+            column: list(feature.names)
+            for column, feature in dataset.features.items()
+            if isinstance(feature, datasets.ClassLabel)
+        }
+        self._dataset = dataset.with_format("arrow")
+        try:
+            self._table = ArrowRows(dataset.features.arrow_schema, options, root, labels)
+        except SourceError as error:
+            raise SourceError(f"{shown(name)}: {error}.") from None
+        self.columns: tuple[str, ...] | None = self._table.columns
+
+    def rows(self) -> Iterator[Row]:
+        position = 0
+        for table in self._dataset.iter(BATCH_ROWS):
+            try:
+                yield from self._table.rows(table, position)
+            except SourceError as error:
+                raise SourceError(f"{shown(self._name)}, {error}") from None
+            position += table.num_rows
+        if not position:
+            raise SourceError(f"{shown(self._name)} has no rows.")
+
+    def read(self, place: int) -> bytes:
+        content = None
+        if place < len(self._dataset):
+            content = self._table.content(self._dataset[place].column(self._table.image)[0].as_py())
+        if content is None:
+            raise SourceError(f"{shown(self._name)} was changed while it was in use.")
+        return content
+
+
+def saved(folder: str, options: SourceOptions, root: str) -> SavedDataset:
+    """What `save_to_disk` wrote."""
+    datasets = _library(folder)
+    try:
+        loaded = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{shown(folder)} cannot be loaded: {_reason(error)}") from None
+    return SavedDataset(folder, loaded, options, root)
+
+
+def arrow_parts(folder: str, parts: Sequence[str], options: SourceOptions, root: str) -> SavedDataset:
+    """Arrow files as `datasets` keeps them, in order of name."""
+    datasets = _library(folder)
+    try:
+        loaded = datasets.concatenate_datasets([datasets.Dataset.from_file(part) for part in parts])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{shown(folder)} cannot be loaded: {_reason(error)}") from None
+    return SavedDataset(folder, loaded, options, root)
+
+
+def from_hub(source: str, options: SourceOptions) -> SavedDataset:
+    """`hf://owner/name` or `hf://owner/name/configuration`; downloads what the cache does not hold."""
+    datasets = _library(source)
+    parts = source.removeprefix(HUB_PREFIX).strip("/").split("/")
+    if not 1 < len(parts) < 4 or not all(parts):
+        raise SourceError(f"{shown(source)} is not hf://OWNER/NAME or hf://OWNER/NAME/CONFIGURATION.")
+    configuration = parts[2] if len(parts) == 3 else None
+    try:
+        loaded = datasets.load_dataset(
+            "/".join(parts[:2]), configuration, split=options.split, streaming=False
+        )
+    except Exception as error:  # noqa: BLE001 - it raises what the network, the hub and the files lead to
+        raise SourceError(f"{shown(source)} cannot be loaded: {_reason(error)}") from None
+    return SavedDataset(source, loaded, options, str(Path.cwd()))
+
+
+def _split(name: str, splits: Any, split: str | None) -> Any:
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split is None or split not in splits:
+        asked = "has several splits" if split is None else f'has no split "{split}"'
+        raise SourceError(f"{shown(name)} {asked}; choose one of {listed(list(splits))} with --split.")
+    return splits[split]
+
+
+def _library(name: str) -> Any:
+    return library("datasets", "datasets", shown(name))
+
+
+def _reason(error: Exception) -> str:
+    """The error's first line, as a sentence's end."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

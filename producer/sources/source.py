@@ -1,0 +1,53 @@
+"""What a source is to the rest of the producer, and what may be asked of one; reads nothing itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from producer.rows import Row
+
+Format = Literal[
+    "folder", "list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to read a source. An option that the source has no use for is refused."""
+
+    format: Format | None = None
+    """None recognises the source by its look."""
+    recursive: bool = False
+    """Of a folder of images: the folders below too."""
+    image_column: str | None = None
+    """None takes `image`, or the one column of a usual name for it; of a shard, the image's extension."""
+    question_column: str | None = None
+    """None takes `question`."""
+    id_column: str | None = None
+    """None takes `id` or `question_id`."""
+    image_root: str | None = None
+    """Folder or URL that relative image names begin at; None is the source's own folder."""
+    split: str | None = None
+    """Of a data set that has several."""
+    own_questions: bool = True
+    """False leaves what the rows ask to the columns, for the templates of the run's own questions."""
+
+
+class Source(Protocol):
+    """A data set as rows."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names that every row's `columns` has; None where rows may differ."""
+
+    def rows(self) -> Iterator[Row]:
+        """Every row in order, one at a time, from the beginning at each call.
+
+        Raises SourceError at the first row that cannot be read, with the file and its line or row.
+        """
+
+    def read(self, place: int) -> bytes:
+        """The bytes of an Embedded image of this source; quick where places ascend. For one thread.
+
+        Raises SourceError if the source is not what it was when its row was read.
+        """
