@@ -1,142 +1,138 @@
-"""One self-contained HTML page of a run's images and answers; knows no run, only lines and image files."""
+"""One self-contained HTML page of images and their answers; knows rows and how to read an image, no run."""
 
 import base64
 import html
-import io
-import warnings
+import json
+import random
 from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
-from PIL import Image, ImageOps
+from contract.answer import Answer
+from contract.failure import Failure
+from producer.contact_sheet_page import FOOT, HEAD, PICTURES, ROWS
+from producer.rows import Answered, AnsweredRow, ReadImage
+from producer.sinks.answers import prompt_text
+from producer.sinks.columns import printable
+from producer.sinks.files import replaced_file
+from producer.thumbnails import thumbnails
 
-THUMBNAIL_PX: Final = 320
-THUMBNAIL_QUALITY: Final = 80
-MAX_PX: Final = 64_000_000
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-
-HEAD: Final = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>$title</title><style>
-:root { color-scheme: light dark; --line: #8884; --soft: #777; --card: #fff; --page: #f4f4f2;
- --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --card: #222326; --page: #17181a; --bad: #ff8a80; } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); font: 15px/1.45 system-ui, sans-serif; }
-header { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem 1rem;
- align-items: center; padding: .7rem 1rem; background: var(--card); border-bottom: 1px solid var(--line); }
-h1 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
-#count { color: var(--soft); }
-input[type=search] { flex: 1 1 12rem; min-width: 0; max-width: 26rem; padding: .4rem .6rem; font: inherit;
- border: 1px solid var(--line); border-radius: .4rem; background: transparent; color: inherit; }
-main { display: grid; gap: 1rem; padding: 1rem; align-items: start;
- grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
-article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; overflow: hidden;
- content-visibility: auto; contain-intrinsic-size: auto 24rem; }
-article[hidden] { display: none }
-figure { margin: 0; height: 13rem; display: grid; place-items: center; background: #8882;
- color: var(--soft); }
-figure img { max-width: 100%; max-height: 13rem; display: block; }
-.name { padding: .5rem .8rem; font-size: .85rem; color: var(--soft); overflow-wrap: anywhere;
- border-bottom: 1px solid var(--line); }
-dl { margin: 0; padding: .3rem .8rem .8rem; }
-dt { margin-top: .5rem; color: var(--soft); font-size: .9rem; overflow-wrap: anywhere;
- white-space: pre-line; }
-dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
-dd small { color: var(--soft); white-space: nowrap; }
-dd.failure { color: var(--bad); }
-</style></head><body>
-<header><h1>$title</h1><input type="search" id="filter" placeholder="Filter by any word" aria-label="Filter">
-<label><input type="checkbox" id="failed"> failures only</label><span id="count"></span></header><main>
-""")
-FOOT: Final = """</main><script>
-const cards = [...document.querySelectorAll("article")], filter = document.getElementById("filter");
-const failed = document.getElementById("failed"), count = document.getElementById("count");
-const texts = cards.map(card => card.textContent.toLowerCase());
-const failures = cards.map(card => card.querySelector(".failure") !== null);
-function show() {
-  const words = filter.value.toLowerCase().split(/\\s+/).filter(Boolean);
-  let shown = 0;
-  cards.forEach((card, i) => {
-    card.hidden = (failed.checked && !failures[i]) || !words.every(word => texts[i].includes(word));
-    shown += !card.hidden;
-  });
-  count.textContent = shown + " of " + cards.length + " images";
-}
-filter.addEventListener("input", show); failed.addEventListener("change", show); show();
-</script></body></html>
-"""
+MAX_ROWS: Final = 10_000
+"""On a page; of a larger run it shows a sample."""
+MAX_SAMPLED_FAILURES: Final = 5_000
+"""Rows with failures that a sample holds: all, up to these."""
+BLOCK_ROWS: Final = 100
+"""Rows whose pictures the page's script parses at once."""
+PICTURES_MAX_BYTES: Final = 36_000_000
+"""JPEGs of a page, which base64 makes a third larger."""
+SIDES_PX: Final = ((500, 320), (2_000, 240), (MAX_ROWS, 160))
+"""Up to so many rows, the longer side of a thumbnail."""
 
 
-def write_contact_sheet(lines: Iterable[dict[str, Any]], path: Path, title: str) -> None:
-    """Write the page for lines of answers.jsonl, one at a time; replaces `path` when it is whole."""
-    temporary = path.with_name(path.name + ".new")
-    # An image's name may not be UTF-8; it is shown with escapes.
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as page:
-        page.write(HEAD.substitute(title=html.escape(title)))
-        for line in lines:
-            _write_card(page, line)
-        page.write(FOOT)
-    temporary.replace(path)
+def write_contact_sheet(rows: Iterable[AnsweredRow], path: Path, title: str, read_image: ReadImage) -> None:
+    """Write the page; replaces `path` when it is whole. At most about MAX_ROWS rows are held at a time."""
+    sample = _sampled(rows)
+    shown = sample.rows
+    side_px = next(side_px for most, side_px in SIDES_PX if len(shown) <= most)
+    max_bytes = PICTURES_MAX_BYTES // max(len(shown), 1)
+    made = thumbnails(map(read_image, shown), side_px=side_px, max_bytes=max_bytes)
+    with closing(made) as pictures, replaced_file(path) as page:
+        head = HEAD.substitute(title=html.escape(printable(title)), notice=_notice(sample))
+        page.write(head.encode())
+        for number in range(0, len(shown), BLOCK_ROWS):
+            block = shown[number : number + BLOCK_ROWS]
+            page.write(_block(ROWS, map(_told, block)))
+            page.write(_block(PICTURES, (_encoded(next(pictures)) for _ in block)))
+        page.write(FOOT.encode())
 
 
-def _write_card(page: TextIO, line: dict[str, Any]) -> None:
-    image = None if line["image"] is None else thumbnail(Path(line["image"]))
-    page.write("<article><figure>")
-    if image is not None:
-        page.write(f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(image).decode()}">')
-    else:
-        page.write("no picture")
-    page.write(f'</figure><div class="name">{html.escape(line["id"])}</div><dl>')
-    for answer in line["answers"]:
-        page.write(f"<dt>{html.escape(_prompt_text(answer['prompt']))}</dt>")
-        if "failure" in answer:
-            failure = answer["failure"]
-            page.write(
-                f'<dd class="failure">{html.escape(failure["code"])}: {html.escape(failure["message"])}</dd>'
-            )
-        else:
-            cut = " · cut at the token limit" if answer["finish_reason"] == "length" else ""
-            page.write(f"<dd>{html.escape(answer['text'])} <small>{answer['score']:.2f}{cut}</small></dd>")
-    page.write("</dl></article>\n")
+@dataclass(frozen=True)
+class _Sample:
+    rows: list[AnsweredRow]
+    """In order of position."""
+    all_rows: int
+    all_failed: int
+    failed: int
 
 
-def _prompt_text(prompt: Any) -> str:
-    """A question's text; of a conversation its turns, each after its role."""
-    if isinstance(prompt, str):
-        return prompt
-    turns = []
-    for turn in prompt:
-        content = turn["content"]
-        if not isinstance(content, str):
-            content = " ".join(part["text"] if part["type"] == "text" else "[image]" for part in content)
-        turns.append(f"{turn['role']}: {content}")
-    return "\n".join(turns)
+class _Reservoir:
+    """So many of what comes, each with the same chance; the same ones every time."""
+
+    def __init__(self, size: int) -> None:
+        self.rows: list[AnsweredRow] = []
+        self.seen = 0
+        self._size = size
+        self._random = random.Random(0)
+
+    def add(self, row: AnsweredRow) -> None:
+        self.seen += 1
+        if len(self.rows) < self._size:
+            self.rows.append(row)
+        elif (place := self._random.randrange(self.seen)) < self._size:
+            self.rows[place] = row
+
+    def at_most(self, count: int) -> list[AnsweredRow]:
+        return self.rows if len(self.rows) <= count else self._random.sample(self.rows, count)
 
 
-def thumbnail(path: Path) -> bytes | None:
-    """A small JPEG of the image, upright, transparency on white; None if there is no picture to show."""
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("ignore")
-            width, height = image.size
-            if height * width > MAX_PX:
-                return None
-            image.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
-            small = ImageOps.exif_transpose(image)
-            if small.mode.startswith("I"):
-                small = small.point(lambda grey: grey / 257).convert("L")
-            small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            with_alpha = small.convert("RGBA")
-            white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
-            jpeg = io.BytesIO()
-            Image.alpha_composite(white, with_alpha).convert("RGB").save(
-                jpeg, "JPEG", quality=THUMBNAIL_QUALITY
-            )
-            return jpeg.getvalue()
-    except Exception:  # noqa: BLE001 - whatever is wrong with the file, its row has the worker's sentence about it
-        return None
+def _sampled(rows: Iterable[AnsweredRow]) -> _Sample:
+    failed, answered = _Reservoir(MAX_ROWS), _Reservoir(MAX_ROWS)
+    for row in rows:
+        (failed if _has_failure(row) else answered).add(row)
+    everything = failed.seen + answered.seen
+    of_failed = failed.rows
+    if everything > MAX_ROWS:
+        of_failed = failed.at_most(max(MAX_SAMPLED_FAILURES, MAX_ROWS - answered.seen))
+    chosen = of_failed + answered.at_most(MAX_ROWS - len(of_failed))
+    chosen.sort(key=lambda row: row.position)
+    return _Sample(chosen, everything, failed.seen, len(of_failed))
+
+
+def _has_failure(row: AnsweredRow) -> bool:
+    return any(isinstance(one.outcome, Failure) for one in row.answers)
+
+
+def _notice(sample: _Sample) -> str:
+    if len(sample.rows) == sample.all_rows:
+        return ""
+    return (
+        f'<p id="sample">A sample: {len(sample.rows):,} of {sample.all_rows:,} rows, with {sample.failed:,} '
+        f"of the {sample.all_failed:,} that have a failure.</p>\n"
+    )
+
+
+def _block(around: tuple[str, str], values: Iterable[Any]) -> bytes:
+    """JSON within a script element, one value a line, with nothing in it that could end the element."""
+    lines = (json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in values)
+    inner = ",\n".join(lines)
+    for character in "<>&\u2028\u2029":
+        inner = inner.replace(character, f"\\u{ord(character):04x}")
+    return (around[0] + inner + around[1]).encode()
+
+
+def _encoded(jpeg: bytes | None) -> str | None:
+    return None if jpeg is None else base64.b64encode(jpeg).decode()
+
+
+def _told(row: AnsweredRow) -> dict[str, Any]:
+    return {
+        "id": printable(row.id),
+        "name": None if row.name is None else printable(row.name),
+        "answers": [_answer(one) for one in row.answers],
+    }
+
+
+def _answer(one: Answered) -> dict[str, Any]:
+    asked = {"question": one.question, "prompt": prompt_text(one.prompt)}
+    if not isinstance(one.outcome, Answer):
+        return {**asked, "code": one.outcome.code.value, "message": one.outcome.message}
+    return {
+        **asked,
+        "text": one.outcome.text,
+        "score": round(one.outcome.score, 4),
+        "mean_log_prob": round(one.outcome.mean_log_prob, 4),
+        "flags": one.outcome.flags,
+        "choices": [(choice.text, round(choice.probability, 4)) for choice in one.outcome.choices],
+    }

@@ -1,0 +1,65 @@
+"""What sinks say of an answered row: its JSON line, its caption, its image as text; knows no file."""
+
+from typing import Any
+
+from contract.answer import Answer
+from contract.job import ImagePath, ImageUrl
+from producer.rows import Answered, AnsweredRow
+from producer.sinks.sink import SinkOptions
+
+
+def answer_line(row: AnsweredRow) -> dict[str, Any]:
+    """The row's line in answers.jsonl: an answer or a failure for every question it was asked."""
+    return {
+        "index": row.position,
+        "id": row.id,
+        "image": image_text(row),
+        "name": row.name,
+        **({"columns": dict(row.columns)} if row.columns else {}),
+        "model": row.model,
+        "answers": [one_answer(one) for one in row.answers],
+    }
+
+
+def one_answer(answered: Answered) -> dict[str, Any]:
+    prompt = answered.prompt if isinstance(answered.prompt, str) else list(answered.prompt)
+    line: dict[str, Any] = {"question": answered.question, "prompt": prompt}
+    told = answered.outcome.model_dump(mode="json", exclude={"kind"})
+    return {**line, **told} if isinstance(answered.outcome, Answer) else {**line, "failure": told}
+
+
+def image_text(row: AnsweredRow) -> str | None:
+    """The image's path or URL; None for one within another file."""
+    if isinstance(row.image, ImagePath):
+        return str(row.image.to_path())
+    return row.image.url if isinstance(row.image, ImageUrl) else None
+
+
+def answers_of(row: AnsweredRow) -> list[tuple[Answered, Answer]]:
+    return [(one, one.outcome) for one in row.answers if isinstance(one.outcome, Answer)]
+
+
+def caption(row: AnsweredRow, options: SinkOptions) -> tuple[str | None, str]:
+    """The row's caption, or None and the reason why there is none."""
+    asked = [one for one in row.answers if options.question in (None, one.question)]
+    if not asked:
+        return None, f'the question "{options.question}" was not asked of it'
+    answers = [one.outcome for one in asked if isinstance(one.outcome, Answer)]
+    if len(answers) < len(asked):
+        return None, "a question about it failed"
+    return options.prefix + options.separator.join(answer.text for answer in answers) + options.suffix, ""
+
+
+def prompt_text(prompt: str | tuple[dict[str, Any], ...]) -> str:
+    """A question's text; of a conversation its turns, each after its role."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{turn['role']}: {turn_text(turn, '[image]', between=' ')}" for turn in prompt)
+
+
+def turn_text(turn: dict[str, Any], image: str, *, between: str) -> str:
+    """A turn's text, with `image` where the image is, and `between` its parts."""
+    content = turn["content"]
+    if isinstance(content, str):
+        return content
+    return between.join(part["text"] if part["type"] == "text" else image for part in content)

@@ -1,0 +1,70 @@
+"""Answers as the metadata.jsonl of a Hugging Face ImageFolder; knows nothing of when it is written."""
+
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from contract.job import ImagePath
+from producer.rows import AnsweredRow
+from producer.sinks.answers import answers_of, caption, prompt_text
+from producer.sinks.columns import Columns, carried_value
+from producer.sinks.files import json_line
+from producer.sinks.sink import LeftAlone, Rows, SinkOptions
+from producer.sinks.whole import WriteWhole
+
+
+def image_folder(path: Path, options: SinkOptions) -> WriteWhole:
+    """Lines for a file at `path`, whose `file_name` is relative to it."""
+    folder = os.path.realpath(path.parent)
+
+    def write_whole(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:
+        columns = Columns.of(rows())
+        for row in rows():
+            name, reason = _file_name(row, folder)
+            if name is not None:
+                told, reason = _told(row, columns, options)
+                if told:
+                    file.write(json_line({"file_name": name, **told, **_carried(row, columns, told)}))
+                    continue
+            left_alone.note(reason, row.name or row.id)
+
+    return write_whole
+
+
+def _file_name(row: AnsweredRow, folder: str) -> tuple[str | None, str]:
+    if not isinstance(row.image, ImagePath):
+        return None, "its image is no local file"
+    image = row.image.to_path()
+    name = os.path.relpath(os.path.join(os.path.realpath(image.parent), image.name), folder)
+    if not image.is_absolute() or name.startswith("../"):
+        return None, "its image is not below the folder of metadata.jsonl"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return None, "its name is not UTF-8, which metadata.jsonl cannot hold"
+    return name, ""
+
+
+def _told(row: AnsweredRow, columns: Columns, options: SinkOptions) -> tuple[dict[str, Any], str]:
+    """A caption in one column, the answers of several questions in one each, or a question and its answer."""
+    if options.vqa_columns:
+        answers = [told for told in answers_of(row) if options.question in (None, told[0].question)]
+        if len(answers) != 1:
+            return {}, "it has not just one answer, as columns question and answer need"
+        ((one, answer),) = answers
+        return {"question": prompt_text(one.prompt), "answer": answer.text}, ""
+    if len(columns.questions) == 1 or options.question is not None:
+        text, reason = caption(row, options)
+        return ({} if text is None else {options.text_column: text}), reason
+    questions, _ = columns.names(["file_name"])
+    texts = {one.question: answer.text for one, answer in answers_of(row)}
+    if not texts:
+        return {}, "a question about it failed"
+    return {column: texts.get(question) for question, column in questions.items()}, ""
+
+
+def _carried(row: AnsweredRow, columns: Columns, told: dict[str, Any]) -> dict[str, Any]:
+    _, names = Columns(carried=columns.carried).names(["file_name", *told])
+    return {
+        column: carried_value(row.columns.get(name), columns.carried[name]) for name, column in names.items()
+    }

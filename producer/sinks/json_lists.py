@@ -1,0 +1,117 @@
+"""Answers as the JSON lists of COCO, LLaVA, VQA and Label Studio; knows their form, and not when to write."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+from producer.rows import Answered, AnsweredRow
+from producer.sinks.answers import answers_of, caption, image_text, turn_text
+from producer.sinks.files import json_text
+from producer.sinks.sink import LeftAlone, Rows, SinkOptions
+from producer.sinks.whole import WriteWhole
+
+Entries = Callable[[AnsweredRow, SinkOptions], Iterator[dict[str, Any]]]
+"""Entries of a row; none if it has nothing for the list."""
+
+
+def json_list(entries: Entries, options: SinkOptions) -> WriteWhole:
+    """Write the list one entry after the other, so that it never is in memory."""
+
+    def write_whole(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:
+        separator = b"[\n"
+        for row in rows():
+            empty = True
+            for entry in entries(row, options):
+                file.write(separator + json_text(entry))
+                separator, empty = b",\n", False
+            if empty:
+                left_alone.note("it has no answer for this list", row.name or row.id)
+        file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+    return write_whole
+
+
+def coco_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
+    """COCO's caption results. The id is column `image_id`, a COCO file name's number, or the row's."""
+    text, _ = caption(row, options)
+    if text is not None:
+        yield {"image_id": _coco_id(row), "caption": text}
+
+
+def vqa_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
+    """VQAv2's results. The id is column `question_id` or the row's; of several questions each one's own."""
+    for one, answer in answers_of(row):
+        if options.question in (None, one.question):
+            if len(row.answers) == 1:
+                question_id = row.columns.get("question_id", _number(row.id))
+            else:
+                question_id = f"{row.id}/{one.question}"
+            yield {"question_id": question_id, "answer": answer.text}
+
+
+def llava_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
+    """LLaVA's fine-tuning data: a row's questions follow each other, a conversation is an entry itself."""
+    image = row.name or image_text(row)
+    head = {"id": row.id, **({} if image is None else {"image": image})}
+    mark = "" if image is None else "<image>\n"
+    told: list[dict[str, str]] = []
+    for one, answer in answers_of(row):
+        if options.question not in (None, one.question):
+            continue
+        if not isinstance(one.prompt, str):
+            turns = [*_llava_turns(one), {"from": "gpt", "value": answer.text}]
+            entry_id = row.id if len(row.answers) == 1 else f"{row.id}/{one.question}"
+            yield {**head, "id": entry_id, "conversations": turns}
+            continue
+        told.append({"from": "human", "value": ("" if told else mark) + one.prompt})
+        told.append({"from": "gpt", "value": answer.text})
+    if told:
+        yield {**head, "conversations": told}
+
+
+def label_studio_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
+    """Label Studio's import: one text area, named `caption` or, of several questions, each by its id.
+
+    Scores are geometric means of the tokens' probabilities; the row's is its least certain answer's.
+    """
+    answers = [(one, answer) for one, answer in answers_of(row) if options.question in (None, one.question)]
+    if not answers:
+        return
+    image = (row.name if options.image_prefix else image_text(row)) or row.name
+    name_of_one = len(row.answers) == 1 or options.question is not None
+    certain = [min(1.0, math.exp(answer.mean_log_prob)) for _, answer in answers]
+    result = [
+        {
+            "from_name": "caption" if name_of_one else one.question,
+            "to_name": "image",
+            "type": "textarea",
+            "value": {"text": [answer.text]},
+            "score": score,
+        }
+        for (one, answer), score in zip(answers, certain, strict=True)
+    ]
+    yield {
+        "data": {"image": None if image is None else options.image_prefix + image, "id": row.id},
+        "predictions": [{"model_version": row.model or "", "score": min(certain), "result": result}],
+    }
+
+
+def _llava_turns(one: Answered) -> Iterator[dict[str, str]]:
+    speakers = {"user": "human", "assistant": "gpt", "system": "system"}
+    for turn in one.prompt:
+        assert isinstance(turn, dict)
+        yield {"from": speakers[turn["role"]], "value": turn_text(turn, "<image>", between="\n")}
+
+
+def _coco_id(row: AnsweredRow) -> Any:
+    if "image_id" in row.columns:
+        return row.columns["image_id"]
+    digits = re.search(r"(?:^|_)([0-9]{12})$", PurePath(row.name or "").stem)
+    return int(digits[1]) if digits else _number(row.id)
+
+
+def _number(row_id: str) -> int | str:
+    """An id that is a number is one in the list, as the tools that load it expect."""
+    return int(row_id) if re.fullmatch(r"0|[1-9][0-9]{0,17}", row_id) else row_id

@@ -1,0 +1,116 @@
+"""Files of JSON lines that grow row by row: answers, failures, an OpenAI batch; knows what each line says."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from contract.answer import Answer, Generated
+from contract.failure import Failure
+from producer.rows import Answered, AnsweredRow
+from producer.sinks.answers import answer_line
+from producer.sinks.files import GrowingFile, json_line
+from producer.sinks.sink import LeftAlone, Rows
+
+Lines = Callable[[AnsweredRow], Iterator[dict[str, Any]]]
+
+
+class LinesSink:
+    """Files of JSON lines, each with what it says of a row."""
+
+    def __init__(self, name: str, files: Sequence[tuple[Path, Lines]]) -> None:
+        self.name = name
+        self.left_alone = LeftAlone()
+        self._files = [(GrowingFile(path), lines) for path, lines in files]
+
+    def resume(self, place: dict[str, Any] | None) -> None:
+        sizes = [None] * len(self._files) if place is None else place["bytes"]
+        for (file, _), size_bytes in zip(self._files, sizes, strict=True):
+            file.resume(size_bytes)
+
+    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
+        for file, lines in self._files:
+            content = b"".join(json_line(line) for row in rows for line in lines(row))
+            if content:
+                file.append(content)
+        return {"bytes": [file.size_bytes for file, _ in self._files]}
+
+    def finish(self, rows: Rows) -> None:
+        """Every row is there already."""
+
+    def close(self) -> None:
+        for file, _ in self._files:
+            file.close()
+
+
+def answer_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
+    yield answer_line(row)
+
+
+def failure_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
+    """One for each question that failed."""
+    for one in row.answers:
+        if isinstance(one.outcome, Failure):
+            yield {
+                "position": row.position,
+                "id": row.id,
+                "name": row.name,
+                "question": one.question,
+                "code": one.outcome.code.value,
+                "message": one.outcome.message,
+            }
+
+
+def openai_output_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
+    """Lines of an OpenAI batch's output file: one for each answer, its alternatives as further choices."""
+    for one in row.answers:
+        if isinstance(one.outcome, Answer):
+            line = _openai_line(row, one)
+            number = line["id"].removeprefix("batch_req_")
+            response = {
+                "status_code": 200,
+                "request_id": f"req_{number}",
+                "body": _completion(one.outcome, f"chatcmpl-{number}", row.model or ""),
+            }
+            yield {**line, "response": response, "error": None}
+
+
+def openai_error_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
+    """Lines of an OpenAI batch's error file: one for each question that failed."""
+    for one in row.answers:
+        if isinstance(one.outcome, Failure):
+            error = {"code": one.outcome.code.value, "message": one.outcome.message}
+            yield {**_openai_line(row, one), "response": None, "error": error}
+
+
+def _openai_line(row: AnsweredRow, one: Answered) -> dict[str, Any]:
+    """A row with several questions has a line for each, told apart by the question's id."""
+    custom_id = row.id if len(row.answers) == 1 else f"{row.id}/{one.question}"
+    told = f"{row.position}\0{custom_id}".encode("utf-8", "surrogatepass")
+    return {"id": f"batch_req_{hashlib.sha256(told).hexdigest()[:24]}", "custom_id": custom_id}
+
+
+def _completion(answer: Answer, completion_id: str, model: str) -> dict[str, Any]:
+    generated: tuple[Generated, ...] = (answer, *answer.alternatives)
+    completion_tokens = sum(one.completion_tokens for one in generated)
+    return {
+        "id": completion_id,
+        "object": "chat.completion",
+        # The time is left out, so that the same run gives the same file.
+        "created": 0,
+        "model": model,
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": one.text},
+                "logprobs": None,
+                "finish_reason": one.finish_reason,
+            }
+            for index, one in enumerate(generated)
+        ],
+        "usage": {
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": answer.prompt_tokens + completion_tokens,
+        },
+    }

@@ -1,0 +1,187 @@
+"""Images and answers as WebDataset shards; knows the form of a tar, not where images come from."""
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from producer.rows import AnsweredRow, ReadImage
+from producer.sinks.answers import answer_line, caption
+from producer.sinks.columns import printable
+from producer.sinks.files import GrowingFile, json_text, sync_folder
+from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
+from producer.sources import shown
+from producer.sources.files import IMAGE_SUFFIXES
+
+BLOCK_BYTES: Final = tarfile.BLOCKSIZE
+APPEND_BYTES: Final = 16 * 2**20
+"""About as much is in memory of a batch's images."""
+MAGIC: Final = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+)
+COMPONENT_CHARACTERS: Final = 80
+
+
+class ShardsSink:
+    """NAME-000000.tar, NAME-000001.tar, …; the one being filled is NAME-….tar.new until it is full.
+
+    A sample is KEY.jpg (the original bytes), KEY.txt (the caption) and KEY.json (the row's line).
+    """
+
+    def __init__(self, name: str, path: Path, options: SinkOptions, read_image: ReadImage) -> None:
+        """`path` is NAME.tar; shards lie beside it."""
+        self.name = name
+        self.left_alone = LeftAlone()
+        self._stem = path.with_suffix("") if path.suffix == ".tar" else path
+        self._options = options
+        self._read_image = read_image
+        self._shard = 0
+        self._samples = 0
+        self._file: GrowingFile | None = None
+
+    def resume(self, place: dict[str, Any] | None) -> None:
+        self.close()
+        self.left_alone = LeftAlone.from_place(place)
+        self._shard, self._samples = (0, 0) if place is None else (place["shard"], place["samples"])
+        filling, full = self._path(self._shard, ".new"), self._path(self._shard)
+        if place is None or not self._samples:
+            self._remove_from(self._shard)
+            return
+        if full.exists() and not filling.exists():
+            full.rename(filling)
+        self._remove_from(self._shard + 1)
+        if not filling.exists():
+            raise SinkError(f"{shown(full)} is gone; put it back, or start a new run.")
+        self._file = GrowingFile(filling)
+        self._file.resume(place["bytes"])
+
+    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
+        members: list[bytes] = []
+        for row in rows:
+            sample = self._sample(row)
+            if sample is None:
+                continue
+            members.append(sample)
+            self._samples += 1
+            if sum(map(len, members)) >= APPEND_BYTES:
+                self._append(members)
+            if self._samples == self._options.samples_per_shard:
+                self._append(members)
+                self._close_shard()
+                self._shard += 1
+                self._samples = 0
+        self._append(members)
+        return {
+            "shard": self._shard,
+            "samples": self._samples,
+            "bytes": 0 if self._file is None else self._file.size_bytes,
+            "left_alone": self.left_alone.to_place(),
+        }
+
+    def finish(self, rows: Rows) -> None:  # noqa: ARG002 - every row is there already
+        if self._file is not None:
+            self._close_shard()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _append(self, members: list[bytes]) -> None:
+        if not members:
+            return
+        if self._file is None:
+            self._file = GrowingFile(self._path(self._shard, ".new"))
+            self._file.resume(None)
+        self._file.append(b"".join(members))
+        members.clear()
+
+    def _close_shard(self) -> None:
+        assert self._file is not None
+        end = 2 * BLOCK_BYTES
+        end += -(self._file.size_bytes + end) % tarfile.RECORDSIZE
+        self._file.append(bytes(end))
+        self.close()
+        self._path(self._shard, ".new").rename(self._path(self._shard))
+        sync_folder(self._stem.parent)
+
+    def _sample(self, row: AnsweredRow) -> bytes | None:
+        text, reason = caption(row, self._options)
+        image = None
+        if text is not None:
+            image = self._read_image(row)
+            reason = "its image cannot be read"
+        if text is None or image is None:
+            self.left_alone.note(reason, printable(row.name or row.id))
+            return None
+        key = sample_key(row)
+        extension = _extension(row.name, image)
+        return b"".join(
+            _member(f"{key}.{suffix}", content)
+            for suffix, content in (
+                (extension, image),
+                ("txt", text.encode()),
+                ("json", json_text(answer_line(row))),
+            )
+        )
+
+    def _path(self, shard: int, ending: str = "") -> Path:
+        return self._stem.with_name(f"{self._stem.name}-{shard:06d}.tar{ending}")
+
+    def _remove_from(self, shard: int) -> None:
+        for found, path in self._shards():
+            if found >= shard:
+                path.unlink()
+        sync_folder(self._stem.parent)
+
+    def _shards(self) -> Iterator[tuple[int, Path]]:
+        pattern = re.compile(re.escape(self._stem.name) + r"-([0-9]{6,})\.tar(\.new)?")
+        with os.scandir(self._stem.parent) as entries:
+            for entry in entries:
+                match = pattern.fullmatch(entry.name)
+                if match:
+                    yield int(match[1]), Path(entry.path)
+
+
+def sample_key(row: AnsweredRow) -> str:
+    """The name without its extension, in its folders, after the row's position, which makes it unique.
+
+    No dots, since they end a key, and nothing that a shell or a file system takes amiss.
+    """
+    name = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", row.name or row.id)
+    parts = [re.sub(r"[^\w-]+", "_", part) for part in os.path.splitext(name)[0].split("/")]
+    folders = [part[:COMPONENT_CHARACTERS] for part in parts[:-1] if part.strip("_")]
+    stem = parts[-1][:COMPONENT_CHARACTERS].strip("_")
+    return "/".join([*folders, f"{row.position:09d}" + (f"_{stem}" if stem else "")])
+
+
+def _extension(name: str | None, image: bytes) -> str:
+    """The name's own in lower case; by its first bytes for an image whose name tells none."""
+    suffix = os.path.splitext(name or "")[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return suffix[1:]
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    if image[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    return next((kind for magic, kind in MAGIC if image.startswith(magic)), "img")
+
+
+def _member(name: str, content: bytes) -> bytes:
+    """A file of a tar, the same for the same content at any time and on any machine."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    member.mode = 0o644
+    file = io.BytesIO(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+    file.seek(0, os.SEEK_END)
+    file.write(content)
+    file.write(bytes(-len(content) % BLOCK_BYTES))
+    return file.getvalue()

@@ -1,0 +1,286 @@
+"""Captions in text files beside their images, never over a person's edit; knows nothing of other sinks."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from contract.job import ImagePath
+from producer.rows import AnsweredRow
+from producer.sinks.answers import caption
+from producer.sinks.columns import printable
+from producer.sinks.files import sync_folder
+from producer.sinks.sidecar_record import Sidecar, SidecarRecord, sha256
+from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
+from producer.sources.files import IMAGE_SUFFIXES
+
+SIDECAR_MAX_BYTES: Final = 16 * 2**20
+
+FOREIGN: Final = "a file is there that this run folder did not write"
+EDITED: Final = "it was edited since this run folder wrote it"
+JOINED: Final = "it also holds text that this run folder did not write"
+SHARED: Final = "another image of its folder has the same name but for the extension"
+TWICE: Final = "the same image is in another row of the run"
+LINK: Final = "a symbolic link is there"
+NO_FILE: Final = "its image is no local file"
+NO_FOLDER: Final = "the image's folder is not there"
+OUTSIDE: Final = "it would lie outside the folder of the images"
+TOO_LARGE: Final = "the file there is no caption: it is larger than 16 MiB, or no regular file"
+
+
+REFUSED_BY_SYSTEM: Final = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+)
+"""What concerns one file, unlike a full disk."""
+
+
+class _LeaveAloneError(Exception):
+    """The sidecar stays as it is, for this reason."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    path: Path
+    content: bytes
+    before: bytes | None
+    """What was there when the plan was made; None: nothing."""
+    first: bool
+    """Nothing of ours was there."""
+    example: str
+
+
+class SidecarSink:
+    """`img_0042.txt` for `img_0042.png`, beside it or under `root` in the same folders.
+
+    Each file is recorded before it is written and replaced as a whole, so that after a crash the next attempt
+    knows an edit from its own text.
+    """
+
+    def __init__(self, name: str, root: Path | None, record: Path, options: SinkOptions) -> None:
+        """`record` is the path of the SidecarRecord."""
+        if options.caption_extension.lower() in IMAGE_SUFFIXES:
+            raise SinkError(f'The caption extension "{options.caption_extension}" is one of images.')
+        self.name = name
+        self.left_alone = LeftAlone()
+        self._root = root
+        self._options = options
+        self._record_path = record
+        self._record: SidecarRecord | None = None
+
+    def resume(self, place: dict[str, Any] | None) -> None:
+        """Sidecars that were written already stay; the same rows again find their own text and go on."""
+        self.close()
+        self.left_alone = LeftAlone.from_place(place)
+        self._record = record = SidecarRecord(self._record_path)
+        with record.transaction():
+            if place is None:
+                record.begin_run()
+            for sidecar in record.unsettled():
+                path = Path(os.fsdecode(sidecar.path))
+                with suppress(OSError):
+                    _temporary(path).unlink()
+                try:
+                    content = _content(path)
+                except _LeaveAloneError:
+                    continue
+                if content is not None and sha256(content) == sidecar.pending:
+                    record.settle(sidecar.path)
+
+    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
+        record = self._opened()
+        plans: list[_Plan] = []
+        with record.transaction():
+            for row in rows:
+                with self._noted(printable(row.name or row.id)):
+                    plan = self._plan(row, record)
+                    plans += [plan] if plan is not None else []
+        written = {plan.path for plan in plans if self._carry_out(plan)}
+        for folder in {path.parent for path in written}:
+            sync_folder(folder)
+        with record.transaction():
+            for plan in plans:
+                if plan.path in written:
+                    record.settle(os.fsencode(plan.path))
+                elif plan.first:
+                    record.remove(os.fsencode(plan.path))
+        return {"left_alone": self.left_alone.to_place()}
+
+    def finish(self, rows: Rows) -> None:
+        """Every sidecar is there already."""
+
+    def close(self) -> None:
+        if self._record is not None:
+            self._record.close()
+            self._record = None
+
+    def _opened(self) -> SidecarRecord:
+        assert self._record is not None, "resume comes first"
+        return self._record
+
+    def _plan(self, row: AnsweredRow, record: SidecarRecord) -> _Plan | None:
+        """Record what is about to be written; None if it is there already."""
+        text, reason = caption(row, self._options)
+        if not isinstance(row.image, ImagePath) or not row.image.to_path().is_absolute():
+            raise _LeaveAloneError(NO_FILE)
+        if text is None:
+            raise _LeaveAloneError(reason)
+        image = row.image.to_path()
+        path = self._target(image, row.name)
+        # One file may be reached by several folders' names.
+        image = Path(os.path.realpath(image.parent), image.name)
+        known = record.get(os.fsencode(path))
+        if known is not None:
+            _refuse_another_rows(known, os.fsencode(image), row.position)
+        before = _content(path)
+        base, written = self._base(before, known)
+        part = self._part(text.encode(), base)
+        joined = base is not None and self._options.sidecar_policy != "overwrite"
+        content = part
+        if joined:
+            assert base is not None
+            content = base + part if self._options.sidecar_policy == "append" else part + base
+        sidecar = Sidecar(
+            path=os.fsencode(path),
+            image=os.fsencode(image),
+            position=row.position,
+            base=base,
+            part=part,
+            pending=sha256(content),
+            written=written,
+        )
+        if before == content and written is not None:
+            record.put(replace(sidecar, written=sidecar.pending))
+            return None
+        record.put(sidecar)
+        return _Plan(path, content, before, written is None, printable(row.name or row.id))
+
+    def _target(self, image: Path, name: str | None) -> Path:
+        extension = self._options.caption_extension
+        if self._root is None:
+            folder = image.parent
+            tree = _folder_of_source(image, name)
+            if not folder.is_dir():
+                raise _LeaveAloneError(NO_FOLDER)
+        else:
+            tree = self._root
+            folder = Path(os.path.normpath(tree / (name or image.name))).parent
+            if not folder.is_relative_to(tree) or not _is_within(folder, tree):
+                raise _LeaveAloneError(OUTSIDE)
+            folder.mkdir(parents=True, exist_ok=True)
+        if not _is_within(folder, tree):
+            raise _LeaveAloneError(OUTSIDE)
+        return Path(os.path.realpath(folder), image.stem + extension)
+
+    def _base(self, before: bytes | None, known: Sidecar | None) -> tuple[bytes | None, bytes | None]:
+        """The text of somebody else's in the sidecar, and the hash of our own if it is there."""
+        policy = self._options.sidecar_policy
+        if before is None:
+            return None, None
+        if known is None or known.is_untouched(before):
+            if policy == "skip":
+                raise _LeaveAloneError(FOREIGN)
+            return before, None
+        if known.is_ours(before):
+            base = None if before == known.part else known.base
+            if policy == "skip" and base is not None:
+                raise _LeaveAloneError(JOINED)
+            return base, sha256(before)
+        if known.base is not None and known.part:
+            # Around our own part a person may edit: it is known by its end of the file.
+            if policy == "append" and before.endswith(known.part):
+                return before.removesuffix(known.part), sha256(before)
+            if policy == "prepend" and before.startswith(known.part):
+                return before.removeprefix(known.part), sha256(before)
+        raise _LeaveAloneError(EDITED)
+
+    def _part(self, text: bytes, base: bytes | None) -> bytes:
+        separator = self._options.separator.encode()
+        if base is None or self._options.sidecar_policy not in ("append", "prepend"):
+            return text
+        if self._options.sidecar_policy == "append":
+            return text if not base or base.endswith(b"\n") else separator + text
+        return text + separator if base else text
+
+    def _carry_out(self, plan: _Plan) -> bool:
+        """Write the sidecar, unless somebody else was there in the meantime."""
+        temporary = _temporary(plan.path)
+        done = False
+        try:
+            with self._noted(plan.example):
+                temporary.unlink(missing_ok=True)
+                with temporary.open("xb") as file:
+                    if plan.before is not None:
+                        os.fchmod(file.fileno(), stat.S_IMODE(plan.path.lstat().st_mode))
+                    file.write(plan.content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if _content(plan.path) != plan.before:
+                    raise _LeaveAloneError(EDITED)
+                temporary.replace(plan.path)
+                done = True
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return done
+
+    @contextmanager
+    def _noted(self, example: str) -> Iterator[None]:
+        """A reason to leave one sidecar alone ends the block, and nothing else."""
+        try:
+            yield
+        except _LeaveAloneError as reason:
+            self.left_alone.note(str(reason), example)
+        except OSError as error:
+            if error.errno not in REFUSED_BY_SYSTEM:
+                raise
+            self.left_alone.note(f"the system refuses it ({error.strerror})", example)
+
+
+def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
+    if known.image == image:
+        if known.position not in (None, position):
+            raise _LeaveAloneError(TWICE)
+    elif known.position is not None or os.path.lexists(known.image):
+        raise _LeaveAloneError(SHARED)
+
+
+def _temporary(path: Path) -> Path:
+    """Short, since a name may be as long as the system allows."""
+    return path.with_name(f".captionmill-{sha256(os.fsencode(path.name)).hex()[:16]}.new")
+
+
+def _folder_of_source(image: Path, name: str | None) -> Path:
+    """The folder that the row's name is relative to; the image's own if the name is no such path."""
+    inner = Path(name or "").parts
+    outer = image.parts
+    if inner and len(inner) < len(outer) and outer[-len(inner) :] == inner:
+        return Path(*outer[: -len(inner)])
+    return image.parent
+
+
+def _is_within(folder: Path, tree: Path) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(tree))
+
+
+def _content(path: Path) -> bytes | None:
+    """What is there; None: nothing."""
+    try:
+        found = path.stat(follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            raise _LeaveAloneError(LINK)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > SIDECAR_MAX_BYTES:
+            raise _LeaveAloneError(TOO_LARGE)
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

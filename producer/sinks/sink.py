@@ -1,0 +1,105 @@
+"""What every sink is and what it may be told; knows no form of output."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+from producer.rows import AnsweredRow
+
+Rows = Callable[[], Iterator[AnsweredRow]]
+"""Every answered row of the run in the source's order; each call begins anew."""
+
+SidecarPolicy = Literal["skip", "overwrite", "append", "prepend"]
+
+
+class SinkError(ValueError):
+    """The output cannot be written as it was asked for; the message says why and what to do."""
+
+
+class LeftAlone(Counter[str]):
+    """How many outputs were not written, by reason, with one example of each."""
+
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        super().__init__(counts or {})
+        self.examples: dict[str, str] = {}
+
+    def note(self, reason: str, example: str) -> None:
+        self[reason] += 1
+        self.examples.setdefault(reason, example)
+
+    def to_place(self) -> dict[str, Any]:
+        return {reason: [count, self.examples.get(reason, "")] for reason, count in self.items()}
+
+    @classmethod
+    def from_place(cls, place: Mapping[str, Any] | None) -> Self:
+        """What `to_place` gave; None is the state of a sink that has written nothing."""
+        told = {} if place is None else place["left_alone"]
+        left = cls({reason: count for reason, (count, _) in told.items()})
+        left.examples = {reason: example for reason, (_, example) in told.items()}
+        return left
+
+
+class Sink(Protocol):
+    """Writes answered rows.
+
+    `place` is the sink's durable state, JSON-ready, which the ledger keeps. After a crash at any moment,
+    `resume` with the last place that was returned, then the same further rows, give the same output as a run
+    that nothing disturbed.
+    """
+
+    name: str
+    """Unique in a run: its kind, with its path where one was given."""
+    left_alone: LeftAlone
+    """What was not written, for the summary."""
+
+    def resume(self, place: dict[str, Any] | None) -> None:
+        """Start anew and replace earlier output (None), or cut the output back to `place` and go on there.
+
+        Raises SinkError if somebody else changed or removed the output, OSError if it cannot be opened.
+        """
+
+    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
+        """Write rows, in their order of completion, to the disk; returns the place after them.
+
+        An OSError (a full disk) leaves an output from which `resume` goes on.
+        """
+
+    def finish(self, rows: Rows) -> None:
+        """After the last row; may be repeated. What is written as a whole is written here."""
+
+    def close(self) -> None:
+        """Let go of files. A second call does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions:
+    """What the run's sinks may be told; each of them reads what concerns it."""
+
+    question: str | None = None
+    """Id of the question whose answer is the caption; None joins all answers."""
+    separator: str = "\n"
+    """Between the answers of a caption, and between it and the text of another's that it joins."""
+    prefix: str = ""
+    suffix: str = ""
+    caption_extension: str = ".txt"
+    sidecar_policy: SidecarPolicy = "skip"
+    """What becomes of a sidecar that the run did not write."""
+    long_table: bool = False
+    """csv, tsv: one line per question rather than per row."""
+    text_column: str = "text"
+    """hf: the caption's column."""
+    vqa_columns: bool = False
+    """hf: columns `question` and `answer`, for rows with one question."""
+    samples_per_shard: int = 1000
+    image_prefix: str = ""
+    """label-studio: before an image's name, e.g. /data/local-files/?d=; empty gives its full path or URL."""
+
+    def __post_init__(self) -> None:
+        extension = self.caption_extension
+        if not extension.startswith(".") or "/" in extension or "\0" in extension or extension == ".":
+            raise SinkError(f'The caption extension "{extension}" must be like ".txt".')
+        if self.samples_per_shard < 1:
+            raise SinkError("A shard needs at least one sample.")
+        if not self.text_column or self.text_column == "file_name":
+            raise SinkError('The text column needs a name other than "file_name".')
