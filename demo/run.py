@@ -29,6 +29,10 @@ MODEL_FOLDER: Final = Path(__file__).parent / "model" / "openvino"
 STOP_S: Final = 10.0
 SERVER_START_S: Final = 15.0
 PR_SET_PDEATHSIG: Final = 1
+MARKER: Final = ".captionmill-demo"
+"""In a folder that the demo made, which it may remove."""
+LEDGER: Final = "ledger.sqlite"
+"""In every run's folder."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error: somebody asked for it
@@ -102,11 +106,13 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None]:
 
 
 def _clear(out: Path) -> None:
-    """Makes room for this demo where an earlier one was; another run's is left alone."""
-    record = out / "run.json"
-    if record.exists() and json.loads(record.read_text())["source"] == str(IMAGES):
+    """Makes room for this demo where an earlier one was. Raises DemoError for a folder with another run."""
+    if (out / MARKER).exists():
         shutil.rmtree(out)
+    elif (out / LEDGER).exists():
+        raise DemoError(f"{out} holds a run that is not the demo's; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
 
 
 @contextmanager

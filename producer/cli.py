@@ -1,42 +1,50 @@
-"""The `captionmill` command: reads its arguments, drives a run and tells how it went."""
+"""The `captionmill` command: reads its arguments, drives runs and tells how they went."""
 
-import json
-import re
-import signal
 import sys
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import redis
 import typer
-from pydantic import TypeAdapter, ValidationError
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
+from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
-from contract.broker import VISIBILITY_TIMEOUT_S
-from contract.job import Detail, GenerationParameters
-from producer.client import BrokerAwayError, Client
-from producer.collect import Collector
-from producer.contact_sheet import write_contact_sheet
-from producer.progress import show_progress
-from producer.run import Run
-from producer.run_folder import RunFolder
+from contract.answer import Answer
+from contract.failure import FailureCode
+from contract.job import GenerationParameters
+from producer.ask import Asked, NoWorkerError, ask
+from producer.asking import Asking, first_complaint
+from producer.connection import ServerError, connect
+from producer.driving import drive, event, make_contact_sheet, report, summary
+from producer.estimate import estimate as measure
+from producer.ledger import LEDGER, LedgerError
+from producer.options import (
+    RUNNING,
+    GenerationOptions,
+    QuestionOptions,
+    SinkChoices,
+    SourceChoices,
+    read_detail,
+    with_groups,
+)
+from producer.progress import duration
+from producer.questions import read_prompts
+from producer.queue import BrokerAwayError, Queue
+from producer.run_folder import RunFolder, Submission
 from producer.settings import Settings
+from producer.sinks.sink import SinkError
 from producer.sources import SourceError, open_source, shown
+from producer.watching import watch as watch_folder
+from producer.workers import live_workers
 
 EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
-
-DEFAULTS: Final = GenerationParameters()
-BEAMS: Final = "Beam search"
-SAMPLING: Final = "Sampling"
+DRY_ROWS: Final = 5
 
 app = typer.Typer(
     help="Answers questions about images in bulk.",
@@ -45,146 +53,272 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-class EarlyStopping(StrEnum):
-    """contract.job.GenerationParameters.early_stopping, in the form that the command line offers."""
-
-    FALSE = "false"
-    TRUE = "true"
-    NEVER = "never"
-
-    def as_parameter(self) -> bool | Literal["never"]:
-        return "never" if self is EarlyStopping.NEVER else self is EarlyStopping.TRUE
-
-
-def _detail(text: str) -> Detail:
-    try:
-        detail: Detail = TypeAdapter[Detail](Detail).validate_strings(text)
-    except ValidationError:
-        raise typer.BadParameter(f"{text!r} is neither low nor high nor a number of tiles.") from None
-    return detail
-
-
-@app.callback()
-def _captionmill() -> None:
-    """Keeps `run` a command of its own while it is the only one."""
+RedisUrl = Annotated[
+    str | None,
+    typer.Option("--redis", help="Broker's URL; else CAPTIONMILL_REDIS_URL.", rich_help_panel=RUNNING),
+]
+Folder = Annotated[Path, typer.Argument(help="The run's folder: --out of `run` or `submit`.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Progress and the summary as lines of JSON on stdout.", rich_help_panel=RUNNING
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most jobs sent and not yet answered.",
+        show_default="grows with the workers",
+        rich_help_panel=RUNNING,
+    ),
+]
 
 
 @app.command()
+@with_groups
 def run(
     source: Annotated[
-        Path, typer.Argument(help="Folder of images, or a manifest (.jsonl), one image a line.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for answers.jsonl and the contact sheet.")],
-    question: Annotated[list[str] | None, typer.Option(help="Asked of every image; may be repeated.")] = None,
-    choice: Annotated[
-        list[str] | None, typer.Option(help="An answer allowed to each --question; may be repeated.")
+        str | None,
+        typer.Argument(help="Folder, glob, manifest, dataset, shards or URL; nothing with --resume."),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Also the folders below.")] = False,
-    redis_url: Annotated[
-        str | None, typer.Option("--redis", help="Broker's URL; else CAPTIONMILL_REDIS_URL.")
+    out: Annotated[Path | None, typer.Option(help="The run's folder.", rich_help_panel=RUNNING)] = None,
+    *,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sinks: SinkChoices,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUNNING)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the first jobs; send nothing.", rich_help_panel=RUNNING)
+    ] = False,
+    redis_url: RedisUrl = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"),
     ] = None,
-    detail: Annotated[
-        Any,
-        typer.Option(
-            parser=_detail, metavar="low|high|N", help="One look, every tile, or at most N tiles of an image."
-        ),
-    ] = "high",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = DEFAULTS.max_new_tokens,
-    min_new_tokens: Annotated[int, typer.Option(min=0)] = DEFAULTS.min_new_tokens,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="Ends an answer, which is cut before it; may be repeated.")
-    ] = None,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1 avoids tokens that were there, the prompt's too.")
-    ] = DEFAULTS.repetition_penalty,
-    no_repeat_ngram_size: Annotated[
-        int, typer.Option(min=0, help="Says no so many tokens in a row twice; 0 forbids nothing.")
-    ] = DEFAULTS.no_repeat_ngram_size,
-    num_return_sequences: Annotated[
-        int, typer.Option(min=1, max=64, help="Of beams or samples; above 1 answers have alternatives.")
-    ] = DEFAULTS.num_return_sequences,
-    length_penalty: Annotated[
-        float, typer.Option(help="For scores; above 0 favours longer beams and choices.")
-    ] = DEFAULTS.length_penalty,
-    num_beams: Annotated[int, typer.Option(min=1, max=64, rich_help_panel=BEAMS)] = DEFAULTS.num_beams,
-    early_stopping: Annotated[
-        EarlyStopping, typer.Option(help="Stop at the first num_beams finished ones.", rich_help_panel=BEAMS)
-    ] = EarlyStopping.FALSE,
-    do_sample: Annotated[
-        bool, typer.Option("--do-sample", help="Draw tokens at random.", rich_help_panel=SAMPLING)
-    ] = DEFAULTS.do_sample,
-    temperature: Annotated[float, typer.Option(rich_help_panel=SAMPLING)] = DEFAULTS.temperature,
-    top_k: Annotated[
-        int, typer.Option(min=0, help="0 keeps every token.", rich_help_panel=SAMPLING)
-    ] = DEFAULTS.top_k,
-    top_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING)] = DEFAULTS.top_p,
-    min_p: Annotated[float, typer.Option(rich_help_panel=SAMPLING)] = DEFAULTS.min_p,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Equal seeds draw equally.", rich_help_panel=SAMPLING)
-    ] = DEFAULTS.seed,
-    window: Annotated[int, typer.Option(min=1, help="Most jobs sent and not yet answered.")] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")] = False,
+    window: Window = None,
+    as_json: AsJson = False,
 ) -> None:
     """Ask questions about images and collect the answers.
 
-    Exit code: 0 if every question has an answer, 1 if some failed, 2 if the input is refused, 130 on Ctrl-C.
+    What --out knows the answer to already is not asked again: more rows, a changed question or another model
+    cost only what is new. Exit code: 0 if every question has an answer, 1 if some failed, 2 if the input is
+    refused, 130 on Ctrl-C.
     """
-    console = Console(stderr=as_json, markup=False, highlight=False, soft_wrap=True)
-    try:
-        parameters = GenerationParameters(
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            num_beams=num_beams,
-            num_return_sequences=num_return_sequences,
-            length_penalty=length_penalty,
-            early_stopping=early_stopping.as_parameter(),
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
-            repetition_penalty=repetition_penalty,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            stop=tuple(stop or ()),
-        )
-        url = redis_url or Settings().redis_url.get_secret_value()
-        connection = _connect(url)
-        rows = open_source(source, question or [], recursive=recursive, choices=choice or None)
-        folder = RunFolder.create(out, _new_run_id(source), source, rows, parameters, detail)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in first["loc"])
-        _refuse(f"{place}{first['msg'].removeprefix('Value error, ')}.")
-    except SourceError as error:
-        _refuse(str(error))
-    except redis.RedisError as error:
-        _refuse(f"Redis does not answer ({error}); is it running, and is --redis right?")
-    except OSError as error:
-        _refuse(f"The run cannot be written to {shown(out)}: {error.strerror}.")
-    except KeyboardInterrupt:
-        _refuse("Stopped before anything was sent.", EXIT_INTERRUPTED)
-    with folder:
-        client = Client(url, connection)
-        collector = Collector(connection, folder)
+    console = _console(as_json=as_json)
+    with _sentences():
+        if resume:
+            if source is not None:
+                _refuse("--resume goes on with what was submitted: give --out alone.")
+            _work(_need(out), redis_url, console, window=window, as_json=as_json)
+        submission = _submission(source, questions, options, generation, sinks, model)
+        if dry_run:
+            _dry_run(submission)
+        out = _need(out)
+        _plan(out, submission, redis_url)
+        _work(out, redis_url, console, window=window, as_json=as_json)
+
+
+@app.command()
+@with_groups
+def submit(
+    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.", rich_help_panel=RUNNING)],
+    *,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sinks: SinkChoices,
+    redis_url: RedisUrl = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"),
+    ] = None,
+    window: Window = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send the jobs of a run and end when the last one is sent; `collect` fetches the answers."""
+    console = _console(as_json=as_json)
+    with _sentences():
+        _plan(out, _submission(source, questions, options, generation, sinks, model), redis_url)
+        _work(out, redis_url, console, window=window, as_json=as_json, collect=False)
+
+
+@app.command()
+def collect(
+    folder: Folder, redis_url: RedisUrl = None, window: Window = None, as_json: AsJson = False
+) -> None:
+    """Collect a run's answers; sends what is not sent yet, unless a `submit` is at it."""
+    console = _console(as_json=as_json)
+    with _sentences():
+        opened = RunFolder(folder)
         try:
-            finished = _drive(Run(folder, client, collector, window), collector, folder, console)
-        except (redis.RedisError, BrokerAwayError) as error:
-            _refuse(f"Redis went away for good: {error}. {_so_far(collector, folder)}", EXIT_FAILURES)
-        finally:
-            client.close()
-        if not finished:
-            _refuse(f"Stopped. {_so_far(collector, folder)}", EXIT_INTERRUPTED)
-        collector.forget(keep_done_s=2 * VISIBILITY_TIMEOUT_S)
-        try:
-            write_contact_sheet(
-                folder.answered_in_order(), out / "contact_sheet.html", title=shown(source.resolve().name)
+            with opened.role("feeder"):
+                feed = True
+        except LedgerError:
+            feed = False
+        opened.close()
+        _work(folder, redis_url, console, window=window, as_json=as_json, feed=feed)
+
+
+@app.command()
+def watch(folder: Folder, as_json: AsJson = False) -> None:
+    """Show how far a run is until it is finished; ends nothing when it is ended."""
+    with _sentences():
+        opened = RunFolder(folder, read_only=True)
+        watch_folder(opened, _console(as_json=as_json), as_json=as_json)
+        _tell(summary(opened), _console(as_json=as_json), as_json=as_json)
+
+
+@app.command()
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Say how far a run is, by outcome."""
+    with _sentences():
+        _tell(summary(RunFolder(folder, read_only=True)), _console(as_json=as_json), as_json=as_json)
+
+
+@app.command("list")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="Where runs' folders are.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder and its folders."""
+    with _sentences():
+        table = Table("folder", "source", "rows", "complete", "failed questions", "state")
+        for ledger in sorted(folder.glob(f"**/{LEDGER}")):
+            try:
+                found = summary(RunFolder(ledger.parent, read_only=True))
+            except LedgerError as error:
+                found = {"folder": shown(ledger.parent), "error": str(error)}
+            if as_json:
+                event("run", found)
+            elif "error" in found:
+                table.add_row(found["folder"], "", "", "", "", found["error"])
+            else:
+                state = "finished" if found["finished"] else "unfinished"
+                cells = (found[name] for name in ("folder", "source", "rows", "complete", "failed"))
+                table.add_row(*map(str, cells), state)
+        if not as_json:
+            _console(as_json=False).print(table)
+
+
+@app.command()
+def cancel(folder: Folder, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Withdraw what was sent and is not answered. `run --resume` asks it again."""
+    with _sentences():
+        opened = RunFolder(folder)
+        with opened.role("feeder"), opened.role("collector"):
+            withdrawn = opened.cancel(connect(_url(redis_url)))
+        if as_json:
+            event("cancelled", {"jobs": withdrawn})
+        else:
+            _console(as_json=False).print(f"{withdrawn} jobs withdrawn; answers so far are kept.")
+
+
+@app.command()
+@with_groups
+def retry(
+    folder: Folder,
+    code: Annotated[
+        list[FailureCode] | None, typer.Option(help="Only failures of this code; may be repeated.")
+    ] = None,
+    *,
+    generation: GenerationOptions,
+    redis_url: RedisUrl = None,
+    window: Window = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask failed questions again, with changed parameters if any are given."""
+    console = _console(as_json=as_json)
+    with _sentences():
+        opened = RunFolder(folder)
+        changes = GenerationParameters.model_validate(
+            opened.submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
+        ).model_dump(mode="json")
+        with opened.role("feeder"), opened.role("collector"):
+            count = opened.retry(
+                None if code is None else [str(one) for one in code],
+                {name: changes[name] for name in generation.changes()},
             )
-        except KeyboardInterrupt:
-            _refuse("Stopped while writing the contact sheet; answers.jsonl is complete.", EXIT_INTERRUPTED)
-        _report(collector, folder, console, as_json=as_json)
-    raise typer.Exit(EXIT_FAILURES if collector.failed_jobs else 0)
+        opened.close()
+        console.print(f"{count} failed questions are asked again.")
+        _work(folder, redis_url, console, window=window, as_json=as_json)
+
+
+@app.command()
+@with_groups
+def estimate(
+    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    *,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sample: Annotated[int, typer.Option(min=1, help="Rows to time, spread over the source.")] = 32,
+    redis_url: RedisUrl = None,
+    ship: Annotated[bool, typer.Option("--ship", help="As for `run`.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time a sample on the live workers, and say what the whole source would take."""
+    with _sentences():
+        submission = _submission(source, questions, options, generation, SinkChoices(ship=ship), None)
+        connection, queue = _connected(redis_url)
+        if not live_workers(connection):
+            raise NoWorkerError("No worker is there to be timed; start one.")
+        with tempfile.TemporaryDirectory(prefix="captionmill-") as folder:
+            found = measure(submission, Path(folder), connection, queue, sample)
+        if as_json:
+            event("estimate", found)
+            return
+        console = _console(as_json=False)
+        console.print(
+            f"{found['sample_rows']} of {found['rows']} rows took {found['seconds']:.1f} s on "
+            f"{found['workers']} workers: {found['images_per_s']:.2f} images/s, "
+            f"{found['tokens_per_s']:.1f} tokens/s, {found['failed_questions']} questions failed."
+        )
+        console.print(
+            f"All of them: {duration(found['total_s'])} (h:mm:ss), {found['total_tokens']:.0f} tokens "
+            f"generated, {found['total_prompt_tokens']:.0f} read."
+        )
+
+
+@app.command("ask")
+@with_groups
+def ask_one(
+    image: Annotated[str, typer.Argument(help="File or URL; `-` for none.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    choice: Annotated[list[str] | None, typer.Option(help="An answer allowed; may be repeated.")] = None,
+    detail: Annotated[str, typer.Option(metavar="low|high|N", help="How closely to look.")] = "high",
+    *,
+    generation: GenerationOptions,
+    redis_url: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask one question and print its answer as it comes, ahead of all runs."""
+    with _sentences():
+        connection, queue = _connected(redis_url)
+        asked = Asked(
+            image=None if image == "-" else image,
+            question=question,
+            parameters=GenerationParameters.model_validate(generation.changes()),
+            detail=read_detail(detail),
+            choices=tuple(choice) if choice else None,
+        )
+        pieces: list[str] = []
+
+        def write(piece: str) -> None:
+            pieces.append(piece)
+            print(piece, end="", flush=True)
+
+        outcome = ask(connection, queue, asked, None if as_json else write)
+        if as_json:
+            event("answer", outcome.model_dump(mode="json"))
+        elif isinstance(outcome, Answer):
+            print("" if pieces else outcome.text)
+        if not isinstance(outcome, Answer):
+            _refuse(f"{outcome.code}: {outcome.message}", EXIT_FAILURES)
 
 
 @app.command()
@@ -202,78 +336,154 @@ def demo(
     raise typer.Exit(demo_main(out, stop_with_parent=stop_with_parent))
 
 
-def _drive(work: Run, collector: Collector, folder: RunFolder, console: Console) -> bool:
-    """False: a signal came before the last answer."""
-    with _signals_as_flag() as stopped, show_progress(folder.record.jobs, console) as progress:
-        for round_ in work.rounds():
-            progress(collector.done_jobs, collector.failed_jobs, round_)
-            if stopped:
-                return False
-    return True
+def _submission(
+    source: str | None,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sinks: SinkChoices,
+    model: str | None,
+) -> Submission:
+    if source is None:
+        _refuse("What shall be answered? Give a source, or --resume.")
+    return Submission(
+        source=source,
+        options=options.options(),
+        prompts=read_prompts(questions.question or (), questions.questions, questions.choice or None),
+        parameters=GenerationParameters.model_validate(generation.changes()),
+        detail=questions.detail,
+        model=model,
+        ship=sinks.ship,
+        upload_budget_bytes=sinks.ship_mib * 2**20,
+        sinks=tuple(sinks.sink or ("jsonl",)),
+        sink_options=sinks.options(),
+    )
+
+
+def _dry_run(submission: Submission) -> NoReturn:
+    """Print what the first rows would be asked."""
+    asking = Asking(submission.prompts, submission.parameters, submission.detail)
+    opened = open_source(submission.source, submission.options)
+    for number, row in enumerate(opened.rows()):
+        if number == DRY_ROWS:
+            break
+        asking.check(row)
+        fields: dict[str, Any] = {"id": shown(row.id), "image": None, "detail": asking.detail(row)}
+        if row.image is not None:
+            fields["image"] = row.image.model_dump(mode="json")
+        fields["questions"] = [
+            {
+                "id": wish.id,
+                "prompt": wish.prompt,
+                "parameters": wish.parameters.model_dump(mode="json", exclude_defaults=True),
+            }
+            for wish in asking.ready(row, {})
+        ]
+        event("job", fields)
+    raise typer.Exit
+
+
+def _plan(out: Path, submission: Submission, redis_url: str | None) -> None:
+    """Note the whole source in the run's folder."""
+    connect(_url(redis_url)).close()
+    opened = open_source(submission.source, submission.options)
+    folder = RunFolder(out, create=True)
+    try:
+        with folder.role("feeder"), folder.role("collector"):
+            folder.plan(submission, opened)
+    except KeyboardInterrupt:
+        _refuse("Stopped before anything was sent.", EXIT_INTERRUPTED)
+    finally:
+        folder.close()
+
+
+def _work(
+    out: Path,
+    redis_url: str | None,
+    console: Console,
+    *,
+    window: int | None,
+    as_json: bool,
+    feed: bool = True,
+    collect: bool = True,
+) -> NoReturn:
+    """Drive the run in `out` and end the command."""
+    connection, queue = _connected(redis_url)
+    folder = RunFolder(out)
+    before = folder.ledger.next_index()
+    try:
+        with folder.work(connection, queue, feed=feed, collect=collect, window=window) as work:
+            driven = drive(work, console, as_json=as_json)
+    except (redis.RedisError, BrokerAwayError) as error:
+        _refuse(f"Redis went away for good: {error}. {_so_far(folder)}", EXIT_FAILURES)
+    finally:
+        queue.close()
+    if not driven.finished:
+        _refuse(f"Stopped. {_so_far(folder)}", EXIT_INTERRUPTED)
+    if not collect:
+        console.print(f"Every job is sent; fetch the answers with: captionmill collect {shown(out)}")
+        raise typer.Exit
+    try:
+        page = make_contact_sheet(folder)
+    except KeyboardInterrupt:
+        _refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+    found = summary(folder, driven.outputs) | {"jobs_sent": folder.ledger.next_index() - before}
+    _tell(found, console, as_json=as_json)
+    if not as_json:
+        console.print(f"Answers: {shown(out)}\nTo look at: {shown(page)}")
+    raise typer.Exit(EXIT_FAILURES if found["failed"] else 0)
+
+
+def _tell(found: dict[str, Any], console: Console, *, as_json: bool) -> None:
+    if as_json:
+        event("summary", found)
+    else:
+        report(found, console)
+
+
+def _so_far(folder: RunFolder) -> str:
+    ledger = folder.ledger
+    return (
+        f"{ledger.complete_rows()} of {ledger.rows()} rows are answered and kept in {shown(folder.path)}; "
+        f"go on with: captionmill run --resume --out {shown(folder.path)}"
+    )
+
+
+def _console(*, as_json: bool) -> Console:
+    return Console(stderr=as_json, markup=False, highlight=False, soft_wrap=True)
+
+
+def _need(out: Path | None) -> Path:
+    if out is None:
+        _refuse("--out is needed: the folder of the run.")
+    return out
+
+
+def _url(redis_url: str | None) -> str:
+    return redis_url or Settings().redis_url.get_secret_value()
+
+
+def _connected(redis_url: str | None) -> tuple[redis.Redis, Queue]:
+    url = _url(redis_url)
+    connection = connect(url)
+    return connection, Queue(url, connection)
 
 
 @contextmanager
-def _signals_as_flag() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM fill the list, so that a run ends between two rounds; a second one ends at once."""
-    caught: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
-
-    before: dict[int, Any] = {
-        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def _sentences() -> Iterator[None]:
+    """What a person can act on becomes one sentence and an exit code; bugs stay exceptions."""
     try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _connect(url: str) -> redis.Redis:
-    try:
-        connection: redis.Redis = redis.Redis.from_url(url, socket_timeout=30, socket_connect_timeout=5)
-    except ValueError as error:
-        _refuse(f"--redis: {error}")
-    connection.ping()
-    # From here on an outage is waited out, for about a minute.
-    connection.set_retry(Retry(ExponentialWithJitterBackoff(cap=5.0, base=0.2), 15))
-    return connection
-
-
-def _new_run_id(source: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-")[:40] or "run"
-    return f"{name}-{uuid.uuid4().hex[:12]}"
-
-
-def _so_far(collector: Collector, folder: RunFolder) -> str:
-    return (
-        f"{collector.done_jobs} of {folder.record.jobs} jobs are in {shown(folder.path / 'answers.jsonl')}; "
-        "jobs that were sent already will still be answered by the workers, but not collected."
-    )
-
-
-def _report(collector: Collector, folder: RunFolder, console: Console, *, as_json: bool) -> None:
-    failed = sum(collector.failures.values())
-    console.print(
-        f"{folder.record.jobs} images: {collector.answered_questions} questions answered, {failed} failed.",
-        highlight=False,
-    )
-    for code, count in collector.failures.most_common():
-        console.print(f"  {count:6d}  {code}")
-    console.print(f"Answers: {shown(folder.path / 'answers.jsonl')}")
-    console.print(f"To look at: {shown(folder.path / 'contact_sheet.html')}")
-    if as_json:
-        summary = {
-            "run": folder.record.run,
-            "jobs": folder.record.jobs,
-            "answered": collector.answered_questions,
-            "failed": failed,
-            "failures": dict(collector.failures),
-            "answers": str(folder.path / "answers.jsonl"),
-        }
-        print(json.dumps(summary))
+        yield
+    except ValidationError as invalid:
+        _refuse(first_complaint(invalid))
+    except (SourceError, LedgerError, SinkError, ServerError, NoWorkerError) as error:
+        _refuse(str(error))
+    except (redis.RedisError, BrokerAwayError) as error:
+        _refuse(f"Redis does not answer ({error}); is it running, and is --redis right?")
+    except OSError as error:
+        _refuse(f"{shown(error.filename or 'A file')} cannot be used: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        _refuse("Stopped.", EXIT_INTERRUPTED)
 
 
 def _refuse(sentence: str, code: int = EXIT_REFUSED) -> NoReturn:

@@ -1,69 +1,202 @@
-"""Puts jobs into the queue and tells how many are there; the only file of the producer that knows Celery."""
+"""The producer as a library: submit a source, stream its answers, ask one question.
 
-from collections.abc import Iterable
-from typing import Any, Final
+    from producer import Client
 
-import celery
-import kombu
-import redis
+    client = Client("redis://127.0.0.1:6379/0")
+    run = client.submit("photos", questions=["What is this?"], out="answers")
+    for row in run:
+        print(row.id, row.answers[0].outcome)
 
-from contract.broker import CELERY_OPTIONS, JOB_QUEUE, TASK_NAME
-from contract.job import Job
+What is on disk is what the command line writes, and either can continue what the other began.
+"""
 
-UNACKED_KEY: Final = "unacked"
-"""Kombu's hash of messages that a worker has taken and not acknowledged."""
-SEND_RETRIES: Final = {"max_retries": 10, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 5.0}
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-
-class BrokerAwayError(Exception):
-    """The broker did not take a job within the retries."""
+from contract.answer import Answer
+from contract.broker import VISIBILITY_TIMEOUT_S
+from contract.failure import Failure
+from contract.job import Detail, GenerationParameters
+from producer.ask import Asked, ask
+from producer.connection import connect
+from producer.questions import Prompt, read_prompts
+from producer.queue import Queue
+from producer.rows import AnsweredRow
+from producer.run import Round
+from producer.run_folder import RunFolder, Submission
+from producer.settings import Settings
+from producer.sinks.sink import LeftAlone, SinkOptions
+from producer.sources import SourceOptions, open_source
 
 
 class Client:
-    """One connection to the broker; not shared between threads."""
+    """A connection to broker and store. Not shared between threads; close it or use it in a `with` block."""
 
-    def __init__(self, redis_url: str, connection: redis.Redis) -> None:
-        """`connection` reads the lengths of the broker's keys on the same server."""
-        self._app = celery.Celery("captionmill-producer", set_as_current=False)
-        exchange = kombu.Exchange(JOB_QUEUE, type="direct")
-        self._app.conf.update(
-            **CELERY_OPTIONS,
-            broker_url=redis_url,
-            task_queues=(kombu.Queue(JOB_QUEUE, exchange, routing_key=JOB_QUEUE),),
-        )
-        self._redis = connection
+    def __init__(self, redis_url: str | None = None) -> None:
+        """Without `redis_url`, CAPTIONMILL_REDIS_URL's. Raises producer.connection.ServerError."""
+        self.url = redis_url or Settings().redis_url.get_secret_value()
+        self.connection = connect(self.url)
+        self.queue = Queue(self.url, self.connection)
 
-    def submit(self, jobs: Iterable[Job]) -> None:
-        """Send the jobs in order; each is in the queue, or at a worker, when this returns.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises BrokerAwayError when the broker stays away.
-        """
-        try:
-            with self._app.producer_or_acquire() as producer:
-                for job in jobs:
-                    self._send(producer, job)
-        except kombu.exceptions.OperationalError as error:
-            raise BrokerAwayError(str(error)) from error
-
-    def _send(self, producer: Any, job: Job) -> None:
-        self._app.send_task(
-            TASK_NAME,
-            args=(job.to_message(),),
-            task_id=f"{job.run}-{job.index}",
-            queue=JOB_QUEUE,
-            producer=producer,
-            # Else they travel in headers and end in workers' logs, with whatever the job holds.
-            argsrepr="-",
-            kwargsrepr="-",
-            retry=True,
-            retry_policy=SEND_RETRIES,
-        )
-
-    def backlog(self) -> int:
-        """Messages in the queue or taken and unacknowledged, of this run or another."""
-        queued: Any = self._redis.llen(JOB_QUEUE)
-        taken: Any = self._redis.hlen(UNACKED_KEY)
-        return int(queued) + int(taken)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
-        self._app.close()
+        self.queue.close()
+        self.connection.close()
+
+    def submit(
+        self,
+        source: str | Path,
+        *,
+        out: str | Path,
+        questions: Sequence[str | Prompt] = (),
+        parameters: Mapping[str, Any] | GenerationParameters | None = None,
+        detail: Detail = "high",
+        options: SourceOptions | None = None,
+        sinks: Sequence[str] = ("jsonl",),
+        sink_options: SinkOptions | None = None,
+        ship: bool = False,
+        model: str | None = None,
+        window: int | None = None,
+    ) -> "Answers":
+        """Plan a run of every row of `source` in folder `out`; iterating over what is returned drives it.
+
+        `questions` are asked of rows that bring none, `{column}` in them is filled in; `parameters` are
+        fields of GenerationParameters; the other arguments are the options of `captionmill run`. What `out`
+        knows the answer to is not asked again. Raises SourceError, LedgerError, SinkError or pydantic's
+        ValidationError for what cannot be submitted, before anything is sent.
+        """
+        texts = [one for one in questions if isinstance(one, str)]
+        given = [one for one in questions if not isinstance(one, str)]
+        if not isinstance(parameters, GenerationParameters):
+            parameters = GenerationParameters.model_validate(dict(parameters or {}))
+        submission = Submission(
+            source=str(source),
+            options=options or SourceOptions(),
+            prompts=(*read_prompts(texts, None, None), *given),
+            parameters=parameters,
+            detail=detail,
+            model=model,
+            ship=ship,
+            sinks=tuple(sinks),
+            sink_options=sink_options or SinkOptions(),
+        )
+        folder = RunFolder(Path(out), create=True)
+        try:
+            with folder.role("feeder"), folder.role("collector"):
+                folder.plan(submission, open_source(submission.source, submission.options))
+        except BaseException:
+            folder.close()
+            raise
+        return Answers(self, folder, window)
+
+    def resume(self, out: str | Path, *, window: int | None = None) -> "Answers":
+        """Go on with the run in folder `out`. Raises LedgerError if there is none."""
+        return Answers(self, RunFolder(Path(out)), window)
+
+    def ask(
+        self,
+        image: str | Path | bytes | None,
+        question: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        detail: Detail = "high",
+        choices: Sequence[str] | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer | Failure:
+        """Ask one question ahead of all bulk work; `on_text` gets the answer piece by piece.
+
+        `image` is a path, a URL or the file's bytes. Raises producer.ask.NoWorkerError.
+        """
+        asked = Asked(
+            image=image,
+            question=question,
+            parameters=GenerationParameters.model_validate(dict(parameters or {})),
+            detail=detail,
+            choices=None if choices is None else tuple(choices),
+        )
+        return ask(self.connection, self.queue, asked, on_text)
+
+
+class Answers:
+    """A run under way: every row of the submission once, those answered earlier first.
+
+    An iterator ends when every row is answered and on disk. One that is left early leaves a run that `resume`
+    continues.
+    """
+
+    def __init__(self, client: Client, folder: RunFolder, window: int | None) -> None:
+        self._client = client
+        self._window = window
+        self.folder = folder
+        self.last_round: Round | None = None
+        """How far it is."""
+
+    @property
+    def rows(self) -> int:
+        return self.folder.ledger.rows()
+
+    def __iter__(self) -> Iterator[AnsweredRow]:
+        tap = _Tap()
+        yield from self._emitted_before()
+        with self.folder.work(
+            self._client.connection,
+            self._client.queue,
+            feed=True,
+            collect=True,
+            window=self._window,
+            further_sinks=(tap,),
+        ) as work:
+            for self.last_round in work.run.rounds():
+                while tap.rows:
+                    yield tap.rows.popleft()
+            yield from tap.rows
+            work.finish(keep_done_s=2 * VISIBILITY_TIMEOUT_S)
+
+    async def __aiter__(self) -> AsyncIterator[AnsweredRow]:
+        """The same, while other tasks run. One thread at a time works for it."""
+        rows = iter(self)
+        end = object()
+        while (row := await asyncio.to_thread(next, rows, end)) is not end:
+            assert isinstance(row, AnsweredRow)
+            yield row
+
+    def _emitted_before(self) -> Iterator[AnsweredRow]:
+        place, last = 0, self.folder.ledger.state("emitted") or 0
+        while place < last:
+            rows, place = self.folder.ledger.completed(place)
+            yield from rows
+
+    def wait(self) -> None:
+        """Drive the run to its end, with its answers on disk alone."""
+        deque(self, maxlen=0)
+
+
+class _Tap:
+    """A sink that keeps rows for whoever iterates. Obeys producer.sinks.Sink."""
+
+    name = "tap"
+
+    def __init__(self) -> None:
+        self.rows: deque[AnsweredRow] = deque()
+        self.left_alone = LeftAlone()
+
+    def resume(self, place: dict[str, Any] | None) -> None: ...
+
+    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
+        self.rows.extend(rows)
+        return {}
+
+    def finish(self, rows: Callable[[], Iterator[AnsweredRow]]) -> None: ...
+
+    def close(self) -> None: ...

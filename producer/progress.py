@@ -1,73 +1,121 @@
-"""Shows how far a run is, as a live bar in a terminal or as lines elsewhere; knows no queue and no store."""
+"""Shows how far a run is: a live bar in a terminal, lines elsewhere, or JSON; knows no queue and no store."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from producer.run import Round
 
 SILENCE_S: Final = 30.0
 LINE_EVERY_S: Final = 10.0
+JSON_EVERY_S: Final = 1.0
 START_A_WORKER: Final = "celery -A worker worker -P threads"
 
-Show = Callable[[int, int, Round], None]
-"""Takes the numbers of jobs done and, among them, with a failure; and the round they were counted after."""
+Show = Callable[[Round], None]
+
+
+class Rate:
+    """Rows and tokens a second since this process began, and what is left at that rate."""
+
+    def __init__(self, rows: int, complete: int) -> None:
+        """`complete` of the rows are so already."""
+        self._rows = rows
+        self._begun = time.monotonic()
+        self._first = complete
+
+    def fields(self, round_: Round) -> dict[str, Any]:
+        """The round's numbers by name; eta_s is None until something is done."""
+        elapsed_s = max(time.monotonic() - self._begun, 1e-3)
+        rate = (round_.complete - self._first) / elapsed_s
+        left = self._rows - round_.complete
+        return {
+            "rows": self._rows,
+            "done": round_.complete,
+            "failed_questions": round_.failed_questions,
+            "in_flight": round_.in_flight,
+            "images_per_s": round(rate, 3),
+            "tokens_per_s": round(round_.tokens / elapsed_s, 3),
+            "eta_s": round(left / rate) if rate > 0 else None,
+            "elapsed_s": round(elapsed_s, 3),
+            "sent_again": round_.sent_again,
+            "held": round_.held,
+        }
 
 
 @contextmanager
-def show_progress(jobs: int, console: Console) -> Iterator[Show]:
-    """Yields what is to be called after each round."""
-    if console.is_terminal:
-        with _bar(jobs, console) as show:
+def show_progress(rows: int, complete: int, console: Console, *, as_json: bool) -> Iterator[Show]:
+    """Yields what is to be called after each round. JSON goes to stdout, a line a second."""
+    rate = Rate(rows, complete)
+    if as_json:
+        yield _every(JSON_EVERY_S, rows, lambda round_: print(_event(rate, round_), flush=True))
+    elif console.is_terminal:
+        with _bar(rows, console, rate) as show:
             yield show
     else:
-        yield _lines(jobs, console)
+        yield _every(
+            LINE_EVERY_S,
+            rows,
+            lambda round_: console.print(f"{round_.complete}/{rows} images, {describe(rate, round_)}"),
+        )
+
+
+def _event(rate: Rate, round_: Round) -> str:
+    return json.dumps({"event": "progress", **rate.fields(round_)})
 
 
 @contextmanager
-def _bar(jobs: int, console: Console) -> Iterator[Show]:
-    columns = (
-        TextColumn("images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
-    begun = time.monotonic()
+def _bar(rows: int, console: Console, rate: Rate) -> Iterator[Show]:
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=jobs)
+        task = progress.add_task("", total=rows)
 
-        def show(done: int, failed: int, round_: Round) -> None:
-            progress.update(task, completed=done, description=describe(done, failed, round_, begun))
+        def show(round_: Round) -> None:
+            progress.update(task, completed=round_.complete, description=describe(rate, round_))
 
         yield show
 
 
-def _lines(jobs: int, console: Console) -> Show:
-    begun = time.monotonic()
-    shown_at = begun
+def _every(seconds: float, rows: int, show: Show) -> Show:
+    shown_at = time.monotonic()
+    told = False
 
-    def show(done: int, failed: int, round_: Round) -> None:
-        nonlocal shown_at
+    def maybe(round_: Round) -> None:
+        nonlocal shown_at, told
         now = time.monotonic()
-        if now - shown_at >= LINE_EVERY_S or done == jobs:
+        if now - shown_at >= seconds or (round_.complete == rows and not told):
             shown_at = now
-            console.print(f"{done}/{jobs} images, {describe(done, failed, round_, begun)}")
+            told = round_.complete == rows
+            show(round_)
 
-    return show
+    return maybe
 
 
-def describe(done: int, failed: int, round_: Round, begun: float) -> str:
-    """`begun` in seconds of the monotonic clock."""
-    elapsed_s = max(time.monotonic() - begun, 1e-3)
-    parts = [f"{failed} failed", f"{round_.in_flight} in flight", f"{done / elapsed_s:.1f} images/s"]
+def describe(rate: Rate, round_: Round) -> str:
+    """The round in words."""
+    now = rate.fields(round_)
+    parts = [
+        f"{round_.failed_questions} failed",
+        f"{round_.in_flight} in flight",
+        f"{now['images_per_s']:.1f} images/s",
+        f"{now['tokens_per_s']:.0f} tokens/s",
+    ]
+    if now["eta_s"] is not None:
+        parts.append(f"ETA {duration(now['eta_s'])}")
     if round_.sent_again:
         parts.append(f"{round_.sent_again} sent again")
-    if round_.silent_s >= SILENCE_S:
+    if round_.held is not None:
+        parts.append(f"waiting: {round_.held}")
+    if round_.in_flight and round_.silent_s >= SILENCE_S:
         parts.append(f"no worker has answered for {round_.silent_s:.0f} s; start one with: {START_A_WORKER}")
     return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """As h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,89 +1,228 @@
 """One run from its first job to its last answer: feed within a window, collect, send again what was lost."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from itertools import islice
+from typing import Any, Final
+
+import redis
 
 from contract.broker import VISIBILITY_TIMEOUT_S
-from contract.job import Job
+from contract.store import done_key, results_key
 from producer.collect import Collector
-from producer.run_folder import RunFolder
+from producer.feed import Feeder, JobQueue
+from producer.ledger import JobState, Ledger, OpenJob
+from producer.outputs import Outputs
 
-BLOCK_MS: Final = 250
+BLOCK_MS: Final = 100
+COLLECT_EVERY_S: Final = 0.25
+FEW: Final = 64
+"""After fewer records than these the next ones are left to gather for COLLECT_EVERY_S."""
+WATCHED: Final = 2000
+"""Of the jobs in flight, those sent first: so many does a process without a collector look for at a time."""
 QUIET_S: Final = 2.0
 OVERDUE_S: Final = VISIBILITY_TIMEOUT_S * 1.5
 """A job sent this long ago has been delivered a second time by the broker, or is lost."""
-
-
-class Queue(Protocol):
-    """Where jobs go: producer.client's Client."""
-
-    def submit(self, jobs: list[Job]) -> None: ...
-    def backlog(self) -> int: ...
+PRESSURE_EVERY_S: Final = 1.0
+MOST_QUEUED: Final = 100_000
+MOST_UNCOLLECTED: Final = 50_000
+"""Records in the store that no collector has fetched."""
+MOST_MEMORY: Final = 0.8
+"""Of the store's maxmemory, if it has one."""
 
 
 @dataclass(frozen=True)
 class Round:
     """How far the run is after a round of feeding and collecting."""
 
+    complete: int
+    """Rows with an outcome for every question."""
+    failed_questions: int
+    """Since this process began."""
     in_flight: int
+    """Jobs sent and not answered."""
+    tokens: int
+    """Generated, since this process began."""
     silent_s: float
     sent_again: int
+    held: str | None
+    """Why nothing is sent at the moment though there is room in the window."""
+
+
+class Pressure:
+    """Whether queue and store can take more, looked at once in PRESSURE_EVERY_S."""
+
+    def __init__(
+        self, connection: redis.Redis, queue: JobQueue, run: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._redis = connection
+        self._queue = queue
+        self._key = results_key(run)
+        self._clock = clock
+        self._looked_at: float | None = None
+        self._held: str | None = None
+
+    def held(self) -> str | None:
+        """A reason to wait, as a clause; None to go on."""
+        now = self._clock()
+        if self._looked_at is None or now - self._looked_at >= PRESSURE_EVERY_S:
+            self._looked_at = now
+            self._held = self._look()
+        return self._held
+
+    def _look(self) -> str | None:
+        queued = self._queue.queued()
+        if queued > MOST_QUEUED:
+            return f"{queued} jobs are queued"
+        uncollected: Any = self._redis.xlen(self._key)
+        if uncollected > MOST_UNCOLLECTED:
+            return f"{uncollected} answers wait in the store to be collected"
+        memory: Any = self._redis.info("memory")
+        used, most = memory["used_memory"], memory.get("maxmemory", 0)
+        if most and used > MOST_MEMORY * most:
+            return f"the store uses {used // 2**20} of its {most // 2**20} MiB"
+        return None
 
 
 class Run:
     """Drives one run. Jobs lost by broker or workers are sent again; the store keeps each record single."""
 
     def __init__(
-        self, folder: RunFolder, queue: Queue, collector: Collector, window: int, quiet_s: float = QUIET_S
+        self,
+        ledger: Ledger,
+        queue: JobQueue,
+        connection: redis.Redis,
+        run: str,
+        *,
+        feeder: Feeder | None,
+        collector: Collector | None,
+        outputs: Outputs | None,
+        window: int,
+        quiet_s: float = QUIET_S,
     ) -> None:
         """`window` bounds the jobs that are sent and not answered.
 
+        Without `feeder` it only collects, without `collector` it only feeds: another process does the rest.
         Without a record for `quiet_s`, the run looks whether jobs were lost.
         """
-        self._folder = folder
+        self._ledger = ledger
         self._queue = queue
+        self._redis = connection
+        self._run = run
+        self._feeder = feeder
         self._collector = collector
+        self._outputs = outputs
         self._window = window
         self._quiet_s = quiet_s
-        self._unsent = (i for i in range(folder.record.jobs) if not collector.is_done(i))
+        self._pressure = Pressure(connection, queue, run)
+        now = time.monotonic()
         self._sent_at: dict[int, float] = {}
         """Index to monotonic time, in order of sending."""
         self._sent_again = 0
-        self._heard_at = time.monotonic()
-        self._looked_at = time.monotonic()
+        self._watched_at = now
+        self._collected_at = now - COLLECT_EVERY_S
+        self._collected_last = 0
+        self._heard_at = now
+        self._looked_at = now
         self._empty_at_last_look = False
+        self.complete = ledger.complete_rows(None if outputs is None else outputs.emitted)
+        """Rows answered, and written if they are written here."""
 
     def rounds(self) -> Iterator[Round]:
-        """Until every job is answered; between rounds everything on disk is consistent."""
+        """Until every row is answered and written; between rounds everything on disk is consistent.
+
+        Without a collector, until every job is sent; without a feeder, until none is open or to be fed.
+        """
+        self._take_over()
         while True:
-            self._feed()
-            if not self._sent_at:
-                return
-            self._collect()
+            fed, held = self._feed()
+            moved = self._collect(wait=not fed)
             self._reconcile()
-            yield Round(len(self._sent_at), time.monotonic() - self._heard_at, self._sent_again)
+            yield Round(
+                complete=self.complete,
+                failed_questions=0 if self._collector is None else self._collector.failures,
+                in_flight=len(self._sent_at),
+                tokens=0 if self._collector is None else self._collector.tokens,
+                silent_s=time.monotonic() - self._heard_at,
+                sent_again=self._sent_again,
+                held=held,
+            )
+            if not fed and not moved and self._at_end():
+                return
 
-    def _feed(self) -> None:
-        indices: list[int] = []
-        while len(self._sent_at) + len(indices) < self._window:
-            index = next(self._unsent, None)
-            if index is None:
-                break
-            if not self._collector.is_done(index):
-                indices.append(index)
-        self._send(indices)
+    def _take_over(self) -> None:
+        """What an earlier process has sent, or was about to send when it ended."""
+        if self._feeder is None:
+            return
+        jobs = self._ledger.open_jobs()
+        unsure = [job for job in jobs if job.state is JobState.SENDING]
+        self._feeder.send_again(unsure)
+        now = time.monotonic()
+        self._sent_at = dict.fromkeys((job.index for job in jobs), now)
 
-    def _send(self, indices: list[int]) -> None:
-        if indices:
-            self._queue.submit([self._folder.entry(index).job for index in indices])
+    def _at_end(self) -> bool:
+        if not self._ledger.is_fed():
+            return False
+        if self._collector is None:
+            return True
+        return not self._sent_at if self._feeder is not None else not self._ledger.has_open_jobs()
+
+    def _feed(self) -> tuple[bool, str | None]:
+        """Whether rows were looked at, and what holds it back."""
+        room = self._window - len(self._sent_at)
+        if self._feeder is None or room <= 0:
+            return False, None
+        held = self._pressure.held()
+        if held is not None:
+            return False, held
+        fed = self._feeder.feed(room)
+        now = time.monotonic()
+        if not self._sent_at:
+            # Silence counts from the first job on.
+            self._heard_at = now
+        self._sent_at.update(dict.fromkeys(fed.sent, now))
+        return fed.rows > 0, None
+
+    def _collect(self, *, wait: bool) -> bool:
+        """Whether anything came or was written."""
+        if self._collector is None:
+            return self._watch(wait=wait)
+        if wait and self._collected_last < FEW:
+            # A transaction for each answer would cost what the workers on this machine could use.
+            time.sleep(max(0.0, self._collected_at + COLLECT_EVERY_S - time.monotonic()))
+        self._collected_at = time.monotonic()
+        finished = self._collector.collect(BLOCK_MS if wait and self._sent_at else 0)
+        self._collected_last = len(finished)
+        self._heard(finished)
+        written = 0
+        while self._outputs is not None and (rows := self._outputs.write()):
+            written += rows
+        self.complete += written
+        if wait and not self._sent_at and not finished and not written:
+            self._idle()
+        return bool(finished or written)
+
+    def _idle(self) -> None:
+        if not self._ledger.is_fed() or self._ledger.has_open_jobs():
+            time.sleep(BLOCK_MS / 1000)
+
+    def _watch(self, *, wait: bool) -> bool:
+        """Without a collector here: what the workers' done bits say of the jobs in flight."""
+        if wait and self._sent_at:
+            time.sleep(BLOCK_MS / 1000)
+        elif time.monotonic() - self._watched_at < BLOCK_MS / 1000:
+            return False
+        self._watched_at = time.monotonic()
+        indices = list(islice(self._sent_at, WATCHED))
+        pipeline = self._redis.pipeline(transaction=False)
         for index in indices:
-            self._sent_at.pop(index, None)
-            self._sent_at[index] = time.monotonic()
+            pipeline.getbit(done_key(self._run), index)
+        finished = [index for index, done in zip(indices, pipeline.execute(), strict=True) if done]
+        self._heard(finished)
+        return bool(finished)
 
-    def _collect(self) -> None:
-        finished = self._collector.collect(BLOCK_MS)
+    def _heard(self, finished: list[int]) -> None:
         for index in finished:
             self._sent_at.pop(index, None)
         if finished:
@@ -97,6 +236,8 @@ class Run:
         look: at the first, a worker may be between taking a message and noting so.
         """
         now = time.monotonic()
+        if self._feeder is None or not self._sent_at:
+            return
         if now - max(self._heard_at, self._looked_at) < self._quiet_s:
             return
         self._looked_at = now
@@ -106,5 +247,13 @@ class Run:
         else:
             lost = [index for index, sent_at in self._sent_at.items() if now - sent_at > OVERDUE_S]
         self._empty_at_last_look = empty and not lost
-        self._send(lost)
-        self._sent_again += len(lost)
+        jobs = [
+            OpenJob(index, JobState.SENT, message)
+            for index in lost
+            if (message := self._ledger.message(index)) is not None
+        ]
+        self._feeder.send_again(jobs)
+        for index in lost:
+            self._sent_at.pop(index)
+        self._sent_at.update(dict.fromkeys((job.index for job in jobs), now))
+        self._sent_again += len(jobs)

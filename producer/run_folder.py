@@ -1,193 +1,296 @@
-"""A run's folder on disk: what was asked, what is answered, and how far; knows nothing of Redis.
+"""A run's folder: the ledger, what was asked for, and who works on it now; knows no command line.
 
-run.json       the run: id, source, parameters, number of jobs
-jobs.jsonl     one line per job, written before the first one is sent
-answers.jsonl  one line per answered job, in order of arrival
-checkpoint.json  how much of answers.jsonl is certain, and the place in the run's stream that it matches
+ledger.sqlite   everything that is known of the run
+feeder.lock, collector.lock   held by the process that sends, and by the one that collects
+answers.jsonl, failures.jsonl and what else was asked for, written by sinks
 """
 
-import json
+import dataclasses
+import fcntl
 import os
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
+import redis
 from pydantic import BaseModel, ConfigDict
 
-from contract.job import Detail, GenerationParameters, ImagePath, Job
-from producer.sources import Row, SourceError, shown
+from contract.job import Detail, GenerationParameters
+from contract.store import attempts_key, cancelled_key, done_key, results_key
+from producer.asking import Asking
+from producer.collect import STREAM_ID, Collector
+from producer.feed import Feeder, JobQueue
+from producer.ledger import Ledger, LedgerError
+from producer.outputs import Outputs
+from producer.questions import Prompt, check
+from producer.references import Resolver
+from producer.rows import AnsweredRow
+from producer.run import Run
+from producer.sinks.kinds import open_sinks
+from producer.sinks.sink import Sink, SinkOptions
+from producer.sources import Source, SourceError, SourceOptions, open_source, shown
+from producer.uploads import BUDGET_BYTES, Uploads
+from producer.workers import live_workers
+
+SMALLEST_WINDOW: Final = 256
+CANCELLED_KEPT_S: Final = 7 * 24 * 3600
+RUN: Final = "run"
+SUBMISSION: Final = "submission"
+OVERRIDES: Final = "overrides"
+FINISHED: Final = "finished"
+MODEL: Final = "model"
+"""Names in the ledger's state."""
+Role = Literal["feeder", "collector"]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A job and the id its row has in the source."""
-
-    id: str
-    job: Job
-
-
-class RunRecord(BaseModel):
-    """run.json."""
+class Submission(BaseModel):
+    """What was asked for, so that the run can go on without being told again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: str
     source: str
-    parameters: GenerationParameters
+    options: SourceOptions = SourceOptions()
+    prompts: tuple[Prompt, ...] = ()
+    parameters: GenerationParameters = GenerationParameters()
     detail: Detail = "high"
-    jobs: int
+    model: str | None = None
+    """The model id that must answer; None takes that of the live workers."""
+    ship: bool = False
+    """Whether image files travel through the store."""
+    upload_budget_bytes: int = BUDGET_BYTES
+    sinks: tuple[str, ...] = ("jsonl",)
+    sink_options: SinkOptions = SinkOptions()
 
-
-class Checkpoint(BaseModel):
-    """checkpoint.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stream_id: str = "0-0"
-    answers_bytes: int = 0
+    def at_home(self) -> Self:
+        """The same with every path absolute, so that it holds wherever the run is continued."""
+        options = self.options
+        if options.image_root is not None:
+            options = dataclasses.replace(options, image_root=_absolute(options.image_root))
+        sinks = []
+        for spec in self.sinks:
+            kind, separator, path = spec.partition(":")
+            sinks.append(f"{kind}{separator}{os.path.abspath(path)}" if path else spec)
+        return self.model_copy(
+            update={"source": _absolute(self.source), "options": options, "sinks": tuple(sinks)}
+        )
 
 
 class RunFolder:
-    """Opened by one process at a time."""
+    """Opened by any number of processes, of which one sends and one collects."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a folder that `create` has made, and cut answers.jsonl back to what is certain."""
+    def __init__(self, path: Path, *, create: bool = False, read_only: bool = False) -> None:
+        """Raises LedgerError."""
         self.path = path
-        self.record = RunRecord.model_validate_json((path / "run.json").read_bytes())
-        self.checkpoint = Checkpoint()
-        if (path / "checkpoint.json").exists():
-            self.checkpoint = Checkpoint.model_validate_json((path / "checkpoint.json").read_bytes())
-        self._jobs = (path / "jobs.jsonl").open("rb")
-        self._offsets = array("Q")
-        offset = 0
-        for line in self._jobs:
-            self._offsets.append(offset)
-            offset += len(line)
-        assert len(self._offsets) == self.record.jobs
-        self._answers = (path / "answers.jsonl").open("ab")
-        self._answers.truncate(self.checkpoint.answers_bytes)
+        self.ledger = Ledger(path, create=create, read_only=read_only)
+        if create and self.ledger.state(RUN) is None:
+            with self.ledger.transaction():
+                self.ledger.set_state(RUN, _new_run_id(path))
 
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        run: str,
-        source: Path,
-        rows: Iterable[Row],
-        parameters: GenerationParameters,
-        detail: Detail = "high",
-    ) -> Self:
-        """Read the whole source once and write its jobs down; run.json comes last and makes the folder a run.
+    @property
+    def run(self) -> str:
+        run: str = self.ledger.state(RUN)
+        return run
 
-        Raises SourceError for a bad row, or a folder that holds a run already.
-        """
-        if (path / "run.json").exists():
-            raise SourceError(f"{shown(path)} holds a run already; choose another --out.")
-        path.mkdir(parents=True, exist_ok=True)
-        jobs = 0
-        with (path / "jobs.jsonl").open("wb") as file:
-            for row in rows:
-                image = None if row.image is None else ImagePath.of(row.image)
-                job = Job(
-                    run=run,
-                    index=jobs,
-                    image=image,
-                    questions=row.questions,
-                    parameters=parameters,
-                    detail=detail,
-                )
-                file.write(_line({"id": row.id, "job": job.to_message()}))
-                jobs += 1
-            _sync(file.fileno())
-        record = RunRecord(run=run, source=shown(source), parameters=parameters, detail=detail, jobs=jobs)
-        (path / "answers.jsonl").write_bytes(b"")
-        (path / "checkpoint.json").unlink(missing_ok=True)
-        _replace(path / "run.json", record.model_dump_json(indent=1).encode())
-        return cls(path)
+    @property
+    def submission(self) -> Submission:
+        """Raises LedgerError where nothing was submitted."""
+        kept = self.ledger.state(SUBMISSION)
+        if kept is None:
+            raise LedgerError(f"{shown(self.path)} holds no submission; its planning was not finished.")
+        return Submission.model_validate(kept)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def entry(self, index: int) -> Entry:
-        """Raises IndexError for an index that is not of this run."""
-        self._jobs.seek(self._offsets[index])
-        fields = json.loads(self._jobs.readline())
-        return Entry(id=fields["id"], job=Job.model_validate(fields["job"]))
-
-    def entries(self) -> Iterator[Entry]:
-        return (self.entry(index) for index in range(self.record.jobs))
-
-    def answered(self) -> Iterator[dict[str, Any]]:
-        """The lines of answers.jsonl that are certain."""
-        left = self.checkpoint.answers_bytes
-        with (self.path / "answers.jsonl").open("rb") as file:
-            while left > 0:
-                line = file.readline()
-                left -= len(line)
-                yield json.loads(line)
-
-    def answered_in_order(self) -> Iterator[dict[str, Any]]:
-        """The same lines in the jobs' order."""
-        places: list[tuple[int, int]] = []
-        with (self.path / "answers.jsonl").open("rb") as file:
-            while (place := file.tell()) < self.checkpoint.answers_bytes:
-                places.append((json.loads(file.readline())["index"], place))
-            for _, place in sorted(places):
-                file.seek(place)
-                yield json.loads(file.readline())
-
-    def append(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Write lines to answers.jsonl and to the disk; certain only after `commit`."""
-        self._answers.write(b"".join(map(_line, lines)))
-        self._answers.flush()
-        _sync(self._answers.fileno())
-
-    def commit(self, stream_id: str) -> None:
-        """Make everything appended certain, as what the stream holds up to `stream_id`."""
-        checkpoint = Checkpoint(stream_id=stream_id, answers_bytes=self._answers.tell())
-        _replace(self.path / "checkpoint.json", checkpoint.model_dump_json().encode())
-        self.checkpoint = checkpoint
+    @property
+    def finished(self) -> bool:
+        return bool(self.ledger.state(FINISHED))
 
     def close(self) -> None:
-        """Leave answers.jsonl with whole and certain lines only. A second call does nothing."""
-        if self._answers.closed:
+        self.ledger.close()
+
+    @contextmanager
+    def role(self, role: Role) -> Iterator[None]:
+        """Be the one process that does this. Raises LedgerError when another one is."""
+        descriptor = os.open(self.path / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                does = "sends the jobs" if role == "feeder" else "collects the answers"
+                raise LedgerError(f"Another process {does} of {shown(self.path)}.") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def plan(self, submission: Submission, source: Source) -> int:
+        """Read the whole source and note its rows in place of the earlier ones. Returns how many there are.
+
+        Everything is checked and nothing is sent. Raises SourceError and leaves the folder as it was.
+        """
+        submission = submission.at_home()
+        check(submission.prompts, source.columns)
+        asking = Asking(submission.prompts, submission.parameters, submission.detail)
+        try:
+            with self.ledger.new_rows() as rows:
+                for row in source.rows():
+                    rows.add(row, asking.check(row))
+                if not rows.count:
+                    raise SourceError(f"{shown(submission.source)} has no rows.")
+                self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
+                self.ledger.set_state(OVERRIDES, {})
+                self.ledger.set_state(FINISHED, False)
+        except LedgerError as error:
+            raise SourceError(str(error)) from None
+        return rows.count
+
+    def retry(self, codes: list[str] | None, changes: dict[str, Any]) -> int:
+        """Make failed questions due again, with changed parameters. Returns how many there are."""
+        with self.ledger.transaction():
+            count = self.ledger.forget_failures(codes)
+            if count:
+                self.ledger.set_state(OVERRIDES, {**(self.ledger.state(OVERRIDES) or {}), **changes})
+                self.ledger.set_state(FINISHED, False)
+        return count
+
+    def cancel(self, connection: redis.Redis) -> int:
+        """Withdraw what was sent and is not answered; workers drop it. Returns the number of jobs."""
+        old = self.run
+        connection.set(cancelled_key(old), 1, ex=CANCELLED_KEPT_S)
+        with self.ledger.transaction():
+            count = self.ledger.withdraw()
+            self.ledger.set_state(RUN, _new_run_id(self.path))
+            self.ledger.set_state(STREAM_ID, "0-0")
+        connection.delete(results_key(old), done_key(old), attempts_key(old))
+        Uploads(connection, old).keep_only(set())
+        return count
+
+    @contextmanager
+    def work(
+        self,
+        connection: redis.Redis,
+        queue: JobQueue,
+        *,
+        feed: bool,
+        collect: bool,
+        window: int | None = None,
+        source: Source | None = None,
+        further_sinks: tuple[Sink, ...] = (),
+    ) -> Iterator["Work"]:
+        """The run, ready to be driven; each role is taken for as long as the block lasts.
+
+        Without `window`, it grows with the live workers; without `source`, the submission's is opened when an
+        image within it is wanted. Raises LedgerError, SourceError and SinkError.
+        """
+        submission = self.submission
+        asking = Asking(
+            submission.prompts, submission.parameters, submission.detail, self.ledger.state(OVERRIDES)
+        )
+        lazily = source or _Lazily(submission)
+        with ExitStack() as stack:
+            feeder = collector = outputs = None
+            workers = live_workers(connection)
+            if feed:
+                stack.enter_context(self.role("feeder"))
+                uploads = Uploads(connection, self.run, submission.upload_budget_bytes)
+                feeder = Feeder(
+                    self.ledger,
+                    queue,
+                    uploads,
+                    asking,
+                    Resolver(lazily.read, ship=submission.ship),
+                    run=self.run,
+                    model=self._model(submission, {worker.model for worker in workers}),
+                )
+                stack.callback(feeder.close)
+            if collect:
+                stack.enter_context(self.role("collector"))
+                collector = Collector(connection, self.ledger, self.run)
+                sinks = open_sinks(submission.sinks, self.path, submission.sink_options, self.reader(lazily))
+                outputs = Outputs(self.ledger, (*sinks, *further_sinks))
+                stack.callback(outputs.close)
+            if window is None:
+                window = max(SMALLEST_WINDOW, 4 * sum(worker.slots for worker in workers))
+            run = Run(
+                self.ledger,
+                queue,
+                connection,
+                self.run,
+                feeder=feeder,
+                collector=collector,
+                outputs=outputs,
+                window=window,
+            )
+            yield Work(self, run, collector, outputs)
+
+    def _model(self, submission: Submission, live: set[str]) -> str | None:
+        """The model id that jobs ask for, and that earlier answers must be of."""
+        if submission.model is not None:
+            model: str | None = submission.model
+        elif len(live) > 1:
+            raise LedgerError(
+                f"The live workers hold different models ({', '.join(sorted(live))}); name one with --model."
+            )
+        else:
+            # Without a worker, as last time: one with another model will say so.
+            model = next(iter(live), self.ledger.state(MODEL))
+        if model is not None:
+            with self.ledger.transaction():
+                self.ledger.set_state(MODEL, model)
+        return model
+
+    def reader(self, source: "Source | _Lazily | None" = None) -> "ReadImages":
+        """Reads rows' images where the source has them."""
+        return ReadImages(source or _Lazily(self.submission))
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that this process drives."""
+
+    folder: RunFolder
+    run: Run
+    collector: Collector | None
+    outputs: Outputs | None
+
+    def finish(self, keep_done_s: int) -> None:
+        """After the last round: whole-file sinks write, and the store is freed but for the done bits."""
+        if self.outputs is None or self.collector is None:
             return
-        self._answers.flush()
-        self._answers.truncate(self.checkpoint.answers_bytes)
-        self._answers.close()
-        self._jobs.close()
+        self.outputs.finish()
+        self.collector.forget(keep_done_s)
+        with self.folder.ledger.transaction():
+            self.folder.ledger.set_state(FINISHED, True)
 
 
-def _line(fields: dict[str, Any]) -> bytes:
-    """One JSON line in UTF-8; a name that is not UTF-8 makes the line ASCII, with its surrogates escaped."""
-    try:
-        return (json.dumps(fields, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(fields) + "\n").encode("ascii")
+class _Lazily:
+    """The submission's source, opened when an image within it is wanted."""
+
+    def __init__(self, submission: Submission) -> None:
+        self._submission = submission
+        self._source: Source | None = None
+
+    def read(self, place: int) -> bytes:
+        if self._source is None:
+            self._source = open_source(self._submission.source, self._submission.options)
+        return self._source.read(place)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Exchange a file's content so that a crash leaves the old or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+class ReadImages:
+    """producer.rows' ReadImage: the bytes of a row's image, None where there are none in reach."""
+
+    def __init__(self, source: Source | _Lazily) -> None:
+        self._resolver = Resolver(source.read, ship=True)
+
+    def __call__(self, row: AnsweredRow) -> bytes | None:
+        return None if row.image is None else self._resolver.content(row.image)
 
 
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
+def _absolute(place: str) -> str:
+    return place if "://" in place else os.path.abspath(place)
+
+
+def _new_run_id(path: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-")[:40] or "run"
+    return f"{name}-{uuid.uuid4().hex[:12]}"

@@ -1,11 +1,11 @@
 """The command line without a worker: what is refused before anything is sent, and how a run is stopped."""
 
-import base64
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,56 @@ import pytest
 import redis
 from PIL import Image
 
+from bench.stub_worker import WORKED_KEY, read_message
 from contract.broker import JOB_QUEUE
 from contract.job import GenerationParameters, Job
 from tests.processes import ROOT, spawn, wait_until
+from tests.producer_driver import lines, texts
 
 
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "producer", "run", *map(str, arguments)]
+
+
+def captionmill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "producer", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def events(ran: subprocess.CompletedProcess[str], name: str) -> list[dict[str, Any]]:
+    """What a command with --json said."""
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    return [one for one in found if one["event"] == name]
+
+
+def queued(connection: redis.Redis) -> list[Job]:
+    """The jobs in the queue, the first one first."""
+    messages: Any = connection.lrange(JOB_QUEUE, 0, -1)
+    return [Job.model_validate(read_message(message)) for message in reversed(messages)]
+
+
+@pytest.fixture
+def worker(redis_url: str, tmp_path: Path) -> Iterator[None]:
+    process = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    yield
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def photos(images: Path) -> Path:
+    for number in range(7):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / f"{number}.png")
+    return images
+
+
+def ask_all(photos: Path, out: Path, redis_url: str, *options: str) -> list[str]:
+    return [str(photos), "--question", "What?", "--out", str(out), "--redis", redis_url, *options]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +128,9 @@ def test_every_option_reaches_the_jobs(
     wait_until(lambda: connection.llen(JOB_QUEUE) == 1 or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130, (tmp_path / "producer.log").read_text()
-    line = json.loads((tmp_path / "out" / "jobs.jsonl").read_text())
-    job = Job.model_validate(line["job"])
+    job = queued(connection)[0]
     assert job.parameters == GenerationParameters.model_validate(options)
     assert job.detail == 3
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["detail"] == 3
 
 
 def test_every_parameter_has_an_option() -> None:
@@ -100,8 +141,8 @@ def test_ctrl_c_ends_the_run_with_a_sentence(
     redis_url: str, connection: redis.Redis, images: Path, tmp_path: Path
 ) -> None:
     name = os.fsdecode(b"\xe9.png")
-    for one in (name, "b.png", "c.png"):
-        Image.new("RGB", (8, 8)).save(images / one, "PNG")
+    for size, one in enumerate((name, "b.png", "c.png"), start=8):
+        Image.new("RGB", (8, size)).save(images / one, "PNG")
     log = tmp_path / "producer.log"
     given = ["--question", "What?", "--out", str(tmp_path / "out"), "--redis", redis_url, "--window", "2"]
     given += [
@@ -116,16 +157,144 @@ def test_ctrl_c_ends_the_run_with_a_sentence(
     ]
     process = spawn(command(images, *given), log, {})
     wait_until(lambda: connection.llen(JOB_QUEUE) == 2)
-    (_, first) = [json.loads(message) for message in connection.lrange(JOB_QUEUE, 0, -1)]
-    assert first["headers"]["argsrepr"] == "-"
-    (sent,), _, _ = json.loads(base64.b64decode(first["body"]))
-    job = Job.model_validate(sent)
+    message: Any = connection.lindex(JOB_QUEUE, -1)
+    assert json.loads(message)["headers"]["argsrepr"] == "-"
+    job = queued(connection)[0]
     assert job.index == 0
     assert job.parameters == GenerationParameters(
         num_beams=4, early_stopping="never", length_penalty=0.5, max_new_tokens=9
     )
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
-    assert "Stopped. 0 of 3 jobs are in" in log.read_text()
+    assert "Stopped. 0 of 3 rows are answered and kept in" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert (tmp_path / "out" / "answers.jsonl").read_bytes() == b""
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_tells_how_it_went(redis_url: str, photos: Path, tmp_path: Path) -> None:
+    ran = captionmill("run", *ask_all(photos, tmp_path / "out", redis_url, "--json"))
+    assert ran.returncode == 0, ran.stderr
+    (summary,) = events(ran, "summary")
+    assert (summary["rows"], summary["complete"], summary["answered"], summary["failed"]) == (7, 7, 7, 0)
+    assert summary["finished"]
+    (*_, last) = events(ran, "progress")
+    assert (last["done"], last["rows"], last["in_flight"]) == (7, 7, 0)
+    assert last["tokens_per_s"] > 0
+    assert len(texts(tmp_path / "out")) == 7
+    assert (tmp_path / "out" / "contact_sheet.html").exists()
+    for told in (captionmill("status", tmp_path / "out"), captionmill("watch", tmp_path / "out")):
+        assert told.returncode == 0, told.stderr
+        assert "7 images: 7 questions answered, 0 failed." in told.stdout
+    (listed,) = events(captionmill("list", tmp_path, "--json"), "run")
+    assert (listed["rows"], listed["finished"]) == (7, True)
+    assert "finished" in captionmill("list", tmp_path).stdout
+
+
+@pytest.mark.usefixtures("worker")
+def test_more_rows_cost_only_what_is_new(
+    redis_url: str, connection: redis.Redis, photos: Path, tmp_path: Path
+) -> None:
+    given = ask_all(photos, tmp_path / "out", redis_url)
+    assert captionmill("run", *given).returncode == 0
+    Image.new("RGB", (9, 9)).save(photos / "new.png")
+    assert captionmill("run", *given).returncode == 0
+    assert connection.hlen(WORKED_KEY) == 8
+    assert len(texts(tmp_path / "out")) == 8
+
+
+def test_submit_then_collect(redis_url: str, connection: redis.Redis, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = captionmill("submit", *ask_all(photos, out, redis_url, "--window", "100"))
+    assert ran.returncode == 0, ran.stderr
+    assert "captionmill collect" in ran.stdout
+    assert len(queued(connection)) == 7
+    assert "0 of them complete" in captionmill("status", out).stdout
+    worker = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    try:
+        ran = captionmill("collect", out, "--redis", redis_url)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert ran.returncode == 0, ran.stderr
+    assert len(texts(out)) == 7
+    assert set(connection.hvals(WORKED_KEY)) == {b"1"}
+
+
+def test_cancel_then_resume(redis_url: str, connection: redis.Redis, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert captionmill("submit", *ask_all(photos, out, redis_url)).returncode == 0
+    assert events(captionmill("cancel", out, "--redis", redis_url, "--json"), "cancelled")[0]["jobs"] == 7
+    worker = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    try:
+        wait_until(lambda: connection.llen(JOB_QUEUE) == 0)
+        assert connection.hlen(WORKED_KEY) == 0
+        ran = captionmill("run", "--resume", "--out", out, "--redis", redis_url)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert ran.returncode == 0, ran.stderr
+    assert len(texts(out)) == 7
+
+
+@pytest.mark.usefixtures("worker")
+def test_failures_are_retried(redis_url: str, tmp_path: Path) -> None:
+    """The failure is of a question that cannot even be asked, which no other try mends."""
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions"}
+    message = {"role": "user", "content": "Hello?"}
+    body = {"model": "m", "messages": [message], "best_of": 3}
+    (tmp_path / "batch.jsonl").write_text(json.dumps({**line, "body": body}))
+    out = tmp_path / "out"
+    ran = captionmill("run", tmp_path / "batch.jsonl", "--out", out, "--redis", redis_url)
+    assert ran.returncode == 1, ran.stderr
+    assert "invalid_job" in ran.stdout
+    assert lines(out, "failures.jsonl")[0]["code"] == "invalid_job"
+    again = captionmill("retry", out, "--code", "invalid_job", "--redis", redis_url)
+    assert again.returncode == 1
+    assert "1 failed questions are asked again" in again.stdout
+    none = captionmill("retry", out, "--code", "image_broken", "--redis", redis_url)
+    assert "0 failed questions are asked again" in none.stdout
+
+
+def test_a_dry_run_prints_jobs_and_leaves_nothing(photos: Path, tmp_path: Path) -> None:
+    given = (photos, "--question", "What is {name}?", "--num-beams", "2", "--dry-run")
+    ran = captionmill("run", *given, "--redis", "redis://127.0.0.1:1/0")
+    assert ran.returncode == 0, ran.stderr
+    jobs = events(ran, "job")
+    assert [job["id"] for job in jobs] == [f"{n}.png" for n in range(5)]
+    assert jobs[0]["questions"] == [{"id": "q1", "prompt": "What is 0.png?", "parameters": {"num_beams": 2}}]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("run", "{photos}", "--question", "Is {colour}?", "--out", "{out}"), 'no column "colour"'),
+        (("run", "{photos}", "--question", "A?"), "--out is needed"),
+        (("run", "--resume", "--out", "{out}"), "holds no run"),
+        (("run", "{photos}", "--resume", "--out", "{out}"), "give --out alone"),
+        (("run", "--out", "{out}"), "Give a source"),
+        (("run", "{photos}", "--out", "{out}"), "question"),
+        (("run", "{photos}", "--question", "A?", "--out", "{out}", "--sink", "word"), 'no output "word"'),
+        (("run", "{photos}/none", "--question", "A?", "--out", "{out}"), "none"),
+        (("status", "{out}"), "holds no run"),
+        (("retry", "{out}"), "holds no run"),
+        (("cancel", "{out}"), "holds no run"),
+        (("collect", "{out}"), "holds no run"),
+        (("estimate", "{photos}", "--question", "A?"), "No worker is there"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be_done(
+    redis_url: str, photos: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    places = {"{photos}": str(photos), "{out}": str(tmp_path / "out")}
+    given = list(arguments)
+    for name, place in places.items():
+        given = [one.replace(name, place) for one in given]
+    if arguments[0] != "status":
+        given += ["--redis", redis_url]
+    ran = captionmill(*given)
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert sentence in ran.stderr
+    assert ran.stderr.startswith("captionmill: ")
+    assert "Traceback" not in ran.stderr

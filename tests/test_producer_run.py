@@ -1,250 +1,458 @@
-"""A run on disk: collected exactly once whatever crashes, lost jobs sent again, the window kept."""
+"""A run in its folder: fed within a window, collected once, continued, extended, cancelled, retried."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from contract.answer import Answer, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode
-from contract.job import GenerationParameters, Job, Question
-from contract.store import WRITE_ONCE, attempts_key, done_key, results_key
-from producer.collect import Collector, answer_line
-from producer.run import Run
-from producer.run_folder import RunFolder
-from producer.sources import Row, SourceError
+from contract.job import (
+    INLINE_MAX_BYTES,
+    GenerationParameters,
+    ImageInline,
+    ImagePath,
+    ImageStored,
+    ImageUrl,
+    Job,
+    Question,
+)
+from contract.store import cancelled_key, done_key, image_key, results_key
+from producer.ledger import LedgerError
+from producer.questions import Prompt, read_prompts
+from producer.rows import Embedded, Row
+from producer.run import Round
+from producer.run_folder import RunFolder, Submission
+from producer.sources import SourceError
+from tests.producer_driver import Rows, Workers, answer, lines, texts, write
+from tests.workers import announce
 
 JOBS = 7
 
 
-def make_folder(path: Path, jobs: int = JOBS) -> RunFolder:
-    questions = (Question(id="q1", messages="What?"), Question(id="q2", messages="Why?"))
-    rows = [Row(id=f"row {i}", image=Path(f"/pictures/{i}.png"), questions=questions) for i in range(jobs)]
-    return RunFolder.create(path, "r", Path("pictures"), rows, GenerationParameters())
+def numbered(count: int = JOBS, first: int = 0) -> list[Row]:
+    return [
+        Row(id=f"row {n}", name=f"{n}.png", image=ImagePath.of(f"/pictures/{n}.png"))
+        for n in range(first, first + count)
+    ]
+
+
+def submission(*questions: str, **fields: Any) -> Submission:
+    return Submission(source="rows", prompts=read_prompts(questions or ("What?",), None, None), **fields)
+
+
+def plan(folder: RunFolder, rows: Sequence[Row], asked: Submission | None = None) -> None:
+    folder.plan(asked or submission(), Rows(rows))
+
+
+def drive(
+    folder: RunFolder, connection: redis.Redis, workers: Workers, *, window: int = 100, quiet_s: float = 2.0
+) -> list[Round]:
+    with folder.work(connection, workers, feed=True, collect=True, window=window) as work:
+        work.run._quiet_s = quiet_s
+        rounds = list(work.run.rounds())
+        work.finish(keep_done_s=60)
+    return rounds
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    with make_folder(tmp_path / "out") as made:
-        yield made
+    made = RunFolder(tmp_path / "out", create=True)
+    yield made
+    made.close()
 
 
-def result(index: int, **changes: Any) -> JobResult:
-    outcomes: list[Answer | Failure] = [
-        Answer(
-            text=f"It is {index}.",
-            finish_reason="stop",
-            prompt_tokens=9,
-            completion_tokens=3,
-            score=-0.5,
-            mean_log_prob=-0.5,
-        ),
-        Failure(code=FailureCode.QUESTION_REFUSED, message="No."),
-    ]
-    results = tuple(QuestionResult(question=f"q{i}", outcome=one) for i, one in enumerate(outcomes, start=1))
-    fields: dict[str, Any] = {"run": "r", "index": index, "worker": "w", "model": "m", "seconds": 0.1}
-    return JobResult(**{**fields, "results": results, **changes})
-
-
-def write(connection: redis.Redis, index: int) -> None:
-    keys = [results_key("r"), done_key("r"), attempts_key("r")]
-    connection.eval(WRITE_ONCE, 3, *keys, str(index), result(index).model_dump_json())
-
-
-def on_disk(path: Path) -> list[int]:
-    return [json.loads(line)["index"] for line in (path / "answers.jsonl").read_text().splitlines()]
-
-
-def test_records_become_lines_and_leave_the_store(folder: RunFolder, connection: redis.Redis) -> None:
-    for index in (2, 0):
-        write(connection, index)
-    collector = Collector(connection, folder)
-    assert collector.collect(block_ms=1) == [2, 0]
-    assert connection.xlen(results_key("r")) == 0
-    line = json.loads((folder.path / "answers.jsonl").read_text().splitlines()[0])
-    assert line == {
-        "index": 2,
-        "id": "row 2",
-        "image": "/pictures/2.png",
-        "model": "m",
-        "answers": [
-            {
-                "question": "q1",
-                "prompt": "What?",
-                "text": "It is 2.",
-                "finish_reason": "stop",
-                "prompt_tokens": 9,
-                "completion_tokens": 3,
-                "score": -0.5,
-                "mean_log_prob": -0.5,
-                "flags": [],
-                "alternatives": [],
-                "choices": [],
-            },
-            {"question": "q2", "prompt": "Why?", "failure": {"code": "question_refused", "message": "No."}},
-        ],
-    }
-    assert (collector.done_jobs, collector.failed_jobs, collector.answered_questions) == (2, 2, 2)
-    assert collector.failures == {"question_refused": 2}
-    assert collector.collect(block_ms=1) == []
-
-
-def test_a_failure_for_every_question_and_a_question_left_out(folder: RunFolder) -> None:
-    failure = Failure(code=FailureCode.INVALID_JOB, message="It is not valid.")
-    every = answer_line(folder.entry(0), result(0, results=(QuestionResult(question="*", outcome=failure),)))
-    assert [answer["failure"]["code"] for answer in every["answers"]] == ["invalid_job", "invalid_job"]
-    half = answer_line(folder.entry(0), result(0, results=result(0).results[:1]))
-    assert half["answers"][0]["text"] == "It is 0."
-    assert half["answers"][1]["failure"]["code"] == "internal_error"
-
-
-def test_records_that_are_known_or_foreign_are_dropped(folder: RunFolder, connection: redis.Redis) -> None:
-    for index in (1, JOBS, 1, 5):
-        connection.xadd(results_key("r"), {"record": result(index).model_dump_json()})
-    assert Collector(connection, folder).collect(block_ms=1) == [1, 5]
-    connection.xadd(results_key("r"), {"record": result(5).model_dump_json()})
-    assert Collector(connection, folder).collect(block_ms=1) == []
-    folder.close()
-    assert on_disk(folder.path) == [1, 5]
-
-
-class CrashError(Exception):
-    pass
-
-
-class CrashingFolder(RunFolder):
-    """Dies at one step of the second batch, as a killed process would: nothing is closed or cleaned up."""
-
-    crash_at = ""
-
-    def append(self, lines: Sequence[dict[str, Any]]) -> None:
-        self._crash_at("before append")
-        super().append(lines)
-        if self.crash_at == "half a line":
-            self._answers.write(b'{"index": 99, "ans')
-            self._answers.flush()
-        self._crash_at("half a line")
-        self._crash_at("before commit")
-
-    def commit(self, stream_id: str) -> None:
-        super().commit(stream_id)
-        self._crash_at("before trim")
-
-    def _crash_at(self, step: str) -> None:
-        if self.crash_at == step:
-            raise CrashError
-
-
-@pytest.mark.parametrize("step", ["before append", "half a line", "before commit", "before trim"])
-def test_a_crash_at_any_step_keeps_each_job_once(tmp_path: Path, connection: redis.Redis, step: str) -> None:
-    make_folder(tmp_path / "out").close()
-    crashing = CrashingFolder(tmp_path / "out")
-    collector = Collector(connection, crashing)
-    write(connection, 0)
-    collector.collect(block_ms=1)
-    for index in (1, 2, 3):
-        write(connection, index)
-    crashing.crash_at = step
-    with pytest.raises(CrashError):
-        collector.collect(block_ms=1)
-
-    write(connection, 4)
-    with RunFolder(tmp_path / "out") as again:
-        second = Collector(connection, again)
-        known = 4 if step == "before trim" else 1
-        assert second.done_jobs == known
-        second.collect(block_ms=1)
-        assert second.done_jobs == 5
-        assert [second.is_done(i) for i in range(JOBS)] == [True] * 5 + [False] * 2
-    assert sorted(on_disk(tmp_path / "out")) == [0, 1, 2, 3, 4]
-
-
-def test_a_store_that_began_again_is_read_from_its_start(folder: RunFolder, connection: redis.Redis) -> None:
-    write(connection, 0)
-    Collector(connection, folder).collect(block_ms=1)
-    connection.flushall()
-    connection.xadd(results_key("r"), {"record": result(0).model_dump_json()}, id="5-0")
-    connection.xadd(results_key("r"), {"record": result(1).model_dump_json()}, id="6-0")
-    assert Collector(connection, folder).collect(block_ms=1) == [1]
-
-
-def test_an_interrupted_run_leaves_whole_lines(tmp_path: Path) -> None:
-    with make_folder(tmp_path / "out") as folder:
-        folder.append([{"index": 0, "answers": []}])
-        folder.commit("1-0")
-        folder.append([{"index": 1, "answers": []}])
-    assert on_disk(tmp_path / "out") == [0]
-
-
-def test_a_folder_that_holds_a_run_is_refused(folder: RunFolder) -> None:
-    with pytest.raises(SourceError, match="holds a run already"):
-        make_folder(folder.path)
-
-
-def test_a_bad_row_leaves_no_run(tmp_path: Path) -> None:
-    def rows() -> Iterator[Row]:
-        yield Row(id="1", image=None, questions=(Question(id="q1", messages="What?"),))
-        raise SourceError("line 2: not JSON")
-
-    with pytest.raises(SourceError, match="line 2"):
-        RunFolder.create(tmp_path / "out", "r", Path("rows.jsonl"), rows(), GenerationParameters())
-    assert not (tmp_path / "out" / "run.json").exists()
-
-
-class Workers:
-    """A queue with workers behind it, which answer a job as soon as it is sent.
-
-    `loses` decides by index and attempt which jobs vanish. Obeys the protocol Queue of producer/run.py.
-    """
-
-    def __init__(self, connection: redis.Redis, loses: Callable[[int, int], bool]) -> None:
-        self._connection = connection
-        self._loses = loses
-        self.sent: list[int] = []
-        self.most_unanswered = 0
-
-    def submit(self, jobs: Sequence[Job]) -> None:
-        length: Any = self._connection.xlen(results_key("r"))
-        self.most_unanswered = max(self.most_unanswered, length + len(jobs))
-        for job in jobs:
-            self.sent.append(job.index)
-            if not self._loses(job.index, self.sent.count(job.index)):
-                write(self._connection, job.index)
-
-    def backlog(self) -> int:
-        return 0
+def test_every_row_is_answered_and_the_store_is_freed(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(), submission("What?", "fail question_refused"))
+    workers = Workers(connection)
+    rounds = drive(folder, connection, workers)
+    assert texts(folder.path) == {f"row {n}": ["What? 128", "question_refused"] for n in range(JOBS)}
+    assert lines(folder.path)[0]["model"] == "m"
+    assert workers.sent == list(range(JOBS))
+    assert (rounds[-1].complete, rounds[-1].in_flight, rounds[-1].failed_questions) == (JOBS, 0, JOBS)
+    assert rounds[-1].tokens == 3 * JOBS
+    assert folder.finished
+    assert not connection.exists(results_key(folder.run))
+    assert 0 < connection.ttl(done_key(folder.run)) <= 60
 
 
 def test_jobs_stay_within_the_window(folder: RunFolder, connection: redis.Redis) -> None:
-    workers = Workers(connection, loses=lambda *_: False)
-    collector = Collector(connection, folder)
-    rounds = list(Run(folder, workers, collector, window=3).rounds())
+    plan(folder, numbered())
+    workers = Workers(connection)
+    drive(folder, connection, workers, window=3)
     assert workers.sent == list(range(JOBS))
     assert workers.most_unanswered == 3
-    assert rounds[-1].in_flight == 0
-    assert collector.done_jobs == JOBS
 
 
 def test_lost_jobs_are_sent_again(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered())
     workers = Workers(connection, loses=lambda index, attempt: index in (2, 6) and attempt < 3)
-    collector = Collector(connection, folder)
-    rounds = list(Run(folder, workers, collector, window=4, quiet_s=0.0).rounds())
-    assert collector.done_jobs == JOBS
+    rounds = drive(folder, connection, workers, window=4, quiet_s=0.0)
     assert sorted(workers.sent) == [0, 1, 2, 2, 2, 3, 4, 5, 6, 6, 6]
     assert rounds[-1].sent_again == 4
-    assert [line["index"] for line in folder.answered_in_order()] == list(range(JOBS))
-    folder.close()
-    assert sorted(on_disk(folder.path)) == list(range(JOBS))
-    assert on_disk(folder.path)[-1] in (2, 6)
+    assert len(texts(folder.path)) == JOBS
 
 
-def test_a_run_goes_on_from_what_is_on_disk(folder: RunFolder, connection: redis.Redis) -> None:
-    write(connection, 3)
-    Collector(connection, folder).collect(block_ms=1)
-    workers = Workers(connection, loses=lambda *_: False)
-    for _ in Run(folder, workers, Collector(connection, folder), window=100).rounds():
+def test_a_superset_costs_only_what_is_new(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(3))
+    drive(folder, connection, Workers(connection))
+    plan(folder, numbered(5))
+    again = Workers(connection)
+    drive(folder, connection, again)
+    assert [job.image for job in again.jobs] == [ImagePath.of(f"/pictures/{n}.png") for n in (3, 4)]
+    assert list(texts(folder.path)) == [f"row {n}" for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked_again"),
+    [
+        (submission("What?", "Why?"), ["Why?"]),
+        (submission("Who?"), ["Who?"]),
+        (submission(parameters=GenerationParameters(num_beams=2)), ["What?"]),
+        (submission(detail="low"), ["What?"]),
+        (submission(model="other"), ["What?"]),
+        (submission(model="m"), []),
+        (submission(), []),
+    ],
+    ids=["a question more", "another question", "parameters", "detail", "model", "same model", "nothing"],
+)
+def test_what_decides_the_answer_is_asked_again_when_it_changes(
+    folder: RunFolder, connection: redis.Redis, changed: Submission, asked_again: list[str]
+) -> None:
+    plan(folder, numbered(2))
+    drive(folder, connection, Workers(connection))
+    plan(folder, numbered(2), changed)
+    workers = Workers(connection, model=changed.model or "m")
+    drive(folder, connection, workers)
+    assert [[one.messages for one in job.questions] for job in workers.jobs] == [asked_again] * (
+        2 * bool(asked_again)
+    )
+    assert {line["model"] for line in lines(folder.path)} == {changed.model or "m"}
+    assert [len(line["answers"]) for line in lines(folder.path)] == [len(changed.prompts)] * 2
+
+
+def test_equal_bytes_are_answered_once(folder: RunFolder, connection: redis.Redis, images: Path) -> None:
+    for name, content in (("a", b"one"), ("b", b"two"), ("c", b"one")):
+        (images / f"{name}.png").write_bytes(content)
+    rows = [Row(id=name, name=name, image=ImagePath.of(images / f"{name}.png")) for name in "abc"]
+    plan(folder, rows)
+    workers = Workers(connection)
+    drive(folder, connection, workers)
+    assert len(workers.jobs) == 2
+    assert len(texts(folder.path)) == 3
+    # Touched, it is read again; changed, it is asked about again.
+    (images / "a.png").write_bytes(b"ONE")
+    plan(folder, rows)
+    changed = Workers(connection)
+    drive(folder, connection, changed)
+    assert [job.image for job in changed.jobs] == [ImagePath.of(images / "a.png")]
+
+
+def test_urls_and_what_is_out_of_reach_go_by_name(folder: RunFolder, connection: redis.Redis) -> None:
+    rows = [
+        Row(id="1", name="1", image=ImageUrl(url="https://example.org/a.png")),
+        Row(id="2", name="2", image=ImageUrl(url="https://example.org/a.png")),
+        Row(id="3", name="3", image=ImagePath.of("/nowhere/a.png")),
+        Row(id="4", name="4", image=None),
+        Row(id="5", name="5", image=None, questions=(Question(id="own", messages="Mine?"),)),
+    ]
+    plan(folder, rows)
+    workers = Workers(connection)
+    drive(folder, connection, workers)
+    assert [job.image for job in workers.jobs] == [rows[0].image, rows[2].image, None, None]
+    assert texts(folder.path)["5"] == ["Mine? 128"]
+
+
+def test_images_travel_when_workers_do_not_see_them(
+    folder: RunFolder, connection: redis.Redis, images: Path
+) -> None:
+    small, large = b"s" * 100, b"l" * (INLINE_MAX_BYTES + 1)
+    (images / "small").write_bytes(small)
+    (images / "large").write_bytes(large)
+    rows = [Row(id=name, name=name, image=ImagePath.of(images / name)) for name in ("small", "large")]
+    plan(folder, rows, submission(ship=True))
+    workers = Workers(connection)
+    stored: list[bytes | None] = []
+
+    def look(job: Job) -> None:
+        if isinstance(job.image, ImageStored):
+            found: Any = connection.get(image_key(job.run, job.image.sha256))
+            stored.append(found)
+
+    workers.before_answer = look
+    drive(folder, connection, workers)
+    sha256 = hashlib.sha256(large).hexdigest()
+    assert [job.image for job in workers.jobs] == [ImageInline.of(small), ImageStored(sha256=sha256)]
+    assert stored == [large]
+
+
+def test_uploads_stay_within_their_budget_and_are_released(
+    folder: RunFolder, connection: redis.Redis, images: Path
+) -> None:
+    rows = []
+    for number in range(9):
+        (images / str(number)).write_bytes(bytes([number]) * 50_000)
+        rows.append(Row(id=str(number), name=None, image=ImagePath.of(images / str(number))))
+    plan(folder, rows, submission(ship=True, upload_budget_bytes=120_000))
+    workers = Workers(connection)
+    most = 0
+
+    def look(_: Job) -> None:
+        nonlocal most
+        most = max(most, len(connection.keys("*:image:*")))
+
+    workers.before_answer = look
+    drive(folder, connection, workers)
+    assert len(texts(folder.path)) == 9
+    assert most == 2
+    assert connection.keys("*:image:*") == []
+
+
+def test_images_embedded_in_the_source(folder: RunFolder, connection: redis.Redis) -> None:
+    rows = [Row(id=str(n), name=None, image=Embedded(place=n)) for n in range(3)]
+    plan(folder, rows)
+    embedded = [b"one", b"two", b"one"]
+    workers = Workers(connection)
+    with folder.work(connection, workers, feed=True, collect=True, source=Rows(rows, embedded)) as work:
+        list(work.run.rounds())
+        work.finish(keep_done_s=1)
+    assert [job.image for job in workers.jobs] == [ImageInline.of(b"one"), ImageInline.of(b"two")]
+    assert len(texts(folder.path)) == 3
+
+
+def test_answers_that_questions_build_on(folder: RunFolder, connection: redis.Redis) -> None:
+    asked = submission("What?", "Is {answer:q1} right?", "And {answer:q2}, {answer:q1}?")
+    plan(folder, numbered(2), asked)
+    workers = Workers(connection)
+    drive(folder, connection, workers)
+    second = "Is What? 128 right?"
+    assert texts(folder.path) == {
+        f"row {n}": ["What? 128", f"{second} 128", f"And {second} 128, What? 128? 128"] for n in range(2)
+    }
+    assert len(workers.jobs) == 6
+
+
+def test_what_builds_on_a_failure_fails(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(1), submission("fail image_broken", "Is {answer:q1} right?", "What?"))
+    drive(folder, connection, Workers(connection))
+    assert texts(folder.path) == {"row 0": ["image_broken", "dependency_failed", "What? 128"]}
+
+
+def test_rows_that_cannot_be_asked(folder: RunFolder, connection: redis.Redis) -> None:
+    refusal = Failure(code=FailureCode.INVALID_JOB, message="best_of is not offered.")
+    plan(folder, [Row(id="bad", name=None, image=None, refusal=refusal), *numbered(1)])
+    workers = Workers(connection)
+    drive(folder, connection, workers)
+    assert texts(folder.path) == {"bad": ["invalid_job"], "row 0": ["What? 128"]}
+    assert len(workers.jobs) == 1
+
+
+def test_parameters_of_rows_and_prompts(folder: RunFolder, connection: redis.Redis) -> None:
+    prompts = (
+        Prompt(id="a", text="A?"),
+        Prompt(id="b", text="B?", parameters={"max_new_tokens": 5}),
+        Prompt(id="c", text="C?", choices=("yes", "no")),
+    )
+    rows = [*numbered(1), Row(id="own", name=None, image=None, parameters={"max_new_tokens": 7})]
+    asked = Submission(source="x", prompts=prompts, parameters=GenerationParameters(max_new_tokens=9))
+    plan(folder, rows, asked)
+    workers = Workers(connection)
+    drive(folder, connection, workers)
+    assert texts(folder.path) == {"row 0": ["A? 9", "B? 5", "C? 9"], "own": ["A? 7", "B? 7", "C? 7"]}
+    assert [len(job.questions) for job in workers.jobs] == [2, 1, 3]
+
+
+def test_failures_are_tried_again_with_other_parameters(folder: RunFolder, connection: redis.Redis) -> None:
+    rows = [
+        Row(id="good", name=None, image=None),
+        Row(
+            id="bad", name=None, image=None, questions=(Question(id="q1", messages="fail deadline_exceeded"),)
+        ),
+        Row(id="broken", name=None, image=None, questions=(Question(id="q1", messages="fail image_broken"),)),
+    ]
+    plan(folder, rows)
+    drive(folder, connection, Workers(connection))
+    assert folder.retry(["deadline_exceeded"], {"max_new_tokens": 5}) == 1
+    assert not folder.finished
+    better = Workers(connection, reply=lambda job, _: answer(f"now {job.parameters.max_new_tokens}"))
+    drive(folder, connection, better)
+    assert [job.questions[0].messages for job in better.jobs] == ["fail deadline_exceeded"]
+    assert texts(folder.path) == {"good": ["What? 128"], "bad": ["now 5"], "broken": ["image_broken"]}
+    assert folder.retry(["deadline_exceeded"], {}) == 0
+
+
+def interrupt(folder: RunFolder, connection: redis.Redis, workers: Workers, *, after: int) -> None:
+    """Leave the run in the middle."""
+    with folder.work(connection, workers, feed=True, collect=True, window=2) as work:
+        for round_ in work.run.rounds():
+            if round_.complete >= after:
+                break
+
+
+def test_a_run_goes_on_where_it_was_left(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered())
+    first = Workers(connection)
+    interrupt(folder, connection, first, after=3)
+    done = len(lines(folder.path))
+    second = Workers(connection)
+    drive(folder, connection, second)
+    assert set(first.sent) & set(second.sent) == set()
+    assert JOBS > done >= 3
+    assert len(texts(folder.path)) == JOBS
+
+
+def test_a_cancelled_run_can_go_on(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered())
+    first = Workers(connection, loses=lambda index, _: index >= 3)
+    with folder.work(connection, first, feed=True, collect=True, window=5) as work:
+        for round_ in work.run.rounds():
+            if round_.complete == 3:
+                break
+    old = folder.run
+    assert folder.cancel(connection) == len(first.sent) - 3
+    assert connection.exists(cancelled_key(old))
+    assert folder.run != old
+    write(connection, next(job for job in first.jobs if job.index == 4), lambda *_: answer("too late"))
+    second = Workers(connection)
+    drive(folder, connection, second)
+    assert texts(folder.path) == {f"row {n}": ["What? 128"] for n in range(JOBS)}
+    assert len(second.sent) == JOBS - 3
+
+
+def test_a_submission_takes_over_what_is_under_way(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(3))
+    first = Workers(connection, loses=lambda *_: True)
+    with folder.work(connection, first, feed=True, collect=True) as work:
+        next(work.run.rounds())
+    assert first.sent == [0, 1, 2]
+    plan(folder, numbered(5, first=1))
+    second = Workers(connection)
+    for job in first.jobs:
+        write(connection, job)
+    drive(folder, connection, second)
+    assert second.sent == [3, 4, 5]
+    assert list(texts(folder.path)) == [f"row {n}" for n in (1, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("role", ["feeder", "collector"])
+def test_one_process_has_a_role(folder: RunFolder, role: Any) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from producer.run_folder import RunFolder\n"
+        f"with RunFolder(Path({str(folder.path)!r})).role({role!r}):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(LedgerError, match="Another process"), folder.role(role):
+            pass
+    finally:
+        process.stdin.close()
+        process.wait()
+    with folder.role(role):
         pass
-    assert workers.sent == [0, 1, 2, 4, 5, 6]
+
+
+def test_feeding_and_collecting_apart(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered())
+    workers = Workers(connection)
+    with folder.work(connection, workers, feed=True, collect=False, window=3) as work:
+        list(work.run.rounds())
+    assert workers.sent == list(range(JOBS))
+    assert not (folder.path / "answers.jsonl").exists()
+    other = RunFolder(folder.path)
+    with other.work(connection, workers, feed=False, collect=True) as work:
+        list(work.run.rounds())
+        work.finish(keep_done_s=1)
+    other.close()
+    assert len(texts(folder.path)) == JOBS
+
+
+def test_nothing_is_sent_while_the_store_is_full(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered())
+    workers = Workers(connection)
+    used = connection.info("memory")["used_memory"]
+    connection.config_set("maxmemory", int(used * 1.1))
+    try:
+        with folder.work(connection, workers, feed=True, collect=True) as work:
+            round_ = next(work.run.rounds())
+    finally:
+        connection.config_set("maxmemory", 0)
+    assert workers.sent == []
+    assert round_.held is not None
+    assert "the store uses" in round_.held
+
+
+def test_a_plan_that_fails_leaves_the_run_as_it_was(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(2))
+
+    def rows() -> Iterator[Row]:
+        yield from numbered(1)
+        raise SourceError("line 2: not JSON")
+
+    with pytest.raises(SourceError, match="line 2"):
+        folder.plan(submission("Who?"), Rows(rows))
+    with pytest.raises(SourceError, match='id "row 0" of an earlier row'):
+        plan(folder, [*numbered(2), *numbered(1)])
+    with pytest.raises(SourceError, match="has no rows"):
+        plan(folder, [])
+    drive(folder, connection, Workers(connection))
+    assert texts(folder.path) == {f"row {n}": ["What? 128"] for n in range(2)}
+
+
+BAD_ROWS: list[tuple[Row, Submission, str]] = [
+    (Row(id="1", name=None, image=None), Submission(source="x"), "has no question"),
+    (
+        Row(id="1", name=None, image=None, parameters={"max_new_tokens": 0}),
+        submission(),
+        "max_new_tokens: Input should be greater",
+    ),
+    (
+        Row(
+            id="1",
+            name=None,
+            image=ImagePath.of("/a"),
+            questions=(
+                Question.model_validate({"id": "q", "messages": [{"role": "user", "content": "Hi"}]}),
+            ),
+        ),
+        submission(),
+        "places none",
+    ),
+    (
+        Row(id="1", name=None, image=None, questions=(Question(id="q", messages="A?", choices=("a", "b")),)),
+        submission(parameters=GenerationParameters(num_beams=2)),
+        "no parameter but length_penalty decides",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "asked", "complaint"), BAD_ROWS)
+def test_rows_that_no_job_can_ask_are_refused(
+    folder: RunFolder, row: Row, asked: Submission, complaint: str
+) -> None:
+    with pytest.raises(SourceError, match=complaint):
+        plan(folder, [row], asked)
+
+
+def test_workers_with_different_models_need_a_choice(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(1))
+    announce(connection, "one", "model 1")
+    announce(connection, "two", "model 2")
+    with pytest.raises(LedgerError, match=r"different models \(model 1, model 2\); name one with --model"):
+        drive(folder, connection, Workers(connection))
+    announce(connection, "one", "model 2")
+    workers = Workers(connection, model="model 2")
+    drive(folder, connection, workers)
+    assert workers.jobs[0].model == "model 2"

@@ -9,15 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import celery
 import kombu
 import pytest
 import redis
 from PIL import Image
 
-from contract.broker import JOB_QUEUE, TASK_NAME
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, TASK_NAME
 from contract.job import Job
-from contract.store import DEAD_LETTERS_KEY, results_key
-from producer.client import Client
+from contract.store import (
+    DEAD_LETTERS_KEY,
+    END_FIELD,
+    WORKERS_KEY,
+    WorkerRecord,
+    results_key,
+    stop_key,
+    tokens_key,
+)
+from producer.queue import Queue
 from tests.processes import ROOT, start_worker, wait_until
 from worker.app import check_versions
 
@@ -30,7 +39,7 @@ class Site:
     def __init__(self, redis_url: str, connection: redis.Redis, images: Path, folder: Path) -> None:
         Image.new("RGB", (30, 20)).save(images / "a.png")
         self.connection = connection
-        self.client = Client(redis_url, connection)
+        self.queue = Queue(redis_url, connection)
         self.hold = folder / "hold"
         self.log = folder / "worker.log"
         self.environment = {
@@ -40,6 +49,10 @@ class Site:
             "HOLD": str(self.hold),
         }
         self.redis_url = redis_url
+        self.sender = celery.Celery("asker", set_as_current=False)
+        exchange = kombu.Exchange(INTERACTIVE_QUEUE, type="direct")
+        queues = (kombu.Queue(INTERACTIVE_QUEUE, exchange, routing_key=INTERACTIVE_QUEUE),)
+        self.sender.conf.update(**CELERY_OPTIONS, broker_url=redis_url, task_queues=queues)
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, app: str = "tests.fake_worker", **options: Any) -> subprocess.Popen[bytes]:
@@ -50,10 +63,28 @@ class Site:
     def submit(self, count: int, question: str = "four", first: int = 0) -> None:
         image = {"kind": "path", "path": "a.png"}
         questions = [{"id": "q1", "messages": question}]
-        self.client.submit(
+        jobs = (
             Job.model_validate({"run": "r", "index": first + i, "image": image, "questions": questions})
             for i in range(count)
         )
+        self.queue.submit([(f"r-{job.index}", job.model_dump_json()) for job in jobs])
+
+    def ask(self, index: int, question: str = "four", **changes: Any) -> None:
+        """A job that somebody waits for."""
+        job = {"run": "r", "index": index, "questions": [{"id": "q1", "messages": question}], **changes}
+        self.sender.send_task(
+            TASK_NAME, args=(Job.model_validate(job).to_message(),), queue=INTERACTIVE_QUEUE, argsrepr="-"
+        )
+
+    def push_interactive(self, body: bytes | str, content_type: str = "application/json") -> None:
+        with kombu.Connection(self.redis_url) as broker, broker.Producer() as producer:
+            producer.publish(
+                body, routing_key=INTERACTIVE_QUEUE, content_type=content_type, content_encoding="utf-8"
+            )
+
+    def workers_told(self) -> list[WorkerRecord]:
+        told: Any = self.connection.hvals(WORKERS_KEY)
+        return [WorkerRecord.model_validate_json(record) for record in told]
 
     def push(self, args: Any, kwargs: Any) -> None:
         """A message to the task that no client of ours would send."""
@@ -80,10 +111,11 @@ class Site:
 
     def stop(self) -> None:
         self.hold.unlink(missing_ok=True)
+        self.sender.close()
         for worker in self.workers:
             worker.kill()
             worker.wait()
-        self.client.close()
+        self.queue.close()
 
 
 @pytest.fixture
@@ -96,24 +128,105 @@ def site(redis_url: str, connection: redis.Redis, images: Path, tmp_path: Path) 
 def test_answers_come_and_the_queue_is_left_clean(site: Site) -> None:
     site.submit(10)
     site.start()
-    wait_until(lambda: site.indices() == list(range(10)) and site.client.backlog() == 0)
+    wait_until(lambda: site.indices() == list(range(10)) and site.queue.backlog() == 0)
     assert site.records()[0]["results"][0]["outcome"]["text"] == "9 tokens"
     assert {key.decode() for key in site.connection.keys("captionmill:*")} == {  # type: ignore[union-attr]
         "captionmill:{r}:results",
         "captionmill:{r}:done",
+        WORKERS_KEY,
     }
+
+
+def test_a_worker_tells_of_itself_until_it_ends(site: Site) -> None:
+    worker = site.start()
+    wait_until(site.workers_told)
+    [told] = site.workers_told()
+    assert (told.model, told.device, told.slots) == ("fake", "CPU", CONCURRENCY)
+    assert told.worker.endswith(f":{worker.pid}")
+    assert told.started <= told.time
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert site.workers_told() == []
+
+
+def test_a_question_somebody_waits_for_is_answered_while_bulk_jobs_fill_every_slot(site: Site) -> None:
+    site.hold.touch()
+    site.start()
+    site.submit(2 * CONCURRENCY)
+    wait_until(lambda: site.connection.hlen("unacked") == CONCURRENCY)
+    for index in range(100, 105):
+        site.ask(index)
+    wait_until(lambda: site.indices() == list(range(100, 105)))
+    wait_until(lambda: site.connection.hlen("unacked") == CONCURRENCY)
+    site.hold.unlink()
+    wait_until(lambda: len(site.records()) == 5 + 2 * CONCURRENCY and site.queue.backlog() == 0)
+
+
+def test_nothing_that_the_interactive_queue_holds_costs_a_slot(site: Site) -> None:
+    site.start()
+    for index, name in enumerate(("MemoryError", "SystemExit", "KeyboardInterrupt")):
+        site.ask(index, f"raise {name}")
+    for body in ("[[], {}, {}]", "[[1, 2], {}, {}]", '[[null], {"a": 1}, {}]', "7", "no JSON"):
+        site.push_interactive(body)
+    site.push_interactive(b"cos\nsystem\n(S'true'\ntR.", "application/x-python-serialize")
+    for index in range(3, 8):
+        site.ask(index)
+    wait_until(lambda: site.indices() == list(range(8)) and site.queue.backlog() == 0)
+    assert site.connection.llen(INTERACTIVE_QUEUE) == 0
+    assert site.connection.llen(DEAD_LETTERS_KEY) == 6
+
+
+def test_the_interactive_queue_is_taken_up_again_when_connections_break(site: Site) -> None:
+    site.start()
+    site.ask(0)
+    wait_until(lambda: site.indices() == [0])
+    for index in (1, 2):
+        site.connection.client_kill_filter(_type="normal", skipme=True)
+        site.ask(index)
+        wait_until(lambda: site.indices()[-1] == index)  # noqa: B023 - called at once
+    site.ask(3, stream=True, parameters={"min_new_tokens": 1})
+    wait_until(lambda: site.connection.xlen(tokens_key("r", 3)))
+    site.connection.client_kill_filter(_type="normal", skipme=True)
+    site.connection.set(stop_key("r", 3), 1)
+    wait_until(lambda: site.indices() == [0, 1, 2, 3])
+
+
+def test_a_worker_may_take_no_interactive_jobs(site: Site) -> None:
+    site.environment["CAPTIONMILL_INTERACTIVE_SLOTS"] = "0"
+    site.start()
+    site.ask(0)
+    site.submit(1, first=1)
+    wait_until(lambda: site.indices() == [1])
+    assert site.connection.llen(INTERACTIVE_QUEUE) == 1
+
+
+def test_a_drain_finishes_what_somebody_waits_for(site: Site) -> None:
+    worker = site.start()
+    site.ask(1, stream=True, parameters={"min_new_tokens": 1})
+    wait_until(lambda: site.connection.xlen(tokens_key("r", 1)))
+    worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in site.log.read_text())
+    site.ask(2)
+    site.connection.set(stop_key("r", 1), 1)
+    assert worker.wait() == 0
+    assert site.indices() == [1]
+    assert site.connection.llen(INTERACTIVE_QUEUE) == 1
+    assert site.connection.hlen("unacked") == 0
+    entries: Any = site.connection.xrange(tokens_key("r", 1))
+    _, last = entries[-1]
+    assert END_FIELD.encode() in last
 
 
 def test_nothing_a_message_holds_costs_a_slot(site: Site) -> None:
     site.start()
     for name in ("MemoryError", "SystemExit", "KeyboardInterrupt", "GeneratorExit"):
         site.submit(CONCURRENCY, f"raise {name}", first=len(site.records()))
-        wait_until(lambda: site.client.backlog() == 0 and len(site.records()) % CONCURRENCY == 0)
+        wait_until(lambda: site.queue.backlog() == 0 and len(site.records()) % CONCURRENCY == 0)
     for args, kwargs in (([], {}), ([1, 2], {}), ([None], {}), ([], {"job": {}}), (["x"], {"y": 1})):
         site.push(args, kwargs)
     before = len(site.records())
     site.submit(CONCURRENCY + 1, first=100)
-    wait_until(lambda: len(site.records()) == before + CONCURRENCY + 1 and site.client.backlog() == 0)
+    wait_until(lambda: len(site.records()) == before + CONCURRENCY + 1 and site.queue.backlog() == 0)
     assert site.connection.llen(DEAD_LETTERS_KEY) == 5
     assert before == 4 * CONCURRENCY
 
@@ -132,9 +245,9 @@ def test_sigterm_finishes_what_has_begun_and_gives_back_the_rest(site: Site) -> 
     assert worker.wait() == 0
     assert len(site.records()) == 1
     assert site.connection.llen(JOB_QUEUE) == 5
-    assert site.client.backlog() == 5
+    assert site.queue.backlog() == 5
     site.start()
-    wait_until(lambda: site.indices() == list(range(6)) and site.client.backlog() == 0)
+    wait_until(lambda: site.indices() == list(range(6)) and site.queue.backlog() == 0)
 
 
 def test_a_process_whose_engine_is_dead_gives_its_jobs_back_and_ends(site: Site) -> None:
@@ -143,7 +256,7 @@ def test_a_process_whose_engine_is_dead_gives_its_jobs_back_and_ends(site: Site)
     assert worker.wait() == 0
     assert site.records() == []
     assert site.connection.llen(JOB_QUEUE) == 1
-    assert site.client.backlog() == 1
+    assert site.queue.backlog() == 1
 
 
 def test_a_worker_that_cannot_start_takes_no_job(site: Site) -> None:
@@ -157,7 +270,7 @@ def test_a_worker_that_cannot_start_takes_no_job(site: Site) -> None:
     assert "captionmill worker: " in site.log.read_text()
     assert "Traceback" not in site.log.read_text()
     assert site.connection.llen(JOB_QUEUE) == 2
-    assert site.client.backlog() == 2
+    assert site.queue.backlog() == 2
 
 
 @pytest.mark.parametrize(
@@ -179,7 +292,7 @@ def test_refused_starts(site: Site, changes: dict[str, str], pool: str, sentence
     assert site.start("worker", pool=pool).wait() == 2
     assert sentence in site.log.read_text()
     assert "Traceback" not in site.log.read_text()
-    assert site.client.backlog() == 1
+    assert site.queue.backlog() == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""Measures the way from a source to the disk without a model: jobs, answers, memory; knows no engine.
+
+A command of its own: python -m bench.queueing
+"""
+
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import redis
+import typer
+
+from bench.machine import describe
+from bench.server import module, process, server
+from contract.job import ImageUrl
+from producer.connection import connect
+from producer.questions import read_prompts
+from producer.queue import Queue
+from producer.rows import Row
+from producer.run_folder import RunFolder, Submission
+
+QUESTION: Final = "Describe the image in one sentence."
+SAMPLE_S: Final = 1.0
+PART_ROWS: Final = 40_000
+"""Of the measurements apart: below what a store may hold before the feeder waits."""
+PART_ROUNDS: Final = 5
+MIB: Final = 2**20
+
+
+class Rows:
+    """A source of rows with URLs that nobody fetches. Obeys producer.sources.Source."""
+
+    columns: tuple[str, ...] | None = None
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def rows(self) -> Iterator[Row]:
+        for number in range(self._count):
+            image = ImageUrl(url=f"https://example.org/photos/{number:09d}.jpg")
+            yield Row(id=f"photos/{number:09d}.jpg", name=f"{number:09d}.jpg", image=image)
+
+    def read(self, place: int) -> bytes:
+        raise NotImplementedError
+
+
+@dataclass
+class Watched:
+    """Memory of store and producer, sampled while a run goes on."""
+
+    connection: redis.Redis
+    rows: list[int] = field(default_factory=list)
+    store_bytes: list[int] = field(default_factory=list)
+    producer_bytes: list[int] = field(default_factory=list)
+    _looked_at: float = 0.0
+
+    def look(self, rows: int) -> None:
+        if time.monotonic() - self._looked_at < SAMPLE_S:
+            return
+        self._looked_at = time.monotonic()
+        memory: Any = self.connection.info("memory")
+        self.rows.append(rows)
+        self.store_bytes.append(memory["used_memory"])
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.producer_bytes.append(resident_pages * resource.getpagesize())
+
+    def tenths(self, values: list[int]) -> list[float]:
+        """The median of each tenth of the samples, in MiB."""
+        step = max(1, len(values) // 10)
+        parts = [values[begin : begin + step] for begin in range(0, len(values), step)][:10]
+        return [round(statistics.median(part) / MIB, 1) for part in parts]
+
+
+def planned(folder: Path, rows: int) -> tuple[RunFolder, float]:
+    """A run of so many rows, and the rows a second that planning took."""
+    made = RunFolder(folder, create=True)
+    submission = Submission(source="rows", prompts=read_prompts([QUESTION], None, None))
+    begun = time.monotonic()
+    made.plan(submission, Rows(rows))
+    return made, rows / (time.monotonic() - begun)
+
+
+def whole(url: str, folder: Path, rows: int) -> dict[str, Any]:
+    """One process that sends, collects and writes, with a stub worker beside it."""
+    made, plan_rate = planned(folder / "whole", rows)
+    connection = connect(url)
+    watched = Watched(connection)
+    with process(module("bench.stub_worker", url), folder / "stub.log", {}):
+        begun = time.monotonic()
+        with made.work(connection, Queue(url, connection), feed=True, collect=True, window=2000) as work:
+            for round_ in work.run.rounds():
+                watched.look(round_.complete)
+            work.finish(keep_done_s=1)
+        seconds = time.monotonic() - begun
+    with (made.path / "answers.jsonl").open("rb") as lines:
+        indices = {json.loads(line)["index"] for line in lines}
+    assert indices == set(range(rows)), "a row is missing"
+    return {
+        "rows": rows,
+        "planned_rows_per_s": plan_rate,
+        "rows_per_s": rows / seconds,
+        "store_mib_by_tenth": watched.tenths(watched.store_bytes),
+        "producer_mib_by_tenth": watched.tenths(watched.producer_bytes),
+        "ledger_bytes_per_row": (made.path / "ledger.sqlite").stat().st_size / rows,
+    }
+
+
+def apart(url: str, folder: Path, number: int) -> tuple[float, float]:
+    """Jobs a second of a process that only sends, answers a second of one that only collects and writes."""
+    made, _ = planned(folder / f"part {number}", PART_ROWS)
+    connection = connect(url)
+    queue = Queue(url, connection)
+    begun = time.monotonic()
+    with made.work(connection, queue, feed=True, collect=False, window=10**6) as work:
+        for _ in work.run.rounds():
+            pass
+    submitted = PART_ROWS / (time.monotonic() - begun)
+    with process(module("bench.stub_worker", url), folder / "stub.log", {}):
+        while queue.backlog():
+            time.sleep(0.1)
+    begun = time.monotonic()
+    with made.work(connection, queue, feed=False, collect=True) as work:
+        for _ in work.run.rounds():
+            pass
+        work.finish(keep_done_s=1)
+    return submitted, PART_ROWS / (time.monotonic() - begun)
+
+
+def main(
+    rows: Annotated[int, typer.Option(min=1000, help="Of the whole way.")] = 1_000_000,
+    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+) -> None:
+    """Send rows through Redis and a stub worker to the disk."""
+    with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
+        folder = Path(name)
+        parts = [apart(url, folder, number) for number in range(PART_ROUNDS)]
+        found = whole(url, folder, rows)
+    found |= {
+        "submitted_jobs_per_s": statistics.median(submitted for submitted, _ in parts),
+        "collected_answers_per_s": statistics.median(collected for _, collected in parts),
+        "machine": describe(None),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"queueing-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.write_text(json.dumps(found, indent=1))
+    print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
+    print(f"Kept in {path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

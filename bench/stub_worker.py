@@ -1,0 +1,77 @@
+"""A worker without a model, as fast as Redis: takes messages, notes what it works on, writes records once.
+
+`python -m bench.stub_worker URL` counts its work per job in the hash WORKED_KEY.
+"""
+
+import base64
+import json
+import sys
+from typing import Any
+
+import redis
+
+from contract.answer import Answer, JobResult, QuestionResult
+from contract.broker import JOB_QUEUE
+from contract.job import Job
+from contract.store import WRITE_ONCE, attempts_key, cancelled_key, done_key, results_key
+
+WORKED_KEY = "stub:worked"
+"""Hash: run/index → times its generation was begun."""
+BATCH = 200
+
+
+def read_message(message: bytes) -> dict[str, Any]:
+    """The job in a Celery message as kombu lays it into a Redis list."""
+    arguments, _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    job: dict[str, Any] = arguments[0]
+    return job
+
+
+def result(job: Job) -> JobResult:
+    outcomes = (
+        QuestionResult(
+            question=one.id,
+            outcome=Answer(
+                text=f"{one.messages} {job.index}",
+                finish_reason="stop",
+                prompt_tokens=700,
+                completion_tokens=16,
+                score=-0.25,
+                mean_log_prob=-0.25,
+            ),
+        )
+        for one in job.questions
+    )
+    return JobResult(
+        run=job.run, index=job.index, worker="stub", model="stub", seconds=0.1, results=tuple(outcomes)
+    )
+
+
+def main(url: str) -> None:
+    connection: Any = redis.Redis.from_url(url)
+    write_once = connection.script_load(WRITE_ONCE)
+    while True:
+        taken = connection.rpop(JOB_QUEUE, BATCH)
+        if not taken:
+            waited = connection.brpop([JOB_QUEUE], timeout=1)
+            taken = [waited[1]] if waited else []
+        jobs = [Job.model_validate(read_message(message)) for message in taken]
+        asking = connection.pipeline(transaction=False)
+        for job in jobs:
+            asking.getbit(done_key(job.run), job.index)
+            asking.exists(cancelled_key(job.run))
+        known = asking.execute() if jobs else []
+        writing = connection.pipeline(transaction=False)
+        seen: set[tuple[str, int]] = set()
+        for job, done, cancelled in zip(jobs, known[::2], known[1::2], strict=True):
+            if done or cancelled or (job.run, job.index) in seen:
+                continue
+            seen.add((job.run, job.index))
+            writing.hincrby(WORKED_KEY, f"{job.run}/{job.index}", 1)
+            keys = (results_key(job.run), done_key(job.run), attempts_key(job.run))
+            writing.evalsha(write_once, 3, *keys, job.index, result(job).model_dump_json())
+        writing.execute()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

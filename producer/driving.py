@@ -1,0 +1,119 @@
+"""Drives a run in the foreground: progress, Ctrl-C, and how it went; knows no options."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from rich.console import Console
+
+from contract.broker import VISIBILITY_TIMEOUT_S
+from producer.contact_sheet import write_contact_sheet
+from producer.outputs import Outputs
+from producer.progress import show_progress
+from producer.run_folder import RunFolder, Work
+from producer.sources import shown
+
+CONTACT_SHEET: Final = "contact_sheet.html"
+
+
+@dataclass(frozen=True)
+class Driven:
+    """How a drive ended."""
+
+    finished: bool
+    """False: a signal came first."""
+    outputs: Outputs | None
+
+
+@contextmanager
+def signals_as_flag() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM fill the list, so that a run ends between two rounds; a second one ends at once."""
+    caught: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {
+        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def drive(work: Work, console: Console, *, as_json: bool) -> Driven:
+    """To the last answer and the sinks' end, or to a signal."""
+    rows = work.folder.ledger.rows()
+    with (
+        signals_as_flag() as stopped,
+        show_progress(rows, work.run.complete, console, as_json=as_json) as progress,
+    ):
+        for round_ in work.run.rounds():
+            progress(round_)
+            if stopped:
+                return Driven(False, work.outputs)
+    work.finish(keep_done_s=2 * VISIBILITY_TIMEOUT_S)
+    return Driven(True, work.outputs)
+
+
+def make_contact_sheet(folder: RunFolder) -> Path:
+    path = folder.path / CONTACT_SHEET
+    title = shown(os.path.basename(folder.submission.source.rstrip("/")) or folder.submission.source)
+    write_contact_sheet(folder.ledger.in_order(), path, title=title, read_image=folder.reader())
+    return path
+
+
+def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]:
+    """How far the run is, by outcome; JSON-ready."""
+    ledger = folder.ledger
+    failures = ledger.failures()
+    result: dict[str, Any] = {
+        "folder": shown(folder.path),
+        "run": folder.run,
+        "source": shown(folder.submission.source),
+        "rows": ledger.rows(),
+        "complete": ledger.complete_rows(),
+        "in_flight": ledger.count_open_jobs(),
+        "answered": ledger.answered_questions(),
+        "failed": sum(failures.values()),
+        "failures": failures,
+        "finished": folder.finished,
+    }
+    if outputs is not None:
+        result["left_alone"] = {sink.name: dict(sink.left_alone) for sink in outputs.sinks if sink.left_alone}
+        result["left_alone_examples"] = {
+            sink.name: sink.left_alone.examples for sink in outputs.sinks if sink.left_alone
+        }
+    return result
+
+
+def report(found: dict[str, Any], console: Console) -> None:
+    """The summary in words."""
+    state = "" if found["finished"] else f" {found['complete']} of them complete;"
+    console.print(
+        f"{found['rows']} images:{state} {found['answered']} questions answered, {found['failed']} failed."
+    )
+    if "jobs_sent" in found:
+        console.print(f"New jobs: {found['jobs_sent']}; what the folder knew already was not asked again.")
+    for code, count in found["failures"].items():
+        console.print(f"  {count:6d}  {code}")
+    for sink, reasons in found.get("left_alone", {}).items():
+        for reason, count in reasons.items():
+            example = found["left_alone_examples"][sink].get(reason)
+            console.print(
+                f"  {count:6d}  {sink}: not written, as {reason}" + (f" ({example})" if example else "")
+            )
+
+
+def event(name: str, fields: dict[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    print(json.dumps({"event": name, **fields}), flush=True)

@@ -1,0 +1,76 @@
+"""Times a sample of a source on the live workers; knows no command line."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from contract.answer import Answer
+from producer.queue import Queue
+from producer.rows import Row
+from producer.run_folder import RunFolder, Submission
+from producer.sources import Source, open_source
+from producer.workers import live_workers
+
+
+class Sample:
+    """Rows of a source at even distances. Obeys producer.sources.Source."""
+
+    def __init__(self, source: Source, wanted: int) -> None:
+        """Reads the source once to count its rows."""
+        self._source = source
+        self.total = sum(1 for _ in source.rows())
+        self._every = max(1, self.total // wanted)
+        self._wanted = wanted
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        return self._source.columns
+
+    def rows(self) -> Iterator[Row]:
+        left = self._wanted
+        for number, row in enumerate(self._source.rows()):
+            if left and number % self._every == 0:
+                left -= 1
+                yield row
+
+    def read(self, place: int) -> bytes:
+        return self._source.read(place)
+
+
+def estimate(
+    submission: Submission, folder: Path, connection: redis.Redis, queue: Queue, rows: int
+) -> dict[str, Any]:
+    """Answer about `rows` rows with what is live now, keep nothing, and scale up to the whole source.
+
+    The workers compute with whatever else is queued; `folder` is an empty one.
+    """
+    sample = Sample(open_source(submission.source, submission.options), rows)
+    opened = RunFolder(folder, create=True)
+    planned = opened.plan(submission.model_copy(update={"sinks": ()}), sample)
+    with opened.work(connection, queue, feed=True, collect=True) as work:
+        begun = time.monotonic()
+        for _ in work.run.rounds():
+            pass
+        seconds = time.monotonic() - begun
+        work.finish(keep_done_s=60)
+    answers = [one.outcome for row in opened.ledger.in_order() for one in row.answers]
+    texts = [one for one in answers if isinstance(one, Answer)]
+    tokens = sum(one.completion_tokens for one in texts)
+    prompt_tokens = sum(one.prompt_tokens for one in texts)
+    opened.close()
+    scale = sample.total / planned
+    return {
+        "rows": sample.total,
+        "sample_rows": planned,
+        "seconds": seconds,
+        "workers": len(live_workers(connection)),
+        "failed_questions": len(answers) - len(texts),
+        "images_per_s": planned / seconds,
+        "tokens_per_s": tokens / seconds,
+        "total_s": seconds * scale,
+        "total_tokens": tokens * scale,
+        "total_prompt_tokens": prompt_tokens * scale,
+    }

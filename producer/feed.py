@@ -1,0 +1,198 @@
+"""Turns rows into jobs and sends those that are not answered yet; knows no answers on disk and no sinks."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from contract.failure import Failure, FailureCode
+from contract.job import Detail, ImageStored, Job, Question
+from producer.asking import Asking, Wish, by_parameters
+from producer.keys import effective, question_key
+from producer.ledger import Asked, FileDigest, Ledger, NextRow, OpenJob
+from producer.references import Resolved, Resolver
+from producer.rows import Embedded, Row
+from producer.uploads import Uploads
+
+ROWS: Final = 256
+"""Of one transaction."""
+READERS: Final = 4
+"""Threads that read and hash image files."""
+DONE_AGAIN: Final = frozenset({FailureCode.WRONG_MODEL})
+"""Failures that say nothing of the question, so that a new submission asks it again."""
+
+
+class JobQueue(Protocol):
+    """Where jobs go: producer.queue's Queue."""
+
+    def submit(self, jobs: Sequence[tuple[str, str]]) -> None: ...
+    def queued(self) -> int: ...
+    def backlog(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What a round of feeding did."""
+
+    sent: tuple[int, ...]
+    """Indices of the jobs sent."""
+    rows: int
+    """Rows looked at; 0 when there are none left, or none that fits."""
+
+
+class Feeder:
+    """One per ledger at a time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: JobQueue,
+        uploads: Uploads,
+        asking: Asking,
+        resolver: Resolver,
+        *,
+        run: str,
+        model: str | None,
+    ) -> None:
+        """`model` is the model id that must answer, and whose answers of earlier submissions count."""
+        self._ledger = ledger
+        self._queue = queue
+        self._uploads = uploads
+        self._asking = asking
+        self._resolver = resolver
+        self._run = run
+        self._model = model
+        self._index = ledger.next_index()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+
+    def close(self) -> None:
+        self._readers.shutdown(cancel_futures=True)
+
+    def feed(self, room: int) -> Fed:
+        """Look at the next rows, and send at least one and at most about `room` jobs of them.
+
+        A row whose questions are all known, or under way for another row, sends none.
+        """
+        self._uploads.keep_only(self._ledger.uploads())
+        rows = self._ledger.next_rows(min(room, ROWS))
+        if not rows:
+            return Fed((), 0)
+        images, digests = self._images([one.row for one in rows])
+        messages: list[tuple[int, str]] = []
+        taken = 0
+        with self._ledger.transaction():
+            for place, digest in digests.items():
+                self._ledger.keep_file_digest(place, digest)
+            for one, image in zip(rows, images, strict=True):
+                if image is None and isinstance(one.row.image, Embedded):
+                    image, _ = self._resolver.resolve(one.row.image, None)
+                if image is not None and not self._upload(image):
+                    break
+                messages += self._row(one, image)
+                taken += 1
+        self._send(messages)
+        return Fed(tuple(index for index, _ in messages), taken)
+
+    def send_again(self, jobs: Sequence[OpenJob]) -> None:
+        """Of open jobs; images that went by way of the store are still there."""
+        self._send([(job.index, job.message) for job in jobs])
+
+    def _send(self, messages: Sequence[tuple[int, str]]) -> None:
+        if not messages:
+            return
+        self._queue.submit([(f"{self._run}-{index}", message) for index, message in messages])
+        with self._ledger.transaction():
+            self._ledger.mark_sent(index for index, _ in messages)
+
+    def _images(self, rows: Sequence[Row]) -> tuple[list[Resolved | None], dict[bytes, FileDigest]]:
+        """The rows' images, None for those embedded in the source, which are read one at a time."""
+        known: list[FileDigest | None] = []
+        places: list[bytes | None] = []
+        for row in rows:
+            place = None if row.image is None else self._resolver.place(row.image)
+            places.append(place)
+            known.append(None if place is None else self._ledger.file_digest(place))
+
+        def resolve(row: Row, digest: FileDigest | None) -> tuple[Resolved | None, FileDigest | None]:
+            if row.image is None or isinstance(row.image, Embedded):
+                return None, None
+            return self._resolver.resolve(row.image, digest)
+
+        images: list[Resolved | None] = []
+        digests: dict[bytes, FileDigest] = {}
+        found = self._readers.map(resolve, rows, known)
+        for (image, digest), place, before in zip(found, places, known, strict=True):
+            images.append(image)
+            if digest is not None and place is not None and digest != before:
+                digests[place] = digest
+        return images, digests
+
+    def _upload(self, image: Resolved) -> bool:
+        """False: the budget has no room for it now."""
+        if image.content is None or not isinstance(image.reference, ImageStored):
+            return True
+        sha256 = image.reference.sha256
+        if not self._uploads.fits(sha256, len(image.content)):
+            return False
+        self._uploads.put(sha256, image.content)
+        return True
+
+    def _row(self, one: NextRow, image: Resolved | None) -> list[tuple[int, str]]:
+        """Note what the row asks, and return the jobs that this takes."""
+        position, row = one.position, one.row
+        detail = self._asking.detail(row)
+        asked: list[Asked] = []
+        missing: dict[bytes, Wish] = {}
+        waiting = 0
+        for wish in self._asking.ready(row, self._ledger.outcomes(position) if one.begun else {}):
+            if isinstance(wish.asked, Failure):
+                key = b"refused" + position.to_bytes(5, "big") + wish.number.to_bytes(4, "big")
+                self._ledger.settle(key, wish.asked)
+            else:
+                digest = None if image is None else image.digest
+                key = question_key(digest, wish.asked, wish.parameters, detail)
+                known = key not in missing and self._known(key)
+                if known is None:
+                    missing[key] = wish
+                waiting += known is not True
+            asked.append(Asked(wish.number, wish.id, wish.prompt, key))
+        messages = self._jobs(missing, image, detail)
+        self._ledger.add_questions(position, asked, waiting)
+        return messages
+
+    def _known(self, key: bytes) -> bool | None:
+        """True: has an outcome; False: it is under way; None: it must be asked."""
+        found = self._ledger.ask(key)
+        if found is None:
+            return None
+        has_outcome, model, code = found
+        if has_outcome and (
+            code in DONE_AGAIN or (None not in (model, self._model) and model != self._model)
+        ):
+            return None
+        return has_outcome
+
+    def _jobs(
+        self, missing: Mapping[bytes, Wish], image: Resolved | None, detail: Detail
+    ) -> list[tuple[int, str]]:
+        messages = []
+        keys = {id(wish): key for key, wish in missing.items()}
+        for parameters, group in by_parameters(list(missing.values())).items():
+            questions = tuple(wish.asked for wish in group if isinstance(wish.asked, Question))
+            scored = all(question.choices is not None for question in questions)
+            job = Job(
+                run=self._run,
+                index=self._index,
+                image=None if image is None else image.reference,
+                questions=questions,
+                parameters=effective(parameters, choices=scored),
+                detail=detail,
+                model=self._model,
+            )
+            message = job.model_dump_json()
+            upload = job.image.sha256 if isinstance(job.image, ImageStored) else None
+            asks = {keys[id(wish)]: wish.id for wish in group}
+            self._ledger.add_job(self._index, message, upload, asks)
+            messages.append((self._index, message))
+            self._index += 1
+        return messages

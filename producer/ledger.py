@@ -1,0 +1,614 @@
+"""What a run folder remembers: rows, questions, jobs and answers, in SQLite; knows no Redis and no files.
+
+row       a row of the source as it was submitted last, and how far it is
+question  what a row asks, as rendered, and the content key of it
+ask       content key → its outcome, or the job that will bring it; kept from submission to submission
+job       what was sent: index in the run's done bitmap and stream, and whether its record has come
+file      image file → its digest, so that what did not change is not read again
+
+Everything that belongs together is one transaction, made durable before anything outside depends on it. Two
+processes may have a ledger open, one that feeds and one that collects.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from pydantic import TypeAdapter
+
+from contract.answer import Answer, Outcome
+from contract.failure import Failure, FailureCode
+from producer.rows import Answered, AnsweredRow, Row
+
+LEDGER: Final = "ledger.sqlite"
+VERSION: Final = 1
+BUSY_S: Final = 60.0
+CHUNK: Final = 500
+CACHE_KIB: Final = 64 * 1024
+
+ROW_COLUMNS: Final = """
+    position INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    content TEXT NOT NULL,
+    total INTEGER NOT NULL,
+    fed INTEGER NOT NULL DEFAULT 0,
+    open INTEGER NOT NULL DEFAULT 0,
+    due INTEGER,
+    seq INTEGER
+"""
+"""total: its questions; fed: those with a key; open: those of them without an outcome; due: 1 when the rest
+can be fed; seq: place in the order of completion."""
+SCHEMA: Final = f"""
+CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE row ({ROW_COLUMNS});
+CREATE TABLE question (
+    position INTEGER NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, prompt TEXT NOT NULL,
+    key BLOB NOT NULL, PRIMARY KEY (position, number)
+) WITHOUT ROWID;
+CREATE TABLE ask (
+    key BLOB PRIMARY KEY, job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT
+) WITHOUT ROWID;
+CREATE TABLE job (idx INTEGER PRIMARY KEY, state INTEGER NOT NULL, message TEXT, upload TEXT);
+CREATE TABLE file (
+    path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX question_key ON question (key);
+CREATE INDEX ask_job ON ask (job) WHERE outcome IS NULL;
+CREATE INDEX job_open ON job (state) WHERE state < 3;
+"""
+ROW_INDICES: Final = """
+CREATE UNIQUE INDEX row_seq ON row (seq) WHERE seq IS NOT NULL;
+CREATE INDEX row_due ON row (position) WHERE due IS NOT NULL;
+CREATE INDEX row_new ON row (position) WHERE fed = 0 AND due IS NULL AND seq IS NULL;
+CREATE INDEX row_unfed ON row (position) WHERE fed < total;
+"""
+
+OUTCOME: Final[TypeAdapter[Outcome]] = TypeAdapter(Outcome)
+ROW: Final[TypeAdapter[Row]] = TypeAdapter(Row)
+
+
+class LedgerError(Exception):
+    """The run folder cannot be used as asked; the message says why."""
+
+
+class JobState(IntEnum):
+    """How far a job is. SENDING says that a crash may have come before it was in the queue."""
+
+    SENDING = 1
+    SENT = 2
+    DONE = 3
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of a row with its content key."""
+
+    number: int
+    """Of the question in its row, from 0."""
+    id: str
+    prompt: Any
+    """Its messages as JSON."""
+    key: bytes
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """A job without a record."""
+
+    index: int
+    state: JobState
+    message: str
+
+
+class NextRow(NamedTuple):
+    """A row to feed."""
+
+    position: int
+    row: Row
+    begun: bool
+    """Whether some of its questions have been fed before."""
+
+
+class Result(NamedTuple):
+    """The outcome of one question of a job; question "*" stands for all of them."""
+
+    job: int
+    question: str
+    outcome: Answer | Failure
+    model: str | None
+
+
+class FileDigest(NamedTuple):
+    """What `file` says of an image file."""
+
+    size: int
+    mtime_ns: int
+    digest: bytes
+
+
+class Ledger:
+    """One connection, for one thread at a time."""
+
+    def __init__(self, folder: Path, *, create: bool = False, read_only: bool = False) -> None:
+        """Raises LedgerError if there is no ledger, none that this version reads, or it cannot be made."""
+        path = folder / LEDGER
+        if not create and not path.exists():
+            raise LedgerError(f"{_shown(folder)} holds no run.")
+        try:
+            if create:
+                folder.mkdir(parents=True, exist_ok=True)
+            mode = "ro" if read_only else "rwc" if create else "rw"
+            self._db = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and not read_only:
+                with self.transaction():
+                    for statement in (SCHEMA + ROW_INDICES).split(";"):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise LedgerError(f"{_shown(path)} has version {version}; this program reads {VERSION}.")
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerError(f"{_shown(path)} cannot be opened: {error}.") from None
+        self.folder = folder
+        self._db.execute(
+            "CREATE TEMP TABLE got (job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT)"
+        )
+        self._db.execute("CREATE TEMP TABLE touched (position INTEGER PRIMARY KEY, n INTEGER)")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and on disk when it ends."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # What belongs to no table of its own.
+
+    def state(self, name: str) -> Any:
+        """None for what was never set."""
+        found = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def set_state(self, name: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
+
+    # Planning.
+
+    @contextmanager
+    def new_rows(self) -> Iterator["NewRows"]:
+        """Rows that take the place of the present ones when the block ends well.
+
+        Until then the ledger is as it was; raises DuplicateIdError from `add`.
+        """
+        self._db.execute("DROP TABLE IF EXISTS row_next")
+        self._db.execute(f"CREATE TABLE row_next ({ROW_COLUMNS})")
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            rows = NewRows(self._db)
+            yield rows
+            rows.flush()
+            self._db.execute("DROP TABLE row")
+            self._db.execute("ALTER TABLE row_next RENAME TO row")
+            self._db.execute("DELETE FROM question")
+            for statement in ROW_INDICES.split(";"):
+                self._db.execute(statement)
+            self.set_state("rows", rows.count)
+            self.set_state("emitted", 0)
+            self.set_state("places", {})
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            self._db.execute("DROP TABLE IF EXISTS row_next")
+            raise
+        self._db.execute("COMMIT")
+
+    # Feeding.
+
+    def next_rows(self, limit: int) -> list[NextRow]:
+        """Rows to feed: first those whose earlier questions are answered."""
+        chosen: list[tuple[int, bytes, str, int]] = []
+        for which in ("due IS NOT NULL", "fed = 0 AND due IS NULL AND seq IS NULL"):
+            chosen += self._db.execute(
+                f"SELECT position, id, content, fed FROM row WHERE {which} ORDER BY position LIMIT ?",
+                (limit - len(chosen),),
+            ).fetchall()
+            if len(chosen) >= limit:
+                break
+        return [
+            NextRow(position, _row(row_id, content), fed > 0) for position, row_id, content, fed in chosen
+        ]
+
+    def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
+        """Question id → outcome, of the row's questions that have been fed."""
+        found = self._db.execute(
+            "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.key = q.key WHERE q.position = ?",
+            (position,),
+        )
+        return {
+            question: None if outcome is None else OUTCOME.validate_json(outcome)
+            for question, outcome in found
+        }
+
+    def ask(self, key: bytes) -> tuple[bool, str | None, FailureCode | None] | None:
+        """(has an outcome, the model it is of, the failure's code); None for a key that was never asked."""
+        found = self._db.execute(
+            "SELECT outcome IS NOT NULL, model, code FROM ask WHERE key = ?", (key,)
+        ).fetchone()
+        if found is None:
+            return None
+        return bool(found[0]), found[1], None if found[2] is None else FailureCode(found[2])
+
+    def next_index(self) -> int:
+        found = self._db.execute("SELECT max(idx) FROM job").fetchone()[0]
+        return 0 if found is None else found + 1
+
+    def add_job(self, index: int, message: str, upload: str | None, asks: Mapping[bytes, str]) -> None:
+        """Note a job that is about to be sent; `asks` maps content keys to the job's question ids."""
+        self._db.execute("INSERT INTO job VALUES (?, ?, ?, ?)", (index, JobState.SENDING, message, upload))
+        self._db.executemany(
+            "INSERT OR REPLACE INTO ask VALUES (?, ?, ?, NULL, NULL, NULL)",
+            [(key, index, question) for key, question in asks.items()],
+        )
+
+    def settle(self, key: bytes, failure: Failure) -> None:
+        """Give a question an outcome that no worker was asked for."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO ask VALUES (?, NULL, NULL, ?, ?, NULL)",
+            (key, failure.model_dump_json(), failure.code),
+        )
+
+    def add_questions(self, position: int, asked: Sequence[Asked], waiting: int) -> None:
+        """Note what a row asks now; `waiting` of it has no outcome yet."""
+        self._db.executemany(
+            "INSERT INTO question VALUES (?, ?, ?, ?, ?)",
+            [(position, one.number, one.id, json.dumps(one.prompt), one.key) for one in asked],
+        )
+        self._db.execute(
+            "UPDATE row SET fed = fed + ?, open = open + ?, due = NULL WHERE position = ?",
+            (len(asked), waiting, position),
+        )
+        if not waiting:
+            self._finish([position])
+
+    def mark_sent(self, indices: Iterable[int]) -> None:
+        self._db.executemany(
+            "UPDATE job SET state = ? WHERE idx = ? AND state = ?",
+            [(JobState.SENT, index, JobState.SENDING) for index in indices],
+        )
+
+    def open_jobs(self) -> list[OpenJob]:
+        """Jobs without a record, the oldest first."""
+        # Sorted here: ORDER BY would have SQLite walk through all jobs there ever were.
+        found = sorted(self._db.execute("SELECT idx, state, message FROM job WHERE state < 3").fetchall())
+        return [OpenJob(index, JobState(state), message) for index, state, message in found]
+
+    def message(self, index: int) -> str | None:
+        """None if the job has its record."""
+        found = self._db.execute("SELECT message FROM job WHERE idx = ?", (index,)).fetchone()
+        message: str | None = found[0]
+        return message
+
+    def uploads(self) -> set[str]:
+        """Hashes of the images in the store that open jobs need."""
+        found = self._db.execute("SELECT DISTINCT upload FROM job WHERE state < 3 AND upload IS NOT NULL")
+        return {one for (one,) in found}
+
+    def file_digest(self, path: bytes) -> FileDigest | None:
+        found = self._db.execute("SELECT size, mtime_ns, digest FROM file WHERE path = ?", (path,)).fetchone()
+        return None if found is None else FileDigest(*found)
+
+    def keep_file_digest(self, path: bytes, digest: FileDigest) -> None:
+        self._db.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", (path, *digest))
+
+    # Collecting.
+
+    def record(self, results: Iterable[Result], jobs: Sequence[int]) -> list[int]:
+        """Note the records of `jobs`, as far as they are new. Returns the indices that were open."""
+        marks = ",".join("?" * len(jobs))
+        fresh = [
+            index
+            for (index,) in self._db.execute(
+                f"SELECT idx FROM job WHERE state < 3 AND idx IN ({marks})", tuple(jobs)
+            )
+        ]
+        if not fresh:
+            return []
+        known = set(fresh)
+        run = self._db.execute
+        run("DELETE FROM got")
+        self._db.executemany(
+            "INSERT INTO got VALUES (?, ?, ?, ?, ?)",
+            [
+                (
+                    one.job,
+                    one.question,
+                    one.outcome.model_dump_json(),
+                    one.outcome.code if isinstance(one.outcome, Failure) else None,
+                    one.model,
+                )
+                for one in results
+                if one.job in known
+            ],
+        )
+        run("DELETE FROM touched")
+        marks = ",".join("?" * len(fresh))
+        # Whatever the jobs were to bring: a question that a record leaves out ends as a failure below.
+        run(
+            f"""INSERT INTO touched SELECT q.position, count(*)
+            FROM ask a CROSS JOIN question q ON q.key = a.key
+            WHERE a.job IN ({marks}) AND a.outcome IS NULL GROUP BY q.position""",
+            fresh,
+        )
+        run(
+            """UPDATE ask SET outcome = got.outcome, code = got.code, model = got.model FROM got
+            WHERE ask.outcome IS NULL AND ask.job = got.job
+            AND (ask.question = got.question OR got.question = '*')"""
+        )
+        left_out = Failure(
+            code=FailureCode.INTERNAL_ERROR, message="The worker's record leaves this question out."
+        )
+        run(
+            f"UPDATE ask SET outcome = ?, code = ? WHERE outcome IS NULL AND job IN ({marks})",
+            (left_out.model_dump_json(), left_out.code, *fresh),
+        )
+        self._db.executemany(
+            "UPDATE job SET state = 3, message = NULL WHERE idx = ?", [(index,) for index in fresh]
+        )
+        # Written so that SQLite goes from the few rows touched to the many there are, and not the other way.
+        run(
+            """UPDATE row SET open = open - (SELECT n FROM touched t WHERE t.position = row.position)
+            WHERE position IN (SELECT position FROM touched)"""
+        )
+        finished = run(
+            "SELECT r.position FROM touched t CROSS JOIN row r ON r.position = t.position WHERE r.open = 0"
+        ).fetchall()
+        self._finish([position for (position,) in finished])
+        return fresh
+
+    def _finish(self, positions: Sequence[int]) -> None:
+        """Rows without open questions are complete, or due for what is left of them."""
+        following = int(self.state("last_seq") or 0) + 1
+        complete: list[tuple[int, int]] = []
+        for position in positions:
+            total, fed = self._db.execute(
+                "SELECT total, fed FROM row WHERE position = ?", (position,)
+            ).fetchone()
+            if fed < total:
+                self._db.execute("UPDATE row SET due = 1 WHERE position = ?", (position,))
+            else:
+                complete.append((following + len(complete), position))
+        self._db.executemany("UPDATE row SET seq = ? WHERE position = ?", complete)
+        if complete:
+            self.set_state("last_seq", complete[-1][0])
+
+    # Reading.
+
+    def rows(self) -> int:
+        """Of the present submission."""
+        return self.state("rows") or 0
+
+    def complete_rows(self, up_to: int | None = None) -> int:
+        """Of the present submission; with `up_to` those not after that place in the order of completion."""
+        found: int = self._db.execute(
+            "SELECT count(*) FROM row WHERE seq IS NOT NULL AND (? IS NULL OR seq <= ?)", (up_to, up_to)
+        ).fetchone()[0]
+        return found
+
+    def is_fed(self) -> bool:
+        """Whether every question of every row has been sent, or found answered."""
+        found = self._db.execute("SELECT EXISTS (SELECT 1 FROM row WHERE fed < total)").fetchone()
+        return not found[0]
+
+    def count_open_jobs(self) -> int:
+        found: int = self._db.execute("SELECT count(*) FROM job WHERE state < 3").fetchone()[0]
+        return found
+
+    def has_open_jobs(self) -> bool:
+        found = self._db.execute("SELECT EXISTS (SELECT 1 FROM job WHERE state < 3)").fetchone()
+        return bool(found[0])
+
+    def completed(self, after: int, limit: int = CHUNK) -> tuple[list[AnsweredRow], int]:
+        """Rows that were completed after place `after`, in that order, and the place of the last of them."""
+        found = self._db.execute(
+            "SELECT position, id, content, seq FROM row WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        ).fetchall()
+        rows = self._answered([one[:3] for one in found])
+        return rows, found[-1][3] if found else after
+
+    def in_order(self) -> Iterator[AnsweredRow]:
+        """Complete rows in the order of the source."""
+        after = -1
+        while found := self._db.execute(
+            "SELECT position, id, content FROM row WHERE position > ? AND seq IS NOT NULL "
+            "ORDER BY position LIMIT ?",
+            (after, CHUNK),
+        ).fetchall():
+            yield from self._answered(found)
+            after = found[-1][0]
+
+    def _answered(self, rows: Sequence[tuple[int, bytes, str]]) -> list[AnsweredRow]:
+        marks = ",".join("?" * len(rows))
+        answers: dict[int, list[Answered]] = {position: [] for position, _, _ in rows}
+        models: dict[int, str] = {}
+        for position, question, prompt, outcome, model in self._db.execute(
+            f"""SELECT q.position, q.id, q.prompt, a.outcome, a.model
+            FROM question q JOIN ask a ON a.key = q.key WHERE q.position IN ({marks})
+            ORDER BY q.position, q.number""",
+            [position for position, _, _ in rows],
+        ):
+            asked = json.loads(prompt)
+            answers[position].append(
+                Answered(
+                    question=question,
+                    prompt=asked if isinstance(asked, str) else tuple(asked),
+                    outcome=OUTCOME.validate_json(outcome),
+                )
+            )
+            if model is not None:
+                models[position] = model
+        answered = []
+        for position, row_id, content in rows:
+            row = _row(row_id, content)
+            answered.append(
+                AnsweredRow(
+                    position=position,
+                    id=row.id,
+                    name=row.name,
+                    image=row.image,
+                    columns=row.columns,
+                    model=models.get(position),
+                    answers=tuple(answers[position]),
+                )
+            )
+        return answered
+
+    def failures(self) -> dict[str, int]:
+        """Failure code → failed questions of the present submission, the most frequent first."""
+        found = self._db.execute(
+            "SELECT a.code, count(*) FROM question q JOIN ask a ON a.key = q.key "
+            "WHERE a.code IS NOT NULL GROUP BY a.code ORDER BY 2 DESC, 1"
+        )
+        return dict(found.fetchall())
+
+    def answered_questions(self) -> int:
+        found: int = self._db.execute(
+            "SELECT count(*) FROM question q JOIN ask a ON a.key = q.key "
+            "WHERE a.outcome IS NOT NULL AND a.code IS NULL"
+        ).fetchone()[0]
+        return found
+
+    # Doing again.
+
+    def withdraw(self) -> int:
+        """Make everything that is under way due again. Returns the number of jobs withdrawn."""
+        with_open = "SELECT key FROM ask WHERE outcome IS NULL"
+        for position, count in self._db.execute(
+            f"SELECT position, count(*) FROM question WHERE key IN ({with_open}) GROUP BY position"
+        ).fetchall():
+            self._db.execute(
+                "UPDATE row SET fed = fed - ?, open = 0, due = 1 WHERE position = ?", (count, position)
+            )
+        self._db.execute(f"DELETE FROM question WHERE key IN ({with_open})")
+        self._db.execute("DELETE FROM ask WHERE outcome IS NULL")
+        changed = self._db.execute("UPDATE job SET state = 3, message = NULL WHERE state < 3")
+        return changed.rowcount
+
+    def forget_failures(self, codes: Sequence[str] | None) -> int:
+        """Make failed questions due again, of all codes or of these. Returns how many."""
+        chosen = "a.code IS NOT NULL"
+        if codes is not None:
+            marks = ",".join("?" * len(codes))
+            chosen = f"a.code IN ({marks})"
+        failed = self._db.execute(
+            f"SELECT q.position, q.number, q.key FROM question q JOIN ask a ON a.key = q.key WHERE {chosen}",
+            tuple(codes or ()),
+        ).fetchall()
+        for position, number, _ in failed:
+            self._db.execute("DELETE FROM question WHERE position = ? AND number = ?", (position, number))
+            self._db.execute(
+                "UPDATE row SET fed = fed - 1, due = CASE WHEN open = 0 THEN 1 END, seq = NULL "
+                "WHERE position = ?",
+                (position,),
+            )
+        self._db.executemany("DELETE FROM ask WHERE key = ?", [(key,) for _, _, key in failed])
+        if failed:
+            self.set_state("emitted", 0)
+            self.set_state("places", {})
+        return len(failed)
+
+
+class NewRows:
+    """Takes the rows of a submission, one after the other."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._batch: list[tuple[int, bytes, str, int]] = []
+        self.count = 0
+
+    def add(self, row: Row, questions: int) -> None:
+        """Raises LedgerError when the id was there before, at this row or a little later."""
+        self._batch.append((self.count, _row_id(row.id), _content(row), questions))
+        self.count += 1
+        if len(self._batch) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        try:
+            self._db.executemany(
+                "INSERT INTO row_next (position, id, content, total) VALUES (?, ?, ?, ?)", self._batch
+            )
+        except sqlite3.IntegrityError:
+            raise LedgerError(f"{self._twice()} Every row needs an id of its own.") from None
+        self._batch.clear()
+
+    def _twice(self) -> str:
+        seen: set[bytes] = set()
+        for position, row_id, _, _ in self._batch:
+            known = self._db.execute(
+                "SELECT position FROM row_next WHERE id = ? AND position < ?", (row_id, position)
+            ).fetchone()
+            if known is not None or row_id in seen:
+                return f'Row {position + 1} has the id "{_shown(os.fsdecode(row_id))}" of an earlier row.'
+            seen.add(row_id)
+        raise AssertionError("no id was there before")
+
+
+def _row_id(row_id: str) -> bytes:
+    """File names that are not UTF-8 come as surrogates, which SQLite's text cannot hold."""
+    return row_id.encode("utf-8", "surrogateescape")
+
+
+def _content(row: Row) -> str:
+    content: dict[str, Any] = {"name": row.name, "image": None}
+    if row.image is not None:
+        content["image"] = row.image.model_dump(mode="json")
+    if row.questions:
+        content["questions"] = [one.model_dump(mode="json") for one in row.questions]
+    if row.parameters:
+        content["parameters"] = dict(row.parameters)
+    if row.detail is not None:
+        content["detail"] = row.detail
+    if row.columns:
+        content["columns"] = dict(row.columns)
+    if row.refusal is not None:
+        content["refusal"] = row.refusal.model_dump(mode="json")
+    return json.dumps(content)
+
+
+def _row(row_id: bytes, content: str) -> Row:
+    return ROW.validate_python({"id": row_id.decode("utf-8", "surrogateescape"), **json.loads(content)})
+
+
+def _shown(name: str | os.PathLike[str]) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,89 @@
+"""Puts jobs into the workers' queues; the only file of the producer that knows Celery."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import celery
+import kombu
+import redis
+
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, TASK_NAME
+
+UNACKED_KEY: Final = "unacked"
+"""Kombu's hash of messages that a worker has taken and not acknowledged."""
+BATCH: Final = 256
+PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
+"""Before each further try; about a minute in all."""
+
+
+class BrokerAwayError(Exception):
+    """The broker did not take a job within the tries."""
+
+
+class Queue:
+    """One connection to the broker; not shared between threads."""
+
+    def __init__(self, redis_url: str, connection: redis.Redis) -> None:
+        """`connection` reads the lengths of the broker's keys on the same server."""
+        self._app = celery.Celery("captionmill-producer", set_as_current=False)
+        queues = tuple(
+            kombu.Queue(name, kombu.Exchange(name, type="direct"), routing_key=name)
+            for name in (JOB_QUEUE, INTERACTIVE_QUEUE)
+        )
+        self._app.conf.update(**CELERY_OPTIONS, broker_url=redis_url, task_queues=queues)
+        self._redis = connection
+
+    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE) -> None:
+        """Send (task id, job as JSON) in order; each is in the queue, or at a worker, when this returns.
+
+        A try that fails is repeated for all of them, so some may be there twice: the store keeps one record.
+        Raises BrokerAwayError when the broker stays away.
+        """
+        for begin in range(0, len(jobs), BATCH):
+            self._submit(jobs[begin : begin + BATCH], queue)
+
+    def _submit(self, jobs: Sequence[tuple[str, str]], queue: str) -> None:
+        for pause_s in (*PAUSES_S, None):
+            try:
+                with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
+                    for task_id, job in jobs:
+                        self._publish(producer, task_id, job, queue)
+            except (kombu.exceptions.OperationalError, redis.RedisError, OSError) as error:
+                if pause_s is None:
+                    raise BrokerAwayError(str(error)) from error
+                time.sleep(pause_s)
+            else:
+                return
+
+    def _publish(self, producer: kombu.Producer, task_id: str, job: str, queue: str) -> None:
+        # argsrepr: else arguments travel in headers and end in workers' logs, with whatever the job holds.
+        message = self._app.amqp.create_task_message(
+            task_id, TASK_NAME, argsrepr="-", kwargsrepr="-", ignore_result=True
+        )
+        _, _, embedded = message.body
+        producer.publish(
+            f"[[{job}], {{}}, {json.dumps(embedded)}]",
+            # To the default exchange: on Redis that is the list of this name, which needs no declaration.
+            exchange="",
+            routing_key=queue,
+            headers=message.headers,
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=2,
+            **message.properties,
+        )
+
+    def queued(self) -> int:
+        """Messages in the bulk queue, of this run or another."""
+        length: int = self._redis.llen(JOB_QUEUE)
+        return length
+
+    def backlog(self) -> int:
+        """Messages in the bulk queue or taken and unacknowledged, of this run or another."""
+        taken: int = self._redis.hlen(UNACKED_KEY)
+        return self.queued() + taken
+
+    def close(self) -> None:
+        self._app.close()

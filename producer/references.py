@@ -1,0 +1,138 @@
+"""From a row's image to what a job says of it: digest, reference and bytes to be shipped; knows no job."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from contract.job import (
+    INLINE_MAX_BYTES,
+    ImageInline,
+    ImageMember,
+    ImagePath,
+    ImageReference,
+    ImageStored,
+    ImageUrl,
+)
+from producer.ledger import FileDigest
+from producer.rows import Embedded, RowImage
+
+READ_BYTES: Final = 1 << 20
+SHIPPED_MAX_BYTES: Final = 50_000_000
+"""As the workers' default bound on an image."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An image as a job refers to it."""
+
+    digest: bytes
+    """Of its bytes; of its name where the producer cannot read it."""
+    reference: ImageReference
+    content: bytes | None = None
+    """What must be in the store before the job is sent; the reference is then an ImageStored."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A file whose digest is kept: while size and time stay, its bytes are not read again."""
+
+    path: bytes
+    digest: FileDigest
+
+
+class Resolver:
+    """Safe among threads: what it keeps of files is handed in and out."""
+
+    def __init__(self, read_embedded: Callable[[int], bytes], *, ship: bool) -> None:
+        """`ship` sends bytes to workers that do not see the producer's files; embedded ones always go."""
+        self._read_embedded = read_embedded
+        self._ship = ship
+
+    def place(self, image: RowImage) -> bytes | None:
+        """Under which the digest of an image in a file is kept; None for other images."""
+        if isinstance(image, ImageMember):
+            return os.fsencode(image.to_path()) + b"\0%d+%d" % (image.offset, image.size_bytes)
+        return os.fsencode(image.to_path()) if isinstance(image, ImagePath) else None
+
+    def resolve(self, image: RowImage, known: FileDigest | None) -> tuple[Resolved, FileDigest | None]:
+        """The image, and for a file in reach the digest to keep. A file out of reach raises nothing."""
+        if isinstance(image, ImageUrl):
+            return Resolved(_digest(b"url", image.url.encode()), image), None
+        if isinstance(image, Embedded):
+            content = self._read_embedded(image.place)
+            return shipped(content), None
+        try:
+            return self._file(image, known)
+        except OSError:
+            # The worker will say what is wrong with it, or can read what this machine cannot.
+            place = self.place(image)
+            assert place is not None
+            return Resolved(_digest(b"unread", place), image), None
+
+    def content(self, image: RowImage) -> bytes | None:
+        """The image's bytes, None where it is out of reach: a URL, or a file it cannot read."""
+        if isinstance(image, ImageUrl):
+            return None
+        if isinstance(image, Embedded):
+            return self._read_embedded(image.place)
+        try:
+            with open(image.to_path(), "rb", opener=_open_regular) as file:
+                status = os.fstat(file.fileno())
+                start, size = 0, status.st_size
+                if isinstance(image, ImageMember):
+                    start, size = image.offset, image.size_bytes
+                if not stat.S_ISREG(status.st_mode) or size > SHIPPED_MAX_BYTES:
+                    return None
+                file.seek(start)
+                return file.read(size)
+        except OSError:
+            return None
+
+    def _file(
+        self, image: ImagePath | ImageMember, known: FileDigest | None
+    ) -> tuple[Resolved, FileDigest | None]:
+        with open(image.to_path(), "rb", opener=_open_regular) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("no regular file")
+            fresh = known is not None and known[:2] == (status.st_size, status.st_mtime_ns)
+            if known is not None and fresh and not self._ship:
+                return Resolved(known.digest, image), known
+            start, size = 0, status.st_size
+            if isinstance(image, ImageMember):
+                start, size = image.offset, image.size_bytes
+            file.seek(start)
+            if self._ship and size <= SHIPPED_MAX_BYTES:
+                content = file.read(size)
+                result = shipped(content)
+            else:
+                result = Resolved(_digest_of(file, size), image)
+        return result, FileDigest(status.st_size, status.st_mtime_ns, result.digest)
+
+
+def shipped(content: bytes) -> Resolved:
+    """Bytes that travel: within the job when they are few, else by way of the store."""
+    digest = hashlib.sha256(content).digest()
+    if len(content) <= INLINE_MAX_BYTES:
+        return Resolved(digest, ImageInline.of(content))
+    return Resolved(digest, ImageStored(sha256=digest.hex()), content)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """A FIFO must not make the producer wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _digest_of(file: object, size: int) -> bytes:
+    digest = hashlib.sha256()
+    while size > 0 and (piece := file.read(min(size, READ_BYTES))):  # type: ignore[attr-defined]
+        digest.update(piece)
+        size -= len(piece)
+    return digest.digest()
+
+
+def _digest(kind: bytes, name: bytes) -> bytes:
+    return hashlib.sha256(kind + b"\0" + name).digest()

@@ -1,0 +1,49 @@
+"""Images that travel through the result store, within a byte budget; knows no job and no ledger."""
+
+from collections.abc import Set
+from typing import Any, Final
+
+import redis
+
+from contract.store import image_key
+
+BUDGET_BYTES: Final = 256 * 2**20
+
+
+class Uploads:
+    """The images of one run that are in the store now."""
+
+    def __init__(self, connection: redis.Redis, run: str, budget_bytes: int = BUDGET_BYTES) -> None:
+        """Finds what an earlier process has left."""
+        self._redis = connection
+        self._run = run
+        self._budget_bytes = budget_bytes
+        self._sizes: dict[str, int] = {}
+        prefix = image_key(run, "")
+        pattern = prefix.replace("[", "\\[") + "*"
+        for key in connection.scan_iter(match=pattern, count=10_000):
+            length: Any = connection.strlen(key)
+            self._sizes[key.decode().removeprefix(prefix)] = int(length)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(self._sizes.values())
+
+    def fits(self, sha256: str, size_bytes: int) -> bool:
+        """An image above the whole budget fits when nothing else is there."""
+        return (
+            sha256 in self._sizes or not self._sizes or self.stored_bytes + size_bytes <= self._budget_bytes
+        )
+
+    def put(self, sha256: str, content: bytes) -> None:
+        """To be called before the job that needs it is noted or sent."""
+        self._redis.set(image_key(self._run, sha256), content)
+        self._sizes[sha256] = len(content)
+
+    def keep_only(self, needed: Set[str]) -> None:
+        """Delete what no open job needs."""
+        gone = self._sizes.keys() - needed
+        if gone:
+            self._redis.delete(*(image_key(self._run, one) for one in gone))
+            for one in gone:
+                del self._sizes[one]

@@ -1,0 +1,15 @@
+"""Workers that tell of themselves in the store, for tests of whoever reads it."""
+
+import time
+
+import redis
+
+from contract.store import WORKERS_KEY, WorkerRecord
+
+
+def announce(connection: redis.Redis, worker: str, model: str, *, slots: int = 2, age_s: float = 0.0) -> None:
+    now = time.time()
+    record = WorkerRecord(
+        worker=worker, model=model, device="CPU", slots=slots, time=now - age_s, started=now - 100
+    )
+    connection.hset(WORKERS_KEY, worker, record.model_dump_json())
