@@ -48,7 +48,9 @@ def queued(connection: redis.Redis) -> list[Job]:
 
 @pytest.fixture
 def worker(redis_url: str, tmp_path: Path) -> Iterator[None]:
-    process = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    process = spawn(
+        [sys.executable, "-m", "bench.stub_worker", redis_url, "count"], tmp_path / "worker.log", {}
+    )
     yield
     process.kill()
     process.wait()
@@ -210,7 +212,9 @@ def test_submit_then_collect(redis_url: str, connection: redis.Redis, photos: Pa
     assert "captionmill collect" in ran.stdout
     assert len(queued(connection)) == 7
     assert "0 of them complete" in captionmill("status", out).stdout
-    worker = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    worker = spawn(
+        [sys.executable, "-m", "bench.stub_worker", redis_url, "count"], tmp_path / "worker.log", {}
+    )
     try:
         ran = captionmill("collect", out, "--redis", redis_url)
     finally:
@@ -225,7 +229,9 @@ def test_cancel_then_resume(redis_url: str, connection: redis.Redis, photos: Pat
     out = tmp_path / "out"
     assert captionmill("submit", *ask_all(photos, out, redis_url)).returncode == 0
     assert events(captionmill("cancel", out, "--redis", redis_url, "--json"), "cancelled")[0]["jobs"] == 7
-    worker = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    worker = spawn(
+        [sys.executable, "-m", "bench.stub_worker", redis_url, "count"], tmp_path / "worker.log", {}
+    )
     try:
         wait_until(lambda: connection.llen(JOB_QUEUE) == 0)
         assert connection.hlen(WORKED_KEY) == 0

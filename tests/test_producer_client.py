@@ -26,7 +26,9 @@ ROWS = 5
 
 @pytest.fixture
 def client(redis_url: str, tmp_path: Path) -> Iterator[Client]:
-    worker = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    worker = spawn(
+        [sys.executable, "-m", "bench.stub_worker", redis_url, "count"], tmp_path / "worker.log", {}
+    )
     with Client(redis_url) as made:
         yield made
     worker.kill()

@@ -26,7 +26,9 @@ ROWS = 60
 
 @pytest.fixture
 def worker(redis_url: str, tmp_path: Path) -> Iterator[None]:
-    process = spawn([sys.executable, "-m", "bench.stub_worker", redis_url], tmp_path / "worker.log", {})
+    process = spawn(
+        [sys.executable, "-m", "bench.stub_worker", redis_url, "count"], tmp_path / "worker.log", {}
+    )
     yield
     assert process.poll() is None, (tmp_path / "worker.log").read_text()
     process.kill()
