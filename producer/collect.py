@@ -9,8 +9,6 @@ from contract.store import RECORD_FIELD, done_key, results_key
 from producer.ledger import Ledger, Result
 
 BATCH: Final = 1000
-STREAM_ID: Final = "stream_id"
-"""Name in the ledger's state: the place in the run's stream up to which everything is in the ledger."""
 
 
 class Collector:
@@ -21,10 +19,6 @@ class Collector:
         self._ledger = ledger
         self._run = run
         self._key = results_key(run)
-        self._cursor: str = ledger.state(STREAM_ID) or "0-0"
-        if _stream_place(self._last_id()) < _stream_place(self._cursor):
-            # The store was lost and began again; what is known already is dropped by its index.
-            self._cursor = "0-0"
         self.tokens = 0
         """Generated, of the records collected by this process."""
         self.failures = 0
@@ -49,10 +43,8 @@ class Collector:
         last_id = records[-1][0]
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
-            self._ledger.set_state(STREAM_ID, last_id)
-        self._cursor = last_id
-        milliseconds, sequence = _stream_place(last_id)
-        self._redis.xtrim(self._key, minid=f"{milliseconds}-{sequence + 1}", approximate=False)
+        milliseconds, _, sequence = last_id.partition("-")
+        self._redis.xtrim(self._key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
         known = set(fresh)
         for one in results:
             if one.job in known:
@@ -73,7 +65,8 @@ class Collector:
         self._redis.expire(done_key(self._run), keep_done_s)
 
     def _read(self, block_ms: int) -> list[tuple[str, bytes]]:
-        reply: Any = self._redis.xread({self._key: self._cursor}, count=BATCH, block=block_ms or None)
+        # What is in the ledger was dropped from the stream, or is known there by its index.
+        reply: Any = self._redis.xread({self._key: "0-0"}, count=BATCH, block=block_ms or None)
         if not reply:
             return []
         streams = reply.values() if isinstance(reply, dict) else (entries for _, entries in reply)
@@ -82,16 +75,3 @@ class Collector:
         if entries and isinstance(entries[0], list):
             (entries,) = entries
         return [(entry_id.decode(), fields[RECORD_FIELD.encode()]) for entry_id, fields in entries]
-
-    def _last_id(self) -> str:
-        try:
-            stream: Any = self._redis.xinfo_stream(self._key)
-        except redis.ResponseError:
-            return "0-0"
-        last: str | bytes = stream["last-generated-id"]
-        return last if isinstance(last, str) else last.decode()
-
-
-def _stream_place(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

@@ -344,7 +344,6 @@ class Ledger:
         ]
         if not fresh:
             return []
-        known = set(fresh)
         run = self._db.execute
         run("DELETE FROM got")
         self._db.executemany(
@@ -358,7 +357,6 @@ class Ledger:
                     one.model,
                 )
                 for one in results
-                if one.job in known
             ],
         )
         run("DELETE FROM touched")

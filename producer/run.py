@@ -244,6 +244,8 @@ class Run:
         empty = self._queue.backlog() == 0
         if empty and self._empty_at_last_look:
             lost = list(self._sent_at)
+            if self._collector is not None:
+                self._clear_done_bits(lost)
         else:
             lost = [index for index, sent_at in self._sent_at.items() if now - sent_at > OVERDUE_S]
         self._empty_at_last_look = empty and not lost
@@ -257,3 +259,13 @@ class Run:
             self._sent_at.pop(index)
         self._sent_at.update(dict.fromkeys((job.index for job in jobs), now))
         self._sent_again += len(jobs)
+
+    def _clear_done_bits(self, indices: list[int]) -> None:
+        """A job that is done in the store while its record is nowhere would be dropped by every worker.
+
+        That happens when the folder is older than what was collected from it, restored from a copy.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for index in indices:
+            pipeline.setbit(done_key(self._run), index, 0)
+        pipeline.execute()

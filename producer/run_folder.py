@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from contract.job import Detail, GenerationParameters
 from contract.store import attempts_key, cancelled_key, done_key, results_key
 from producer.asking import Asking
-from producer.collect import STREAM_ID, Collector
+from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
 from producer.ledger import Ledger, LedgerError
 from producer.outputs import Outputs
@@ -161,7 +161,6 @@ class RunFolder:
         with self.ledger.transaction():
             count = self.ledger.withdraw()
             self.ledger.set_state(RUN, _new_run_id(self.path))
-            self.ledger.set_state(STREAM_ID, "0-0")
         connection.delete(results_key(old), done_key(old), attempts_key(old))
         Uploads(connection, old).keep_only(set())
         return count

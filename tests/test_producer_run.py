@@ -24,6 +24,7 @@ from contract.job import (
 from contract.store import cancelled_key, done_key, image_key, results_key
 from producer.ledger import LedgerError
 from producer.questions import Prompt, read_prompts
+from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
 from producer.run import Round
 from producer.run_folder import RunFolder, Submission
@@ -95,6 +96,47 @@ def test_lost_jobs_are_sent_again(folder: RunFolder, connection: redis.Redis) ->
     assert sorted(workers.sent) == [0, 1, 2, 2, 2, 3, 4, 5, 6, 6, 6]
     assert rounds[-1].sent_again == 4
     assert len(texts(folder.path)) == JOBS
+
+
+def test_what_was_about_to_be_sent_is_sent_first(folder: RunFolder, connection: redis.Redis) -> None:
+    """Others' jobs in the queue, so that nothing looks lost."""
+    plan(folder, numbered(3))
+
+    class Away(Workers):
+        def submit(self, jobs: Sequence[tuple[str, str]]) -> None:  # noqa: ARG002 - the protocol's
+            raise BrokerAwayError
+
+        def backlog(self) -> int:
+            return 1
+
+    with folder.work(connection, Away(connection), feed=True, collect=True) as work:
+        rounds = work.run.rounds()
+        with pytest.raises(BrokerAwayError):
+            next(rounds)
+    workers = Workers(connection)
+    workers.backlog = lambda: 1  # type: ignore[method-assign]
+    drive(folder, connection, workers)
+    assert workers.sent == [0, 1, 2]
+
+
+def test_a_record_that_is_nowhere_is_asked_for_again(folder: RunFolder, connection: redis.Redis) -> None:
+    """As when the folder is restored from a copy: the store knows a job as done."""
+    plan(folder, numbered(2))
+
+    class Deduplicating(Workers):
+        def submit(self, jobs: Sequence[tuple[str, str]]) -> None:
+            fresh = [
+                job
+                for job in jobs
+                if not connection.getbit(done_key(folder.run), Job.model_validate_json(job[1]).index)
+            ]
+            super().submit(fresh)
+
+    connection.setbit(done_key(folder.run), 1, 1)
+    workers = Deduplicating(connection)
+    drive(folder, connection, workers, quiet_s=0.0)
+    assert workers.sent == [0, 1]
+    assert len(texts(folder.path)) == 2
 
 
 def test_a_superset_costs_only_what_is_new(folder: RunFolder, connection: redis.Redis) -> None:
