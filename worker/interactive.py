@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ACKNOWLEDGE_EVERY_S: Final = 0.05
 """How long a finished message may wait for its acknowledgement while no other comes."""
+IDLE_S: Final = 1.0
+"""The same, with nothing under way, of noticing the end; each look costs the broker several commands."""
 RESTART_PAUSE_S: Final = 1.0
 
 
@@ -60,7 +62,7 @@ class Interactive:
         assert self._consumer is not None, "else it is not started"
         while not self._consumer.should_stop:
             try:
-                self._consumer.run(safety_interval=ACKNOWLEDGE_EVERY_S)
+                self._consumer.run()
             except _DrainedError:
                 break
             except BaseException:
@@ -108,6 +110,18 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
             )
         ]
         return self._consumers
+
+    def consume(self, *_: Any, **__: Any) -> Iterator[None]:
+        """As kombu's, with a look at what ended as often as something can end."""
+        with self.consumer_context() as (connection, _channel, _consumers):
+            while not self.should_stop:
+                self.on_iteration()
+                try:
+                    connection.drain_events(timeout=ACKNOWLEDGE_EVERY_S if self._under_way else IDLE_S)
+                except TimeoutError:
+                    pass
+                else:
+                    yield
 
     def on_iteration(self) -> None:
         while not self._ends.empty():
