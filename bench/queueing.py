@@ -19,6 +19,7 @@ import typer
 from bench.machine import describe
 from bench.server import module, process, server
 from contract.job import ImageUrl
+from contract.store import results_key
 from producer.connection import connect
 from producer.questions import read_prompts
 from producer.queue import Queue
@@ -122,7 +123,8 @@ def apart(url: str, folder: Path, number: int) -> tuple[float, float]:
             pass
     submitted = PART_ROWS / (time.monotonic() - begun)
     with process(module("bench.stub_worker", url), folder / "stub.log", {}):
-        while queue.backlog():
+        # Not until the queue is empty: what the stub has taken last is not written yet then.
+        while connection.xlen(results_key(made.run)) < PART_ROWS:
             time.sleep(0.1)
     begun = time.monotonic()
     with made.work(connection, queue, feed=False, collect=True) as work:
