@@ -35,14 +35,6 @@ class Resolved:
     """What must be in the store before the job is sent; the reference is then an ImageStored."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """A file whose digest is kept: while size and time stay, its bytes are not read again."""
-
-    path: bytes
-    digest: FileDigest
-
-
 class Resolver:
     """Safe among threads: what it keeps of files is handed in and out."""
 
