@@ -14,18 +14,18 @@ import redis
 from contract.answer import Answer, JobResult, QuestionResult
 from contract.broker import JOB_QUEUE
 from contract.job import Job
-from contract.store import WRITE_ONCE, attempts_key, cancelled_key, done_key, results_key
+from contract.store import WRITE_ONCE, cancelled_key, done_key, record_keys
 
 WORKED_KEY = "stub:worked"
 """Hash: run/index → times its generation was begun."""
 BATCH = 200
 
 
-def read_message(message: bytes) -> dict[str, Any]:
-    """The job in a Celery message as kombu lays it into a Redis list."""
-    arguments, _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
-    job: dict[str, Any] = arguments[0]
-    return job
+def read_message(message: bytes) -> list[dict[str, Any]]:
+    """The jobs in a Celery message as kombu lays it into a Redis list."""
+    jobs: list[dict[str, Any]]
+    jobs, _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
+    return jobs
 
 
 def result(job: Job) -> JobResult:
@@ -56,7 +56,7 @@ def main(url: str, *, counts: bool) -> None:
         if not taken:
             waited = connection.brpop([JOB_QUEUE], timeout=1)
             taken = [waited[1]] if waited else []
-        jobs = [Job.model_validate(read_message(message)) for message in taken]
+        jobs = [Job.model_validate(job) for message in taken for job in read_message(message)]
         asking = connection.pipeline(transaction=False)
         for job in jobs:
             asking.getbit(done_key(job.run), job.index)
@@ -70,8 +70,8 @@ def main(url: str, *, counts: bool) -> None:
             seen.add((job.run, job.index))
             if counts:
                 writing.hincrby(WORKED_KEY, f"{job.run}/{job.index}", 1)
-            keys = (results_key(job.run), done_key(job.run), attempts_key(job.run))
-            writing.evalsha(write_once, 3, *keys, job.index, result(job).model_dump_json())
+            keys = record_keys(job.run)
+            writing.evalsha(write_once, len(keys), *keys, job.index, result(job).model_dump_json())
         writing.execute()
 
 

@@ -6,11 +6,14 @@ or run at a tenth of the speed with late acknowledgement on Redis.
 
 from typing import Any, Final
 
-TASK_NAME: Final = "captionmill.answer_job"
+TASK_NAME: Final = "captionmill.answer_jobs"
+"""Its positional arguments are jobs: one, or several that one thread of a worker answers in turn."""
 JOB_QUEUE: Final = "captionmill.jobs"
 """Bulk work."""
 INTERACTIVE_QUEUE: Final = "captionmill.interactive"
 """Questions somebody waits for: a worker takes them beside its bulk jobs and the engine serves them first."""
+SUSPECT_QUEUE: Final = "captionmill.suspect"
+"""Jobs that were under way when a worker died. Each is answered with nothing else under way in its worker."""
 VISIBILITY_TIMEOUT_S: Final = 900
 """Longer than three times the longest stay of a job in a worker, and the same everywhere."""
 

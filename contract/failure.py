@@ -24,6 +24,7 @@ class FailureCode(StrEnum):
     WRONG_MODEL = "wrong_model"
     DEPENDENCY_FAILED = "dependency_failed"
     EXCEEDS_CAPACITY = "exceeds_capacity"
+    CRASHED_WORKER = "crashed_worker"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL_ERROR = "internal_error"
 

@@ -25,8 +25,20 @@ def done_key(run: str) -> str:
 
 
 def attempts_key(run: str) -> str:
-    """Hash of attempts in flight, job index to count."""
+    """Hash of jobs that were begun and have no record, job index to how often."""
     return f"captionmill:{{{run}}}:attempts"
+
+
+def holders_key(run: str) -> str:
+    """Hash of jobs that were taken and have no record, job index to worker, or to SUSPECTED."""
+    return f"captionmill:{{{run}}}:holders"
+
+
+SUSPECTED: Final = "suspected"
+"""Holder of a job that waits in the suspect queue."""
+ISOLATED_ATTEMPTS: Final = 2
+MOST_ATTEMPTS: Final = 1 + ISOLATED_ATTEMPTS
+"""A job that was begun so often and has no record ends in the failure crashed_worker."""
 
 
 def cancelled_key(run: str) -> str:
@@ -78,11 +90,45 @@ class WorkerRecord(Contract):
 DEAD_LETTERS_KEY: Final = "captionmill:dead_letters"
 """List of messages that belong to no job and so can have no record: JSON of worker, reason and message."""
 
+BEGIN: Final = """
+if redis.call('GETBIT', KEYS[1], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[2]) == 1 then return {0, ''} end
+local holder = redis.call('HGET', KEYS[4], ARGV[1]) or ''
+local begun = tonumber(redis.call('HGET', KEYS[3], ARGV[1]) or 0)
+if begun >= tonumber(ARGV[3]) then return {-begun, holder} end
+redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
+return {redis.call('HINCRBY', KEYS[3], ARGV[1], 1), holder}
+"""
+"""Counts an attempt before the job is touched. KEYS: begin_keys(). ARGV: index, worker, most attempts.
+
+Returns the number of this attempt and who held the job before, or no one. 0: there is a record, or the run is
+cancelled. Below 0: it was begun so often already, and is not begun again.
+"""
+
+
+def begin_keys(run: str) -> list[str]:
+    return [done_key(run), cancelled_key(run), attempts_key(run), holders_key(run)]
+
+
+GIVE_BACK: Final = """
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+if ARGV[3] == '1' and redis.call('HINCRBY', KEYS[1], ARGV[1], -1) <= 0 then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 1
+"""
+"""The worker holds the job no longer. KEYS: attempts, holders. ARGV: index, worker, 1 to undo an attempt."""
+
 WRITE_ONCE: Final = """
 if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
 redis.call('XADD', KEYS[1], '*', 'record', ARGV[2])
 redis.call('SETBIT', KEYS[2], ARGV[1], 1)
 redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('HDEL', KEYS[4], ARGV[1])
 return 1
 """
-"""KEYS: results, done, attempts. ARGV: index, record. Returns 1 if this call wrote the record, else 0."""
+"""KEYS: record_keys(). ARGV: index, record. Returns 1 if this call wrote the record, else 0."""
+
+
+def record_keys(run: str) -> list[str]:
+    return [results_key(run), done_key(run), attempts_key(run), holders_key(run)]

@@ -34,6 +34,7 @@ from producer.options import (
 from producer.progress import duration
 from producer.questions import read_prompts
 from producer.queue import BrokerAwayError, Queue
+from producer.run import WorkersCrashError
 from producer.run_folder import RunFolder, Submission
 from producer.settings import Settings
 from producer.sinks.sink import SinkError
@@ -476,7 +477,7 @@ def _sentences() -> Iterator[None]:
         yield
     except ValidationError as invalid:
         _refuse(first_complaint(invalid))
-    except (SourceError, LedgerError, SinkError, ServerError, NoWorkerError) as error:
+    except (SourceError, LedgerError, SinkError, ServerError, NoWorkerError, WorkersCrashError) as error:
         _refuse(str(error))
     except (redis.RedisError, BrokerAwayError) as error:
         _refuse(f"Redis does not answer ({error}); is it running, and is --redis right?")

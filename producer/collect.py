@@ -1,14 +1,20 @@
 """Drains a run's records from the result store into the ledger, each once; knows nothing of sending."""
 
+from collections import deque
 from typing import Any, Final
 
 import redis
 
 from contract.answer import Answer, JobResult
-from contract.store import RECORD_FIELD, done_key, results_key
+from contract.failure import Failure, FailureCode
+from contract.store import RECORD_FIELD, attempts_key, done_key, holders_key, results_key
 from producer.ledger import Ledger, Result
 
 BATCH: Final = 1000
+CRASHES_OF: Final = 50
+"""So many of the latest jobs are looked at."""
+CRASHES_SHARE: Final = 0.8
+LEAST_CRASHES: Final = 5
 
 
 class Collector:
@@ -23,6 +29,9 @@ class Collector:
         """Generated, of the records collected by this process."""
         self.failures = 0
         """Failed questions among them."""
+        self.job_s: float | None = None
+        """What a job of late took its worker, on average; None before the first."""
+        self._crashed: deque[bool] = deque(maxlen=CRASHES_OF)
 
     def collect(self, block_ms: int) -> list[int]:
         """Wait up to `block_ms` for records, make them durable in the ledger, then drop them from the store.
@@ -34,12 +43,16 @@ class Collector:
             return []
         results: list[Result] = []
         jobs: list[int] = []
+        seconds = 0.0
         for _, record in records:
             parsed = JobResult.model_validate_json(record)
             jobs.append(parsed.index)
+            seconds += parsed.seconds
+            self._crashed.append(_is_crash(parsed))
             results += [
                 Result(parsed.index, one.question, one.outcome, parsed.model) for one in parsed.results
             ]
+        self.job_s = seconds / len(jobs)
         last_id = records[-1][0]
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
@@ -54,6 +67,10 @@ class Collector:
                     self.failures += 1
         return fresh
 
+    def workers_crash(self) -> bool:
+        """Whether nearly all of the latest jobs killed their workers: it is not the jobs, then."""
+        return sum(self._crashed) >= max(LEAST_CRASHES, CRASHES_SHARE * len(self._crashed))
+
     def backlog(self) -> int:
         """Records in the store that are not in the ledger."""
         length: int = self._redis.xlen(self._key)
@@ -61,7 +78,7 @@ class Collector:
 
     def forget(self, keep_done_s: int) -> None:
         """After the last job: free the store. The done bits stay a while to refuse late redeliveries."""
-        self._redis.delete(self._key)
+        self._redis.delete(self._key, attempts_key(self._run), holders_key(self._run))
         self._redis.expire(done_key(self._run), keep_done_s)
 
     def _read(self, block_ms: int) -> list[tuple[str, bytes]]:
@@ -75,3 +92,10 @@ class Collector:
         if entries and isinstance(entries[0], list):
             (entries,) = entries
         return [(entry_id.decode(), fields[RECORD_FIELD.encode()]) for entry_id, fields in entries]
+
+
+def _is_crash(result: JobResult) -> bool:
+    outcomes = [one.outcome for one in result.results]
+    return any(
+        isinstance(outcome, Failure) and outcome.code is FailureCode.CRASHED_WORKER for outcome in outcomes
+    )

@@ -25,9 +25,8 @@ DONE_AGAIN: Final = frozenset({FailureCode.WRONG_MODEL})
 class JobQueue(Protocol):
     """Where jobs go: producer.queue's Queue."""
 
-    def submit(self, jobs: Sequence[tuple[str, str]]) -> None: ...
+    def submit(self, jobs: Sequence[tuple[str, str]], *, together: int = 1) -> None: ...
     def queued(self) -> int: ...
-    def backlog(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,11 @@ class Feeder:
     def close(self) -> None:
         self._readers.shutdown(cancel_futures=True)
 
-    def feed(self, room: int) -> Fed:
+    def feed(self, room: int, together: int = 1) -> Fed:
         """Look at the next rows, and send at least one and at most about `room` jobs of them.
 
-        A row whose questions are all known, or under way for another row, sends none.
+        So many jobs `together` go in one message. A row whose questions are all known, or under way for
+        another row, sends none.
         """
         self._uploads.keep_only(self._ledger.uploads())
         rows = self._ledger.next_rows(min(room, ROWS))
@@ -90,17 +90,18 @@ class Feeder:
                     break
                 messages += self._row(one, image)
                 taken += 1
-        self._send(messages)
+        self._send(messages, together)
         return Fed(tuple(index for index, _ in messages), taken)
 
     def send_again(self, jobs: Sequence[OpenJob]) -> None:
         """Of open jobs; images that went by way of the store are still there."""
         self._send([(job.index, job.message) for job in jobs])
 
-    def _send(self, messages: Sequence[tuple[int, str]]) -> None:
+    def _send(self, messages: Sequence[tuple[int, str]], together: int = 1) -> None:
         if not messages:
             return
-        self._queue.submit([(f"{self._run}-{index}", message) for index, message in messages])
+        jobs = [(f"{self._run}-{index}", message) for index, message in messages]
+        self._queue.submit(jobs, together=together)
         with self._ledger.transaction():
             self._ledger.mark_sent(index for index, _ in messages)
 

@@ -9,7 +9,7 @@ import celery
 import kombu
 import redis
 
-from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, TASK_NAME
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
 
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
@@ -35,21 +35,26 @@ class Queue:
         self._app.conf.update(**CELERY_OPTIONS, broker_url=redis_url, task_queues=queues)
         self._redis = connection
 
-    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE) -> None:
+    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE, *, together: int = 1) -> None:
         """Send (task id, job as JSON) in order; each is in the queue, or at a worker, when this returns.
 
-        A try that fails is repeated for all of them, so some may be there twice: the store keeps one record.
-        Raises BrokerAwayError when the broker stays away.
+        So many jobs `together` in one message are answered in turn by one thread of a worker. A try that
+        fails is repeated for all of them, so some may be there twice: the store keeps one record. Raises
+        BrokerAwayError when the broker stays away.
         """
-        for begin in range(0, len(jobs), BATCH):
-            self._submit(jobs[begin : begin + BATCH], queue)
+        messages = [
+            (jobs[begin][0], ",".join(job for _, job in jobs[begin : begin + together]))
+            for begin in range(0, len(jobs), together)
+        ]
+        for begin in range(0, len(messages), BATCH):
+            self._submit(messages[begin : begin + BATCH], queue)
 
-    def _submit(self, jobs: Sequence[tuple[str, str]], queue: str) -> None:
+    def _submit(self, messages: Sequence[tuple[str, str]], queue: str) -> None:
         for pause_s in (*PAUSES_S, None):
             try:
                 with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
-                    for task_id, job in jobs:
-                        self._publish(producer, task_id, job, queue)
+                    for task_id, arguments in messages:
+                        self._publish(producer, task_id, arguments, queue)
             except (kombu.exceptions.OperationalError, redis.RedisError, OSError) as error:
                 if pause_s is None:
                     raise BrokerAwayError(str(error)) from error
@@ -57,14 +62,14 @@ class Queue:
             else:
                 return
 
-    def _publish(self, producer: kombu.Producer, task_id: str, job: str, queue: str) -> None:
+    def _publish(self, producer: kombu.Producer, task_id: str, arguments: str, queue: str) -> None:
         # argsrepr: else arguments travel in headers and end in workers' logs, with whatever the job holds.
         message = self._app.amqp.create_task_message(
             task_id, TASK_NAME, argsrepr="-", kwargsrepr="-", ignore_result=True
         )
         _, _, embedded = message.body
         producer.publish(
-            f"[[{job}], {{}}, {json.dumps(embedded)}]",
+            f"[[{arguments}], {{}}, {json.dumps(embedded)}]",
             # To the default exchange: on Redis that is the list of this name, which needs no declaration.
             exchange="",
             routing_key=queue,
@@ -76,12 +81,14 @@ class Queue:
         )
 
     def queued(self) -> int:
-        """Messages in the bulk queue, of this run or another."""
-        length: int = self._redis.llen(JOB_QUEUE)
-        return length
+        """Messages that wait for a worker, of this run or another, without those somebody waits for."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.llen(JOB_QUEUE)
+        pipeline.llen(SUSPECT_QUEUE)
+        return sum(pipeline.execute())
 
     def backlog(self) -> int:
-        """Messages in the bulk queue or taken and unacknowledged, of this run or another."""
+        """The same, and those taken and unacknowledged."""
         taken: int = self._redis.hlen(UNACKED_KEY)
         return self.queued() + taken
 

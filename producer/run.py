@@ -9,9 +9,10 @@ from typing import Any, Final
 import redis
 
 from contract.broker import VISIBILITY_TIMEOUT_S
-from contract.store import done_key, results_key
+from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
+from producer.holders import holders
 from producer.ledger import JobState, Ledger, OpenJob
 from producer.outputs import Outputs
 
@@ -21,15 +22,27 @@ FEW: Final = 64
 """After fewer records than these the next ones are left to gather for COLLECT_EVERY_S."""
 WATCHED: Final = 2000
 """Of the jobs in flight, those sent first: so many does a process without a collector look for at a time."""
+LOOK_EVERY_S: Final = 5.0
 QUIET_S: Final = 2.0
+"""Without a record for so long, the next look at what was lost is due."""
 OVERDUE_S: Final = VISIBILITY_TIMEOUT_S * 1.5
 """A job sent this long ago has been delivered a second time by the broker, or is lost."""
+TOGETHER_S: Final = 4.0
+MOST_TOGETHER: Final = 8
+"""Jobs go together in one message as long as they take a worker's thread no longer than TOGETHER_S."""
+LAST_MESSAGES: Final = 64
+"""Towards the end of a run jobs go in at least so many messages, so that no thread has many left alone."""
+CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 PRESSURE_EVERY_S: Final = 1.0
 MOST_QUEUED: Final = 100_000
 MOST_UNCOLLECTED: Final = 50_000
 """Records in the store that no collector has fetched."""
 MOST_MEMORY: Final = 0.8
 """Of the store's maxmemory, if it has one."""
+
+
+class WorkersCrashError(Exception):
+    """The run has stopped, as its jobs kill every worker; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ class Run:
         """`window` bounds the jobs that are sent and not answered.
 
         Without `feeder` it only collects, without `collector` it only feeds: another process does the rest.
-        Without a record for `quiet_s`, the run looks whether jobs were lost.
+        The run looks every LOOK_EVERY_S whether jobs were lost, without a record for `quiet_s` at once.
         """
         self._ledger = ledger
         self._queue = queue
@@ -125,7 +138,9 @@ class Run:
         self._collected_last = 0
         self._heard_at = now
         self._looked_at = now
-        self._empty_at_last_look = False
+        self._missing: set[int] = set()
+        """At the last look."""
+        self._rows = ledger.rows()
         self.complete = ledger.complete_rows(None if outputs is None else outputs.emitted)
         """Rows answered, and written if they are written here."""
 
@@ -133,12 +148,14 @@ class Run:
         """Until every row is answered and written; between rounds everything on disk is consistent.
 
         Without a collector, until every job is sent; without a feeder, until none is open or to be fed.
+        Raises WorkersCrashError.
         """
         self._take_over()
         while True:
             fed, held = self._feed()
             moved = self._collect(wait=not fed)
             self._reconcile()
+            self._stop_if_workers_crash()
             yield Round(
                 complete=self.complete,
                 failed_questions=0 if self._collector is None else self._collector.failures,
@@ -155,6 +172,7 @@ class Run:
         """What an earlier process has sent, or was about to send when it ended."""
         if self._feeder is None:
             return
+        self._redis.delete(cancelled_key(self._run))
         jobs = self._ledger.open_jobs()
         unsure = [job for job in jobs if job.state is JobState.SENDING]
         self._feeder.send_again(unsure)
@@ -176,13 +194,21 @@ class Run:
         held = self._pressure.held()
         if held is not None:
             return False, held
-        fed = self._feeder.feed(room)
+        fed = self._feeder.feed(room, self._together())
         now = time.monotonic()
         if not self._sent_at:
             # Silence counts from the first job on.
             self._heard_at = now
         self._sent_at.update(dict.fromkeys(fed.sent, now))
         return fed.rows > 0, None
+
+    def _together(self) -> int:
+        """How many jobs go in one message."""
+        if self._collector is None or self._collector.job_s is None:
+            return 1
+        in_time = TOGETHER_S / max(self._collector.job_s, TOGETHER_S / MOST_TOGETHER)
+        left = self._rows - self.complete - len(self._sent_at)
+        return max(1, min(int(in_time), left // LAST_MESSAGES))
 
     def _collect(self, *, wait: bool) -> bool:
         """Whether anything came or was written."""
@@ -227,40 +253,64 @@ class Run:
             self._sent_at.pop(index, None)
         if finished:
             self._heard_at = time.monotonic()
-            self._empty_at_last_look = False
 
     def _reconcile(self) -> None:
-        """Send again what the broker has lost.
+        """Send again what was lost.
 
-        A job is lost when nothing is queued or taken and it has no record. That is believed at the second
-        look: at the first, a worker may be between taking a message and noting so.
+        A job is missing when its worker is dead, or when no worker has it and no queue holds any. That is
+        believed at the second look: at the first, a worker may be between taking a message and noting so.
         """
         now = time.monotonic()
         if self._feeder is None or not self._sent_at:
             return
-        if now - max(self._heard_at, self._looked_at) < self._quiet_s:
+        silent = now - max(self._heard_at, self._looked_at) >= self._quiet_s
+        if not silent and now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        empty = self._queue.backlog() == 0
-        if empty and self._empty_at_last_look:
-            lost = list(self._sent_at)
-            if self._collector is not None:
-                self._clear_done_bits(lost)
-        else:
-            lost = [index for index, sent_at in self._sent_at.items() if now - sent_at > OVERDUE_S]
-        self._empty_at_last_look = empty and not lost
+        if self._redis.exists(cancelled_key(self._run)):
+            raise WorkersCrashError("Another process has stopped the run; its message says why.")
+        empty = self._queue.queued() == 0
+        held = holders(self._redis, self._run)
+        missing = {
+            index for index in self._sent_at if index in held.dead or (empty and index not in held.live)
+        }
+        lost = missing & self._missing
+        self._missing = missing - lost
+        if self._collector is not None and not self._collector.backlog():
+            self._clear_done_bits(lost - held.dead)
+        lost |= {
+            index
+            for index, sent_at in self._sent_at.items()
+            if now - sent_at > OVERDUE_S and index not in held.live
+        }
+        self._send_again(lost)
+
+    def _send_again(self, indices: set[int]) -> None:
+        assert self._feeder is not None, "only a feeder reconciles"
         jobs = [
             OpenJob(index, JobState.SENT, message)
-            for index in lost
+            for index in sorted(indices)
             if (message := self._ledger.message(index)) is not None
         ]
         self._feeder.send_again(jobs)
-        for index in lost:
+        for index in indices:
             self._sent_at.pop(index)
-        self._sent_at.update(dict.fromkeys((job.index for job in jobs), now))
+        self._sent_at.update(dict.fromkeys((job.index for job in jobs), time.monotonic()))
         self._sent_again += len(jobs)
 
-    def _clear_done_bits(self, indices: list[int]) -> None:
+    def _stop_if_workers_crash(self) -> None:
+        """Have workers drop what is queued, so that the jobs are as new when the run goes on."""
+        if self._collector is None or not self._collector.workers_crash():
+            return
+        self._redis.set(cancelled_key(self._run), 1, ex=CANCELLED_KEPT_S)
+        self._redis.delete(attempts_key(self._run), holders_key(self._run))
+        raise WorkersCrashError(
+            "Nearly every one of the latest jobs killed the worker that answered it alone, so the cause is "
+            "the workers, not the jobs: look at their logs and model folder. Then go on with run --resume, "
+            "and ask again what failed with retry --code crashed_worker."
+        )
+
+    def _clear_done_bits(self, indices: set[int]) -> None:
         """A job that is done in the store while its record is nowhere would be dropped by every worker.
 
         That happens when the folder is older than what was collected from it, restored from a copy.

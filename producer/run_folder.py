@@ -20,7 +20,7 @@ import redis
 from pydantic import BaseModel, ConfigDict
 
 from contract.job import Detail, GenerationParameters
-from contract.store import attempts_key, cancelled_key, done_key, results_key
+from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.asking import Asking
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
@@ -29,7 +29,7 @@ from producer.outputs import Outputs
 from producer.questions import Prompt, check
 from producer.references import Resolver
 from producer.rows import AnsweredRow
-from producer.run import Run
+from producer.run import CANCELLED_KEPT_S, Run
 from producer.sinks.kinds import open_sinks
 from producer.sinks.sink import Sink, SinkOptions
 from producer.sources import Source, SourceError, SourceOptions, open_source, shown
@@ -37,7 +37,6 @@ from producer.uploads import BUDGET_BYTES, Uploads
 from producer.workers import live_workers
 
 SMALLEST_WINDOW: Final = 256
-CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 RUN: Final = "run"
 SUBMISSION: Final = "submission"
 OVERRIDES: Final = "overrides"
@@ -161,7 +160,7 @@ class RunFolder:
         with self.ledger.transaction():
             count = self.ledger.withdraw()
             self.ledger.set_state(RUN, _new_run_id(self.path))
-        connection.delete(results_key(old), done_key(old), attempts_key(old))
+        connection.delete(results_key(old), done_key(old), attempts_key(old), holders_key(old))
         Uploads(connection, old).keep_only(set())
         return count
 

@@ -9,10 +9,10 @@ from worker.answering import Answering
 from worker.app import app, install
 from worker.fetch import ImageFetch
 from worker.images import ImageLimits
-from worker.interactive import Interactive
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import load_settings
+from worker.side_queue import SuspectQueue, side_queues
 from worker.streaming import TokenStreams
 from worker.token_store import TokenStore
 
@@ -31,20 +31,23 @@ class FakeWorker:
         fetch = ImageFetch(settings.image_roots, limits.max_bytes, store)
         self._streams = TokenStreams(TokenStore(redis_url))
         self._service = Service(FakeModel(), engine, fetch, limits, streams=self._streams)
-        self.answering = Answering(self._service, store)
-        self._interactive = Interactive(redis_url, self.answering, settings.interactive_slots)
+        self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
+        self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(store, "fake", "CPU")
 
     def start(self, slots: int) -> None:
-        self._interactive.start()
         self._announcer.start(slots)
+        for queue in self._side_queues:
+            queue.start()
 
     def drain(self) -> None:
         self._service.drain()
-        self._interactive.drain()
+        for queue in self._side_queues:
+            queue.drain()
 
     def close(self) -> None:
-        self._interactive.close()
+        for queue in self._side_queues:
+            queue.close()
         self._announcer.close()
         self._service.close()
         self._streams.close()

@@ -10,7 +10,7 @@ import redis
 from contract.answer import Answer, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode
 from contract.job import Job, Question
-from contract.store import WRITE_ONCE, attempts_key, done_key, results_key
+from contract.store import WRITE_ONCE, record_keys, results_key
 from producer.rows import Row
 
 Reply = Callable[[Job, Question], Answer | Failure]
@@ -52,12 +52,20 @@ def say_what_was_asked(job: Job, question: Question) -> Answer | Failure:
     return answer(f"{question.messages} {job.parameters.max_new_tokens}")
 
 
-def write(connection: redis.Redis, job: Job, reply: Reply = say_what_was_asked, model: str = "m") -> bool:
+def write(
+    connection: redis.Redis,
+    job: Job,
+    reply: Reply = say_what_was_asked,
+    model: str = "m",
+    seconds: float = 0.1,
+) -> bool:
     """As a worker writes a record."""
     results = tuple(QuestionResult(question=one.id, outcome=reply(job, one)) for one in job.questions)
-    result = JobResult(run=job.run, index=job.index, worker="w", model=model, seconds=0.1, results=results)
-    keys = [results_key(job.run), done_key(job.run), attempts_key(job.run)]
-    return bool(connection.eval(WRITE_ONCE, 3, *keys, str(job.index), result.model_dump_json()))
+    result = JobResult(
+        run=job.run, index=job.index, worker="w", model=model, seconds=seconds, results=results
+    )
+    keys = record_keys(job.run)
+    return bool(connection.eval(WRITE_ONCE, len(keys), *keys, str(job.index), result.model_dump_json()))
 
 
 class Workers:
@@ -72,11 +80,15 @@ class Workers:
         loses: Callable[[int, int], bool] = lambda *_: False,
         reply: Reply = say_what_was_asked,
         model: str = "m",
+        seconds: float = 0.1,
     ) -> None:
         self._connection = connection
         self._loses = loses
         self._reply = reply
         self._model = model
+        self._seconds = seconds
+        self.together: list[int] = []
+        """Of each call."""
         self.jobs: list[Job] = []
         self.most_unanswered = 0
         self.before_answer: Callable[[Job], None] = lambda _: None
@@ -85,21 +97,19 @@ class Workers:
     def sent(self) -> list[int]:
         return [job.index for job in self.jobs]
 
-    def submit(self, jobs: Sequence[tuple[str, str]]) -> None:
+    def submit(self, jobs: Sequence[tuple[str, str]], *, together: int = 1) -> None:
+        self.together.append(together)
         for task_id, message in jobs:
             job = Job.model_validate_json(message)
             assert task_id == f"{job.run}-{job.index}"
             self.jobs.append(job)
             if not self._loses(job.index, self.sent.count(job.index)):
                 self.before_answer(job)
-                write(self._connection, job, self._reply, self._model)
+                write(self._connection, job, self._reply, self._model, self._seconds)
             length: Any = self._connection.xlen(results_key(job.run))
             self.most_unanswered = max(self.most_unanswered, length)
 
     def queued(self) -> int:
-        return 0
-
-    def backlog(self) -> int:
         return 0
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from contract.broker import JOB_QUEUE
 from producer.connection import connect
 from producer.ledger import Ledger
 from producer.queue import Queue
@@ -53,12 +54,12 @@ class Fate:
 class DoomedQueue(Queue):
     fate: Fate
 
-    def submit(self, jobs: Sequence[tuple[str, str]], *queue: str) -> None:
+    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE, *, together: int = 1) -> None:
         self.fate.reach("before submit")
         if jobs:
-            super().submit(jobs[: len(jobs) // 2], *queue)
+            super().submit(jobs[: len(jobs) // 2], queue, together=together)
             self.fate.reach("half of a submit")
-            super().submit(jobs[len(jobs) // 2 :], *queue)
+            super().submit(jobs[len(jobs) // 2 :], queue, together=together)
         self.fate.reach("after submit")
 
 

@@ -43,7 +43,7 @@ DOORS = {
         "demo/compression.py",
     },
     "celery": {"worker/app.py", "worker/tasks.py", "producer/queue.py"},
-    "kombu": {"worker/app.py", "worker/interactive.py", "producer/queue.py"},
+    "kombu": {"worker/app.py", "worker/side_queue.py", "producer/queue.py"},
     "httpx": {"worker/download.py"},
     "httpcore": {"worker/download.py"},
     "ssrfguard": {"worker/download.py"},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import (
     INLINE_MAX_BYTES,
@@ -21,12 +22,20 @@ from contract.job import (
     Job,
     Question,
 )
-from contract.store import cancelled_key, done_key, image_key, results_key
+from contract.store import (
+    SUSPECTED,
+    attempts_key,
+    cancelled_key,
+    done_key,
+    holders_key,
+    image_key,
+    results_key,
+)
 from producer.ledger import LedgerError
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
-from producer.run import Round
+from producer.run import MOST_TOGETHER, TOGETHER_S, Round, WorkersCrashError
 from producer.run_folder import RunFolder, Submission
 from producer.sources import SourceError
 from tests.producer_driver import Rows, Workers, answer, lines, texts, write
@@ -103,10 +112,10 @@ def test_what_was_about_to_be_sent_is_sent_first(folder: RunFolder, connection: 
     plan(folder, numbered(3))
 
     class Away(Workers):
-        def submit(self, jobs: Sequence[tuple[str, str]]) -> None:  # noqa: ARG002 - the protocol's
+        def submit(self, *_: Any, **__: Any) -> None:
             raise BrokerAwayError
 
-        def backlog(self) -> int:
+        def queued(self) -> int:
             return 1
 
     with folder.work(connection, Away(connection), feed=True, collect=True) as work:
@@ -114,9 +123,78 @@ def test_what_was_about_to_be_sent_is_sent_first(folder: RunFolder, connection: 
         with pytest.raises(BrokerAwayError):
             next(rounds)
     workers = Workers(connection)
-    workers.backlog = lambda: 1  # type: ignore[method-assign]
+    workers.queued = lambda: 1  # type: ignore[method-assign]
     drive(folder, connection, workers)
     assert workers.sent == [0, 1, 2]
+
+
+def test_jobs_of_dead_workers_are_sent_again_though_others_are_queued(
+    folder: RunFolder, connection: redis.Redis
+) -> None:
+    """A worker took jobs and is heard of no more: one with an old report, one without, one that lives."""
+    plan(folder, numbered(4))
+    announce(connection, "silent", "m", age_s=100)
+    announce(connection, "live", "m")
+    workers = Workers(connection, loses=lambda _, attempt: attempt == 1)
+    workers.queued = lambda: 1  # type: ignore[method-assign]
+    for index, worker in enumerate(("silent", "gone", "live", SUSPECTED)):
+        connection.hset(holders_key(folder.run), str(index), worker)
+    with folder.work(connection, workers, feed=True, collect=True) as work:
+        work.run._quiet_s = 0.0
+        for round_ in work.run.rounds():
+            if round_.sent_again == 2 and round_.complete == 2:
+                assert workers.sent == [0, 1, 2, 3, 0, 1]
+                break
+    connection.hset(holders_key(folder.run), "2", "gone")
+    connection.hset(holders_key(folder.run), "3", "gone")
+    drive(folder, connection, workers, quiet_s=0.0)
+    assert len(texts(folder.path)) == 4
+
+
+def test_a_run_whose_jobs_kill_every_worker_stops_and_goes_on_later(
+    folder: RunFolder, connection: redis.Redis
+) -> None:
+    plan(folder, numbered(100), submission("fail crashed_worker"))
+    workers = Workers(connection)
+    connection.hset(attempts_key(folder.run), "77", "3")
+    with pytest.raises(WorkersCrashError, match="retry --code crashed_worker"):
+        drive(folder, connection, workers, window=8)
+    assert len(workers.sent) < 30
+    assert connection.exists(cancelled_key(folder.run))
+    assert not connection.exists(attempts_key(folder.run), holders_key(folder.run))
+    mended = Workers(connection, reply=lambda *_: answer("good"))
+    folder.retry(["crashed_worker"], {})
+    drive(folder, connection, mended)
+    assert set(map(tuple, texts(folder.path).values())) == {("good",)}
+    assert not connection.exists(cancelled_key(folder.run))
+
+
+def test_some_jobs_that_kill_workers_stop_nothing(folder: RunFolder, connection: redis.Redis) -> None:
+    def reply(job: Job, _: Question) -> Answer | Failure:
+        return Failure(code=FailureCode.CRASHED_WORKER, message="No.") if job.index % 3 else answer("good")
+
+    plan(folder, numbered(100))
+    drive(folder, connection, Workers(connection, reply=reply), window=8)
+    assert sum(found == ["crashed_worker"] for found in texts(folder.path).values()) == 66
+
+
+def test_quick_jobs_go_several_in_a_message_and_the_last_ones_alone(
+    folder: RunFolder, connection: redis.Redis
+) -> None:
+    plan(folder, numbered(2000))
+    workers = Workers(connection)
+    drive(folder, connection, workers, window=64)
+    assert workers.together[0] == 1
+    assert max(workers.together) == MOST_TOGETHER
+    assert workers.together[-1] == 1
+    assert sorted(workers.sent) == list(range(2000))
+
+
+def test_slow_jobs_go_one_in_a_message(folder: RunFolder, connection: redis.Redis) -> None:
+    plan(folder, numbered(2000))
+    workers = Workers(connection, seconds=TOGETHER_S)
+    drive(folder, connection, workers, window=64)
+    assert set(workers.together) == {1}
 
 
 def test_a_record_that_is_nowhere_is_asked_for_again(folder: RunFolder, connection: redis.Redis) -> None:
@@ -124,13 +202,13 @@ def test_a_record_that_is_nowhere_is_asked_for_again(folder: RunFolder, connecti
     plan(folder, numbered(2))
 
     class Deduplicating(Workers):
-        def submit(self, jobs: Sequence[tuple[str, str]]) -> None:
+        def submit(self, jobs: Sequence[tuple[str, str]], *, together: int = 1) -> None:
             fresh = [
                 job
                 for job in jobs
                 if not connection.getbit(done_key(folder.run), Job.model_validate_json(job[1]).index)
             ]
-            super().submit(fresh)
+            super().submit(fresh, together=together)
 
     connection.setbit(done_key(folder.run), 1, 1)
     workers = Deduplicating(connection)

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,28 @@ from PIL import Image
 from contract.answer import Answer, FinishReason, Flag, JobResult
 from contract.failure import Failure, FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath, Job
-from contract.store import DEAD_LETTERS_KEY, attempts_key, cancelled_key, done_key, results_key
+from contract.store import (
+    DEAD_LETTERS_KEY,
+    MOST_ATTEMPTS,
+    SUSPECTED,
+    WORKERS_KEY,
+    attempts_key,
+    cancelled_key,
+    done_key,
+    holders_key,
+    results_key,
+)
 from tests.fakes import CONTEXT_TOKENS, EOS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
 from tests.processes import wait_until
+from tests.workers import announce
 from worker.answering import Answering
+from worker.engine.loop import EngineStoppedError
 from worker.engine.request import Generation, Prefix
 from worker.given_back import GivenBack, StoreAwayError
 from worker.images import ImageLimits, read_bytes
 from worker.outcome import free_answer
 from worker.results import ResultStore
-from worker.service import Service
+from worker.service import WORKER, Service
 
 LIMITS = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
 
@@ -44,6 +57,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         Image.new("RGB", (30, 20)).save(folder / "a.png")
+        self.folder = folder
         self.hold = folder / "hold"
         self.model = FakeModel()
         self.engine = FakeEngine(self.hold)
@@ -310,7 +324,11 @@ def store(redis_url: str) -> Iterator[ResultStore]:
 
 @pytest.fixture
 def answering(bench: Bench, store: ResultStore) -> Answering:
-    return Answering(bench.service, store)
+    return Answering(bench.service, store, never)
+
+
+def never(job: object) -> None:
+    raise AssertionError(f"{job} is no suspect")
 
 
 def records(connection: redis.Redis) -> list[JobResult]:
@@ -319,27 +337,26 @@ def records(connection: redis.Redis) -> list[JobResult]:
 
 
 def test_a_job_delivered_twice_has_one_record(answering: Answering, connection: redis.Redis) -> None:
-    connection.hset(attempts_key("r"), "3", "2")
     for index in (3, 3, 4):
-        answering.take(message("four", index=index))
+        answering.take([message("four", index=index)])
     assert [record.index for record in records(connection)] == [3, 4]
     assert connection.getbit(done_key("r"), 3) == 1
     assert connection.getbit(done_key("r"), 5) == 0
-    assert connection.hgetall(attempts_key("r")) == {}
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
 
 
 def test_what_is_answered_or_cancelled_is_dropped_without_work(
     answering: Answering, bench: Bench, connection: redis.Redis
 ) -> None:
-    answering.take(message("four", index=3))
+    answering.take([message("four", index=3)])
     connection.set(cancelled_key("r"), 1)
     for dropped in (message("four", index=3), message("four", index=4), message("four", index=5, version=9)):
-        answering.take(dropped)
+        answering.take([dropped])
     assert [record.index for record in records(connection)] == [3]
     assert len(bench.engine.requests) == 1
     connection.delete(cancelled_key("r"))
-    answering.take(message("four", index=3))
-    answering.take(message("four", index=4))
+    answering.take([message("four", index=3)])
+    answering.take([message("four", index=4)])
     assert [record.index for record in records(connection)] == [3, 4]
     assert len(bench.engine.requests) == 2
 
@@ -350,7 +367,7 @@ def test_what_is_answered_or_cancelled_is_dropped_without_work(
 def test_whatever_is_raised_becomes_a_record(
     answering: Answering, connection: redis.Redis, name: str
 ) -> None:
-    answering.take(message(f"raise {name}", "four"))
+    answering.take([message(f"raise {name}", "four")])
     (record,) = records(connection)
     others = "9 tokens" if issubclass(RAISED[name], Exception) else "internal_error"
     assert codes(record) == ["internal_error", others]
@@ -390,7 +407,7 @@ def test_an_invalid_job_becomes_a_record(
     ids: list[str],
     sentence: str,
 ) -> None:
-    answering.take(message("one", "two", **changes))
+    answering.take([message("one", "two", **changes)])
     (record,) = records(connection)
     assert [one.question for one in record.results] == ids
     assert codes(record) == [code] * len(ids)
@@ -405,7 +422,7 @@ def test_an_invalid_job_becomes_a_record(
 def test_a_message_of_no_job_becomes_a_dead_letter(
     answering: Answering, connection: redis.Redis, garbage: object
 ) -> None:
-    answering.take(garbage)
+    answering.take([garbage])
     (letter,) = connection.lrange(DEAD_LETTERS_KEY, 0, -1)
     assert json.loads(letter)["message"] == repr(garbage)
     assert records(connection) == []
@@ -414,7 +431,7 @@ def test_a_message_of_no_job_becomes_a_dead_letter(
 def test_an_unreachable_store_is_an_error_and_no_record(bench: Bench) -> None:
     store = ResultStore("redis://127.0.0.1:1/0", retries=0)
     with pytest.raises(redis.ConnectionError):
-        Answering(bench.service, store).take(message("four"))
+        Answering(bench.service, store, never).take([message("four")])
     assert bench.engine.requests == []
 
 
@@ -426,5 +443,124 @@ def test_a_job_whose_image_cannot_be_read_from_the_store_goes_back(
 
     service = Service(bench.model, bench.engine, fetch, LIMITS)
     with pytest.raises(StoreAwayError):
-        Answering(service, store).take(message("four"))
+        Answering(service, store, never).take([message("four"), message("four", index=4)])
     assert records(connection) == []
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
+
+
+def test_the_jobs_of_a_message_are_answered_in_turn_and_held_meanwhile(
+    answering: Answering, bench: Bench, connection: redis.Redis
+) -> None:
+    bench.hold.touch()
+    jobs = [message("four", index=index) for index in (3, 4, 5)]
+    with ThreadPoolExecutor(1) as thread:
+        taking = thread.submit(answering.take, jobs)
+        bench.engine.begun.wait()
+        assert connection.hgetall(holders_key("r")) == dict.fromkeys((b"3", b"4", b"5"), WORKER.encode())
+        assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
+        bench.hold.unlink()
+        taking.result()
+    assert [record.index for record in records(connection)] == [3, 4, 5]
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
+
+
+class Suspects:
+    """Where jobs are passed on to, with a worker that answers them, as they are taken from there."""
+
+    def __init__(self, bench: Bench, store: ResultStore, worker: str = "this") -> None:
+        self.jobs: list[object] = []
+        self.answering = Answering(bench.service, store, self.jobs.append, worker, pause_s=0.0)
+
+    def take(self) -> None:
+        waiting, self.jobs[:] = list(self.jobs), []
+        self.answering.take(waiting, isolated=True)
+
+
+def test_a_job_that_was_under_way_when_a_worker_died_is_suspect(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    """Deaths are told by what they leave behind: an attempt, and a holder that is not alive."""
+    suspects = Suspects(bench, store)
+    jobs = [message("four", index=index) for index in (3, 4)]
+    store.begin("dead", "r", 3, 1)
+    suspects.answering.take(jobs)
+    assert [record.index for record in records(connection)] == [4]
+    assert suspects.jobs == jobs[:1]
+    assert connection.hgetall(holders_key("r")) == {b"3": SUSPECTED.encode()}
+    suspects.take()
+    assert [record.index for record in records(connection)] == [4, 3]
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
+
+
+def test_a_job_that_kills_two_workers_alone_ends_as_a_failure(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    suspects = Suspects(bench, store)
+    for worker in ("dead 1", "dead 2", "dead 3"):
+        assert records(connection) == []
+        store.begin(worker, "r", 3, MOST_ATTEMPTS)
+    suspects.answering.take([message("four", index=3)])
+    suspects.take()
+    (record,) = records(connection)
+    assert codes(record) == ["crashed_worker"]
+    assert bench.engine.requests == []
+    assert connection.hgetall(attempts_key("r")) == {}
+
+
+def test_a_suspect_that_another_live_worker_is_at_waits_for_it(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    suspects = Suspects(bench, store)
+    announce(connection, "other", "m")
+    store.begin("other", "r", 3, 1)
+    job = message("four", index=3)
+    suspects.answering.take([job])
+    for _ in range(2 * MOST_ATTEMPTS):
+        suspects.take()
+        assert suspects.jobs == [job]
+    assert connection.hgetall(holders_key("r")) == {b"3": b"other"}
+    connection.hdel(WORKERS_KEY, "other")
+    suspects.take()
+    assert [record.index for record in records(connection)] == [3]
+
+
+def test_an_attempt_that_ended_the_engine_counts(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    suspects = Suspects(bench, store)
+    with pytest.raises(EngineStoppedError):
+        suspects.answering.take([message("raise EngineStoppedError", index=3)])
+    assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
+
+
+def test_a_suspect_is_answered_alone(bench: Bench, store: ResultStore, connection: redis.Redis) -> None:
+    suspects = Suspects(bench, store)
+    bench.hold.touch()
+    suspects.jobs.append(message("four", index=5))
+    with ThreadPoolExecutor(2) as threads:
+        bulk = threads.submit(suspects.answering.take, [message("four", index=3)])
+        bench.engine.begun.wait()
+        alone = threads.submit(suspects.take)
+        time.sleep(0.2)
+        begun = connection.hgetall(attempts_key("r"))
+        bench.hold.unlink()
+        bulk.result()
+        alone.result()
+    assert begun == {b"3": b"1"}
+    assert [record.index for record in records(connection)] == [3, 5]
+
+
+def test_what_has_begun_is_given_back_when_the_time_to_drain_is_up(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    service = Service(bench.model, bench.engine, files_below(bench.folder), LIMITS, drain_s=0.0)
+    bench.hold.touch()
+    with ThreadPoolExecutor(1) as thread:
+        taking = thread.submit(Answering(service, store, never).take, [message("four", index=3)])
+        bench.engine.begun.wait()
+        service.drain()
+        with pytest.raises(GivenBack):
+            taking.result()
+        bench.hold.unlink()
+    assert records(connection) == []
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}

@@ -1,21 +1,30 @@
 """From a delivered message to one record in the store, whatever happens; knows no Celery and no model."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.answer import EVERY_QUESTION, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode
 from contract.job import JOB_VERSION, Job, JobIndex, RunId
+from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.engine.loop import EngineStoppedError
+from worker.gate import Gate
 from worker.given_back import GivenBack
 from worker.service import WORKER, internal_error
 
 log = logging.getLogger(__name__)
 
 COMPLAINTS_SHOWN: Final = 3
+ELSEWHERE_PAUSE_S: Final = 5.0
+CRASHED: Final = Failure(
+    code=FailureCode.CRASHED_WORKER,
+    message=f"A worker died while it answered this job, and so did {ISOLATED_ATTEMPTS} more that answered "
+    "nothing else; the workers' logs may say why.",
+)
 
 
 class Answers(Protocol):
@@ -23,13 +32,27 @@ class Answers(Protocol):
 
     @property
     def model_id(self) -> str: ...
-    def answer(self, job: Job, *, urgent: bool = False) -> JobResult: ...
+    def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult: ...
+
+
+class Begun(Protocol):
+    """An attempt that was counted: its number, and who held the job before (contract.store's BEGIN)."""
+
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def holder(self) -> str: ...
 
 
 class Records(Protocol):
-    """Where records go: worker.results' ResultStore."""
+    """What is known of jobs: worker.results' ResultStore."""
 
-    def is_wanted(self, run: str, index: int) -> bool: ...
+    def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None: ...
+    def begin(self, worker: str, run: str, index: int, most: int) -> Begun: ...
+    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None: ...
+    def suspect(self, run: str, index: int) -> None: ...
+    def holder(self, run: str, index: int) -> str: ...
+    def is_alive(self, worker: str) -> bool: ...
     def write(self, result: JobResult) -> bool: ...
     def keep_dead_letter(self, worker: str, reason: str, message: object) -> None: ...
 
@@ -37,41 +60,120 @@ class Records(Protocol):
 class Address(BaseModel):
     """The least a message must tell so that a record can be written for it."""
 
+    model_config = ConfigDict(frozen=True)
+
     run: RunId
     index: JobIndex
 
 
 class Answering:
-    """Turns each message into a record, a dead letter or a job given back."""
+    """Turns each job into a record, a dead letter, a suspect or a job given back.
 
-    def __init__(self, service: Answers, store: Records) -> None:
+    An attempt is counted before a job is touched. One that was begun and has no record was under way when a
+    worker died: it goes to the suspect queue and is answered alone there, so that one more death blames it.
+    """
+
+    def __init__(
+        self,
+        service: Answers,
+        store: Records,
+        pass_on: Callable[[object], None],
+        worker: str = WORKER,
+        pause_s: float = ELSEWHERE_PAUSE_S,
+    ) -> None:
+        """`pass_on` puts a job into the suspect queue; `worker` is this process's name, as it is announced.
+
+        After `pause_s` a suspect that another worker is at goes to the end of its queue.
+        """
         self._service = service
         self._store = store
+        self._pass_on = pass_on
+        self._worker = worker
+        self._pause_s = pause_s
+        self._gate = Gate()
+        self._under_way: set[Address] = set()
 
-    def take(self, message: object, *, urgent: bool = False) -> None:
-        """Return when the message's record, or its dead letter, is in the store, or nobody wants one.
+    def take(self, jobs: Sequence[object], *, urgent: bool = False, isolated: bool = False) -> None:
+        """Return when each job's record, or its dead letter, is in the store, or nobody wants one here.
 
-        Nobody does where there is a record already, or the run is cancelled. An urgent job is served before
-        others. Raises GivenBack when the worker drains, EngineStoppedError when it can generate no more, and
-        whatever the store raises when it cannot be read or written to: the message must then go back to the
-        queue.
+        Nobody does where there is a record already or the run is cancelled. An
+        urgent job is served before others, an isolated one with nothing else under way. Raises GivenBack when
+        the worker drains, EngineStoppedError when it can generate no more, and whatever store and queue raise
+        when they cannot be reached: the message must then go back to the queue, where those of its jobs that
+        have their records are dropped.
         """
-        address = _address(message)
+        addresses = [_address(job) for job in jobs]
+        if len(jobs) > 1:
+            self._store.hold(self._worker, [(one.run, one.index) for one in addresses[1:] if one is not None])
+        for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
+            try:
+                self._take(job, address, urgent, isolated)
+            except BaseException:
+                self._let_go([one for one in addresses[number + 1 :] if one is not None], begun=False)
+                raise
+
+    def _take(self, job: object, address: Address | None, urgent: bool, isolated: bool) -> None:
         if address is None:
             log.error("a message that tells no job is kept as a dead letter")
-            self._store.keep_dead_letter(WORKER, "the message has no valid run and index", message)
+            self._store.keep_dead_letter(self._worker, "the message has no valid run and index", job)
             return
-        if not self._store.is_wanted(address.run, address.index):
+        assert isinstance(job, Mapping), "it has an address"
+        if isolated and self._is_elsewhere(address, self._store.holder(address.run, address.index)):
+            # A second copy of its message, which waits at the end of the queue for what becomes of it.
+            time.sleep(self._pause_s)
+            self._pass_on(job)
+            return
+        with self._gate.alone() if isolated else self._gate.together():
+            most = MOST_ATTEMPTS if isolated else 1
+            begun = self._store.begin(self._worker, address.run, address.index, most)
+            if begun.attempt > 0:
+                self._answer(address, job, urgent, isolated)
+                return
+        if begun.attempt == 0:
             log.info("run %s job %d is answered or cancelled; it is dropped", address.run, address.index)
-            return
-        assert isinstance(message, Mapping), "it has an address"
-        result = self._result(address, message, urgent)
+        elif isolated:
+            self._write(self._failed(address, job, CRASHED))
+        else:
+            if not self._is_elsewhere(address, begun.holder):
+                log.warning("run %s job %d was under way when a worker died", address.run, address.index)
+                self._store.suspect(address.run, address.index)
+            self._pass_on(job)
+
+    def _is_elsewhere(self, address: Address, holder: str) -> bool:
+        """Whether a live worker, or another thread of this one, is at the job."""
+        if holder == self._worker:
+            return address in self._under_way
+        return self._store.is_alive(holder)
+
+    def _answer(self, address: Address, job: Mapping[str, Any], urgent: bool, isolated: bool) -> None:
+        self._under_way.add(address)
+        try:
+            self._write(self._result(address, job, urgent, isolated))
+        except EngineStoppedError:
+            raise  # what it was about may have been this job: the attempt counts
+        except BaseException:
+            self._let_go([address], begun=True)
+            raise
+        finally:
+            self._under_way.discard(address)
+
+    def _write(self, result: JobResult) -> None:
         if not self._store.write(result):
             log.info("run %s job %d had its record already; this one is dropped", result.run, result.index)
 
-    def _result(self, address: Address, message: Mapping[str, Any], urgent: bool) -> JobResult:
+    def _let_go(self, addresses: Sequence[Address], *, begun: bool) -> None:
+        """Hold these jobs no longer. A store that is away forgets them with this worker."""
         try:
-            return self._service.answer(Job.model_validate(message), urgent=urgent)
+            for one in addresses:
+                self._store.give_back(self._worker, one.run, one.index, begun=begun)
+        except Exception as away:  # noqa: BLE001 - another exception is on its way
+            log.warning("jobs could not be let go: %s", type(away).__name__)
+
+    def _result(
+        self, address: Address, message: Mapping[str, Any], urgent: bool, isolated: bool
+    ) -> JobResult:
+        try:
+            return self._service.answer(Job.model_validate(message), urgent=urgent, isolated=isolated)
         except (GivenBack, EngineStoppedError):
             raise
         except ValidationError as invalid:
@@ -85,7 +187,7 @@ class Answering:
         return JobResult(
             run=address.run,
             index=address.index,
-            worker=WORKER,
+            worker=self._worker,
             model=self._service.model_id,
             seconds=0.0,
             results=tuple(QuestionResult(question=q, outcome=failure) for q in _question_ids(message)),

@@ -4,7 +4,9 @@ Knows nothing of how records came about.
 """
 
 import json
-from typing import Any
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -13,15 +15,19 @@ from redis.retry import Retry
 
 from contract.answer import JobResult
 from contract.store import (
+    BEGIN,
     DEAD_LETTERS_KEY,
+    GIVE_BACK,
+    SUSPECTED,
+    WORKER_SILENT_S,
     WORKERS_KEY,
     WRITE_ONCE,
     WorkerRecord,
     attempts_key,
-    cancelled_key,
-    done_key,
+    begin_keys,
+    holders_key,
     image_key,
-    results_key,
+    record_keys,
 )
 from worker.given_back import StoreAwayError
 
@@ -32,6 +38,13 @@ CONNECT_TIMEOUT_S = 5.0
 CONNECTIONS = 16
 POOL_TIMEOUT_S = 30.0
 DEAD_LETTER_MAX_CHARACTERS = 4096
+
+
+class Begun(NamedTuple):
+    """What contract.store's BEGIN returns."""
+
+    attempt: int
+    holder: str
 
 
 class ResultStore:
@@ -55,19 +68,46 @@ class ResultStore:
         )
         self._redis: redis.Redis = redis.Redis(connection_pool=pool)
         self._write_once: Any = self._redis.register_script(WRITE_ONCE)
+        self._begin: Any = self._redis.register_script(BEGIN)
+        self._give_back: Any = self._redis.register_script(GIVE_BACK)
 
     def write(self, result: JobResult) -> bool:
         """Put the job's record on its run's stream. False: there was one already, and this one is dropped."""
-        run = result.run
-        keys = [results_key(run), done_key(run), attempts_key(run)]
+        keys = record_keys(result.run)
         return bool(self._write_once(keys=keys, args=[result.index, result.model_dump_json()]))
 
-    def is_wanted(self, run: str, index: int) -> bool:
-        """Whether the job has no record yet and its run is not cancelled."""
-        with self._redis.pipeline(transaction=False) as asked:
-            asked.getbit(done_key(run), index)
-            asked.exists(cancelled_key(run))
-            return not any(asked.execute())
+    def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None:
+        """Note that the worker has taken these jobs and will begin them, where nobody else holds them."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for run, index in jobs:
+                pipeline.hsetnx(holders_key(run), str(index), worker)
+            pipeline.execute()
+
+    def begin(self, worker: str, run: str, index: int, most: int) -> Begun:
+        """Count an attempt at the job unless it was begun `most` times, or nobody wants it."""
+        attempt, holder = self._begin(keys=begin_keys(run), args=[index, worker, most])
+        return Begun(attempt, holder.decode())
+
+    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None:
+        """The worker holds the job no longer, and its attempt does not count."""
+        keys = [attempts_key(run), holders_key(run)]
+        self._give_back(keys=keys, args=[index, worker, int(begun)])
+
+    def suspect(self, run: str, index: int) -> None:
+        """Note that the job waits in the suspect queue."""
+        self._redis.hset(holders_key(run), str(index), SUSPECTED)
+
+    def holder(self, run: str, index: int) -> str:
+        """Who holds the job; empty if nobody does."""
+        found: Any = self._redis.hget(holders_key(run), str(index))
+        return "" if found is None else found.decode()
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether that worker has told of itself lately. Clocks of machines are taken to agree."""
+        record: Any = self._redis.hget(WORKERS_KEY, worker) if worker else None
+        return record is not None and (
+            time.time() - WorkerRecord.model_validate_json(record).time < WORKER_SILENT_S
+        )
 
     def image(self, run: str, sha256: str, max_bytes: int) -> bytes:
         """A stored image, no more than `max_bytes` + 1 of it; nothing where there is none.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,9 @@ from worker.outcome import chosen_answer, free_answer
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_S: Final = 0.2
-WORKER: Final = f"{socket.gethostname()}:{os.getpid()}"
+DRAIN_S: Final = 60.0
+WORKER: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+"""Host and process id, and a mark, as both are the same again when a container starts anew."""
 FeaturesT = TypeVar("FeaturesT")
 
 
@@ -124,6 +127,7 @@ class Asked:
     parameters: GenerationParameters
     deadline: float | None = None
     urgent: bool = False
+    isolated: bool = False
     stream: Stream | None = None
 
 
@@ -147,28 +151,36 @@ class Service(Generic[FeaturesT]):
         limits: ImageLimits,
         model_id: str | None = None,
         streams: Streams | None = None,
+        drain_s: float = DRAIN_S,
     ) -> None:
-        """Answers name `model_id`, the model's own if it is None. Without `streams` no job has one."""
+        """Answers name `model_id`, the model's own if it is None. Without `streams` no job has one.
+
+        While draining, what is generated already has `drain_s` to its end.
+        """
         self._model = model
         self.model_id = model.model_id if model_id is None else model_id
         self._engine = engine
         self._fetch = fetch
         self._limits = limits
         self._streams = streams
-        self._draining = False
+        self._drain_s = drain_s
+        self._drained_at: float | None = None
+        """Monotonic seconds at which what still runs is given back; None while not draining."""
 
-    def answer(self, job: Job, *, urgent: bool = False) -> JobResult:
+    def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult:
         """An outcome for each question; an urgent job goes before others at the device.
+
+        An isolated job may be what ended a worker.
 
         Raises GivenBack while draining or when an image's store is away, EngineStoppedError when the engine
         is no more; all else is a bug.
         """
-        if self._draining:
+        if self._drained_at is not None:
             raise GivenBack
         begun = time.monotonic()
         deadline = None if job.deadline is None else begun + job.deadline - time.time()
         with self._followed(job) as stream:
-            asked = Asked(job.parameters, deadline, urgent, stream)
+            asked = Asked(job.parameters, deadline, urgent, isolated, stream)
             started = self._begin(job, asked)
             self._wait([s.generations for s in started if isinstance(s, Started)])
             outcomes = [self._outcome(one, job) for one in started]
@@ -188,11 +200,12 @@ class Service(Generic[FeaturesT]):
         )
 
     def drain(self) -> None:
-        """Give back every job of which nothing has been generated yet, now and from now on.
+        """Give back every job of which nothing has been generated yet, from now on, and later the rest.
 
-        Only sets a flag, so that a signal handler may call it.
+        Only sets a field, so that a signal handler may call it.
         """
-        self._draining = True
+        if self._drained_at is None:
+            self._drained_at = time.monotonic() + self._drain_s
 
     def close(self) -> None:
         """End the engine; no job may be under way."""
@@ -313,11 +326,14 @@ class Service(Generic[FeaturesT]):
             )
 
     def _wait(self, generations: list[Future[Generations]]) -> None:
-        """Return when all are done; while draining, raise GivenBack if none has begun."""
+        """Return when all are done; while draining, raise GivenBack if none has begun or the time is up."""
         pending: set[Future[Generations]] = set(generations)
         while pending:
             pending = wait(pending, timeout=DRAIN_POLL_S).not_done
-            if self._draining and not any(g.running() or g.done() for g in generations):
+            if self._drained_at is None or not pending:
+                continue
+            begun = any(g.running() or g.done() for g in generations)
+            if not begun or time.monotonic() >= self._drained_at:
                 for generation in generations:
                     generation.cancel()
                 raise GivenBack

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     interactive_slots: int = Field(
         default=2, ge=0, description="jobs somebody waits for that are taken beside bulk jobs; 0 takes none"
     )
+    drain_s: float = Field(
+        default=60.0, ge=0, description="what a worker that ends may take to finish what it has begun"
+    )
     image_max_bytes: int = Field(default=50_000_000, ge=1)
     image_max_px: int = Field(
         default=64_000_000,

@@ -19,7 +19,6 @@ from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.fetch import ImageFetch
 from worker.images import ImageLimits
-from worker.interactive import Interactive
 from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
@@ -27,6 +26,7 @@ from worker.precision import computed_as
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import Settings
+from worker.side_queue import SuspectQueue, side_queues
 from worker.streaming import TokenStreams
 from worker.token_store import TokenStore
 
@@ -71,27 +71,34 @@ class Worker:
         self._store = ResultStore(redis_url)
         self._fetch = _image_fetch(settings, self._store)
         self._streams = TokenStreams(TokenStore(redis_url))
-        self.service = Service(model, engine, self._fetch, image_limits, model_id, self._streams)
+        self.service = Service(
+            model, engine, self._fetch, image_limits, model_id, self._streams, settings.drain_s
+        )
         self.service.warm_up()
         self.engine_times = engine.times
-        self.answering = Answering(self.service, self._store)
+        self._suspects = SuspectQueue(redis_url)
+        self.answering = Answering(self.service, self._store, self._suspects.put)
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
-        self._interactive = Interactive(redis_url, self.answering, settings.interactive_slots)
+        self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(self._store, model_id, device)
 
     def start(self, slots: int) -> None:
-        """Take the jobs that somebody waits for, and tell of this worker with its `slots` for bulk jobs."""
-        self._interactive.start()
+        """Take the jobs of the side queues, and tell of this worker with its `slots` for bulk jobs."""
         self._announcer.start(slots)
+        for queue in self._side_queues:
+            queue.start()
 
     def drain(self) -> None:
         """Begin no further job; safe in a signal handler."""
         self.service.drain()
-        self._interactive.drain()
+        for queue in self._side_queues:
+            queue.drain()
 
     def close(self) -> None:
         """After the last bulk job: end the threads and the connections."""
-        self._interactive.close()
+        for queue in self._side_queues:
+            queue.close()
+        self._suspects.close()
         self._announcer.close()
         self.service.close()
         self._streams.close()

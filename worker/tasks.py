@@ -1,4 +1,4 @@
-"""The only task: a message in, its record written; knows nothing of how a job is answered."""
+"""The only task: jobs in, their records written; knows nothing of how a job is answered."""
 
 import logging
 import os
@@ -14,14 +14,15 @@ log = logging.getLogger(__name__)
 
 
 @app.task(name=TASK_NAME, typing=False)  # type: ignore[untyped-decorator]
-def answer_job(*arguments: object, **named: object) -> None:
+def answer_jobs(*arguments: object, **named: object) -> None:
     """Takes whatever a message holds: wrong arguments must end in a dead letter, not in a lost slot.
 
-    Raises Reject alone, which puts the message back: the worker ends, or the result store is away.
+    Raises Reject alone, which puts the message back: the worker ends, or the result store is away. Those of
+    its jobs that have a record by then are dropped by whoever takes it next.
     """
-    message = arguments[0] if len(arguments) == 1 and not named else {"arguments": arguments, **named}
+    jobs = arguments if arguments and not named else ({"arguments": arguments, **named},)
     try:
-        loaded_worker().answering.take(message)
+        loaded_worker().answering.take(jobs)
     except BaseException as kept:  # noqa: BLE001 - anything but Reject would take the pool's slot with it
         if isinstance(kept, EngineStoppedError):
             # Without an engine this process would only turn messages round: drain, and let another one start.

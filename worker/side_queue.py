@@ -1,4 +1,4 @@
-"""Takes the jobs that somebody waits for, beside the bulk jobs that Celery takes; knows no model.
+"""Takes the jobs of a queue beside the bulk jobs that Celery takes; knows no model.
 
 A queue, a consumer and threads of its own: bulk jobs that fill all of Celery's threads do not delay them.
 Messages are Celery's, as producers send them, and are acknowledged late, in the one thread
@@ -11,14 +11,15 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final
 
 import kombu
 from kombu.mixins import ConsumerMixin
 
-from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, TRANSPORT_OPTIONS
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TRANSPORT_OPTIONS
 from worker.engine.loop import EngineStoppedError
 
 log = logging.getLogger(__name__)
@@ -30,18 +31,41 @@ IDLE_S: Final = 1.0
 RESTART_PAUSE_S: Final = 1.0
 
 
-class Takes(Protocol):
-    """What answers a message: worker.answering's Answering."""
-
-    def take(self, message: object, *, urgent: bool = False) -> None: ...
+Take = Callable[[Sequence[object]], None]
+"""What answers the jobs of a message: worker.answering's take()."""
 
 
-class Interactive:
-    """Up to `slots` messages at once; none if it is 0."""
+class SuspectQueue:
+    """Where jobs go that may have ended a worker. Shared by threads."""
 
-    def __init__(self, redis_url: str, answering: Takes, slots: int) -> None:
-        self._consumer = _Consumer(redis_url, answering, slots) if slots else None
-        self._thread = threading.Thread(target=self._run, name="captionmill-interactive", daemon=True)
+    def __init__(self, redis_url: str) -> None:
+        self._connection = _connection(redis_url)
+        self._one_at_a_time = threading.Lock()
+
+    def put(self, job: object) -> None:
+        """Raises what kombu raises when the broker is away."""
+        with self._one_at_a_time, self._connection.Producer() as producer:
+            producer.publish(
+                [[job], {}, {}],
+                exchange="",
+                routing_key=SUSPECT_QUEUE,
+                serializer="json",
+                delivery_mode=2,
+                retry=True,
+                retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.5},
+            )
+
+    def close(self) -> None:
+        self._connection.release()
+
+
+class SideQueue:
+    """Takes up to `slots` messages of `queue` at once; none if it is 0."""
+
+    def __init__(self, redis_url: str, queue: str, take: Take, slots: int) -> None:
+        name = f"captionmill-{queue.rpartition('.')[2]}"
+        self._consumer = _Consumer(redis_url, queue, take, slots, name) if slots else None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         if self._consumer is not None:
@@ -66,9 +90,17 @@ class Interactive:
             except _DrainedError:
                 break
             except BaseException:
-                log.exception("the interactive queue is taken up again")
+                log.exception("%s is taken up again", self._thread.name)
                 time.sleep(RESTART_PAUSE_S)
         self._consumer.shutdown()
+
+
+def side_queues(redis_url: str, take: Callable[..., None], interactive_slots: int) -> tuple[SideQueue, ...]:
+    """Questions that somebody waits for, and suspects; `take` is that of worker.answering."""
+    return (
+        SideQueue(redis_url, INTERACTIVE_QUEUE, partial(take, urgent=True), interactive_slots),
+        SideQueue(redis_url, SUSPECT_QUEUE, partial(take, isolated=True), 1),
+    )
 
 
 class _DrainedError(Exception):
@@ -78,16 +110,13 @@ class _DrainedError(Exception):
 class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
     """Receives, acknowledges and puts back in its own thread; a pool of threads answers in between."""
 
-    def __init__(self, redis_url: str, answering: Takes, slots: int) -> None:
-        self.connection = kombu.Connection(
-            redis_url,
-            transport_options=TRANSPORT_OPTIONS,
-            connect_timeout=CELERY_OPTIONS["broker_connection_timeout"],
-        )
+    def __init__(self, redis_url: str, queue_name: str, take: Take, slots: int, thread_name: str) -> None:
+        self.connection = _connection(redis_url)
         self.draining = False
-        self._answering = answering
+        self._queue_name = queue_name
+        self._take = take
         self._slots = slots
-        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="captionmill-interactive")
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix=thread_name)
         self._under_way = 0
         self._ends: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._consumers: list[Any] = []
@@ -99,8 +128,8 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
     # What kombu calls
 
     def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: ARG002, N803 - kombu's
-        exchange = kombu.Exchange(INTERACTIVE_QUEUE, type="direct")
-        taken = kombu.Queue(INTERACTIVE_QUEUE, exchange, routing_key=INTERACTIVE_QUEUE)
+        exchange = kombu.Exchange(self._queue_name, type="direct")
+        taken = kombu.Queue(self._queue_name, exchange, routing_key=self._queue_name)
         self._consumers = [
             Consumer(
                 [taken],
@@ -149,7 +178,7 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
         """In a thread of the pool. Nothing may escape it, as an end is owed to every message."""
         end = message.ack
         try:
-            self._answering.take(_job_of(message), urgent=True)
+            self._take(_jobs_of(message))
         except BaseException as kept:  # noqa: BLE001 - as in worker/tasks.py
             if isinstance(kept, EngineStoppedError):
                 # Without an engine this process would only turn messages round: drain, let another one start.
@@ -166,14 +195,20 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
             log.warning("a message could not be acknowledged: %s", type(error).__name__)
 
 
-def _job_of(message: Any) -> object:
-    """The task's argument as worker/tasks.py takes it, or all that the message holds if it is none."""
+def _connection(redis_url: str) -> Any:
+    return kombu.Connection(
+        redis_url,
+        transport_options=TRANSPORT_OPTIONS,
+        connect_timeout=CELERY_OPTIONS["broker_connection_timeout"],
+    )
+
+
+def _jobs_of(message: Any) -> Sequence[object]:
+    """The task's arguments as worker/tasks.py takes them, or all that the message holds if it has none."""
     try:
         body = message.decode()
     except Exception:  # noqa: BLE001 - whatever a codec makes of garbage; it ends as a dead letter
-        return message.body
-    if isinstance(body, list) and len(body) == 3 and isinstance(body[0], list) and not body[1]:
-        arguments = body[0]
-        if len(arguments) == 1:
-            return arguments[0]
-    return body
+        return (message.body,)
+    if isinstance(body, list) and len(body) == 3 and isinstance(body[0], list) and body[0] and not body[1]:
+        return body[0]
+    return (body,)
