@@ -16,6 +16,9 @@ from rich.markdown import Markdown
 
 from bench.checkpoint import SHAPES, SIZES, name_as_published, write_shape
 from bench.contest import Contest, contests, only
+from bench.fleet import Fleet
+from bench.fleet_costs import measure
+from bench.fleet_report import checks, first_to_break, fleets
 from bench.folders import OWN_FORMATS, Folders, make_own, make_peers
 from bench.machine import describe
 from bench.peaks import measure_peaks
@@ -176,6 +179,55 @@ def prep_command(
             )
         for path in sorted((work / "made" / "folder").glob("*.bin")):
             print(f"\n{path.name}: {path.stat().st_size / 1e9:.2f} GB")
+
+
+@app.command("fleet")
+def fleet_command(
+    images: Annotated[float, typer.Option(min=1, help="Of the run.")] = 1e8,
+    images_per_worker_s: Annotated[float, typer.Option(min=1e-6, help="All slots busy.")] = 0.5,
+    slots: Annotated[int, typer.Option(min=1, help="Jobs at once in a worker.")] = 16,
+    alone_s: Annotated[float, typer.Option(min=1e-6, help="Of one job with nothing else under way.")] = 8.0,
+    worker_mtbf_h: Annotated[float, typer.Option(min=1e-6, help="Between deaths of one worker.")] = 168.0,
+    worker_restart_s: Annotated[float, typer.Option(min=0)] = 120.0,
+    server_mtbf_h: Annotated[float, typer.Option(min=1e-6)] = 168.0,
+    server_down_s: Annotated[float, typer.Option(min=0)] = 60.0,
+    producer_mtbf_h: Annotated[float, typer.Option(min=1e-6)] = 48.0,
+    producer_restart_s: Annotated[float, typer.Option(min=0)] = 300.0,
+    poison: Annotated[float, typer.Option(min=0, max=1, help="Share of jobs that kill workers.")] = 1e-6,
+    check: Annotated[bool, typer.Option("--check", help="Compare with real processes too.")] = False,
+) -> None:
+    """Say what many workers on one server and one producer do, from what each costs here."""
+    costs = measure(slots)
+    print(f"{describe(None)}\n\n{costs}\n")
+    base = Fleet(
+        images=images,
+        workers=1000,
+        images_per_worker_s=images_per_worker_s,
+        slots=slots,
+        alone_s=alone_s,
+        worker_mtbf_s=3600 * worker_mtbf_h,
+        worker_restart_s=worker_restart_s,
+        server_mtbf_s=3600 * server_mtbf_h,
+        server_down_s=server_down_s,
+        producer_mtbf_s=3600 * producer_mtbf_h,
+        producer_restart_s=producer_restart_s,
+        poison=poison,
+    )
+    for line in fleets(base, costs):
+        print(line, flush=True)
+    print()
+    for line in first_to_break(base, costs):
+        print(line)
+    if check:
+        print("\n| workers | rows | s of a job | one dies | real s | simulated s |")
+        print("| ---: | ---: | ---: | --- | ---: | ---: |")
+        for found in checks(costs):
+            dies = "yes" if found["dies"] else "no"
+            print(
+                f"| {found['workers']} | {found['rows']} | {found['job_s']} | {dies} "
+                f"| {found['real_s']:.1f} | {found['simulated_s']:.1f} |",
+                flush=True,
+            )
 
 
 def _measure(

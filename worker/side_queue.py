@@ -29,6 +29,13 @@ ACKNOWLEDGE_EVERY_S: Final = 0.05
 IDLE_S: Final = 1.0
 """The same, with nothing under way, of noticing the end; each look costs the broker several commands."""
 RESTART_PAUSE_S: Final = 1.0
+SIDE_OPTIONS: Final = {
+    **TRANSPORT_OPTIONS,
+    # Celery's consumer restores what was taken too long ago. Beside its loop kombu looks for that in every so
+    # manieth wait, and with a look each second 1,000 idle workers are a whole core's work for the server.
+    "unacked_restore_throttle": 60,
+    "polling_interval": 5,
+}
 
 
 Take = Callable[[Sequence[object]], None]
@@ -198,7 +205,7 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
 def _connection(redis_url: str) -> Any:
     return kombu.Connection(
         redis_url,
-        transport_options=TRANSPORT_OPTIONS,
+        transport_options=SIDE_OPTIONS,
         connect_timeout=CELERY_OPTIONS["broker_connection_timeout"],
     )
 

@@ -1,0 +1,166 @@
+"""Measures what a worker and a job cost broker, store and producer, on real processes; simulates nothing."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.queueing import Rows
+from bench.server import process, server
+from contract.store import WORKERS_KEY
+from producer.connection import connect
+from producer.questions import read_prompts
+from producer.queue import Queue
+from producer.run import Run
+from producer.run_folder import RunFolder, Submission
+
+IDLE_S: Final = 20.0
+CALIBRATION_ROWS: Final = 6000
+CALIBRATION_JOB_S: Final = 0.01
+START_S: Final = 120.0
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Processor time of one core, in seconds, and sizes."""
+
+    server_s_per_job: float
+    server_s_per_worker_s: float
+    """Of a worker that is there, busy or not, each second."""
+    producer_s_per_job: float
+    """Feeding, collecting and writing one job in one process."""
+    worker_s_per_job: float
+    """What Celery and the store take of a worker's core."""
+    connections_per_worker: float
+    ledger_bytes_per_job: float
+    store_bytes_per_open_job: float
+
+
+class Site:
+    """A server and sleeping workers, for as long as the block lasts."""
+
+    def __init__(self, folder: Path, url: str, stack: ExitStack) -> None:
+        self.folder = folder
+        self.url = url
+        self.connection = connect(url)
+        self.workers: list[Any] = []
+        self._stack = stack
+        self._runs = 0
+
+    def start_worker(self, slots: int) -> Any:
+        """Return when it has told of itself."""
+        number = len(self.workers)
+        command = [
+            *(sys.executable, "-m", "celery", "-A", "bench.sleeper", "worker", "-P", "threads"),
+            *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "WARNING", "-n", f"sleeper{number}@%h"),
+            *("--without-mingle", "--without-gossip", "--without-heartbeat"),
+        ]
+        settings = {
+            "CAPTIONMILL_REDIS_URL": self.url,
+            "CAPTIONMILL_MODEL_FOLDER": str(self.folder),
+            "CAPTIONMILL_IMAGE_ROOTS": str(self.folder),
+        }
+        known = self._told()
+        started = self._stack.enter_context(process(command, self.folder / f"worker{number}.log", settings))
+        self.workers.append(started)
+        deadline = time.monotonic() + START_S
+        while not self._told() - known:
+            assert time.monotonic() < deadline, "the worker does not start"
+            time.sleep(0.1)
+        return started
+
+    def _told(self) -> set[Any]:
+        told: Any = self.connection.hkeys(WORKERS_KEY)
+        return set(told)
+
+    def kill(self, number: int) -> None:
+        self.workers[number].send_signal(signal.SIGKILL)
+        self.workers[number].wait()
+
+    def planned(self, rows: int, job_s: float) -> RunFolder:
+        self._runs += 1
+        made = RunFolder(self.folder / f"run {self._runs}", create=True)
+        submission = Submission(source="rows", prompts=read_prompts([str(job_s)], None, None))
+        made.plan(submission, Rows(rows))
+        return made
+
+    def run(self, made: RunFolder, look: Any = lambda _: None) -> float:
+        """Seconds to the last answer on disk; `look` is called with each round."""
+        queue = Queue(self.url, self.connection)
+        begun = time.monotonic()
+        with made.work(self.connection, queue, feed=True, collect=True) as work:
+            run: Run = work.run
+            for round_ in run.rounds():
+                look(round_)
+            work.finish(keep_done_s=1)
+        queue.close()
+        return time.monotonic() - begun
+
+    def server_s(self) -> float:
+        """Processor time of the server so far."""
+        spent: Any = self.connection.info("cpu")
+        return float(spent["used_cpu_sys"] + spent["used_cpu_user"])
+
+    def worker_s(self) -> float:
+        return sum(_cpu_s(worker.pid) for worker in self.workers if worker.poll() is None)
+
+    def connections(self) -> int:
+        clients: Any = self.connection.info("clients")
+        return int(clients["connected_clients"])
+
+    def used_bytes(self) -> int:
+        memory: Any = self.connection.info("memory")
+        return int(memory["used_memory"])
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="captionmill-") as name, ExitStack() as stack:
+        url = stack.enter_context(server(Path(name)))
+        yield Site(Path(name), url, stack)
+
+
+def measure(slots: int) -> Costs:
+    """Of workers with so many slots; takes about a minute."""
+    with site() as here:
+        before = here.connections()
+        empty_s = here.server_s()
+        time.sleep(IDLE_S)
+        empty_s = here.server_s() - empty_s
+        here.start_worker(slots)
+        here.start_worker(slots)
+        # Once busy, a worker keeps the connections it has made.
+        here.run(here.planned(8 * slots, CALIBRATION_JOB_S))
+        idle = here.server_s()
+        time.sleep(IDLE_S)
+        idle_s = (here.server_s() - idle - empty_s) / IDLE_S / len(here.workers)
+        connections = (here.connections() - before) / len(here.workers)
+        made = here.planned(CALIBRATION_ROWS, CALIBRATION_JOB_S)
+        empty = here.used_bytes()
+        server, own, workers = here.server_s(), time.process_time(), here.worker_s()
+        held: list[tuple[int, int]] = []
+        seconds = here.run(made, lambda round_: held.append((round_.in_flight, here.used_bytes())))
+        spent = here.server_s() - server - seconds * idle_s * len(here.workers)
+        most_open, most_bytes = max(held)
+        return Costs(
+            server_s_per_job=spent / CALIBRATION_ROWS,
+            server_s_per_worker_s=idle_s,
+            producer_s_per_job=(time.process_time() - own) / CALIBRATION_ROWS,
+            worker_s_per_job=(here.worker_s() - workers) / CALIBRATION_ROWS,
+            connections_per_worker=connections,
+            ledger_bytes_per_job=(made.path / "ledger.sqlite").stat().st_size / CALIBRATION_ROWS,
+            store_bytes_per_open_job=(most_bytes - empty) / most_open,
+        )
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of a process and its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

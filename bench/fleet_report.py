@@ -1,0 +1,126 @@
+"""What a fleet of workers does and what breaks first, in words; and the simulation beside real processes."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from bench.fleet import DETECT_S, Fleet, limits, simulate
+from bench.fleet_costs import Costs, Site, site
+
+FLEETS: Final = (10, 100, 300, 1000, 3000, 10_000)
+MIB: Final = 2**20
+GIB: Final = 2**30
+CHECK_STEP_S: Final = 0.1
+CHECK_SLOTS: Final = 4
+CHECKS: Final = (
+    # workers, rows, seconds of a job, whether a worker dies
+    (1, 1200, 0.1, False),
+    (3, 3600, 0.1, False),
+    (3, 8000, 0.001, False),
+    (3, 3600, 0.1, True),
+)
+RESTART_S: Final = 5.0
+SERVER_CLIENTS: Final = 10_000
+
+
+def fleets(base: Fleet, costs: Costs) -> Iterator[str]:
+    """A table in Markdown: one line for each number of workers."""
+    names = ("workers", "images/s", "of ideal", "limit", "server", "producer", "deaths", "again", "days")
+    yield f"| {' | '.join(names)} | connections |"
+    yield "| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for workers in FLEETS:
+        fleet = dataclasses.replace(base, workers=workers)
+        try:
+            found = simulate(fleet, costs, step_s=_step_s(fleet))
+        except ValueError:
+            use = workers * costs.server_s_per_worker_s
+            yield f"| {workers} | 0 | 0 % | server | {use:.0%} | | | | never | |"
+            continue
+        yield (
+            f"| {workers} | {base.images / found.seconds:.0f} | {found.ideal_s / found.seconds:.0%} "
+            f"| {found.limit} | {found.server_use:.0%} | {found.producer_use:.0%} | {found.worker_deaths} "
+            f"| {found.executed_again} | {found.seconds / 86400:.1f} | {found.connections:.0f} |"
+        )
+
+
+def first_to_break(base: Fleet, costs: Costs) -> Iterator[str]:
+    """How many workers each part carries."""
+    for part in ("server", "producer"):
+        workers = 1
+        while workers < 10**6:
+            most = limits(base, costs, workers)
+            if most[part] < most["workers"]:
+                break
+            workers += max(1, workers // 50)
+        yield f"{part}: {workers} workers of {base.images_per_worker_s:g} images/s"
+    carried = SERVER_CLIENTS / costs.connections_per_worker
+    yield f"connections: {carried:.0f} workers with the server's default of {SERVER_CLIENTS} clients"
+    found = simulate(dataclasses.replace(base, worker_mtbf_s=math.inf), costs, step_s=_step_s(base))
+    yield f"store: {found.most_store_bytes / MIB:.0f} MiB, ledger: {found.ledger_bytes / GIB:.0f} GiB"
+
+
+def checks(costs: Costs) -> Iterator[dict[str, Any]]:
+    """Simulated and real seconds of the same small runs on this machine."""
+    for workers, rows, job_s, dies in CHECKS:
+        with site() as here:
+            for _ in range(workers):
+                here.start_worker(CHECK_SLOTS)
+            here.run(here.planned(200, job_s))
+            real_s = _real_s(here, rows, job_s, dies=dies)
+        yield {
+            "workers": workers,
+            "rows": rows,
+            "job_s": job_s,
+            "dies": dies,
+            "real_s": real_s,
+            "simulated_s": _simulated_s(costs, workers, rows, job_s, dies=dies),
+        }
+
+
+def _real_s(here: Site, rows: int, job_s: float, *, dies: bool) -> float:
+    """One worker is killed after a third of the rows and started again RESTART_S later."""
+    killed_at: list[float] = []
+
+    def look(round_: Any) -> None:
+        if dies and not killed_at and round_.complete > rows // 3:
+            here.kill(0)
+            killed_at.append(time.monotonic())
+        if len(killed_at) == 1 and time.monotonic() - killed_at[0] > RESTART_S:
+            killed_at.append(0.0)
+            here.start_worker(CHECK_SLOTS)
+
+    return here.run(here.planned(rows, job_s), look)
+
+
+def _simulated_s(costs: Costs, workers: int, rows: int, job_s: float, *, dies: bool) -> float:
+    fleet = Fleet(
+        images=rows,
+        workers=workers,
+        images_per_worker_s=CHECK_SLOTS / (job_s + costs.worker_s_per_job),
+        slots=CHECK_SLOTS,
+        alone_s=job_s,
+        worker_restart_s=RESTART_S,
+        shared_cores=_cores(),
+    )
+    seconds = simulate(fleet, costs, step_s=CHECK_STEP_S).seconds
+    if not dies:
+        return seconds
+    # A death at a known moment instead of a drawn one: a part with fewer workers, and the wait for its jobs.
+    before = seconds / 3
+    fewer = dataclasses.replace(fleet, workers=workers - 1)
+    rate = rows / seconds
+    fewer_rate = rows / simulate(fewer, costs, step_s=CHECK_STEP_S).seconds
+    after = (rows * 2 / 3 - RESTART_S * fewer_rate) / rate
+    return before + max(RESTART_S + after, DETECT_S + CHECK_SLOTS * job_s)
+
+
+def _step_s(fleet: Fleet) -> float:
+    """About 20,000 steps."""
+    return max(1.0, fleet.images / (fleet.workers * fleet.images_per_worker_s) / 20_000)
+
+
+def _cores() -> float:
+    return float(len(os.sched_getaffinity(0)))

@@ -1,0 +1,81 @@
+"""`celery -A bench.sleeper worker`: the real worker without a model, which sleeps as long as a job says.
+
+So that queue, store and producer can be measured under many workers on a small machine.
+"""
+
+import time
+
+from contract.answer import Answer, JobResult, QuestionResult
+from contract.job import Job
+from worker.announce import Announcer
+from worker.answering import Answering
+from worker.app import app, install
+from worker.given_back import GivenBack
+from worker.results import ResultStore
+from worker.service import WORKER
+from worker.settings import load_settings
+from worker.side_queue import SuspectQueue, side_queues
+
+__all__ = ["app"]
+
+MODEL = "sleeper"
+
+
+class Sleep:
+    """Obeys worker.answering's Answers. A job's first question is a number of seconds."""
+
+    model_id = MODEL
+
+    def __init__(self) -> None:
+        self.draining = False
+
+    def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult:  # noqa: ARG002
+        if self.draining:
+            raise GivenBack
+        seconds = float(str(job.questions[0].messages))
+        time.sleep(seconds)
+        outcome = Answer(
+            text="slept",
+            finish_reason="stop",
+            prompt_tokens=700,
+            completion_tokens=16,
+            score=-0.25,
+            mean_log_prob=-0.25,
+        )
+        results = tuple(QuestionResult(question=one.id, outcome=outcome) for one in job.questions)
+        return JobResult(
+            run=job.run, index=job.index, worker=WORKER, model=MODEL, seconds=seconds, results=results
+        )
+
+
+class Sleeper:
+    """Obeys worker.app's Loaded."""
+
+    description = MODEL
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        redis_url = settings.redis_url.get_secret_value()
+        store = ResultStore(redis_url)
+        self._service = Sleep()
+        self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
+        self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
+        self._announcer = Announcer(store, MODEL, "CPU")
+
+    def start(self, slots: int) -> None:
+        self._announcer.start(slots)
+        for queue in self._side_queues:
+            queue.start()
+
+    def drain(self) -> None:
+        self._service.draining = True
+        for queue in self._side_queues:
+            queue.drain()
+
+    def close(self) -> None:
+        for queue in self._side_queues:
+            queue.close()
+        self._announcer.close()
+
+
+install(Sleeper())
