@@ -17,6 +17,7 @@ class FailureCode(StrEnum):
     IMAGE_TOO_LARGE = "image_too_large"
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BROKEN = "image_broken"
+    IMAGE_CRASHED_DECODER = "image_crashed_decoder"
     URL_NOT_ALLOWED = "url_not_allowed"
     DOWNLOAD_FAILED = "download_failed"
     QUESTION_TOO_LONG = "question_too_long"

@@ -7,6 +7,7 @@ from tests.fakes import FakeEngine, FakeModel
 from worker.announce import Announcer
 from worker.answering import Answering
 from worker.app import app, install
+from worker.decoder import Decoder
 from worker.fetch import ImageFetch
 from worker.images import ImageLimits
 from worker.results import ResultStore
@@ -25,12 +26,13 @@ class FakeWorker:
     def __init__(self) -> None:
         settings = load_settings()
         limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
+        self._decoder = Decoder(limits, settings.image_isolation)
         engine = FakeEngine(Path(os.environ["HOLD"]))
         redis_url = settings.redis_url.get_secret_value()
         store = ResultStore(redis_url)
         fetch = ImageFetch(settings.image_roots, limits.max_bytes, store)
         self._streams = TokenStreams(TokenStore(redis_url))
-        self._service = Service(FakeModel(), engine, fetch, limits, streams=self._streams)
+        self._service = Service(FakeModel(), engine, fetch, self._decoder, streams=self._streams)
         self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(store, "fake", "CPU")
@@ -51,6 +53,7 @@ class FakeWorker:
         self._announcer.close()
         self._service.close()
         self._streams.close()
+        self._decoder.close()
 
 
 install(FakeWorker())

@@ -24,6 +24,7 @@ from tests.families import FAMILIES, SIDE_PATCHES
 from tests.reference import Reference
 from tests.runners import EXACT, KV_CACHE_BYTES, paged, stateful
 from tests.without_torch import run_without_torch
+from worker.decoder import Decoder
 from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.engine.runner import Piece
@@ -169,7 +170,7 @@ def test_a_job_is_answered_as_transformers_answers(pair: Pair, images: Path) -> 
     image = picture(SIZES["wide"])
     image.save(images / "wide.png")
     engine = Engine(paged(pair.model.language_xml), pair.model.embed, LIMITS)
-    service = Service(pair.model, engine, lambda _: (images / "wide.png").read_bytes(), IMAGE_LIMITS)
+    service = Service(pair.model, engine, lambda _: (images / "wide.png").read_bytes(), Decoder(IMAGE_LIMITS))
     job = Job.model_validate(
         {
             "run": "r",

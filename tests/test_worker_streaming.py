@@ -17,6 +17,7 @@ from contract.store import END_FIELD, TOKENS_FIELD, TOKENS_KEPT_S, stop_key, tok
 from tests.fakes import FakeEngine, FakeModel
 from tests.processes import wait_until
 from tests.runners import EXACT, stateful
+from worker.decoder import Decoder
 from worker.engine.loop import Engine, EngineStoppedError
 from worker.engine.scheduler import Limits
 from worker.given_back import GivenBack, StoreAwayError
@@ -226,7 +227,7 @@ def test_a_stream_ends_whatever_happens_unless_another_worker_goes_on(
     def fetch(_: Job) -> bytes:
         raise error
 
-    service = Service(FakeModel(), FakeEngine(), fetch, LIMITS, streams=streams)
+    service = Service(FakeModel(), FakeEngine(), fetch, Decoder(LIMITS), streams=streams)
     asked = job().model_copy(update={"image": ImagePath.of("a.png"), "questions": LOOKING})
     with nullcontext() if isinstance(error, Refusal) else pytest.raises(type(error)):
         service.answer(asked)
@@ -245,7 +246,7 @@ def model(tiny_folder: Path) -> LlavaModel:
 @pytest.fixture
 def service(model: LlavaModel, streams: TokenStreams) -> Iterator[Service[Any]]:
     engine = Engine(stateful(model.language_xml), model.embed, Limits(10**9, rows=4, step_tokens=2000))
-    made = Service(model, engine, no_image, LIMITS, streams=streams)
+    made = Service(model, engine, no_image, Decoder(LIMITS), streams=streams)
     yield made
     made.close()
 

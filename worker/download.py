@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ssl import SSLContext
@@ -24,8 +25,7 @@ from ssrfguard.httpx import SafeBackend
 from contract.failure import FailureCode, Refusal
 
 CONNECT_TIMEOUT_S: Final = 5.0
-ATTEMPT_TIMEOUT_S: Final = 30.0
-"""For one attempt in all: connecting, redirects and every byte."""
+RESOLVE_TIMEOUT_S: Final = 10.0
 FETCH_TIMEOUT_S: Final = 90.0
 """For all attempts and the pauses between them."""
 PAUSES_S: Final = (0.5, 2.0, 6.0)
@@ -54,12 +54,14 @@ class UrlRules:
     """Where images may be downloaded from.
 
     `hosts` are names, or `*.` and a name; none are all. `private_networks` are ranges of addresses, as CIDR,
-    that are allowed although they are not public. Raises ValueError for what is neither.
+    that are allowed although they are not public. `timeout_s` is for one attempt in all: connecting,
+    redirects and every byte. Raises ValueError for hosts and networks that are none.
     """
 
     hosts: tuple[str, ...] = ()
     private_networks: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ("http", "https")
+    timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         self.policy()
@@ -94,30 +96,34 @@ class Downloads:
     ) -> None:
         self._policy = rules.policy()
         self._max_bytes = max_bytes
+        self._timeout_s = rules.timeout_s
         self._pauses_s = tuple(pauses_s)
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(),
             max_connections=CONNECTIONS,
             keepalive_expiry=KEEPALIVE_S,
-            network_backend=_TimedBackend(SafeBackend(policy=self._policy, resolver=resolver)),
+            network_backend=_TimedBackend(
+                SafeBackend(policy=self._policy, resolver=_TimedResolver(resolver))
+            ),
         )
 
     def __call__(self, url: str, deadline: float | None = None) -> bytes:
         """The content behind `url`. Raises Refusal.
 
         What may be better the next time is tried again with pauses, until `deadline` (monotonic seconds) at
-        the latest.
+        the latest. A server that has used up the time of an attempt is not asked again.
         """
         shown = shown_url(url)
         latest = time.monotonic() + FETCH_TIMEOUT_S
         latest = latest if deadline is None else min(latest, deadline)
         pauses_s = iter(self._pauses_s)
         while True:
+            end = min(latest, time.monotonic() + self._timeout_s)
             try:
-                with _attempt_until(min(latest, time.monotonic() + ATTEMPT_TIMEOUT_S)):
+                with _attempt_until(end):
                     return self._follow(httpx.URL(url), shown)
             except _Transient as failed:
-                pause_s = next(pauses_s, None)
+                pause_s = next(pauses_s, None) if time.monotonic() < end else None
                 if pause_s is not None:
                     pause_s = max(pause_s * random.uniform(0.75, 1.25), failed.retry_after_s)
                 if pause_s is None or time.monotonic() + pause_s >= latest:
@@ -264,6 +270,32 @@ def _left_s() -> float:
 def _timeouts() -> dict[str, float]:
     left_s = _left_s()
     return {"connect": min(CONNECT_TIMEOUT_S, left_s), "read": left_s, "write": left_s, "pool": left_s}
+
+
+class _TimedResolver:
+    """Asks in threads of its own, because looking a name up has no time limit and cannot be ended."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+
+    def __call__(self, *arguments: Any) -> list[Any]:
+        """Raises TimeoutError, and what the resolver raises."""
+        until = time.monotonic() + min(RESOLVE_TIMEOUT_S, _left_s())
+        if not self._free.acquire(timeout=until - time.monotonic()):
+            raise TimeoutError
+        found: Future[list[Any]] = Future()
+
+        def ask() -> None:
+            try:
+                found.set_result(list(self._resolver(*arguments)))
+            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+                found.set_exception(error)
+            finally:
+                self._free.release()
+
+        threading.Thread(target=ask, name="captionmill-resolver", daemon=True).start()
+        return found.result(max(0.0, until - time.monotonic()))
 
 
 class _TimedBackend(httpcore.NetworkBackend):

@@ -20,7 +20,6 @@ from contract.job import Detail, GenerationParameters, Job, Question
 from worker.engine.loop import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
 from worker.given_back import GivenBack
-from worker.images import ImageLimits, decode_image
 from worker.outcome import chosen_answer, free_answer
 
 log = logging.getLogger(__name__)
@@ -97,6 +96,14 @@ Fetch = Callable[[Job], bytes]
 """The image file of a job that has one: worker.fetch's ImageFetch. Raises Refusal or GivenBack."""
 
 
+class Decode(Protocol):
+    """What makes a picture of an image file: worker.decoder's Decoder."""
+
+    def __call__(self, content: bytes, *, isolated: bool) -> Image.Image:
+        """RGB and upright; `isolated` from this process, which the image may end. Raises Refusal."""
+        ...
+
+
 class Stream(Protocol):
     """One answer on its way to somebody who reads along."""
 
@@ -148,7 +155,7 @@ class Service(Generic[FeaturesT]):
         model: Model[FeaturesT],
         engine: Engine,
         fetch: Fetch,
-        limits: ImageLimits,
+        decode: Decode,
         model_id: str | None = None,
         streams: Streams | None = None,
         drain_s: float = DRAIN_S,
@@ -161,7 +168,7 @@ class Service(Generic[FeaturesT]):
         self.model_id = model.model_id if model_id is None else model_id
         self._engine = engine
         self._fetch = fetch
-        self._limits = limits
+        self._decode = decode
         self._streams = streams
         self._drain_s = drain_s
         self._drained_at: float | None = None
@@ -170,7 +177,7 @@ class Service(Generic[FeaturesT]):
     def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult:
         """An outcome for each question; an urgent job goes before others at the device.
 
-        An isolated job may be what ended a worker.
+        The image of an isolated job, which may be what ended a worker, is decoded outside this process.
 
         Raises GivenBack while draining or when an image's store is away, EngineStoppedError when the engine
         is no more; all else is a bug.
@@ -263,7 +270,7 @@ class Service(Generic[FeaturesT]):
         try:
             _check_deadline(asked.deadline)
             content = self._fetch(job)
-            decode = partial(decode_image, content, self._limits)
+            decode = partial(self._decode, content, isolated=asked.isolated)
             return self._model.features(content, decode, job.detail, asked.urgent)
         except Refusal as refusal:
             return refusal.failure

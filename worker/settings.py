@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     url_private_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="ranges of addresses, as CIDR, that URLs may lead to though not public"
     )
+    url_timeout_s: float = Field(
+        default=30.0, gt=0, description="for one download, its redirects included, however slowly it comes"
+    )
     interactive_slots: int = Field(
         default=2, ge=0, description="jobs somebody waits for that are taken beside bulk jobs; 0 takes none"
     )
@@ -98,6 +101,20 @@ class Settings(BaseSettings):
     )
     image_max_side_px: int = Field(default=30_000, ge=1)
     image_max_aspect: float = Field(default=100.0, ge=1.0, description="longer side / shorter side")
+
+    image_draft_px: int = Field(
+        default=4_000_000,
+        ge=0,
+        description="of larger JPEGs 1/2, 1/4 or 1/8 of each side is decoded if so much is left; 0 is all",
+    )
+    image_isolation: Literal["suspect", "all", "none"] = Field(
+        default="suspect", description="which jobs' images are decoded outside the worker's process"
+    )
+    image_decode_bytes: int = Field(
+        default=1_500_000_000, ge=50_000_000, description="memory for an image that is decoded outside"
+    )
+    image_decode_cpu_s: int = Field(default=20, ge=1, description="of a processor, for such an image")
+    image_decode_timeout_s: float = Field(default=60.0, gt=0, description="for such an image")
 
     @field_validator("image_roots", mode="before")
     @classmethod

@@ -9,6 +9,8 @@ from typing import Literal
 from worker.allocation import RUNTIME_CACHE, bound_caches
 from worker.announce import Announcer
 from worker.answering import Answering
+from worker.decoder import Decoder
+from worker.decoder_child import Bounds
 from worker.device import UnknownDeviceError, resolve_device
 from worker.device_lock import DeviceLock
 from worker.download import UrlRules
@@ -60,19 +62,14 @@ class Worker:
         )
         runner = _load_runner(settings.attention, model.language_xml, device, properties, limits.kv_bytes)
         engine = Engine(runner, model.embed, limits, computing=lock.last)
-        image_limits = ImageLimits(
-            max_bytes=settings.image_max_bytes,
-            max_px=settings.image_max_px,
-            max_side_px=settings.image_max_side_px,
-            max_aspect=settings.image_max_aspect,
-        )
         model_id = computed_as(model.model_id, settings.properties(), settings.attention)
         redis_url = settings.redis_url.get_secret_value()
         self._store = ResultStore(redis_url)
         self._fetch = _image_fetch(settings, self._store)
+        self._decoder = _decoder(settings)
         self._streams = TokenStreams(TokenStore(redis_url))
         self.service = Service(
-            model, engine, self._fetch, image_limits, model_id, self._streams, settings.drain_s
+            model, engine, self._fetch, self._decoder, model_id, self._streams, settings.drain_s
         )
         self.service.warm_up()
         self.engine_times = engine.times
@@ -103,16 +100,31 @@ class Worker:
         self.service.close()
         self._streams.close()
         self._fetch.close()
+        self._decoder.close()
         self._store.close()
 
 
 def _image_fetch(settings: Settings, store: ResultStore) -> ImageFetch:
     """Raises StartupError."""
     try:
-        rules = UrlRules(settings.url_hosts, settings.url_private_networks, settings.url_schemes)
+        rules = UrlRules(
+            settings.url_hosts, settings.url_private_networks, settings.url_schemes, settings.url_timeout_s
+        )
         return ImageFetch(settings.image_roots, settings.image_max_bytes, store, rules)
     except ValueError as error:
         raise StartupError(f"The settings of URLs do not fit: {error}") from None
+
+
+def _decoder(settings: Settings) -> Decoder:
+    limits = ImageLimits(
+        max_bytes=settings.image_max_bytes,
+        max_px=settings.image_max_px,
+        max_side_px=settings.image_max_side_px,
+        max_aspect=settings.image_max_aspect,
+        draft_px=settings.image_draft_px,
+    )
+    bounds = Bounds(settings.image_decode_bytes, settings.image_decode_cpu_s, settings.image_decode_timeout_s)
+    return Decoder(limits, settings.image_isolation, bounds, processes=len(os.sched_getaffinity(0)))
 
 
 def _properties(device: str, settings: Settings, of_folder: Mapping[str, str]) -> Mapping[str, str]:
