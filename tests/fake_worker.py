@@ -25,7 +25,7 @@ class FakeWorker:
 
     def __init__(self) -> None:
         settings = load_settings()
-        limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
+        limits = ImageLimits(max_bytes=10**7, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
         self._decoder = Decoder(limits, settings.image_isolation)
         engine = FakeEngine(Path(os.environ["HOLD"]))
         redis_url = settings.redis_url.get_secret_value()

@@ -38,6 +38,7 @@ class DecoderProcess:
         self._limits = limits
         self._bounds = bounds
         self.images = 0
+        self.usable = False
         # A fresh interpreter: a forked one would have OpenVINO's locks without its threads, and hang.
         self._process = subprocess.Popen(
             [
@@ -50,6 +51,7 @@ class DecoderProcess:
             stdout=subprocess.PIPE,
             # Not the worker's own environment, which holds secrets. Threads and arenas take address space.
             env={
+                "PYTHONSAFEPATH": "1",
                 "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
                 "OPENBLAS_NUM_THREADS": "1",
                 "MALLOC_ARENA_MAX": "1",
@@ -59,6 +61,7 @@ class DecoderProcess:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self.pid = self._process.pid
         self._requests = self._process.stdin
         self._answers = self._process.stdout
         with self._timed():

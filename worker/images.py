@@ -253,7 +253,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in PREMULTIPLIED:
         image = image.convert(PREMULTIPLIED[image.mode])
     if image.has_transparency_data:
-        with_alpha = image.convert("RGBA")
+        # A conversion to what it is already would be a copy.
+        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", with_alpha.size, (255, 255, 255))
         image.paste(with_alpha, mask=with_alpha)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
