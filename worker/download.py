@@ -14,12 +14,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from ssl import SSLContext
 from typing import Any, Final
 
 import httpcore
 import httpx
-from ssrfguard import BlockedAddressError, BlockedURLError, Policy
+from ssrfguard import (
+    DEFAULT_DENIED,
+    AddressTable,
+    Block,
+    BlockedAddressError,
+    BlockedURLError,
+    Policy,
+    Reach,
+)
 from ssrfguard.httpx import SafeBackend
 
 from contract.failure import FailureCode, Refusal
@@ -38,6 +47,16 @@ CONNECTIONS: Final = 64
 KEEPALIVE_S: Final = 30.0
 ANY_PORT: Final = frozenset(range(1, 65536))
 """Which port an image comes from protects nothing; which address does."""
+DENIED: Final = AddressTable(
+    (
+        *DEFAULT_DENIED.blocks,
+        # No more of IPv6 is given out: what else there is leads nowhere, or to IPv4 by some gateway's rule.
+        Block(ip_network("::/0"), "Not Global Unicast", "RFC4291", Reach.DENIED),
+        Block(ip_network("2000::/3"), "Global Unicast", "RFC4291", Reach.PERMITTED),
+        # Public by its number, and the platform's own inside Azure.
+        Block(ip_network("168.63.129.16/32"), "Azure's virtual public address", "", Reach.DENIED),
+    )
+)
 HEADERS: Final = (
     ("Accept", "image/*,*/*;q=0.5"),
     ("Accept-Encoding", "identity"),
@@ -69,6 +88,7 @@ class UrlRules:
     def policy(self) -> Policy:
         return Policy(
             allowed_schemes=frozenset(self.schemes) & {"http", "https"} or frozenset({"https"}),
+            denied_networks=DENIED,
             allowed_networks=self.private_networks,  # type: ignore[arg-type]  # it takes text too
             allowed_hosts=frozenset(self.hosts),
             allowed_ports=ANY_PORT,
