@@ -31,7 +31,7 @@ RAW = {
     "header-of-a-megabyte": OK + b"X: " + b"x" * 10**6 + b"\r\n\r\n" + BODY,
     "100000-headers": OK + b"X: x\r\n" * 10**5 + b"\r\n" + BODY,
     "redirect-nowhere": b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
-    "redirect-with-bytes": b"HTTP/1.1 302 Found\r\nLocation: http://\xff\xfe/\r\nContent-Length: 0\r\n\r\n",
+    "redirect-with-bytes": b"HTTP/1.1 302 Found\r\nLocation: http://\xff\xfe:0/\r\nContent-Length: 0\r\n\r\n",
     "redirect-of-50-KB": b"HTTP/1.1 302 Found\r\nLocation: /" + b"a" * 50_000 + b"\r\n\r\n",
     "switching-protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n" + BODY,
 }
