@@ -24,8 +24,6 @@ MAX_SCANS: Final = 100
 """Progressive JPEGs have about ten."""
 WIDE_GREY_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Pillow's modes for 16-bit grey; it converts them to 8 bits by clipping, so they are scaled first."""
-PREMULTIPLIED: Final = {"La": "LA", "RGBa": "RGBA"}
-"""Pillow's modes with alpha multiplied in → the only ones it converts them to."""
 UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,8 +58,9 @@ class ImageLimits:
 
 
 def shown(path: Path) -> str:
-    """The path for a sentence: bytes that are not UTF-8 are written as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """The path for a sentence: what is not UTF-8, or would move a terminal's cursor, is written as escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
@@ -250,8 +249,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         raise Refusal(
             FailureCode.IMAGE_BROKEN, "The image has floating-point pixels, whose white is unknown."
         )
-    if image.mode in PREMULTIPLIED:
-        image = image.convert(PREMULTIPLIED[image.mode])
     if image.has_transparency_data:
         # A conversion to what it is already would be a copy.
         with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
