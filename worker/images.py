@@ -58,7 +58,7 @@ class ImageLimits:
 
 
 def shown(path: Path) -> str:
-    """The path for a sentence: what is not UTF-8, or would move a terminal's cursor, is written as escapes."""
+    """The path for a sentence: what is not UTF-8, or moves a terminal's cursor, is written as escapes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -217,7 +217,7 @@ def test_a_file_that_grows_while_it_is_read(root: Path) -> None:
 
     thread = threading.Thread(target=grow)
     thread.start()
-    outcomes = set()
+    outcomes: set[int | FailureCode] = set()
     try:
         for _ in range(300):
             try:
