@@ -1,15 +1,19 @@
 """Images that strangers made: each ends in a picture or in the right failure, and no process dies of one."""
 
+import os
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
-from contract.answer import JobResult
+from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import ImagePath, Job
 from contract.store import results_key
@@ -25,6 +29,7 @@ from worker.fetch import ImageFetch
 from worker.images import decode_image
 from worker.results import ResultStore
 from worker.service import Service
+from worker.side_queue import SuspectQueue
 
 IMAGE_CODES = {FailureCode.NOT_AN_IMAGE, FailureCode.IMAGE_BROKEN, FailureCode.IMAGE_TOO_LARGE}
 MOST_RSS_BYTES = 200 * 2**20
@@ -91,32 +96,80 @@ def store(redis_url: str) -> Iterator[ResultStore]:
     made.close()
 
 
-@pytest.mark.parametrize("isolation", ["none", "all"])
-def test_a_worker_outlives_them(
-    corpus: list[Case], redis_url: str, connection: redis.Redis, images: Path, tmp_path: Path, isolation: str
-) -> None:
-    log = tmp_path / "worker.log"
-    environment = {
+@pytest.fixture
+def environment(redis_url: str, images: Path, tmp_path: Path) -> dict[str, str]:
+    return {
         "CAPTIONMILL_REDIS_URL": redis_url,
         "CAPTIONMILL_MODEL_FOLDER": str(tmp_path),
         "CAPTIONMILL_IMAGE_ROOTS": str(images),
-        "CAPTIONMILL_IMAGE_ISOLATION": isolation,
         "HOLD": str(tmp_path / "hold"),
     }
+
+
+@contextmanager
+def running_worker(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that is still there at the end, and then ends as it should."""
     worker = start_worker("tests.fake_worker", log, environment)
     try:
-        jobs = written(corpus, images)
-        Queue(redis_url, connection).submit([(f"r-{one.index}", one.model_dump_json()) for one in jobs])
-        wait_until(lambda: worker.poll() is not None or connection.xlen(results_key("r")) == len(jobs))
+        yield worker
         assert worker.poll() is None, log.read_text()
-        entries: Any = connection.xrange(results_key("r"))
-        results = [JobResult.model_validate_json(fields[b"record"]) for _, fields in entries]
-        assert wrong(corpus, sorted(results, key=lambda result: result.index)) == {}
-        assert {result.worker.rpartition(":")[2] for result in results} == {str(worker.pid)}
-        assert peak_bytes(worker.pid) < MOST_RSS_BYTES * 2
     finally:
         worker.send_signal(signal.SIGTERM)
         assert worker.wait() == 0, log.read_text()
+
+
+def decoders(worker: subprocess.Popen[bytes]) -> list[int]:
+    """Process ids of those that the worker has started."""
+    return [
+        child.pid
+        for child in psutil.Process(worker.pid).children()
+        if "worker.decoder_child" in child.cmdline()
+    ]
+
+
+def records(connection: redis.Redis) -> list[JobResult]:
+    entries: Any = connection.xrange(results_key("r"))
+    found = [JobResult.model_validate_json(fields[b"record"]) for _, fields in entries]
+    return sorted(found, key=lambda result: result.index)
+
+
+@pytest.mark.parametrize("isolation", ["none", "all"])
+def test_a_worker_outlives_them(
+    corpus: list[Case],
+    environment: dict[str, str],
+    connection: redis.Redis,
+    images: Path,
+    tmp_path: Path,
+    isolation: str,
+) -> None:
+    environment["CAPTIONMILL_IMAGE_ISOLATION"] = isolation
+    with running_worker(environment, tmp_path / "worker.log") as worker:
+        jobs = written(corpus, images)
+        queue = Queue(environment["CAPTIONMILL_REDIS_URL"], connection)
+        queue.submit([(f"r-{one.index}", one.model_dump_json()) for one in jobs])
+        wait_until(lambda: worker.poll() is not None or connection.xlen(results_key("r")) == len(jobs))
+        results = records(connection)
+        assert wrong(corpus, results) == {}
+        assert len({result.worker for result in results}) == 1
+        assert bool(decoders(worker)) == (isolation == "all")
+        for pid in (worker.pid, *decoders(worker)):
+            assert peak_bytes(pid) < MOST_RSS_BYTES
+
+
+def test_a_suspect_is_decoded_outside_the_worker(
+    environment: dict[str, str], connection: redis.Redis, images: Path, tmp_path: Path
+) -> None:
+    """And whatever becomes of the decoder, the next suspect finds one."""
+    (images / "good.png").write_bytes(saved(noise(20, 30), "PNG"))
+    suspects = SuspectQueue(environment["CAPTIONMILL_REDIS_URL"])
+    with running_worker(environment, tmp_path / "worker.log") as worker:
+        for index in range(3):
+            suspects.put(job(index, "good.png").to_message())
+            wait_until(lambda: len(records(connection)) > index)  # noqa: B023 - it is called at once
+            [decoder] = decoders(worker)
+            os.kill(decoder, signal.SIGSEGV)
+        assert all(isinstance(record.results[0].outcome, Answer) for record in records(connection))
+    suspects.close()
 
 
 def peak_bytes(pid: int) -> int:
