@@ -40,6 +40,8 @@ CELERY_OPTIONS: Final[dict[str, Any]] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_soft_shutdown_timeout": 0,
     "worker_send_task_events": False,
+    # Nothing here uses it, and whoever can write to the broker could shut workers down by it.
+    "worker_enable_remote_control": False,
     "worker_hijack_root_logger": False,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,

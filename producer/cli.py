@@ -36,7 +36,7 @@ from producer.questions import read_prompts
 from producer.queue import BrokerAwayError, Queue
 from producer.run import WorkersCrashError
 from producer.run_folder import RunFolder, Submission
-from producer.settings import Settings
+from producer.settings import server_url
 from producer.sinks.sink import SinkError
 from producer.sources import SourceError, open_source, shown
 from producer.watching import watch as watch_folder
@@ -212,7 +212,7 @@ def cancel(folder: Folder, redis_url: RedisUrl = None, as_json: AsJson = False) 
     with _sentences():
         opened = RunFolder(folder)
         with opened.role("feeder"), opened.role("collector"):
-            withdrawn = opened.cancel(connect(_url(redis_url)))
+            withdrawn = opened.cancel(connect(server_url(redis_url)))
         if as_json:
             event("cancelled", {"jobs": withdrawn})
         else:
@@ -386,7 +386,7 @@ def _dry_run(submission: Submission) -> NoReturn:
 
 def _plan(out: Path, submission: Submission, redis_url: str | None) -> None:
     """Note the whole source in the run's folder."""
-    connect(_url(redis_url)).close()
+    connect(server_url(redis_url)).close()
     opened = open_source(submission.source, submission.options)
     folder = RunFolder(out, create=True)
     try:
@@ -460,12 +460,8 @@ def _need(out: Path | None) -> Path:
     return out
 
 
-def _url(redis_url: str | None) -> str:
-    return redis_url or Settings().redis_url.get_secret_value()
-
-
 def _connected(redis_url: str | None) -> tuple[redis.Redis, Queue]:
-    url = _url(redis_url)
+    url = server_url(redis_url)
     connection = connect(url)
     return connection, Queue(url, connection)
 

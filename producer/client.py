@@ -28,7 +28,7 @@ from producer.queue import Queue
 from producer.rows import AnsweredRow
 from producer.run import Round
 from producer.run_folder import RunFolder, Submission
-from producer.settings import Settings
+from producer.settings import server_url
 from producer.sinks.sink import LeftAlone, SinkOptions
 from producer.sources import SourceOptions, open_source
 
@@ -37,8 +37,11 @@ class Client:
     """A connection to broker and store. Not shared between threads; close it or use it in a `with` block."""
 
     def __init__(self, redis_url: str | None = None) -> None:
-        """Without `redis_url`, CAPTIONMILL_REDIS_URL's. Raises producer.connection.ServerError."""
-        self.url = redis_url or Settings().redis_url.get_secret_value()
+        """Without `redis_url`, CAPTIONMILL_REDIS_URL's.
+
+        Raises pydantic's ValidationError for what is no URL, producer.connection.ServerError for no server.
+        """
+        self.url = server_url(redis_url)
         self.connection = connect(self.url)
         self.queue = Queue(self.url, self.connection)
 

@@ -16,13 +16,13 @@ class ServerError(Exception):
 
 
 def connect(url: str) -> redis.Redis:
-    """Raises ServerError at once when nothing answers now; later outages are waited out."""
-    try:
-        connection: redis.Redis = redis.Redis.from_url(
-            url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S
-        )
-    except ValueError as error:
-        raise ServerError(f"The URL of Redis is not one: {error}") from None
+    """`url` as producer.settings gives it. Raises ServerError when nothing answers now.
+
+    Later outages are waited out.
+    """
+    connection: redis.Redis = redis.Redis.from_url(
+        url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S
+    )
     try:
         connection.ping()
     except redis.RedisError as error:

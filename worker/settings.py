@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contract.redis_url import complete_url
 
 PREFIX: Final = "CAPTIONMILL_"
 EXACT: Final = {
@@ -28,8 +30,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=False)
 
+    redis_password_file: Path | None = Field(
+        default=None, description="its first line is the password of the user in redis_url"
+    )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
+        validate_default=True,
         description="broker and result store; may hold a password",
     )
     model_folder: Path = Field(description="folder written by model_prep, or by an optimum-intel export")
@@ -115,6 +121,11 @@ class Settings(BaseSettings):
     )
     image_decode_cpu_s: int = Field(default=20, ge=1, description="of a processor, for such an image")
     image_decode_timeout_s: float = Field(default=60.0, gt=0, description="for such an image")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _complete(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        return SecretStr(complete_url(url.get_secret_value(), info.data.get("redis_password_file")))
 
     @field_validator("image_roots", mode="before")
     @classmethod

@@ -1,0 +1,63 @@
+"""The one URL of broker and result store, read alike by Celery's and our own client; opens no connection.
+
+The two clients take a URL differently: for `rediss://` without `ssl_cert_reqs` Celery's verifies nothing and
+ours the certificate. What comes from here says it, so that both verify.
+"""
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+TLS_PARAMETERS: Final = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""What both clients understand in a URL, and understand alike."""
+CERT_REQS: Final = ("required", "optional", "none")
+
+
+def complete_url(url: str, password_file: Path | None = None) -> str:
+    """`url` with the password from the first line of a file, if there is one, and certificates verified.
+
+    Raises ValueError with a sentence that quotes nothing of the URL, as that may hold a password.
+    """
+    # urlsplit quotes parts of what it cannot read.
+    try:
+        parts = urlsplit(url)
+        host, user, password, _ = parts.hostname, parts.username, parts.password, parts.port
+        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise ValueError(
+            "it is no URL; write characters such as / # @ of a password percent-encoded"
+        ) from None
+    if parts.scheme not in ("redis", "rediss") or not host or parts.fragment:
+        raise ValueError("it is not redis://[user:password@]host[:port][/database], nor the same with rediss")
+    if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise ValueError("its database is not a number")
+    _check_parameters(parts.scheme, query)
+    if parts.scheme == "rediss":
+        query = {"ssl_cert_reqs": "required"} | query
+    place = parts.netloc
+    if password_file is not None:
+        if password is not None:
+            raise ValueError("it holds a password, and a password file is set too")
+        secret = quote(_first_line(password_file), safe="")
+        place = f"{quote(user or '', safe='%')}:{secret}@{place.rpartition('@')[2]}"
+    return urlunsplit((parts.scheme, place, parts.path, urlencode(query, safe="/"), ""))
+
+
+def _check_parameters(scheme: str, query: dict[str, str]) -> None:
+    unknown = query.keys() - set(TLS_PARAMETERS)
+    if unknown:
+        raise ValueError(f"it has parameters other than {', '.join(TLS_PARAMETERS)}")
+    if query and scheme != "rediss":
+        raise ValueError("its parameters are for TLS, which rediss:// asks for")
+    if query.get("ssl_cert_reqs", "required") not in CERT_REQS:
+        raise ValueError(f"its ssl_cert_reqs is none of {', '.join(CERT_REQS)}")
+
+
+def _first_line(file: Path) -> str:
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the password file {file} cannot be read: {type(error).__name__}") from None
+    if not lines or not lines[0]:
+        raise ValueError(f"the password file {file} is empty")
+    return lines[0]
