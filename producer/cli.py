@@ -39,6 +39,7 @@ from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.sink import SinkError
 from producer.sources import SourceError, open_source, shown
+from producer.top import connect_to_look, top, top_once
 from producer.watching import watch as watch_folder
 from producer.workers import live_workers
 
@@ -320,6 +321,22 @@ def ask_one(
             print("" if pieces else outcome.text)
         if not isinstance(outcome, Answer):
             _refuse(f"{outcome.code}: {outcome.message}", EXIT_FAILURES)
+
+
+@app.command("top")
+def show_server(
+    redis_url: RedisUrl = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end; 2 if Redis is away.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each look.")] = False,
+) -> None:
+    """Show workers, queues, runs and the server's memory, live. Needs to read only."""
+    with _sentences():
+        connection = connect_to_look(server_url(redis_url))
+        if once:
+            top_once(connection, Console(markup=False, highlight=False), as_json=as_json)
+        else:
+            top(connection, Console(markup=False, highlight=False), every, as_json=as_json)
 
 
 @app.command()

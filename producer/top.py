@@ -1,0 +1,151 @@
+"""Shows what the server holds, again and again: workers, queues, runs, memory; changes nothing."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from producer.driving import event, signals_as_flag
+from producer.overview import Overview, Rates, look, rates
+from producer.progress import duration
+
+TIMEOUT_S: Final = 5.0
+NAP_S: Final = 0.1
+"""Between two looks at whether a signal came."""
+NEARLY_FULL: Final = 0.8
+
+
+def connect_to_look(url: str) -> redis.Redis:
+    """Without an attempt to connect; calls fail at once, so that an outage is shown while it lasts."""
+    connection: redis.Redis = redis.Redis.from_url(
+        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )
+    return connection
+
+
+def top_once(connection: redis.Redis, console: Console, *, as_json: bool) -> None:
+    """One look, without rates. Raises redis.RedisError."""
+    overview = look(connection)
+    if as_json:
+        event("top", _fields(overview, None))
+    else:
+        console.print(drawn(overview, None))
+
+
+def top(connection: redis.Redis, console: Console, every_s: float, *, as_json: bool) -> None:
+    """A look every `every_s` until a signal comes; goes on when the server was away."""
+    if as_json:
+        _repeat(connection, every_s, _print_json)
+        return
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+
+        def show(overview: Overview | None, change: Rates | None, trouble: str | None) -> None:
+            parts: list[RenderableType] = [Text(trouble, style="bold red")] if trouble else []
+            if overview is not None:
+                parts.append(drawn(overview, change))
+            live.update(Group(*parts), refresh=True)
+
+        _repeat(connection, every_s, show)
+
+
+Show = Callable[[Overview | None, Rates | None, str | None], None]
+"""Called with the latest look, what changed since the one before, and why there is no newer one."""
+
+
+def _repeat(connection: redis.Redis, every_s: float, show: Show) -> None:
+    latest: Overview | None = None
+    with signals_as_flag() as stopped:
+        while not stopped:
+            try:
+                now = look(connection)
+            except redis.RedisError as error:
+                show(latest, None, f"Redis does not answer ({error}); looking again every {every_s:g} s.")
+            else:
+                show(now, None if latest is None else rates(latest, now), None)
+                latest = now
+            until = time.monotonic() + every_s
+            while not stopped and time.monotonic() < until:
+                time.sleep(NAP_S)
+
+
+def _print_json(overview: Overview | None, change: Rates | None, trouble: str | None) -> None:
+    if trouble is not None:
+        event("away", {"time": time.time(), "message": trouble})
+    elif overview is not None:
+        event("top", _fields(overview, change))
+
+
+def _fields(overview: Overview, change: Rates | None) -> dict[str, Any]:
+    return overview.model_dump(mode="json") | {"rates": change and change.model_dump(mode="json")}
+
+
+def drawn(overview: Overview, change: Rates | None) -> RenderableType:
+    """Tables of workers, queues and runs, and a line of what needs a person."""
+    return Group(_headline(overview, change), _queues(overview, change), _workers(overview), _runs(overview))
+
+
+def _headline(overview: Overview, change: Rates | None) -> Text:
+    live = overview.live_workers()
+    line = Text(f"{len(live)} workers, {sum(one.slots for one in live)} slots", style="bold")
+    if change is not None:
+        line.append(f" · {change.records:.1f} jobs/s")
+    line.append(f" · {_memory(overview)}", style="red" if _nearly_full(overview) else "")
+    silent = len(overview.workers) - len(live)
+    for count, what in (
+        (silent, "silent workers"),
+        (overview.unreadable_workers, "workers of another version"),
+        (overview.queued["suspect"], "suspects"),
+        (overview.dead_letters, "dead letters"),
+    ):
+        if count:
+            line.append(f" · {count} {what}", style="red")
+    if not live and any(overview.queued.values()):
+        line.append(" · nobody answers what is queued", style="bold red")
+    return line
+
+
+def _memory(overview: Overview) -> str:
+    used = f"{overview.memory_bytes / 2**20:.0f} MiB"
+    if not overview.memory_limit_bytes:
+        return f"memory {used}, no limit"
+    share = overview.memory_bytes / overview.memory_limit_bytes
+    return f"memory {used} of {overview.memory_limit_bytes / 2**20:.0f} MiB ({share:.0%})"
+
+
+def _nearly_full(overview: Overview) -> bool:
+    return overview.memory_bytes > NEARLY_FULL * overview.memory_limit_bytes > 0
+
+
+def _queues(overview: Overview, change: Rates | None) -> Table:
+    table = Table("queue", "messages", "change/s")
+    for name, length in overview.queued.items():
+        table.add_row(name, str(length), "" if change is None else f"{change.queued[name]:+.1f}")
+    table.add_row("taken, not acknowledged", str(overview.unacked), "")
+    return table
+
+
+def _workers(overview: Overview) -> Table:
+    table = Table("worker", "model", "device", "slots", "up", "heard of")
+    for one in overview.workers:
+        heard = f"{one.age_s:.0f} s ago" if one.alive else f"silent for {duration(one.age_s)}"
+        style = "" if one.alive else "red"
+        cells = (one.worker, one.model, one.device, str(one.slots), duration(one.up_s), heard)
+        table.add_row(*(Text(cell, style=style) for cell in cells))
+    return table
+
+
+def _runs(overview: Overview) -> Table:
+    caption = (
+        None if overview.all_runs else "The server holds more keys than are looked at; runs are missing."
+    )
+    table = Table("run", "records", "not fetched", caption=caption)
+    for run, records in sorted(overview.runs.items()):
+        table.add_row(Text(run), str(records.written), str(records.waiting))
+    return table
