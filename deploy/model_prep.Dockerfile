@@ -1,6 +1,6 @@
 # Checkpoint to model folder, once for each model; the only image with torch:
 # docker build -f deploy/model_prep.Dockerfile -t captionmill-model-prep .
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm
 
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin captionmill
 

@@ -1,5 +1,5 @@
 # captionmill: runs, top, exporter: docker build -f deploy/producer.Dockerfile -t captionmill-producer .
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm
 
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin captionmill
 

@@ -1,6 +1,6 @@
 # A worker for CPUs: docker build -f deploy/worker.Dockerfile -t captionmill-worker .
-# For Intel GPUs add --build-arg GPU=1, which installs their OpenCL driver.
-FROM python:3.11-slim
+# For Intel GPUs add --build-arg GPU=1, which installs Debian's OpenCL driver; newer GPUs need a newer one.
+FROM python:3.11-slim-bookworm
 
 ARG GPU=""
 RUN if [ -n "$GPU" ]; then \
