@@ -43,7 +43,7 @@ def events(ran: subprocess.CompletedProcess[str], name: str) -> list[dict[str, A
 def queued(connection: redis.Redis) -> list[Job]:
     """The jobs in the queue, the first one first."""
     messages: Any = connection.lrange(JOB_QUEUE, 0, -1)
-    return [Job.model_validate(read_message(message)) for message in reversed(messages)]
+    return [Job.model_validate(job) for message in reversed(messages) for job in read_message(message)]
 
 
 @pytest.fixture
