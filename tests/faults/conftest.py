@@ -1,0 +1,30 @@
+"""A site per scenario, and the promise that every one of them has to keep."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.result import Result
+from tests.faults.site import Site
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[MakeSite]:
+    """Opens sites that end with the test."""
+    with ExitStack() as stack:
+
+        def make(name: str, **options: Any) -> Site:
+            return stack.enter_context(Site(tmp_path, name, **options))
+
+        yield make
+
+
+def assert_kept(result: Result) -> None:
+    """Each row is visible once, with its own answer, and nothing is left in broker or store."""
+    assert (result.lost, result.twice, result.foreign) == (0, 0, 0), result
+    assert result.left == (), result

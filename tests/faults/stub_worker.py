@@ -1,0 +1,61 @@
+"""`celery -A tests.faults.stub_worker worker`: the real worker on a stub of model and engine."""
+
+import os
+import resource
+from pathlib import Path
+
+import tests.faults.short_waits  # noqa: F401 - before what takes the waits from the contract
+from tests.fakes import FakeModel
+from tests.faults.stub_engine import Executions, StubEngine, StubModel
+from worker.announce import Announcer
+from worker.answering import Answering
+from worker.app import app, install
+from worker.fetch import ImageFetch
+from worker.images import ImageLimits
+from worker.interactive import Interactive
+from worker.results import ResultStore
+from worker.service import Service
+from worker.settings import load_settings
+
+__all__ = ["app"]
+
+
+class StubWorker:
+    """worker.app's Loaded, made as worker.startup makes the real one."""
+
+    description = "a stub"
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        redis_url = settings.redis_url.get_secret_value()
+        folder = Path(os.environ["STUB_FOLDER"])
+        executions = Executions(folder)
+        model: FakeModel = StubModel(executions)
+        engine = StubEngine(folder, executions, int(os.environ.get("STUB_ROWS", "8")))
+        limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
+        store = ResultStore(redis_url)
+        self._service = Service(
+            model, engine, ImageFetch(settings.image_roots, limits.max_bytes, store), limits
+        )
+        self.answering = Answering(self._service, store)
+        self._interactive = Interactive(redis_url, self.answering, settings.interactive_slots)
+        self._announcer = Announcer(store, model.model_id, "CPU")
+
+    def start(self, slots: int) -> None:
+        self._interactive.start()
+        self._announcer.start(slots)
+
+    def drain(self) -> None:
+        self._service.drain()
+        self._interactive.drain()
+
+    def close(self) -> None:
+        self._interactive.close()
+        self._announcer.close()
+        self._service.close()
+
+
+if "STUB_MEMORY_BYTES" in os.environ:
+    most = int(os.environ["STUB_MEMORY_BYTES"])
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+install(StubWorker())
