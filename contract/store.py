@@ -120,15 +120,18 @@ return 1
 """The worker holds the job no longer. KEYS: attempts, holders. ARGV: index, worker, 1 to undo an attempt."""
 
 WRITE_ONCE: Final = """
-if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
+if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[5]) == 1 then return 0 end
 redis.call('XADD', KEYS[1], '*', 'record', ARGV[2])
 redis.call('SETBIT', KEYS[2], ARGV[1], 1)
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('HDEL', KEYS[4], ARGV[1])
 return 1
 """
-"""KEYS: record_keys(). ARGV: index, record. Returns 1 if this call wrote the record, else 0."""
+"""KEYS: record_keys(). ARGV: index, record. Returns 1 if this call wrote the record, else 0.
+
+It writes none of a cancelled run: nobody would ever collect it.
+"""
 
 
 def record_keys(run: str) -> list[str]:
-    return [results_key(run), done_key(run), attempts_key(run), holders_key(run)]
+    return [results_key(run), done_key(run), attempts_key(run), holders_key(run), cancelled_key(run)]

@@ -14,7 +14,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -31,6 +31,14 @@ LEDGER: Final = "ledger.sqlite"
 VERSION: Final = 1
 BUSY_S: Final = 60.0
 CHUNK: Final = 500
+OF_THE_DISK: Final = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+)
+"""Primary codes of what an operator can mend; others are bugs."""
 CACHE_KIB: Final = 64 * 1024
 
 ROW_COLUMNS: Final = """
@@ -185,14 +193,24 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and on disk when it ends."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """All or nothing, and on disk when it ends. Raises LedgerError if the disk does not take it."""
         try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # SQLite itself has undone it, or could not, and does when the ledger is opened again.
+                with suppress(sqlite3.OperationalError):
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in OF_THE_DISK:
+                raise
+            raise LedgerError(
+                f"{_shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
+                "when there is room, go on with run --resume."
+            ) from error
 
     # What belongs to no table of its own.
 

@@ -8,6 +8,7 @@ from typing import Final
 import celery
 import kombu
 import redis
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
 
@@ -55,7 +56,7 @@ class Queue:
                 with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
                     for task_id, arguments in messages:
                         self._publish(producer, task_id, arguments, queue)
-            except (kombu.exceptions.OperationalError, redis.RedisError, OSError) as error:
+            except (OperationalError, BatchPublishError, redis.RedisError, OSError) as error:
                 if pause_s is None:
                     raise BrokerAwayError(str(error)) from error
                 time.sleep(pause_s)

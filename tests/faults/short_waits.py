@@ -1,15 +1,16 @@
-"""Shortens the broker's waits of many minutes for a process of the fault tests; knows nothing of its work.
+"""Shortens the waits of many seconds and minutes for a process of the fault tests; knows nothing of its work.
 
-Imported before whatever takes the waits from contract.broker. Without SHORT_VISIBILITY_S nothing changes.
+Imported before whatever takes the waits from the contract. Without SHORT_WAITS nothing changes.
 """
 
 import os
 from typing import Final
 
-from contract import broker
+from contract import broker, store
 
-VARIABLE: Final = "SHORT_VISIBILITY_S"
-RESTORE_EVERY_S: Final = 1
+VARIABLE: Final = "SHORT_WAITS"
+"""The visibility timeout in seconds; with it, workers tell of themselves ten times as often."""
+FASTER: Final = 10
 
 
 def shorten() -> None:
@@ -18,7 +19,9 @@ def shorten() -> None:
         return
     vars(broker)["VISIBILITY_TIMEOUT_S"] = int(seconds)
     broker.TRANSPORT_OPTIONS["visibility_timeout"] = int(seconds)
-    broker.TRANSPORT_OPTIONS["unacked_restore_interval"] = RESTORE_EVERY_S
+    broker.TRANSPORT_OPTIONS["unacked_restore_interval"] = 1
+    vars(store)["WORKER_REPORT_S"] /= FASTER
+    vars(store)["WORKER_SILENT_S"] /= FASTER
 
 
 shorten()

@@ -3,6 +3,7 @@
 Knows no fault: a scenario plans rows, starts processes, hurts them, and asks for the result.
 """
 
+import base64
 import json
 import os
 import signal
@@ -14,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from contract.broker import JOB_QUEUE
+from contract.broker import JOB_QUEUE, SUSPECT_QUEUE
 from contract.job import ImagePath, Question
-from contract.store import attempts_key, results_key
+from contract.store import attempts_key, holders_key, results_key
 from producer.questions import Prompt
 from producer.rows import Row
 from producer.run_folder import RunFolder, Submission
@@ -27,14 +28,19 @@ from tests.faults.stub_engine import HOLD, Executions
 from tests.processes import ROOT, spawn, start_worker
 from tests.producer_driver import Rows
 
+AS_SHIPPED: Final = os.environ.get("FAULT_WAITS") == "shipped"
+"""Whether workers and producers wait as long as their users' do."""
+SHIPPED_BOUND: Final = 4
 POLL_S: Final = 0.05
 SETTLE_S: Final = 10.0
 """Acknowledgements may come after the run's last record."""
 STUB: Final = "tests.faults.stub_worker"
 REAL: Final = "worker"
 DEMO_MODEL: Final = ROOT / "demo" / "model" / "openvino"
-UNKNOWN_CODES: Final = (0, 1)
+ENDED: Final = (0, 1)
 """Of a producer that came to the end: every question answered, or some failed."""
+CODES: Final = (None, *ENDED, 2, 130, -signal.SIGKILL)
+"""And of one that goes on, refused, or was ended by a test. Any other is a bug."""
 
 
 class Worker:
@@ -80,21 +86,24 @@ class Site:
         name: str,
         *,
         bound_s: float = 60.0,
-        visibility_s: int | None = None,
+        visibility_s: int = 30,
         seed: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """The scenario must be over within `bound_s`. `visibility_s` stands for the visibility timeout."""
+        """The scenario must be over within `bound_s`. `visibility_s` stands for the visibility timeout.
+
+        With AS_SHIPPED no wait is shortened, and the bound is longer.
+        """
         self.name = name
         self.folder = folder
         self.seed = seed
-        self._deadline = time.monotonic() + bound_s
+        self._deadline = time.monotonic() + bound_s * (SHIPPED_BOUND if AS_SHIPPED else 1)
         self.server = Server(folder / "server")
         self.worker_url = self.server.url
         """Where workers find the server; a proxy's, if a scenario puts one before it."""
         self.producer_url = self.server.url
         self._environment = dict(environment or {})
-        if visibility_s is not None:
+        if not AS_SHIPPED:
             self._environment[VARIABLE] = str(visibility_s)
         self._executions = Executions(folder)
         self.workers: list[Worker] = []
@@ -208,6 +217,15 @@ class Site:
         )
         assert process.wait() == 0, self.logs()
 
+    def make_newer(self, queue: str) -> None:
+        """Every job in the queue is of a version that no worker knows yet."""
+        store = self.server.connection
+        for place, message in enumerate(store.lrange(queue, 0, -1)):
+            envelope = json.loads(message)
+            body = base64.b64decode(envelope["body"]).replace(b'"version":1', b'"version":99')
+            envelope["body"] = base64.b64encode(body).decode()
+            store.lset(queue, place, json.dumps(envelope))
+
     @property
     def hold(self) -> Path:
         """While this file exists, `wait` waits."""
@@ -215,9 +233,14 @@ class Site:
 
     # Waiting
 
+    def check_bound(self) -> None:
+        assert time.monotonic() < self._deadline, f"{self.name}: over its bound\n{self.logs()}"
+
     def wait_until(self, true: Callable[[], object]) -> None:
         while not true():
-            assert time.monotonic() < self._deadline, f"{self.name}: over its bound\n{self.logs()}"
+            self.check_bound()
+            ended = [producer.poll() for producer in self._producers]
+            assert all(code in CODES for code in ended), f"{self.name}: {ended}\n{self.logs()}"
             time.sleep(POLL_S)
 
     def sleep(self, seconds: float) -> None:
@@ -261,7 +284,7 @@ class Site:
     def finish(self, note: str = "") -> Result:
         """Wait for the producer's end, let the workers come to rest, and look at what is there."""
         self.wait_until(lambda: self._producers[-1].poll() is not None)
-        assert self._producers[-1].returncode in UNKNOWN_CODES, self.logs()
+        assert self._producers[-1].returncode in ENDED, self.logs()
         settled = time.monotonic() + SETTLE_S
         while self._leftovers() and time.monotonic() < settled and any(w.is_alive() for w in self.workers):
             time.sleep(POLL_S)
@@ -303,7 +326,9 @@ class Site:
             "queued": store.llen(JOB_QUEUE),
             "unacknowledged": store.hlen("unacked"),
             "records": store.xlen(results_key(self.run)),
+            "suspect": store.llen(SUSPECT_QUEUE),
             "attempts": store.hlen(attempts_key(self.run)),
+            "held": store.hlen(holders_key(self.run)),
         }
         return [f"{count} {what}" for what, count in found.items() if count]
 

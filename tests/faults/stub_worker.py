@@ -12,10 +12,11 @@ from worker.answering import Answering
 from worker.app import app, install
 from worker.fetch import ImageFetch
 from worker.images import ImageLimits
-from worker.interactive import Interactive
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import load_settings
+from worker.side_queue import SuspectQueue
+from worker.startup import side_queues
 
 __all__ = ["app"]
 
@@ -37,20 +38,23 @@ class StubWorker:
         self._service = Service(
             model, engine, ImageFetch(settings.image_roots, limits.max_bytes, store), limits
         )
-        self.answering = Answering(self._service, store)
-        self._interactive = Interactive(redis_url, self.answering, settings.interactive_slots)
+        self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
+        self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(store, model.model_id, "CPU")
 
     def start(self, slots: int) -> None:
-        self._interactive.start()
         self._announcer.start(slots)
+        for queue in self._side_queues:
+            queue.start()
 
     def drain(self) -> None:
         self._service.drain()
-        self._interactive.drain()
+        for queue in self._side_queues:
+            queue.drain()
 
     def close(self) -> None:
-        self._interactive.close()
+        for queue in self._side_queues:
+            queue.close()
         self._announcer.close()
         self._service.close()
 
