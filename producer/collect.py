@@ -7,7 +7,7 @@ import redis
 
 from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode
-from contract.store import RECORD_FIELD, attempts_key, done_key, holders_key, results_key
+from contract.store import RECORD_FIELD, attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.ledger import Ledger, Result
 
 BATCH: Final = 1000
@@ -77,7 +77,8 @@ class Collector:
         return length
 
     def forget(self, keep_done_s: int) -> None:
-        """After the last job: free the store. The done bits stay a while to refuse late redeliveries."""
+        """After the last job: free the store. For a while it refuses what comes of late redeliveries."""
+        self._redis.set(cancelled_key(self._run), 1, ex=keep_done_s)
         self._redis.delete(self._key, attempts_key(self._run), holders_key(self._run))
         self._redis.expire(done_key(self._run), keep_done_s)
 

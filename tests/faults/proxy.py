@@ -22,7 +22,6 @@ class Proxy:
         self._refusing = False
         self._swallowed: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
             asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK_BYTES)
@@ -52,10 +51,17 @@ class Proxy:
 
     def stop(self) -> None:
         self.cut()
-        self._in_loop(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        mine = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        for task in mine:
+            task.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
 
     def _in_loop(self, act: object) -> None:
         done = threading.Event()
@@ -88,12 +94,10 @@ class Proxy:
             self._loop.create_task(self._pass(reader, far_writer)),
             self._loop.create_task(self._pass(far_reader, writer)),
         ]
-        self._tasks.update(passing)
         await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         for one in pair:
             one.transport.abort()
         await asyncio.wait(passing)
-        self._tasks.difference_update(passing)
         self._writers -= pair
         self._swallowed -= pair
 

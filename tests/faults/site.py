@@ -35,7 +35,7 @@ POLL_S: Final = 0.05
 SETTLE_S: Final = 10.0
 """Acknowledgements may come after the run's last record."""
 STUB: Final = "tests.faults.stub_worker"
-REAL: Final = "worker"
+REAL: Final = "tests.faults.real_worker"
 DEMO_MODEL: Final = ROOT / "demo" / "model" / "openvino"
 ENDED: Final = (0, 1)
 """Of a producer that came to the end: every question answered, or some failed."""
@@ -197,6 +197,11 @@ class Site:
         producer = spawn(command, self.folder / "producer.log", {**self._environment, **changes})
         self._producers.append(producer)
         return producer
+
+    def kill_producers(self) -> None:
+        for producer in self._producers:
+            producer.kill()
+            producer.wait()
 
     def forget(self, producer: subprocess.Popen[bytes]) -> None:
         """It has ended, and the run's end is another one's."""

@@ -35,9 +35,8 @@ class StubWorker:
         engine = StubEngine(folder, executions, int(os.environ.get("STUB_ROWS", "8")))
         limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
         store = ResultStore(redis_url)
-        self._service = Service(
-            model, engine, ImageFetch(settings.image_roots, limits.max_bytes, store), limits
-        )
+        fetch = ImageFetch(settings.image_roots, limits.max_bytes, store)
+        self._service = Service(model, engine, fetch, limits, drain_s=settings.drain_s)
         self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(store, model.model_id, "CPU")

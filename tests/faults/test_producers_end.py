@@ -75,7 +75,7 @@ def test_the_disk_is_full(make_site: MakeSite) -> None:
     site = make_site("the producer's disk is full")
     site.plan(["sleep 0.01"] * 300)
     site.start_workers(1)
-    producer = site.produce(SHORT_DISK_BYTES="150000")
+    producer = site.produce(SHORT_DISK_BYTES="400000")
     assert producer.wait() == 2, site.logs()
     assert "ledger.sqlite cannot be written" in (site.folder / "producer.log").read_text()
     assert 0 < site.visible() < 300
