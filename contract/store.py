@@ -91,7 +91,10 @@ DEAD_LETTERS_KEY: Final = "captionmill:dead_letters"
 """List of messages that belong to no job and so can have no record: JSON of worker, reason and message."""
 
 BEGIN: Final = """
-if redis.call('GETBIT', KEYS[1], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[2]) == 1 then return {0, ''} end
+if redis.call('GETBIT', KEYS[1], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[2]) == 1 then
+    redis.call('HDEL', KEYS[4], ARGV[1])
+    return {0, ''}
+end
 local holder = redis.call('HGET', KEYS[4], ARGV[1]) or ''
 local begun = tonumber(redis.call('HGET', KEYS[3], ARGV[1]) or 0)
 if begun >= tonumber(ARGV[3]) then return {-begun, holder} end
@@ -101,7 +104,7 @@ return {redis.call('HINCRBY', KEYS[3], ARGV[1], 1), holder}
 """Counts an attempt before the job is touched. KEYS: begin_keys(). ARGV: index, worker, most attempts.
 
 Returns the number of this attempt and who held the job before, or no one. 0: there is a record, or the run is
-cancelled. Below 0: it was begun so often already, and is not begun again.
+cancelled, and then nobody holds it. Below 0: it was begun so often already, and is not begun again.
 """
 
 

@@ -6,6 +6,7 @@ Knows no fault: a scenario plans rows, starts processes, hurts them, and asks fo
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,27 @@ class Site:
         opened = RunFolder(self.out, read_only=True)
         self.run = opened.run
         opened.close()
+
+    def begin_run(self, name: str, wishes: Iterable[str]) -> None:
+        """The next of several runs; what was executed before is another's."""
+        self.out = self.folder / name
+        self._rows = {}
+        self._producers = []
+        self._executions.forget()
+        self.plan(wishes)
+
+    def end_run(self) -> None:
+        shutil.rmtree(self.out)
+
+    def is_over(self) -> bool:
+        """Whether the latest producer has come to the run's end."""
+        self.check_bound()
+        code = self._producers[-1].poll()
+        assert code in CODES, self.logs()
+        return code in ENDED
+
+    def is_producing(self) -> bool:
+        return self._producers[-1].poll() is None
 
     # Processes
 
@@ -338,8 +360,15 @@ class Site:
         return [f"{count} {what}" for what, count in found.items() if count]
 
 
-def process_figures(pid: int) -> tuple[int, int, int]:
-    """Resident KiB, open descriptors and threads."""
+def process_figures(pid: int) -> tuple[int, int, int] | None:
+    """Resident KiB, open descriptors and threads; None of a process that has just ended."""
+    try:
+        return _figures(pid)
+    except (OSError, KeyError):
+        return None
+
+
+def _figures(pid: int) -> tuple[int, int, int]:
     status = Path(f"/proc/{pid}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))

@@ -44,6 +44,9 @@ class Executions:
             file.write(f"{row} {os.getpid()} {time.time():.3f}\n".encode())
         return sum(line.split(maxsplit=1)[0] == row for line in self.lines())
 
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
     def lines(self) -> list[str]:
         return self._path.read_text().splitlines() if self._path.exists() else []
 
