@@ -22,6 +22,7 @@ class Proxy:
         self._refusing = False
         self._swallowed: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._passing: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
             asyncio.start_server(self._accept, "127.0.0.1", 0, limit=CHUNK_BYTES)
@@ -58,10 +59,10 @@ class Proxy:
 
     async def _end(self) -> None:
         self._server.close()
-        mine = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-        for task in mine:
+        for task in self._passing:
             task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
+        while self._writers:
+            await asyncio.sleep(0.01)
 
     def _in_loop(self, act: object) -> None:
         done = threading.Event()
@@ -94,10 +95,12 @@ class Proxy:
             self._loop.create_task(self._pass(reader, far_writer)),
             self._loop.create_task(self._pass(far_reader, writer)),
         ]
+        self._passing.update(passing)
         await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         for one in pair:
             one.transport.abort()
         await asyncio.wait(passing)
+        self._passing.difference_update(passing)
         self._writers -= pair
         self._swallowed -= pair
 

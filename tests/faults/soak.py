@@ -32,21 +32,19 @@ PAUSE_S: Final = (3.0, 12.0)
 """Between the end of a fault and the next one."""
 MOST_GROWTH: Final = {"rss_kib": 0.10, "descriptors": 0.10, "threads": 0.10, "redis_kib": 0.15, "keys": 0.25}
 """From the median of the first third of the samples to that of the last, as a share."""
-OLD_S: Final = 60.0
-"""A process is compared with others when it has run so long: a young one still grows."""
 WAITS_S: Final = 60
 """The visibility timeout. A worker that is killed leaves its messages for so long."""
 
 
 @dataclass
 class Sample:
-    """One moment: medians over the processes that have run for a while, and what the server holds."""
+    """One moment: what the surviving worker takes, and what the server holds."""
 
     minute: float
     visible: int
-    rss_kib: float
-    descriptors: float
-    threads: float
+    rss_kib: int
+    descriptors: int
+    threads: int
     redis_kib: float
     keys: int
 
@@ -66,7 +64,10 @@ class Tally:
 
 
 class Soak:
-    """One server, two workers, and run after run, until the time is up."""
+    """One server, two workers, and run after run, until the time is up.
+
+    The first worker outlives all faults and is what is sampled; the other one is killed and ended.
+    """
 
     def __init__(self, folder: Path, seed: int, minutes: float) -> None:
         self._chance = random.Random(seed)
@@ -80,15 +81,14 @@ class Soak:
             folder / "site", "soak", bound_s=60 * minutes + 1800, visibility_s=WAITS_S, seed=seed
         )
         self._proxy: Proxy | None = None
-        self._workers: list[Worker] = []
-        self._started: dict[int, float] = {}
         self._visible_before = 0
 
     def run(self) -> None:
         with self._site as site:
             self._proxy = Proxy(site.server.port)
             site.worker_url = self._proxy.url
-            self._workers = [self._start_worker(), self._start_worker()]
+            self._survivor = self._start_worker(STUB_IMMUNE="1")
+            self._mortal = self._start_worker()
             faults = self._faults()
             try:
                 while time.monotonic() < self._until:
@@ -147,16 +147,14 @@ class Soak:
 
     def _look_after(self) -> None:
         """As a supervisor and a patient user do: what ended is started again."""
-        for number, worker in enumerate(self._workers):
-            if not worker.is_alive():
-                self._workers[number] = self._start_worker()
+        assert self._survivor.is_alive(), self._site.logs()
+        if not self._mortal.is_alive():
+            self._mortal = self._start_worker()
         if not self._site.is_producing():
             self._site.produce()
 
-    def _start_worker(self) -> Worker:
-        worker = self._site.start_worker(slots=SLOTS)
-        self._started[worker.pid] = time.monotonic()
-        return worker
+    def _start_worker(self, **changes: str) -> Worker:
+        return self._site.start_worker(slots=SLOTS, **changes)
 
     # Faults
 
@@ -174,13 +172,13 @@ class Soak:
         ]
 
     def _worker_killed(self) -> None:
-        self._chance.choice(self._workers).kill()
+        self._mortal.kill()
 
     def _worker_ended(self) -> None:
-        self._chance.choice(self._workers).terminate()
+        self._mortal.terminate()
 
     def _worker_paused(self) -> None:
-        worker = self._chance.choice(self._workers)
+        worker = self._chance.choice((self._survivor, self._mortal))
         worker.pause()
         time.sleep(self._chance.uniform(1, 30))
         worker.resume()
@@ -219,17 +217,14 @@ class Soak:
         return (time.monotonic() - self._begun) / 60
 
     def _sample(self) -> None:
-        now = time.monotonic()
-        old = [worker.pid for worker in self._workers if now - self._started[worker.pid] >= OLD_S]
-        figures = [found for pid in old if (found := process_figures(pid)) is not None]
+        figures = process_figures(self._survivor.pid)
+        assert figures is not None, "it survives"
         server = self._site.server.connection
-        if not figures:
-            return
         self.samples.append(
             Sample(
                 round(self._minute(), 2),
                 self._visible_before + self._site.visible(),
-                *(statistics.median(one) for one in zip(*figures, strict=True)),
+                *figures,
                 redis_kib=server.info("memory")["used_memory"] / 1024,
                 keys=server.dbsize(),
             )

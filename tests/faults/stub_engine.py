@@ -28,6 +28,7 @@ HOLD: Final = "hold"
 """Names in the stub's folder: the file of executions, and the one that `wait` waits for to vanish."""
 POLL_S: Final = 0.01
 MIB: Final = 2**20
+DEADLY: Final = ("segv", "kill", "abort", "exit", "hang")
 BREAKERS: Final = ("fail-prompt",)
 """Verbs that the model does in the task's thread; the engine does the others in one of its own."""
 
@@ -77,7 +78,9 @@ class StubModel(FakeModel):
 class StubEngine:
     """Generates for up to `rows` requests at once, each in a thread of its own that holds up no exit."""
 
-    def __init__(self, folder: Path, executions: Executions, rows: int) -> None:
+    def __init__(self, folder: Path, executions: Executions, rows: int, *, immune: bool = False) -> None:
+        """One that is immune answers what would end its process."""
+        self._immune = immune
         self._hold = folder / HOLD
         self._executions = executions
         self._rows = threading.Semaphore(rows)
@@ -109,6 +112,8 @@ class StubEngine:
             return
         begun = self._executions.note(told["row"])
         if told["times"] is not None and begun > int(told["times"]):
+            return
+        if self._immune and told["verb"] in DEADLY:
             return
         verb, argument = told["verb"], told["argument"]
         if verb == "sleep":

@@ -15,8 +15,7 @@ from worker.images import ImageLimits
 from worker.results import ResultStore
 from worker.service import Service
 from worker.settings import load_settings
-from worker.side_queue import SuspectQueue
-from worker.startup import side_queues
+from worker.side_queue import SuspectQueue, side_queues
 
 __all__ = ["app"]
 
@@ -32,7 +31,8 @@ class StubWorker:
         folder = Path(os.environ["STUB_FOLDER"])
         executions = Executions(folder)
         model: FakeModel = StubModel(executions)
-        engine = StubEngine(folder, executions, int(os.environ.get("STUB_ROWS", "8")))
+        rows = int(os.environ.get("STUB_ROWS", "8"))
+        engine = StubEngine(folder, executions, rows, immune="STUB_IMMUNE" in os.environ)
         limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
         store = ResultStore(redis_url)
         fetch = ImageFetch(settings.image_roots, limits.max_bytes, store)
