@@ -29,7 +29,7 @@ class Sleep:
     def __init__(self) -> None:
         self.draining = False
 
-    def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult:  # noqa: ARG002
+    def answer(self, job: Job, **_: object) -> JobResult:
         if self.draining:
             raise GivenBack
         seconds = float(str(job.questions[0].messages))

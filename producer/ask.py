@@ -4,7 +4,7 @@ import base64
 import hashlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from contract.answer import Answer, JobResult
-from contract.broker import INTERACTIVE_QUEUE
+from contract.broker import INTERACTIVE_QUEUE, VISIBILITY_TIMEOUT_S
 from contract.failure import Failure
 from contract.job import (
     INLINE_MAX_BYTES,
@@ -25,13 +25,16 @@ from contract.job import (
     ImageUrl,
     Job,
     Question,
+    Turn,
 )
 from contract.store import (
     END_FIELD,
     RECORD_FIELD,
     TOKENS_FIELD,
     attempts_key,
+    cancelled_key,
     done_key,
+    holders_key,
     image_key,
     results_key,
     stop_key,
@@ -44,8 +47,13 @@ from producer.workers import live_workers
 DEFAULTS: Final = GenerationParameters()
 BLOCK_MS: Final = 200
 NO_WORKER_S: Final = 5.0
-KEPT_S: Final = 900
+KEPT_S: Final = 2 * VISIBILITY_TIMEOUT_S
+"""What a question leaves in the store is gone by then; a message that comes back later finds no reader."""
 DEADLINE_S: Final = 600.0
+OVERDUE_S: Final = 30.0
+STOP_WAIT_S: Final = 3.0
+"""So long may a worker take to tell what it had when it was stopped."""
+LOOK_EVERY_S: Final = 1.0
 QUESTION_ID: Final = "q1"
 
 
@@ -55,13 +63,22 @@ class NoWorkerError(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and its image: a path, a URL, the file's bytes, or none."""
+    """A question and its image: a path, a URL, the file's bytes, or none.
+
+    A conversation says itself where the image goes, and ends in the question.
+    """
 
     image: str | Path | bytes | None
-    question: str
+    question: str | tuple[Turn, ...]
     parameters: GenerationParameters = DEFAULTS
     detail: Detail = "high"
     choices: tuple[str, ...] | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer can be read along: of one row it is, and of no choices."""
+        rows = max(self.parameters.num_beams, self.parameters.num_return_sequences)
+        return rows == 1 and self.choices is None
 
 
 def ask(
@@ -71,52 +88,133 @@ def ask(
 
     Leaving by an exception, KeyboardInterrupt too, stops the generation. Raises NoWorkerError.
     """
-    run = f"ask-{uuid.uuid4().hex}"
-    job = _job(connection, run, asked, stream=on_text is not None)
-    seen_at = time.monotonic()
-    queue.submit([(f"{run}-0", job.model_dump_json())], INTERACTIVE_QUEUE)
-    places: dict[Any, Any] = {results_key(run): "0-0"}
-    if job.stream:
-        places[tokens_key(run, 0)] = "0-0"
-    try:
-        while True:
-            for key, entry_id, fields in _read(connection, places):
+    waiting = Waiting(connection, queue, asked, stream=on_text is not None)
+    for piece in waiting.pieces():
+        if on_text is not None:
+            on_text(piece)
+    assert waiting.outcome is not None, "nobody stopped it"
+    return waiting.outcome
+
+
+class Waiting:
+    """A question on its way. For one thread at a time, but for stop(), which any may call."""
+
+    def __init__(self, connection: redis.Redis, queue: Queue, asked: Asked, *, stream: bool = True) -> None:
+        """Sends it. May raise what `queue.submit` does, and OSError for an image that cannot be read."""
+        self._redis = connection
+        self._queue = queue
+        self._run = f"ask-{uuid.uuid4().hex}"
+        self._job = _job(connection, self._run, asked, stream=stream)
+        self._stopped_at: float | None = None
+        self._could_take: set[str] = set()
+        """Workers that may have taken it."""
+        self.outcome: Answer | Failure | None = None
+        """There when pieces() has ended; None if it was stopped before anything was told of it."""
+        self._limit_stay()
+        self._send()
+
+    def stop(self) -> None:
+        """End the generation: what is there by then becomes the answer, of one that streams."""
+        self._stopped_at = time.monotonic()
+        if self._job.stream:
+            self._redis.set(stop_key(self._run, 0), 1, ex=KEPT_S)
+        else:
+            self._redis.set(cancelled_key(self._run), 1, ex=KEPT_S)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped_at is not None
+
+    def pieces(self) -> Iterator[str]:
+        """The answer's text as it comes, if it streams; to be read once. Leaving it early stops the question.
+
+        Raises NoWorkerError, and redis.RedisError when the store stays away.
+        """
+        try:
+            yield from self._pieces()
+        finally:
+            self._clean_up()
+
+    def _pieces(self) -> Iterator[str]:
+        places: dict[Any, Any] = {results_key(self._run): "0-0"}
+        if self._job.stream:
+            places[tokens_key(self._run, 0)] = "0-0"
+        heard_at = looked_at = time.monotonic()
+        while not self._given_up():
+            for key, entry_id, fields in _read(self._redis, places):
                 places[key] = entry_id
-                seen_at = time.monotonic()
+                heard_at = time.monotonic()
                 if RECORD_FIELD in fields:
-                    if job.stream and on_text is not None:
-                        _drain(connection, places, on_text)
-                    return JobResult.model_validate_json(fields[RECORD_FIELD]).results[0].outcome
-                if on_text is not None and fields.get(TOKENS_FIELD):
-                    on_text(fields[TOKENS_FIELD])
-            if time.monotonic() - seen_at > NO_WORKER_S and not live_workers(connection):
-                raise NoWorkerError(f"No worker is there to answer; start one with: {START_A_WORKER}")
-    except BaseException:
-        connection.set(stop_key(run, 0), 1, ex=KEPT_S)
-        raise
-    finally:
-        keys = [results_key(run), tokens_key(run, 0), attempts_key(run)]
-        if isinstance(job.image, ImageStored):
-            keys.append(image_key(run, job.image.sha256))
-        connection.delete(*keys)
-        connection.expire(done_key(run), KEPT_S)
+                    if self._job.stream:
+                        yield from self._rest(places)
+                    self.outcome = JobResult.model_validate_json(fields[RECORD_FIELD]).results[0].outcome
+                    return
+                if fields.get(TOKENS_FIELD):
+                    yield fields[TOKENS_FIELD]
+            if time.monotonic() - max(heard_at, looked_at) > LOOK_EVERY_S:
+                looked_at = time.monotonic()
+                self._see_to_a_worker(silent_s=looked_at - heard_at)
 
+    def _rest(self, places: dict[Any, Any]) -> Iterator[str]:
+        """Pieces that were written before the record, and the end after the last of them."""
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            for key, entry_id, fields in _read(self._redis, places):
+                places[key] = entry_id
+                if END_FIELD in fields:
+                    return
+                if fields.get(TOKENS_FIELD):
+                    yield fields[TOKENS_FIELD]
 
-def _drain(connection: redis.Redis, places: dict[Any, Any], on_text: Callable[[str], None]) -> None:
-    """Pieces that were written before the record, and the end after the last of them."""
-    until = time.monotonic() + 1.0
-    while time.monotonic() < until:
-        for key, entry_id, fields in _read(connection, places):
-            places[key] = entry_id
-            if END_FIELD in fields:
-                return
-            if fields.get(TOKENS_FIELD):
-                on_text(fields[TOKENS_FIELD])
+    def _given_up(self) -> bool:
+        """Whether it was stopped and nobody told what there was by then."""
+        if self._stopped_at is None:
+            return False
+        return time.monotonic() > self._stopped_at + (STOP_WAIT_S if self._job.stream else 0.0)
+
+    def _see_to_a_worker(self, silent_s: float) -> None:
+        """Send it again when one that may have it is gone: the broker itself would wait for long."""
+        live = {record.worker for record in live_workers(self._redis)}
+        if not live and silent_s > NO_WORKER_S:
+            raise NoWorkerError(f"No worker is there to answer; start one with: {START_A_WORKER}")
+        if live and self._could_take - live:
+            self._send()
+        self._could_take |= live
+        assert self._job.deadline is not None
+        if time.time() > self._job.deadline + OVERDUE_S:
+            raise NoWorkerError(
+                f"No answer came for {DEADLINE_S:.0f} s; look into the logs of the workers: {', '.join(live)}"
+            )
+
+    def _send(self) -> None:
+        """To the broker. A worker that has answered it already drops it, so that once more does no harm."""
+        self._could_take = {record.worker for record in live_workers(self._redis)}
+        self._queue.submit([(f"{self._run}-0", self._job.model_dump_json())], INTERACTIVE_QUEUE)
+
+    def _limit_stay(self) -> None:
+        """Make the keys that a worker writes without a limit, so that they go even if this process dies."""
+        with self._redis.pipeline() as commands:
+            commands.xgroup_create(results_key(self._run), "none", mkstream=True)
+            commands.expire(results_key(self._run), KEPT_S)
+            commands.setbit(done_key(self._run), 0, 0)
+            commands.expire(done_key(self._run), KEPT_S)
+            commands.execute()
+
+    def _clean_up(self) -> None:
+        """Nobody waits any more: what goes on is stopped, and what nobody writes to any more is deleted."""
+        keys = [tokens_key(self._run, 0), attempts_key(self._run), holders_key(self._run)]
+        if isinstance(self._job.image, ImageStored):
+            keys.append(image_key(self._run, self._job.image.sha256))
+        if self.outcome is None:
+            self._redis.set(cancelled_key(self._run), 1, ex=KEPT_S)
+            self._redis.set(stop_key(self._run, 0), 1, ex=KEPT_S)
+        else:
+            keys += [results_key(self._run), stop_key(self._run, 0)]
+        self._redis.delete(*keys)
 
 
 def _job(connection: redis.Redis, run: str, asked: Asked, *, stream: bool) -> Job:
     question = Question(id=QUESTION_ID, messages=asked.question, choices=asked.choices)
-    single = max(asked.parameters.num_beams, asked.parameters.num_return_sequences) == 1
     return Job(
         run=run,
         index=0,
@@ -125,7 +223,7 @@ def _job(connection: redis.Redis, run: str, asked: Asked, *, stream: bool) -> Jo
         parameters=asked.parameters,
         detail=asked.detail,
         deadline=time.time() + DEADLINE_S,
-        stream=stream and single and asked.choices is None,
+        stream=stream and asked.streams,
     )
 
 

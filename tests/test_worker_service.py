@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from tests.workers import announce
 from worker.answering import Answering
 from worker.decoder import Decoder
 from worker.engine.loop import EngineStoppedError
-from worker.engine.request import Generation, Prefix
+from worker.engine.request import Generation, Generations, Prefix, Request
 from worker.given_back import GivenBack, StoreAwayError
 from worker.images import ImageLimits, read_bytes
 from worker.outcome import free_answer
@@ -310,6 +310,32 @@ def test_an_urgent_job_is_urgent_at_the_device_and_in_the_engine(bench: Bench) -
     bench.service.answer(job("four"), urgent=True)
     assert bench.model.urgent == [False, True]
     assert [request.urgent for request in bench.engine.requests] == [False, True]
+
+
+class Endless:
+    """An engine whose requests never end. Obeys the service's protocol."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Generations]] = []
+
+    def submit(self, _: Request) -> Future[Generations]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+    def close(self) -> None: ...
+
+
+def test_an_urgent_job_ends_when_its_run_is_cancelled(
+    bench: Bench, store: ResultStore, connection: redis.Redis
+) -> None:
+    engine = Endless()
+    service = Service(bench.model, engine, lambda _: b"", Decoder(LIMITS))
+    cancel = threading.Timer(0.3, lambda: connection.set(cancelled_key("r"), 1))
+    cancel.start()
+    Answering(service, store, never).take([message("four", image=None)], urgent=True)
+    assert [future.cancelled() for future in engine.futures] == [True]
+    assert records(connection) == []
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
 
 
 def test_without_streams_no_job_has_one(bench: Bench) -> None:

@@ -3,8 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
+import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.answer import EVERY_QUESTION, JobResult, QuestionResult
@@ -13,7 +15,7 @@ from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.engine.loop import EngineStoppedError
 from worker.gate import Gate
-from worker.given_back import GivenBack
+from worker.given_back import GivenBack, NotWanted
 from worker.service import WORKER, internal_error
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,14 @@ class Answers(Protocol):
 
     @property
     def model_id(self) -> str: ...
-    def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult: ...
+    def answer(
+        self,
+        job: Job,
+        *,
+        urgent: bool = False,
+        isolated: bool = False,
+        wanted: Callable[[], bool] | None = None,
+    ) -> JobResult: ...
 
 
 class Begun(Protocol):
@@ -47,6 +56,7 @@ class Begun(Protocol):
 class Records(Protocol):
     """What is known of jobs: worker.results' ResultStore."""
 
+    def is_wanted(self, run: str, index: int) -> bool: ...
     def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None: ...
     def begin(self, worker: str, run: str, index: int, most: int) -> Begun: ...
     def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None: ...
@@ -96,11 +106,11 @@ class Answering:
     def take(self, jobs: Sequence[object], *, urgent: bool = False, isolated: bool = False) -> None:
         """Return when each job's record, or its dead letter, is in the store, or nobody wants one here.
 
-        Nobody does where there is a record already or the run is cancelled. An
-        urgent job is served before others, an isolated one with nothing else under way. Raises GivenBack when
-        the worker drains, EngineStoppedError when it can generate no more, and whatever store and queue raise
-        when they cannot be reached: the message must then go back to the queue, where those of its jobs that
-        have their records are dropped.
+        Nobody does where there is a record already or the run is cancelled: an urgent job ends also if that
+        happens while it is generated. An urgent job is served before others, an isolated one with nothing
+        else under way. Raises GivenBack when the worker drains, EngineStoppedError when it can generate no
+        more, and whatever store and queue raise when they cannot be reached: the message must then go back
+        to the queue, where those of its jobs that have their records are dropped.
         """
         addresses = [_address(job) for job in jobs]
         if len(jobs) > 1:
@@ -149,6 +159,9 @@ class Answering:
         self._under_way.add(address)
         try:
             self._write(self._result(address, job, urgent, isolated))
+        except NotWanted:
+            log.info("run %s job %d was cancelled; it is dropped", address.run, address.index)
+            self._let_go([address], begun=True)
         except EngineStoppedError:
             raise  # what it was about may have been this job: the attempt counts
         except BaseException:
@@ -173,8 +186,10 @@ class Answering:
         self, address: Address, message: Mapping[str, Any], urgent: bool, isolated: bool
     ) -> JobResult:
         try:
-            return self._service.answer(Job.model_validate(message), urgent=urgent, isolated=isolated)
-        except (GivenBack, EngineStoppedError):
+            job = Job.model_validate(message)
+            wanted = partial(self._still_wanted, address) if urgent else None
+            return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
+        except (GivenBack, NotWanted, EngineStoppedError):
             raise
         except ValidationError as invalid:
             return self._failed(address, message, _refused(message, invalid))
@@ -182,6 +197,13 @@ class Answering:
             # Also MemoryError and SystemExit: one that leaves a Celery task takes the pool's slot with it.
             log.exception("run %s job %d: a bug", address.run, address.index)
             return self._failed(address, message, internal_error(bug))
+
+    def _still_wanted(self, address: Address) -> bool:
+        """A store that is away has told nothing else; whether the record can be written is seen later."""
+        try:
+            return self._store.is_wanted(address.run, address.index)
+        except redis.RedisError:
+            return True
 
     def _failed(self, address: Address, message: Mapping[str, Any], failure: Failure) -> JobResult:
         return JobResult(

@@ -7,3 +7,7 @@ class GivenBack(Exception):  # noqa: N818 - no error: the job is as good as befo
 
 class StoreAwayError(GivenBack):
     """The result store cannot be read."""
+
+
+class NotWanted(Exception):  # noqa: N818 - no error: its run was cancelled while it was generated
+    """Nobody wants the job's record any more."""

@@ -25,6 +25,8 @@ from contract.store import (
     WorkerRecord,
     attempts_key,
     begin_keys,
+    cancelled_key,
+    done_key,
     holders_key,
     image_key,
     record_keys,
@@ -75,6 +77,13 @@ class ResultStore:
         """Put the job's record on its run's stream. False: there was one already, and this one is dropped."""
         keys = record_keys(result.run)
         return bool(self._write_once(keys=keys, args=[result.index, result.model_dump_json()]))
+
+    def is_wanted(self, run: str, index: int) -> bool:
+        """Whether the job has no record yet and its run is not cancelled."""
+        with self._redis.pipeline(transaction=False) as asked:
+            asked.getbit(done_key(run), index)
+            asked.exists(cancelled_key(run))
+            return not any(asked.execute())
 
     def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None:
         """Note that the worker has taken these jobs and will begin them, where nobody else holds them."""

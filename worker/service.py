@@ -19,7 +19,7 @@ from contract.failure import Failure, FailureCode, Refusal
 from contract.job import Detail, GenerationParameters, Job, Question
 from worker.engine.loop import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
-from worker.given_back import GivenBack
+from worker.given_back import GivenBack, NotWanted
 from worker.outcome import chosen_answer, free_answer
 
 log = logging.getLogger(__name__)
@@ -174,13 +174,20 @@ class Service(Generic[FeaturesT]):
         self._drained_at: float | None = None
         """Monotonic seconds at which what still runs is given back; None while not draining."""
 
-    def answer(self, job: Job, *, urgent: bool = False, isolated: bool = False) -> JobResult:
+    def answer(
+        self,
+        job: Job,
+        *,
+        urgent: bool = False,
+        isolated: bool = False,
+        wanted: Callable[[], bool] | None = None,
+    ) -> JobResult:
         """An outcome for each question; an urgent job goes before others at the device.
 
         The image of an isolated job, which may be what ended a worker, is decoded outside this process.
-
-        Raises GivenBack while draining or when an image's store is away, EngineStoppedError when the engine
-        is no more; all else is a bug.
+        `wanted` is asked again and again while it is generated. Raises NotWanted once it says no, GivenBack
+        while draining or when an image's store is away, EngineStoppedError when the engine is no more; all
+        else is a bug.
         """
         if self._drained_at is not None:
             raise GivenBack
@@ -189,7 +196,7 @@ class Service(Generic[FeaturesT]):
         with self._followed(job) as stream:
             asked = Asked(job.parameters, deadline, urgent, isolated, stream)
             started = self._begin(job, asked)
-            self._wait([s.generations for s in started if isinstance(s, Started)])
+            self._wait([s.generations for s in started if isinstance(s, Started)], wanted)
             outcomes = [self._outcome(one, job) for one in started]
             if stream is not None:
                 [outcome] = outcomes
@@ -332,18 +339,26 @@ class Service(Generic[FeaturesT]):
                 f"{wanted} {new_tokens}; the model's context is {self._model.context_tokens} tokens.",
             )
 
-    def _wait(self, generations: list[Future[Generations]]) -> None:
-        """Return when all are done; while draining, raise GivenBack if none has begun or the time is up."""
+    def _wait(self, generations: list[Future[Generations]], wanted: Callable[[], bool] | None) -> None:
+        """Return when all are done.
+
+        Raises NotWanted, and GivenBack while draining if none has begun or the time is up.
+        """
         pending: set[Future[Generations]] = set(generations)
         while pending:
             pending = wait(pending, timeout=DRAIN_POLL_S).not_done
-            if self._drained_at is None or not pending:
-                continue
-            begun = any(g.running() or g.done() for g in generations)
-            if not begun or time.monotonic() >= self._drained_at:
+            drained = bool(pending) and self._is_drained(generations)
+            if drained or (pending and wanted is not None and not wanted()):
                 for generation in generations:
                     generation.cancel()
-                raise GivenBack
+                raise GivenBack if drained else NotWanted
+
+    def _is_drained(self, generations: list[Future[Generations]]) -> bool:
+        """Whether these are to be given back."""
+        if self._drained_at is None:
+            return False
+        begun = any(g.running() or g.done() for g in generations)
+        return not begun or time.monotonic() >= self._drained_at
 
     def _outcome(self, started: Started | Failure, job: Job) -> Answer | Failure:
         """The generations as an answer. A bug in one question leaves the others answered, as in `_start`."""

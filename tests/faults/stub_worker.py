@@ -10,6 +10,7 @@ from tests.faults.stub_engine import Executions, StubEngine, StubModel
 from worker.announce import Announcer
 from worker.answering import Answering
 from worker.app import app, install
+from worker.decoder import Decoder
 from worker.fetch import ImageFetch
 from worker.images import ImageLimits
 from worker.results import ResultStore
@@ -36,7 +37,7 @@ class StubWorker:
         limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
         store = ResultStore(redis_url)
         fetch = ImageFetch(settings.image_roots, limits.max_bytes, store)
-        self._service = Service(model, engine, fetch, limits, drain_s=settings.drain_s)
+        self._service = Service(model, engine, fetch, Decoder(limits), drain_s=settings.drain_s)
         self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(store, model.model_id, "CPU")
