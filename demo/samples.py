@@ -32,6 +32,15 @@ def read_truth() -> dict[str, Truth]:
     return {truth.image: truth for truth in (Truth(**json.loads(line)) for line in lines)}
 
 
+def examples() -> list[tuple[str, Path]]:
+    """A few of them with a question each: a square one, a wide one and a tall one."""
+    return [
+        (DESCRIBE_QUESTION, IMAGES / "01-square.png"),
+        (DESCRIBE_QUESTION, IMAGES / "06-wide.png"),
+        (NUMBER_QUESTION, IMAGES / "04-tall.png"),
+    ]
+
+
 def write_samples() -> None:
     """Draws the images anew, square, wide and tall ones in turn, and writes what is true of them."""
     IMAGES.mkdir(exist_ok=True)

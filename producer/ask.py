@@ -4,7 +4,7 @@ import base64
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -125,7 +125,7 @@ class Waiting:
     def stopped(self) -> bool:
         return self._stopped_at is not None
 
-    def pieces(self) -> Iterator[str]:
+    def pieces(self) -> Generator[str, None, None]:
         """The answer's text as it comes, if it streams; to be read once. Leaving it early stops the question.
 
         Raises NoWorkerError, and redis.RedisError when the store stays away.
@@ -140,15 +140,17 @@ class Waiting:
         if self._job.stream:
             places[tokens_key(self._run, 0)] = "0-0"
         heard_at = looked_at = time.monotonic()
+        text_ended = not self._job.stream
         while not self._given_up():
             for key, entry_id, fields in _read(self._redis, places):
                 places[key] = entry_id
                 heard_at = time.monotonic()
                 if RECORD_FIELD in fields:
-                    if self._job.stream:
+                    if not text_ended:
                         yield from self._rest(places)
                     self.outcome = JobResult.model_validate_json(fields[RECORD_FIELD]).results[0].outcome
                     return
+                text_ended = text_ended or END_FIELD in fields
                 if fields.get(TOKENS_FIELD):
                     yield fields[TOKENS_FIELD]
             if time.monotonic() - max(heard_at, looked_at) > LOOK_EVERY_S:

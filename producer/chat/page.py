@@ -1,0 +1,267 @@
+"""The page: what is on it and what happens when somebody uses it; knows no broker and no server."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import gradio
+
+from contract.answer import Answer
+from contract.failure import Failure
+from contract.job import Detail
+from producer.ask import Asked
+from producer.chat.chosen import Chosen
+from producer.chat.conversation import IMAGE_REFUSED, Conversation
+from producer.chat.desk import Desk, Progress
+
+IMAGE_ALONE: Final = "Describe the image."
+"""What is asked of an image that comes without words."""
+MOST_BEAMS: Final = 16
+MOST_TEMPERATURE: Final = 2.0
+AT_ONCE: Final = 16
+"""Most answers that the page waits for at the same time; further ones wait for their turn."""
+SWEEP_S: Final = (3600, 24 * 3600)
+"""How often to look for uploaded files that nobody asked about, and how old they must be."""
+DETAILS: Final[tuple[tuple[str, Detail], ...]] = (
+    ("high: every tile", "high"),
+    ("low: one look", "low"),
+    *((f"at most {tiles} tiles", tiles) for tiles in (1, 2, 4, 8)),
+)
+CSS: Final = """
+#note { font-size: 0.85em; opacity: 0.75; }
+#chat img { max-height: 14rem; width: auto; }
+#chat button[title="Share"] { display: none; }
+"""
+
+Message = dict[str, Any]
+
+
+class Page:
+    """One page for all who open it; what each of them said is in their own session."""
+
+    def __init__(self, desk: Desk, examples: Sequence[tuple[str, Path]]) -> None:
+        """`examples` are questions and images to begin with; their folders are served as they are."""
+        self._desk = desk
+        self._uploads: defaultdict[str, set[Path]] = defaultdict(set)
+        self._examples = {path.resolve() for _, path in examples}
+        if examples:
+            gradio.set_static_paths(sorted(self._examples))
+        self.blocks = self._build(examples)
+
+    def _build(self, examples: Sequence[tuple[str, Path]]) -> gradio.Blocks:
+        with gradio.Blocks(
+            title="Captionmill", analytics_enabled=False, delete_cache=SWEEP_S, fill_height=True
+        ) as blocks:
+            conversation = gradio.State(Conversation())
+            with gradio.Row(equal_height=False):
+                with gradio.Column(scale=3, min_width=320):
+                    chat = gradio.Chatbot(
+                        label="Captionmill",
+                        height="62vh",
+                        # Text as it is: what a run would write, and nothing that a browser would load.
+                        render_markdown=False,
+                        buttons=["copy"],
+                        placeholder="Give an image and ask about it.",
+                        elem_id="chat",
+                    )
+                    box = gradio.MultimodalTextbox(
+                        show_label=False,
+                        placeholder="Ask about an image; Enter sends",
+                        file_types=["image"],
+                        file_count="single",
+                        sources=["upload"],
+                        max_plain_text_length=100_000,
+                        elem_id="box",
+                    )
+                    new = gradio.Button("New conversation", size="sm", elem_id="new")
+                    if examples:
+                        gradio.Examples(
+                            [{"text": text, "files": [str(path)]} for text, path in examples],
+                            inputs=box,
+                            label="Examples",
+                            api_visibility="private",
+                        )
+                with gradio.Column(scale=1, min_width=300):
+                    settings, note = _settings()
+                    with gradio.Accordion("Try on a folder", open=True):
+                        gradio.Markdown(
+                            "The question and these settings, for every image in a folder. Put the names of "
+                            "your folder and of one for the answers in place of FOLDER and ANSWERS."
+                        )
+                        command = gradio.Code(
+                            self.command(None, Conversation(), *_DEFAULT_VALUES),
+                            language="shell",
+                            interactive=False,
+                            wrap_lines=True,
+                            lines=3,
+                            buttons=["copy"],
+                            show_label=False,
+                            elem_id="command",
+                        )
+            beams, _, temperature, _ = settings
+            apart: Any = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+            for setting, decide in ((beams, _beams_chosen), (temperature, _temperature_chosen)):
+                other = temperature if setting is beams else beams
+                setting.input(decide, setting, [other, note], **apart)
+            gradio.on(
+                [box.change, conversation.change, *(setting.change for setting in settings)],
+                self.command,
+                [box, conversation, *settings],
+                command,
+                trigger_mode="always_last",
+                **apart,
+            )
+            box.submit(
+                self.answer,
+                [box, chat, conversation, *settings],
+                [chat, box, conversation],
+                concurrency_limit=AT_ONCE,
+                show_progress="hidden",
+                api_visibility="private",
+            )
+            box.stop(self.stop, None, None, **apart)
+            gradio.on([new.click, chat.clear], self.begin_anew, None, [chat, conversation], **apart)
+            blocks.unload(self.forget)
+        return blocks
+
+    # What happens on it
+
+    def answer(
+        self,
+        request: gradio.Request,
+        given: Message,
+        shown: list[Message],
+        conversation: Conversation,
+        beams: float,
+        max_new_tokens: float,
+        temperature: float,
+        detail: Detail,
+    ) -> Iterator[tuple[Any, Any, Conversation]]:
+        """Messages, box and conversation, again and again until the question has ended."""
+        image = Path(given["files"][0]) if given["files"] else None
+        question = given["text"].strip() or (IMAGE_ALONE if image else "")
+        if not question:
+            yield shown, gradio.skip(), conversation
+            return
+        if image is not None:
+            shown = [*shown, {"role": "user", "content": {"path": str(image)}}]
+            if image.resolve() not in self._examples:
+                self._uploads[request.session_hash or ""].add(image)
+        shown = [*shown, {"role": "user", "content": question}]
+        chosen = _chosen(beams, max_new_tokens, temperature, detail)
+        about = conversation.with_image(image)
+        yield [*shown, _said(_waiting_text(chosen))], _box(busy=True), conversation
+        asked = Asked(about.image, about.asking(question), chosen.parameters(), chosen.detail)
+        for progress in self._desk.ask(request.session_hash or "", asked):
+            if not progress.ended:
+                yield [*shown, _said(progress.text)], gradio.skip(), conversation
+        yield [*shown, *_told(progress)], _box(busy=False), _after(conversation, about, question, progress)
+
+    def stop(self, request: gradio.Request) -> None:
+        self._desk.stop(request.session_hash or "")
+
+    def begin_anew(self, request: gradio.Request) -> tuple[list[Message], Conversation]:
+        self.stop(request)
+        return [], Conversation()
+
+    def forget(self, request: gradio.Request) -> None:
+        """The page was closed: what it waits for ends, and its images go."""
+        self.stop(request)
+        for upload in self._uploads.pop(request.session_hash or "", ()):
+            upload.unlink(missing_ok=True)
+
+    def command(
+        self,
+        given: Message | None,
+        conversation: Conversation,
+        beams: float,
+        max_new_tokens: float,
+        temperature: float,
+        detail: Detail,
+    ) -> str:
+        """Of the question in the box, else of the last one that was answered."""
+        last = conversation.exchanges[-1].question if conversation.exchanges else IMAGE_ALONE
+        question = (given or {}).get("text", "").strip() or last
+        chosen = _chosen(beams, max_new_tokens, temperature, detail)
+        return chosen.command(question, self._desk.redis_url)
+
+
+_DEFAULT_VALUES: Final = (1, 128, 0.0, "high")
+BEAMS_NOTE: Final = "With beams the answer appears when it is final, and no token is drawn."
+SAMPLING_NOTE: Final = "Above 0 tokens are drawn, equally for equal questions, and no beams are searched."
+GREEDY_NOTE: Final = "At temperature 0 with 1 beam the likeliest token is taken, and the answer streams."
+
+
+def _settings() -> tuple[list[Any], Any]:
+    """What is chosen on the page, in the order of Chosen's fields, and what is said of it."""
+    beams, max_new_tokens, temperature, detail = _DEFAULT_VALUES
+    with gradio.Accordion("Settings", open=True):
+        settings = [
+            gradio.Slider(1, MOST_BEAMS, beams, step=1, label="Beams", elem_id="beams"),
+            gradio.Number(max_new_tokens, label="Max tokens", minimum=1, precision=0, elem_id="max-tokens"),
+            gradio.Slider(
+                0, MOST_TEMPERATURE, temperature, step=0.1, label="Temperature", elem_id="temperature"
+            ),
+            gradio.Dropdown(
+                list(DETAILS), value=detail, label="Detail of the image", filterable=False, elem_id="detail"
+            ),
+        ]
+        note = gradio.Markdown(GREEDY_NOTE, elem_id="note")
+    return settings, note
+
+
+def _box(*, busy: bool) -> Any:
+    """What becomes of the box: emptied when its question is on its way, with Stop in place of Send."""
+    if busy:
+        return gradio.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
+    return gradio.MultimodalTextbox(submit_btn=True, stop_btn=False)
+
+
+def _beams_chosen(beams: float) -> tuple[Any, str]:
+    if beams > 1:
+        return gradio.Slider(value=0, interactive=False), BEAMS_NOTE
+    return gradio.Slider(interactive=True), GREEDY_NOTE
+
+
+def _temperature_chosen(temperature: float) -> tuple[Any, str]:
+    if temperature > 0:
+        return gradio.Slider(value=1, interactive=False), SAMPLING_NOTE
+    return gradio.Slider(interactive=True), GREEDY_NOTE
+
+
+def _chosen(beams: float, max_new_tokens: float, temperature: float, detail: Detail) -> Chosen:
+    """Of values as a browser sends them."""
+    return Chosen(int(beams), int(max_new_tokens), float(temperature), detail)
+
+
+def _said(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def _waiting_text(chosen: Chosen) -> str:
+    if chosen.beams > 1:
+        return f"Searching with {chosen.beams} beams; the answer appears when it is final…"
+    return "…"
+
+
+def _told(progress: Progress) -> list[Message]:
+    """How a question ended, after what came of it."""
+    told = [_said(progress.text)] if progress.text else []
+    if progress.trouble is not None:
+        return [*told, _said(f"No answer: {progress.trouble}")]
+    if isinstance(progress.outcome, Failure):
+        return [*told, _said(f"No answer: {progress.outcome.message}")]
+    if not told and not progress.stopped:
+        told = [_said("(The answer has no text.)")]
+    return [*told, _said(f"[{progress.note()}]")]
+
+
+def _after(before: Conversation, about: Conversation, question: str, progress: Progress) -> Conversation:
+    """What the next question goes on from."""
+    outcome = progress.outcome
+    if isinstance(outcome, Answer):
+        return about.answered(question, outcome.text)
+    if isinstance(outcome, Failure) and outcome.code in IMAGE_REFUSED:
+        return before if about.image != before.image else Conversation()
+    return about

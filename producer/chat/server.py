@@ -1,0 +1,112 @@
+"""Serves the page on one address: who may see it, how large uploads are, and nothing from elsewhere."""
+
+import ipaddress
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import fastapi
+import gradio
+import uvicorn
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from producer.chat.desk import Desk
+from producer.chat.page import CSS, Page
+
+USER: Final = "captionmill"
+"""Whom the password is for: the log-in form wants a name."""
+STOP_S: Final = 2
+FONTS: Final = ("system-ui", "sans-serif")
+MONO_FONTS: Final = ("ui-monospace", "monospace")
+ONLY_FROM_HERE: Final = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; frame-ancestors 'self'"
+)
+"""Content-Security-Policy: a browser loads nothing from another server, whatever the page names."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it. A name that is no address counts only as `localhost`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(
+    desk: Desk,
+    examples: list[tuple[str, Path]],
+    *,
+    host: str,
+    port: int,
+    password: str | None,
+    upload_max_bytes: int,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM, whose handler is called when questions are stopped and uploads removed.
+
+    `on_ready` gets the page's URL. Port 0 takes a free one. Raises OSError for an address that cannot be had.
+    """
+    assert password or is_loopback(host), "the command refuses it"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listening:
+        bound_port = listening.getsockname()[1]
+        folder = Path(tempfile.mkdtemp(prefix="captionmill-chat-"))
+        # Where Gradio keeps uploads; it asks Python for the place and has no parameter of its own.
+        tempfile.tempdir = str(folder)
+
+        @asynccontextmanager
+        async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
+            on_ready(f"http://{f'[{host}]' if ':' in host else host}:{bound_port}")
+            yield
+            desk.close()
+
+        app = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        if is_loopback(host):
+            # Else a foreign page whose name leads here could talk to it.
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
+        app.add_middleware(_OnlyFromHere)
+        gradio.mount_gradio_app(
+            app,
+            Page(desk, examples).blocks,
+            path="/",
+            server_name=host,
+            server_port=bound_port,
+            auth=(USER, password) if password else None,
+            auth_message=f"The user is {USER}.",
+            max_file_size=upload_max_bytes,
+            theme=gradio.themes.Default(font=list(FONTS), font_mono=list(MONO_FONTS)),
+            css=CSS,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            show_error=False,
+        )
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=STOP_S)
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _OnlyFromHere:
+    """Adds ONLY_FROM_HERE to every response."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = ONLY_FROM_HERE
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
