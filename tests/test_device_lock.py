@@ -77,3 +77,53 @@ def test_urgent_goes_before_first_whoever_waited_longer() -> None:
     for thread in threads:
         thread.join(PATIENCE_S)
     assert order == ["urgent", "first", "last"]
+
+
+def test_who_waits_by_last_may_become_urgent() -> None:
+    lock = DeviceLock()
+    order: list[str] = []
+    urgent = threading.Event()
+    with lock.first():
+        threads = [
+            Thread("first", lock.first, order),
+            Thread("last", lambda: lock.last(urgent.is_set), order),
+        ]
+        for thread in threads:
+            thread.start()
+        while not lock.first_waiting:
+            pass
+        assert not lock.urgent_waiting
+        urgent.set()
+        while not lock.urgent_waiting:
+            pass
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["last", "first"]
+
+
+def test_nobody_waits_for_ever_while_ranks_change() -> None:
+    lock = DeviceLock()
+    urgent = threading.Event()
+    ended = threading.Event()
+
+    def change() -> None:
+        while not ended.is_set():
+            urgent.set()
+            urgent.clear()
+
+    def hold(of: Callable[[], AbstractContextManager[None]]) -> None:
+        for _ in range(300):
+            with of():
+                pass
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    holds = (lock.first, lock.first, lambda: lock.last(urgent.is_set))
+    threads = [threading.Thread(target=hold, args=[of], daemon=True) for of in holds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    ended.set()
+    changing.join()
+    assert not any(thread.is_alive() for thread in threads)

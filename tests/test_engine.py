@@ -141,7 +141,7 @@ def test_the_device_is_held_for_each_step_and_not_while_idle() -> None:
         return embed(token_ids)
 
     runner = FakeRunner(counting, on_step=lambda: held.append(device.held))
-    engine = Engine(runner, embed_with_it, PLENTY, computing=lambda: device)
+    engine = Engine(runner, embed_with_it, PLENTY, computing=lambda _: device)
     assert tokens_of(engine.submit(counts_from(13))) == up_from(13)
     engine.close()
     assert held == [True] * 3
@@ -153,7 +153,7 @@ def test_the_device_is_held_for_each_step_and_not_while_idle() -> None:
 def test_what_arrives_while_the_device_is_waited_for_joins_the_step() -> None:
     device = threading.Lock()
     runner = FakeRunner(counting, mixes_steps=True)
-    engine = Engine(runner, embed, PLENTY, computing=lambda: device)
+    engine = Engine(runner, embed, PLENTY, computing=lambda _: device)
     with device:
         futures = [engine.submit(counts_from(n)) for n in (11, 12, 13)]
     assert [tokens_of(future) for future in futures] == [up_from(n) for n in (11, 12, 13)]

@@ -142,7 +142,7 @@ def test_leaving_early_leaves_nothing(
     waiting = Waiting(connection, queue, Asked(None, "four", ENDLESS))
     pieces = waiting.pieces()
     next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert waiting.outcome is None
     wait_until(lambda: connection.hlen("unacked") == 0)
     time.sleep(0.3)  # what it may have written after the end

@@ -26,12 +26,12 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"ATTENTION": "paged", "KV_CACHE_BYTES": "1000", "MAX_ROWS": "4", "MAX_STEP_TOKENS": "4"}
+    given = {"ATTENTION": "paged", "KV_CACHE_BYTES": "1000", "MAX_ROWS": "4", "MAX_STEP_TOKENS": "6"}
     for name, value in (given | {"IMAGE_CACHE_BYTES": "0"}).items():
         monkeypatch.setenv(f"CAPTIONMILL_{name}", value)
     settings = load_settings()
     assert (settings.attention, settings.kv_cache_bytes, settings.max_rows) == ("paged", 1000, 4)
-    assert (settings.max_step_tokens, settings.image_cache_bytes) == (4, 0)
+    assert (settings.max_step_tokens, settings.image_cache_bytes) == (6, 0)
 
 
 def test_roots_are_separated_like_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_exact_and_another_precision_is_refused(monkeypatch: pytest.MonkeyPatch)
         ("CAPTIONMILL_IMAGE_MAX_BYTES", "", "CAPTIONMILL_IMAGE_MAX_BYTES: .*integer"),
         ("CAPTIONMILL_ATTENTION", "flash", "CAPTIONMILL_ATTENTION: .*'stateful' or 'paged'"),
         ("CAPTIONMILL_KV_CACHE_BYTES", "0", "CAPTIONMILL_KV_CACHE_BYTES: .*greater"),
-        ("CAPTIONMILL_MAX_STEP_TOKENS", "15", "max_step_tokens is below max_rows"),
+        ("CAPTIONMILL_MAX_STEP_TOKENS", "17", "max_step_tokens is below max_rows"),
     ],
 )
 def test_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str) -> None:

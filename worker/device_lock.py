@@ -2,16 +2,27 @@
 
 Two that compute at once share the cores and the caches badly (docs/engine.md). The vision model goes first:
 the language model is the faster the more rows it has, and each of the threads that encode images then waits
-for its answers, so that there is an end to it. The same is true of images that somebody waits for.
+for its answers, so that there is an end to it. What somebody waits for goes before both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Condition
-from typing import Final
+from threading import Event, Lock
 
 URGENT, FIRST, LAST = range(3)
-RANKS: Final = 3
+Rank = Callable[[], int]
+
+
+def _never() -> bool:
+    return False
+
+
+class _Waiter:
+    """Who wants the device; `rank` may change while it waits."""
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self.granted = Event()
 
 
 class DeviceLock:
@@ -19,47 +30,57 @@ class DeviceLock:
 
     def __init__(self) -> None:
         # Guards the two fields below it.
-        self._changed = Condition()
+        self._guard = Lock()
         self._taken = False
-        self._waiting = [0] * RANKS
+        self._waiting: list[_Waiter] = []
 
     @property
     def first_waiting(self) -> int:
         """So many wait by first(), urgent ones not among them."""
-        return self._waiting[FIRST]
+        return self._count(FIRST)
 
     @property
     def urgent_waiting(self) -> int:
-        """So many wait by first(urgent=True)."""
-        return self._waiting[URGENT]
+        """So many urgent ones wait."""
+        return self._count(URGENT)
 
     @contextmanager
     def first(self, urgent: bool = False) -> Iterator[None]:
         """Hold it, before everyone who waits by last()."""
-        with self._held(URGENT if urgent else FIRST):
+        with self._held(lambda: URGENT if urgent else FIRST):
             yield
 
     @contextmanager
-    def last(self) -> Iterator[None]:
-        """Hold it, when nobody waits by first()."""
-        with self._held(LAST):
+    def last(self, urgent: Callable[[], bool] = _never) -> Iterator[None]:
+        """Hold it, when nobody waits by first() or `urgent` says so, which other threads ask too."""
+        with self._held(lambda: URGENT if urgent() else LAST):
             yield
 
     @contextmanager
-    def _held(self, rank: int) -> Iterator[None]:
-        with self._changed:
-            self._waiting[rank] += 1
-            try:
-                self._changed.wait_for(lambda: not (self._taken or any(self._waiting[:rank])))
-            finally:
-                self._waiting[rank] -= 1
-            self._taken = True
+    def _held(self, rank: Rank) -> Iterator[None]:
+        waiter = _Waiter(rank)
+        with self._guard:
+            if self._taken:
+                self._waiting.append(waiter)
+            else:
+                self._taken = True
+                waiter.granted.set()
+        waiter.granted.wait()
         try:
             yield
         finally:
-            self._give_back()
+            self._hand_on()
 
-    def _give_back(self) -> None:
-        with self._changed:
-            self._taken = False
-            self._changed.notify_all()
+    def _hand_on(self) -> None:
+        """To the next one, chosen here and now: each looking for itself would see ranks change in between."""
+        with self._guard:
+            if not self._waiting:
+                self._taken = False
+                return
+            following = min(self._waiting, key=lambda waiter: waiter.rank())
+            self._waiting.remove(following)
+            following.granted.set()
+
+    def _count(self, wanted: int) -> int:
+        with self._guard:
+            return sum(waiter.rank() == wanted for waiter in self._waiting)

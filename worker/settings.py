@@ -66,7 +66,9 @@ class Settings(BaseSettings):
     kv_cache_bytes: int | None = Field(
         default=None, ge=1, description="for keys and values; None takes half of the memory that is free"
     )
-    max_rows: int = Field(default=16, ge=1, description="most beams, samples and answers at once")
+    max_rows: int = Field(
+        default=16, ge=1, description="most beams, samples and answers at once; interactive_slots come on top"
+    )
     max_step_tokens: int | None = Field(
         default=None, ge=1, description="most positions in one step; None takes the model's context"
     )
@@ -156,8 +158,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _a_token_a_row(self) -> Self:
-        if self.max_step_tokens is not None and self.max_step_tokens < self.max_rows:
-            raise ValueError("max_step_tokens is below max_rows, and a step appends a token to every row")
+        if self.max_step_tokens is not None and self.max_step_tokens < self.most_rows:
+            raise ValueError(
+                "max_step_tokens is below max_rows and interactive_slots together, and a step appends a "
+                "token to every row"
+            )
         return self
 
     @model_validator(mode="after")
@@ -175,6 +180,11 @@ class Settings(BaseSettings):
                 f"openvino_properties sets {', '.join(sorted(twice))}, which another setting sets"
             )
         return self
+
+    @property
+    def most_rows(self) -> int:
+        """Those that only jobs somebody waits for take included."""
+        return self.max_rows + self.interactive_slots
 
     def _derived_properties(self) -> dict[str, str]:
         given = {

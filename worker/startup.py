@@ -58,7 +58,8 @@ class Worker:
         limits = Limits(
             kv_bytes=settings.kv_cache_bytes or _kv_cache_bytes(model.language_xml),
             rows=settings.max_rows,
-            step_tokens=settings.max_step_tokens or max(settings.max_rows, model.context_tokens),
+            step_tokens=settings.max_step_tokens or max(settings.most_rows, model.context_tokens),
+            urgent_rows=settings.interactive_slots,
         )
         runner = _load_runner(settings.attention, model.language_xml, device, properties, limits.kv_bytes)
         engine = Engine(runner, model.embed, limits, computing=lock.last)

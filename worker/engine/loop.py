@@ -63,7 +63,8 @@ class Engine:
 
     `embed` maps token ids (row, position) int64 to (row, position, hidden) float32. `clock` gives the seconds
     that deadlines are measured in. Runner and `embed` are called from the engine's thread only, and within
-    `computing()`, which may keep others from the device meanwhile.
+    `computing(urgent)`, which may keep others from the device meanwhile; `urgent`, which any thread may call,
+    tells whether an urgent request has no token yet.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Engine:
         embed: Callable[[IntArray], FloatArray],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
-        computing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        computing: Callable[[Callable[[], bool]], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._runner = runner
         self._embed = embed
@@ -87,6 +88,8 @@ class Engine:
         self._arrived: deque[_Ticket] = deque()
         self._closed = False
         self._death: BaseException | None = None
+        self._urgent_prompts: set[_Ticket] = set()
+        """urgent requests that have no token yet"""
         self._thread = threading.Thread(target=self._run, name="captionmill-engine", daemon=True)
         self._thread.start()
 
@@ -104,6 +107,9 @@ class Engine:
             if self._closed:
                 raise EngineStoppedError("the engine is closed")
             ticket = _Ticket(request)
+            if request.urgent:
+                self._urgent_prompts.add(ticket)
+                ticket.add_done_callback(self._urgent_prompts.discard)
             self._arrived.append(ticket)
             self._changed.notify()
             return ticket
@@ -122,7 +128,7 @@ class Engine:
         try:
             while self._wait_for_work():
                 asked = time.perf_counter()
-                with self._computing():
+                with self._computing(self._urgent_prompt_waits):
                     if self._left_runner is not None:
                         self._left_runner += time.perf_counter() - asked
                     self._take_arrived()
@@ -130,6 +136,9 @@ class Engine:
                     self._step()
         except BaseException as death:  # noqa: BLE001 - kept and raised again from every submit
             self._die(death)
+
+    def _urgent_prompt_waits(self) -> bool:
+        return bool(self._urgent_prompts)
 
     def _wait_for_work(self) -> bool:
         """Return when there is something to do; False if the engine is closed and there never will be."""
@@ -216,6 +225,7 @@ class Engine:
             flight.prompt_done = turn.prompt.stop
             if flight.prompt_left:
                 return
+            self._urgent_prompts.discard(self._tickets[flight])
         try:
             found = flight.search.advance(logits)
             if (on_tokens := flight.request.on_tokens) is not None:

@@ -30,9 +30,12 @@ class Limits:
     kv_bytes: int
     rows: int
     step_tokens: int
+    urgent_rows: int = 0
+    """beside `rows`, for urgent requests alone; others then leave them room in the cache too"""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.rows <= self.step_tokens or self.kv_bytes < 1:
+        most_rows = self.rows + self.urgent_rows
+        if not 1 <= self.rows <= most_rows <= self.step_tokens or self.kv_bytes < 1:
             raise ValueError(f"a step must hold a token of every row: {self}")
 
 
@@ -181,16 +184,22 @@ class Scheduler:
         return total + sum(prefixes.values())
 
     def _bytes_suffice(self, flight: Flight, set_aside: list[Flight]) -> bool:
-        """Whether it has room in the cache beside those that run, are to be released or are `set_aside`."""
-        flights = (*self._running, *self._leaving, *set_aside, flight)
-        return self._bytes(other.request for other in flights) <= self._limits.kv_bytes
+        """Whether it has room in the cache beside those that run, are to be released or are `set_aside`.
+
+        One that is not urgent leaves room for an urgent row as long as its own, unless it would be alone.
+        """
+        others = (*self._running, *self._leaving, *set_aside)
+        limit_bytes = self._limits.kv_bytes
+        if others and self._limits.urgent_rows and not flight.request.urgent:
+            limit_bytes -= self._runner.bytes_for(flight.request.max_tokens)
+        return self._bytes(other.request for other in (*others, flight)) <= limit_bytes
 
     # Admission
 
     def _admit(self) -> None:
         """Begin what there is room for, in the order of _queue(); forks alone may overtake."""
+        rows_left, urgent_rows_left = self._rows_left()
         rows = sum(flight.request.rows for flight in self._running)
-        rows_left = self._limits.rows - rows
         step_tokens = self._limits.step_tokens - (rows if self._runner.mixes_steps else 0)
         sources = self._sources()
         coming = {f.request.prefix.key for f in self._running if f.request.prefix} - sources.keys()
@@ -198,7 +207,9 @@ class Scheduler:
         set_aside: list[Flight] = []
         passed_over: list[Flight] = []
         for flight in self._queue():
-            if rows_left == 0 or any(other.overtaken >= MOST_OVERTAKEN for other in passed_over):
+            if rows_left + urgent_rows_left <= 0 or any(
+                other.overtaken >= MOST_OVERTAKEN for other in passed_over
+            ):
                 break
             source = self._source_for(flight, sources)
             if passed_over and (source is None or any(other.request.urgent for other in passed_over)):
@@ -207,11 +218,13 @@ class Scheduler:
             forked_tokens = prefix.tokens if prefix and source is not None else 0
             is_coming = prefix is not None and prefix.key in coming
             tokens = 0 if is_coming else flight.prompt_left - forked_tokens
-            has_room = flight.request.rows <= rows_left and tokens <= step_tokens
+            own_rows = min(flight.request.rows, urgent_rows_left) if flight.request.urgent else 0
+            has_room = flight.request.rows - own_rows <= rows_left and tokens <= step_tokens
             if not (has_room and self._bytes_suffice(flight, set_aside)):
                 passed_over.append(flight)
                 continue
-            rows_left -= flight.request.rows
+            rows_left -= flight.request.rows - own_rows
+            urgent_rows_left -= own_rows
             step_tokens -= tokens
             if is_coming:
                 set_aside.append(flight)
@@ -221,6 +234,14 @@ class Scheduler:
                 coming.add(prefix.key)
             for other in self._overtaken_by(flight, passed_over):
                 other.overtaken += 1
+
+    def _rows_left(self) -> tuple[int, int]:
+        """Of the rows for all, and of those for urgent requests, which fill theirs first."""
+        limits = self._limits
+        urgent = sum(flight.request.rows for flight in self._running if flight.request.urgent)
+        others = sum(flight.request.rows for flight in self._running if not flight.request.urgent)
+        beside = min(urgent, limits.urgent_rows)
+        return limits.rows - others - (urgent - beside), limits.urgent_rows - beside
 
     def _queue(self) -> list[Flight]:
         """Those that wait: the ones overtaken often enough, then the urgent ones, then the others."""

@@ -1,0 +1,226 @@
+"""The chat page in a real browser, with real workers: what a person sees, and what never happens."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from contract.broker import INTERACTIVE_QUEUE
+from demo.processes import MODEL_FOLDER
+from demo.samples import read_truth
+from tests.chat_page import Visitor, chat_page, demo_worker, open_browser
+from tests.processes import wait_until
+
+TRUTH = read_truth()
+FIRST, WIDE, TALL = TRUTH["01-square.png"], TRUTH["06-wide.png"], TRUTH["04-tall.png"]
+PASSWORD = "between us"
+
+
+@pytest.fixture(scope="module")
+def store(server_url: str) -> str:
+    """A database of its own, so that nobody's flush hits it."""
+    url = f"{server_url}/2"
+    with redis.Redis.from_url(url) as connection:
+        connection.flushdb()
+    return url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with chat_page(store, tmp_path_factory.mktemp("page") / "page.log") as opened:
+        yield opened
+
+
+class Workers:
+    """One worker at a time, of the demo model."""
+
+    def __init__(self, store: str, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._count = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, model_folder: Path = MODEL_FOLDER) -> None:
+        if self.process is None:
+            self._count += 1
+            log = self._folder / f"worker-{self._count}.log"
+            self.process = demo_worker(self._store, log, model_folder)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def workers(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    made = Workers(store, tmp_path_factory.mktemp("workers"))
+    yield made
+    made.kill()
+
+
+def test_without_a_worker_it_says_what_to_start(url: str, browser: Any) -> None:
+    visitor = Visitor(browser, url)
+    said = visitor.ask("Hello?")
+    assert "No answer: No worker is there to answer; start one with: celery -A worker" in said
+    visitor.page.close()
+
+
+def test_a_conversation_about_an_example_then_words_alone(url: str, browser: Any, workers: Workers) -> None:
+    workers.start()
+    visitor, other = Visitor(browser, url), Visitor(browser, url)
+    visitor.take_example(0)
+    assert FIRST.description in visitor.ask()
+    said = visitor.ask("What number is printed in the image?")
+    assert f"\n{FIRST.number}\n" in said
+    assert re.search(r"\[\d+\.\d\d s to the first token, \d+ tokens/s, \d+ tokens\]", said)
+    assert "--question 'What number is printed in the image?'" in visitor.command()
+    assert FIRST.description not in other.said()
+    # the last image given is what is talked about
+    other.take_example(1)
+    assert WIDE.description in other.ask()
+    other.take_example(2)
+    assert f"\n{TALL.number}\n" in other.ask()
+    assert TALL.number not in visitor.said()
+    other.page.locator("#new").click()
+    wait_until(lambda: WIDE.description not in other.said())
+    assert "tokens]" in other.ask("Hello?")
+    assert all(one.startswith((url, "data:", "blob:")) for one in visitor.requested + other.requested)
+    for one in (visitor, other):
+        one.page.close()
+
+
+def test_an_image_that_cannot_be_read(url: str, browser: Any, workers: Workers, tmp_path: Path) -> None:
+    workers.start()
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((Path("demo/images/02-wide.png")).read_bytes()[:900])
+    visitor = Visitor(browser, url)
+    visitor.take_example(0)
+    visitor.ask()
+    visitor.attach(broken)
+    assert "No answer: The image" in visitor.ask("What number is printed in the image?")
+    assert f"\n{FIRST.number}\n" in visitor.ask("What number is printed in the image?")
+    visitor.page.close()
+
+
+def test_settings_that_go_together(url: str, browser: Any, workers: Workers) -> None:
+    workers.start()
+    visitor = Visitor(browser, url)
+    beams, temperature = (
+        visitor.page.locator(f"#{one} input[type=number]") for one in ("beams", "temperature")
+    )
+    visitor.set("temperature", 0.7)
+    wait_until(beams.is_disabled)
+    wait_until(lambda: "--temperature 0.7" in visitor.command() and "--do-sample" in visitor.command())
+    visitor.set("temperature", 0)
+    wait_until(beams.is_enabled)
+    visitor.set("beams", 4)
+    visitor.set("max-tokens", 40)
+    wait_until(temperature.is_disabled)
+    wait_until(lambda: "--num-beams 4" in visitor.command() and "--max-new-tokens 40" in visitor.command())
+    assert "appears when it is final" in visitor.page.locator("#note").inner_text()
+    visitor.take_example(0)
+    assert FIRST.description in visitor.ask()
+    visitor.page.close()
+
+
+def unending(folder: Path) -> Path:
+    """The demo model with another end of sequence, one that it never says."""
+    shutil.copytree(MODEL_FOLDER, folder, ignore=shutil.ignore_patterns("captionmill.json"))
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        changed = re.sub(r'("eos_token_id": )2\b', r"\g<1>0", path.read_text())
+        json.loads(changed)
+        path.write_text(changed)
+    return folder
+
+
+def test_stop_ends_the_answer_and_frees_the_engine(
+    url: str, browser: Any, workers: Workers, store: str, tmp_path: Path
+) -> None:
+    workers.kill()
+    workers.start(unending(tmp_path / "unending"))
+    visitor, leaver = Visitor(browser, url), Visitor(browser, url)
+    with redis.Redis.from_url(store) as connection:
+
+        def idle() -> bool:
+            return not (connection.llen(INTERACTIVE_QUEUE) or connection.exists("unacked"))
+
+        connection.delete("unacked", "unacked_index")  # of workers killed before
+        for one in (visitor, leaver):
+            one.take_example(0)
+            one.set("max-tokens", 700)
+        visitor.send()
+        wait_until(lambda: "background" in visitor.said())
+        visitor.page.locator("#box .stop-button").click()
+        wait_until(lambda: "[stopped" in visitor.said())
+        wait_until(idle)
+        match = re.search(r"(\d+) tokens\]", visitor.said())
+        assert match
+        assert int(match[1]) < 700
+        assert FIRST.description[:40] in visitor.said()
+        leaver.send()
+        wait_until(lambda: "background" in leaver.said())
+        leaver.page.close()
+        wait_until(idle)
+    visitor.page.close()
+    workers.kill()
+
+
+def test_a_worker_that_dies_and_comes_back(url: str, browser: Any, workers: Workers, tmp_path: Path) -> None:
+    """The answer under way is made again; so is every later one."""
+    workers.start(unending(tmp_path / "unending"))
+    visitor = Visitor(browser, url)
+    visitor.take_example(0)
+    visitor.set("max-tokens", 600)
+    visitor.send()
+    wait_until(lambda: "From left" in visitor.said())
+    assert workers.process is not None
+    workers.process.send_signal(signal.SIGKILL)
+    workers.kill()
+    workers.start()
+    wait_until(lambda: visitor.ends() == 1)
+    assert FIRST.description in visitor.said()
+    visitor.set("max-tokens", 20)
+    assert f"\n{FIRST.number}\n" in visitor.ask("What number is printed in the image?")
+    visitor.page.close()
+
+
+def test_files_and_names_that_are_not_its_own(url: str) -> None:
+    for path in ("/etc/hostname", "README.md", str(Path("README.md").resolve())):
+        assert httpx.get(f"{url}/gradio_api/file={path}").status_code in (403, 404)
+    assert httpx.get(url, headers={"Host": "elsewhere.example"}).status_code == 400
+    large = {"files": ("large.png", b"0" * 50_000_001)}
+    assert httpx.post(f"{url}/gradio_api/upload", files=large).status_code == 413
+    assert "default-src 'self'" in httpx.get(url).headers["Content-Security-Policy"]
+
+
+def test_a_page_for_others_asks_for_a_password(store: str, browser: Any, tmp_path: Path) -> None:
+    with chat_page(store, tmp_path / "log", "--host", "0.0.0.0", "--password", PASSWORD) as opened:
+        url = opened.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.post(f"{url}/gradio_api/upload", files={"files": b"0"}).status_code == 401
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_label("username").fill("captionmill")
+        page.get_by_label("password").fill("wrong")
+        page.get_by_role("button", name="Login").click()
+        page.get_by_text("Incorrect").wait_for()
+        page.get_by_label("password").fill(PASSWORD)
+        page.get_by_role("button", name="Login").click()
+        page.locator("#box textarea").wait_for()
+        page.close()
