@@ -114,7 +114,7 @@ class FakeRunner:
         self.steps.append(appended)
         self.most_rows = max(self.most_rows, len(self.sequences))
         self.most_step_tokens = max(self.most_step_tokens, sum(map(len, appended)))
-        assert self.most_rows <= self._limits.rows, "rows keep to the limit"
+        assert self.most_rows <= self._limits.rows + self._limits.urgent_rows, "rows keep to the limit"
         assert self.most_step_tokens <= self._limits.step_tokens, "a step keeps to the limit"
         self._broken |= named
         self.on_step()

@@ -213,6 +213,69 @@ def test_an_urgent_row_decodes_between_the_prompts_of_others() -> None:
     driver.finish()
 
 
+def test_urgent_requests_have_rows_of_their_own(kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=2, step_tokens=64, urgent_rows=1)
+    driver = Driver(kind.runner(limits, logits=counting), limits)
+    bulk = driver.add(stranger(1), stranger(2), stranger(3))
+    driver.step()
+    first, second = driver.add(stranger(12, urgent=True), stranger(13, urgent=True))
+    driver.step()
+    assert first.sequences
+    assert not second.sequences
+    while first not in driver.outcomes:
+        assert not bulk[2].sequences, "no bulk request takes the row that is kept"
+        driver.step()
+    driver.step()
+    assert second.sequences
+    driver.finish()
+
+
+def test_wide_bulk_requests_do_not_wait_for_rows_of_urgent_ones(kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64, urgent_rows=1)
+    driver = Driver(kind.runner(limits, logits=counting), limits)
+    [urgent] = driver.add(stranger(1, urgent=True))
+    driver.step()
+    [wide] = driver.add(stranger(1, num_beams=4))
+    driver.step()
+    assert urgent.sequences
+    assert wide.sequences
+    driver.finish()
+
+
+def test_bulk_requests_leave_an_urgent_one_room_in_the_cache(kind: Kind) -> None:
+    row = kind.runner().bytes_for(stranger(1).max_tokens)
+    limits = Limits(kv_bytes=3 * row, rows=9, step_tokens=64, urgent_rows=1)
+    driver = Driver(kind.runner(limits, logits=counting), limits)
+    bulk = driver.add(stranger(1), stranger(2), stranger(3))
+    driver.step()
+    driver.step()
+    assert [bool(flight.sequences) for flight in bulk] == [True, True, False]
+    [urgent] = driver.add(stranger(4, urgent=True))
+    driver.step()
+    assert urgent.sequences
+    driver.finish()
+
+
+def test_a_bulk_request_that_fills_the_cache_runs_alone(kind: Kind) -> None:
+    row = kind.runner().bytes_for(stranger(1).max_tokens)
+    limits = Limits(kv_bytes=row, rows=9, step_tokens=64, urgent_rows=1)
+    driver = Driver(kind.runner(limits, logits=counting), limits)
+    bulk = driver.add(stranger(1), stranger(2))
+    driver.finish()
+    assert list(driver.outcomes) == bulk
+
+
+@pytest.mark.parametrize("runner_kind", [SEPARATE, MIXED])
+def test_an_urgent_prompt_waits_for_no_other_prompt(runner_kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64, urgent_rows=1)
+    runner = runner_kind.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    driver.add(stranger(3), stranger(4), stranger(5, urgent=True))
+    driver.step()
+    assert runner.steps == [[[51, 5]]]
+    driver.finish()
+
+
 def test_an_urgent_request_without_room_is_overtaken_by_nobody(forking: Kind) -> None:
     limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
     driver = Driver(forking.runner(limits, logits=counting), limits)

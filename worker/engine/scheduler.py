@@ -293,17 +293,26 @@ class Scheduler:
     # Steps
 
     def _mixed_step(self) -> list[Turn]:
-        """Everything at once: room in the step was seen to on admission."""
-        return [Turn(f, _rest_of_prompt(f) if f.prompt_left else None) for f in self._running]
+        """Everything at once, for which room was seen to on admission; urgent prompts without other ones."""
+        urgent = any(f.prompt_left and f.request.urgent for f in self._running)
+        return [
+            Turn(f, _rest_of_prompt(f) if f.prompt_left else None)
+            for f in self._running
+            if not (urgent and f.prompt_left and not f.request.urgent)
+        ]
 
     def _separate_step(self) -> list[Turn]:
         """Prompts before all else, so that many rows can decode together, and urgent ones alone; then tokens.
 
+        Where urgent ones may come prompts go one by one: a runner that does not mix steps computes each by
+        itself anyway, and what comes in between waits for one of them.
         A fork that joins more rows than come with it goes along with their tokens, one position a step:
         given whole, each of its positions would be computed for all of these rows.
         """
         whole = [f for f in self._running if f.prompt_left and not self._joins(f)]
         prompts = self._within_step([f for f in whole if f.request.urgent] or whole)
+        if self._limits.urgent_rows:
+            prompts = prompts[:1]
         if prompts:
             return [Turn(f, _rest_of_prompt(f)) for f in prompts]
         return [
