@@ -1,5 +1,6 @@
 """The page: what is on it and what happens when somebody uses it; knows no broker and no server."""
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from producer.chat.desk import Desk, Progress
 
 IMAGE_ALONE: Final = "Describe the image."
 """What is asked of an image that comes without words."""
+SHOW_EVERY_S: Final = 0.1
+"""A browser that draws each token of a fast model anew has no time left to notice Stop."""
 MOST_BEAMS: Final = 16
 MOST_TEMPERATURE: Final = 2.0
 AT_ONCE: Final = 16
@@ -153,8 +156,10 @@ class Page:
         about = conversation.with_image(image)
         yield [*shown, _said(_waiting_text(chosen))], _box(busy=True), conversation
         asked = Asked(about.image, about.asking(question), chosen.parameters(), chosen.detail)
+        shown_at = 0.0
         for progress in self._desk.ask(request.session_hash or "", asked):
-            if not progress.ended:
+            if not progress.ended and time.monotonic() - shown_at > SHOW_EVERY_S:
+                shown_at = time.monotonic()
                 yield [*shown, _said(progress.text)], gradio.skip(), conversation
         yield [*shown, *_told(progress)], _box(busy=False), _after(conversation, about, question, progress)
 
