@@ -22,6 +22,7 @@ from bench.server import ROOT, process, server
 from bench.works import draw
 from contract.broker import JOB_QUEUE
 from contract.job import GenerationParameters, ImagePath, Job, Question
+from contract.store import done_key, results_key
 from producer.ask import Asked, Waiting
 from producer.connection import connect
 from producer.queue import Queue
@@ -32,6 +33,7 @@ QUESTION: Final = "Describe the image."
 START_S: Final = 300.0
 FILL_S: Final = 4.0
 """From the first bulk job until every row is taken."""
+BULK_S: Final = 10.0
 PAUSE_S: Final = 0.3
 IMAGES: Final = 32
 """Of the bulk work, over and over; the questions have images of their own."""
@@ -114,7 +116,9 @@ def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
 
 
 @contextmanager
-def worker(url: str, model_folder: Path, folder: Path, slots: int) -> Iterator[None]:
+def worker(
+    url: str, model_folder: Path, folder: Path, slots: int, interactive_slots: int = 2
+) -> Iterator[None]:
     """A worker process that is ready, and keeps no image's features."""
     command = [
         *(sys.executable, "-m", "celery", "-A", "worker", "worker", "-P", "threads", "-c", str(slots)),
@@ -125,6 +129,7 @@ def worker(url: str, model_folder: Path, folder: Path, slots: int) -> Iterator[N
         "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
         "CAPTIONMILL_IMAGE_ROOTS": str(folder),
         "CAPTIONMILL_IMAGE_CACHE_BYTES": "0",
+        "CAPTIONMILL_INTERACTIVE_SLOTS": str(interactive_slots),
     }
     log = folder / f"worker-{time.monotonic_ns()}.log"
     with process(command, log, settings):
@@ -147,9 +152,33 @@ def measured(url: str, folder: Path, load: Load | None, label: str, repeats: int
     return found
 
 
+def bulk_per_s(url: str, folder: Path, load: Load) -> float:
+    """Bulk jobs that are answered a second while nobody asks anything."""
+    connection = connect(url)
+    with busy(url, folder, load):
+        first, begun = connection.xlen(results_key("bulk")), time.monotonic()
+        time.sleep(BULK_S)
+        done = connection.xlen(results_key("bulk")) - first
+        seconds = time.monotonic() - begun
+    connection.delete(results_key("bulk"), done_key("bulk"))
+    return float(done / seconds)
+
+
+def cost(url: str, model_folder: Path, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Bulk jobs a second of workers that keep rows for questions, and of those that take none, in turn."""
+    found: dict[str, list[float]] = {"rows kept": [], "none kept": []}
+    load = LOADS[0]
+    for _ in range(rounds):
+        for name, interactive_slots in (("rows kept", 2), ("none kept", 0)):
+            with worker(url, model_folder, folder, load.slots, interactive_slots):
+                found[name].append(bulk_per_s(url, folder, load))
+    return found
+
+
 def main(
     model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = MODEL,
     repeats: Annotated[int, typer.Option(min=2, help="Questions in each state.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Of the comparison of bulk work alone.")] = 3,
     out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
 ) -> None:
     """Ask questions of a worker that is idle, and of one that bulk jobs fill."""
@@ -179,9 +208,12 @@ def main(
                 f"x {figures['ratio_worst']:.2f} at worst",
                 flush=True,
             )
+        bulk = cost(url, model_folder, folder, rounds)
+    kept, none = (statistics.median(bulk[name]) for name in ("rows kept", "none kept"))
+    print(f"bulk jobs alone: {kept:.2f} a second with rows kept for questions, {none:.2f} without")
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"interactive-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps({"loads": found, "machine": describe(None)}, indent=1))
+    path.write_text(json.dumps({"loads": found, "bulk_per_s": bulk, "machine": describe(None)}, indent=1))
     print(f"Figures: {path}")
 
 
