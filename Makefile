@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO_VENV := .venv-demo
+CHAT_VENV := .venv-chat
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format evaluate bench soak clean
+.PHONY: help demo chat test check format evaluate bench soak clean
 
 help:
 	@echo "make demo      caption the sample images with the small model that ships here"
+	@echo "make chat      open a page to ask the same model in, with its broker and worker"
 	@echo "make test      format, lint, types and all tests"
 	@echo "make check     format, lint, types and imports only"
 	@echo "make format    put the sources in order"
@@ -27,8 +29,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
+# The same with the page.
+$(CHAT_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CHAT_VENV)
+	$(CHAT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,chat]'
+	@touch $@
+
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/captionmill demo --out demo-out --stop-with-parent
+
+chat: $(CHAT_VENV)/.installed
+	$(CHAT_VENV)/bin/captionmill chat --demo
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -55,4 +66,4 @@ soak: $(VENV)/.installed
 	$(BIN)/python -m bench.soak --attention paged
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) demo-out
+	rm -rf $(VENV) $(DEMO_VENV) $(CHAT_VENV) demo-out

@@ -16,6 +16,7 @@ from producer.chat.chosen import Chosen
 from producer.chat.conversation import Conversation
 from producer.chat.desk import Progress
 from tests.answered import answer
+from tests.conftest import DEMO_MODEL
 from tests.reference import Reference
 from tests.runners import EXACT, stateful
 from worker.engine.loop import Engine
@@ -32,8 +33,8 @@ QUESTIONS = (
 NEW_TOKENS = 40
 
 
-def test_four_turns_are_the_tokens_of_transformers(checkpoint_and_folder: tuple[Path, Path]) -> None:
-    checkpoint, folder = checkpoint_and_folder
+def test_four_turns_are_the_tokens_of_transformers() -> None:
+    checkpoint, folder = DEMO_MODEL / "checkpoint", DEMO_MODEL / "openvino"
     reference = Reference(checkpoint)
     processor = reference.processor
     model = LlavaModel.load(folder, "CPU", EXACT)

@@ -204,11 +204,12 @@ def test_a_worker_that_dies_and_comes_back(
     visitor.take_example(0)
     visitor.set("max-tokens", 700)
     with redis.Redis.from_url(store) as connection:
+        dead = connection.hkeys(WORKERS_KEY)
         with workers.asleep_after(visitor, "From left"):
             workers.kill()
-            connection.delete(WORKERS_KEY)  # as 20 s without a report do
         assert visitor.ends() == 0
         workers.start()
+        connection.hdel(WORKERS_KEY, *dead)  # as 20 s without a report do
     wait_until(lambda: visitor.ends() == 1)
     assert FIRST.description in visitor.said()
     visitor.set("max-tokens", 20)

@@ -92,9 +92,9 @@ def test_who_waits_by_last_may_become_urgent() -> None:
             thread.start()
         while not lock.first_waiting:
             pass
-        assert not lock.urgent_waiting
+        assert lock.urgent_waiting == 0
         urgent.set()
-        while not lock.urgent_waiting:
+        while lock.urgent_waiting == 0:
             pass
     for thread in threads:
         thread.join(PATIENCE_S)

@@ -1,0 +1,39 @@
+"""Draws docs/chat-wide.png and docs/chat-narrow.png anew: python -m tests.chat_screens"""
+
+import tempfile
+from pathlib import Path
+
+import PIL.Image
+
+from demo.processes import demo_worker
+from demo.samples import NUMBER_QUESTION
+from tests.chat_page import Visitor, chat_page, open_browser
+from tests.processes import ROOT
+
+WINDOWS = {"wide": (1280, 860), "narrow": (420, 900)}
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        demo_worker() as redis_url,
+        chat_page(redis_url, Path(folder) / "page.log") as url,
+        open_browser() as browser,
+    ):
+        for name, (width, height) in WINDOWS.items():
+            visitor = Visitor(browser, url, width=width, height=height)
+            while "No answer" in visitor.ask("Hello?"):  # the worker is loading
+                pass
+            visitor.page.locator("#new").click()
+            visitor.take_example(1)
+            visitor.ask()
+            visitor.ask(NUMBER_QUESTION)
+            path = ROOT / "docs" / f"chat-{name}.png"
+            visitor.page.screenshot(path=path, full_page=True)
+            with PIL.Image.open(path) as drawn:
+                drawn.quantize(128).save(path, optimize=True)
+            visitor.page.close()
+
+
+if __name__ == "__main__":
+    main()
