@@ -3,6 +3,7 @@
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ from producer.ask import Asked, NoWorkerError, ask
 from producer.asking import Asking, first_complaint
 from producer.chat.desk import Desk
 from producer.connection import ServerError, connect
-from producer.driving import drive, event, make_contact_sheet, report, summary
+from producer.driving import drive, event, make_contact_sheet, report, signals_as_flag, summary
 from producer.estimate import estimate as measure
 from producer.ledger import LEDGER, LedgerError
 from producer.options import (
@@ -50,6 +51,7 @@ EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
 DRY_ROWS: Final = 5
+EXPORTER_LOOK_S: Final = 0.2
 
 app = typer.Typer(
     help="Answers questions about images in bulk.",
@@ -382,7 +384,7 @@ def chat(
 
             redis_url = stack.enter_context(demo_worker())
         serve(
-            Desk(_url(redis_url)),
+            Desk(server_url(redis_url)),
             examples(),
             host=host,
             port=port,
@@ -390,6 +392,28 @@ def chat(
             upload_max_bytes=upload_max_bytes,
             on_ready=lambda url: print(f"The chat page is at {url} (Ctrl-C ends it).", flush=True),
         )
+
+
+@app.command()
+def exporter(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9808,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Serve what queues, store and workers are like to Prometheus, at /metrics, until a signal comes."""
+    from producer.exporter import serve
+
+    with _sentences(), signals_as_flag() as stopped:
+        try:
+            close = serve(server_url(redis_url), host, port)
+        except ValueError:
+            _refuse("The URL of Redis is not one; it begins with redis://, rediss:// or unix://.")
+        except OSError as error:
+            _refuse(f"{host}:{port} cannot be opened: {error.strerror}.")
+        print(f"captionmill exporter: http://{host}:{port}/metrics", flush=True)
+        while not stopped:
+            time.sleep(EXPORTER_LOOK_S)
+        close()
 
 
 @app.command()

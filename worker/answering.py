@@ -16,6 +16,7 @@ from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.engine.loop import EngineStoppedError
 from worker.gate import Gate
 from worker.given_back import GivenBack, NotWanted
+from worker.logs import about
 from worker.service import WORKER, internal_error
 
 log = logging.getLogger(__name__)
@@ -140,12 +141,22 @@ class Answering:
                 self._answer(address, job, urgent, isolated)
                 return
         if begun.attempt == 0:
-            log.info("run %s job %d is answered or cancelled; it is dropped", address.run, address.index)
+            log.info(
+                "run %s job %d is answered or cancelled; it is dropped",
+                address.run,
+                address.index,
+                extra=about(address),
+            )
         elif isolated:
             self._write(self._failed(address, job, CRASHED))
         else:
             if not self._is_elsewhere(address, begun.holder):
-                log.warning("run %s job %d was under way when a worker died", address.run, address.index)
+                log.warning(
+                    "run %s job %d was under way when a worker died",
+                    address.run,
+                    address.index,
+                    extra=about(address),
+                )
                 self._store.suspect(address.run, address.index)
             self._pass_on(job)
 
@@ -172,7 +183,12 @@ class Answering:
 
     def _write(self, result: JobResult) -> None:
         if not self._store.write(result):
-            log.info("run %s job %d had its record already; this one is dropped", result.run, result.index)
+            log.info(
+                "run %s job %d had its record already; this one is dropped",
+                result.run,
+                result.index,
+                extra=about(result),
+            )
 
     def _let_go(self, addresses: Sequence[Address], *, begun: bool) -> None:
         """Hold these jobs no longer. A store that is away forgets them with this worker."""
@@ -195,7 +211,7 @@ class Answering:
             return self._failed(address, message, _refused(message, invalid))
         except BaseException as bug:
             # Also MemoryError and SystemExit: one that leaves a Celery task takes the pool's slot with it.
-            log.exception("run %s job %d: a bug", address.run, address.index)
+            log.exception("run %s job %d: a bug", address.run, address.index, extra=about(address))
             return self._failed(address, message, internal_error(bug))
 
     def _still_wanted(self, address: Address) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import celery
@@ -33,6 +34,12 @@ def check_versions(celery_version: str, kombu_version: str) -> None:
     for name, version in (("celery", celery_version), ("kombu", kombu_version)):
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
             refuse(f"{name} {version} loses jobs; {name} {OLDEST[0]}.{OLDEST[1]} or newer is needed.")
+
+
+def check_serializers(accepted: Iterable[str]) -> None:
+    """End the process where a message may be a pickle, which runs what its sender likes."""
+    if not {"pickle", "application/x-python-serialize"}.isdisjoint(accepted):
+        refuse("Celery's accept_content allows pickle, so that whoever reaches the queue runs code here.")
 
 
 def _configuration() -> dict[str, Any]:
@@ -90,6 +97,8 @@ def _load(sender: Any, **_: Any) -> None:
     if pool not in (*POOLS, "threads", "solo"):
         refuse("start it with -P threads; other pools fork, and a loaded model does not survive that.")
     settings = load_settings()
+    _set_up_logs(sender.loglevel or logging.INFO)
+    check_serializers(app.conf.accept_content)
     if app.conf.broker_url != settings.redis_url.get_secret_value():
         refuse(
             "set CAPTIONMILL_REDIS_URL for broker and result store together, not Celery's own broker option."
@@ -109,6 +118,15 @@ def _load(sender: Any, **_: Any) -> None:
         raise SystemExit(1) from None
 
 
+def _set_up_logs(loglevel: int | str, logfile: str | None = None, **_: Any) -> None:
+    """In place of Celery's own way."""
+    from worker.logs import set_up_logs
+    from worker.service import WORKER
+
+    settings = load_settings()
+    set_up_logs(settings.log_format, loglevel, WORKER, settings.redis_url.get_secret_value(), logfile)
+
+
 def _start(sender: Any, **_: Any) -> None:
     """Only now: Celery sets up its logging and its signals after the model is loaded."""
     for worker in _loaded:
@@ -126,6 +144,7 @@ def _close(**_: Any) -> None:
         worker.close()
 
 
+signals.setup_logging.connect(_set_up_logs)
 signals.worker_init.connect(_load)
 signals.worker_ready.connect(_start)
 signals.worker_shutting_down.connect(_drain)

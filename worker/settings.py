@@ -109,6 +109,23 @@ class Settings(BaseSettings):
     )
     image_max_side_px: int = Field(default=30_000, ge=1)
     image_max_aspect: float = Field(default=100.0, ge=1.0, description="longer side / shorter side")
+    http_port: int | None = Field(
+        default=None, ge=0, le=65535, description="for /livez, /readyz and /metrics; None opens none"
+    )
+    http_host: str = Field(default="127.0.0.1", description="address that the port is open on")
+    health_file: Path | None = Field(default=None, description="written every few seconds; None writes none")
+    engine_stuck_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="longer than any step takes; an engine still for longer ends the worker",
+    )
+    memory_limit_bytes: int | None = Field(
+        default=None, ge=1, description="resident; above it the worker drains and ends; None is no limit"
+    )
+    require_durable_broker: bool = Field(
+        default=False, description="refuse a server that keeps no append-only file"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="of the worker's log")
 
     image_draft_px: int = Field(
         default=4_000_000,

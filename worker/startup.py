@@ -25,12 +25,14 @@ from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
 from worker.precision import computed_as
-from worker.results import ResultStore
+from worker.server_check import ServerRefusedError, check_server
 from worker.service import Service
 from worker.settings import Settings
 from worker.side_queue import SuspectQueue, side_queues
 from worker.streaming import TokenStreams
 from worker.token_store import TokenStore
+from worker.watch import PortError, Watch
+from worker.watched import WatchedService, WatchedStore, timed_fetch
 
 
 class StartupError(Exception):
@@ -43,6 +45,13 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         """Load and warm up; takes seconds to minutes. Raises StartupError; any other exception is a bug."""
         begun = time.monotonic()
+        redis_url = settings.redis_url.get_secret_value()
+        try:
+            check_server(redis_url, require_durable=settings.require_durable_broker)
+            self._watch = Watch(settings, self.drain)
+        except (ServerRefusedError, PortError) as error:
+            raise StartupError(str(error)) from None
+        metrics = self._watch.metrics
         bound_caches()
         # On a processor they share the cores, whatever the number of streams.
         lock = DeviceLock()
@@ -51,7 +60,11 @@ class Worker:
             _refuse_single_thread(device, settings)
             properties = _properties(device, settings, folder_properties(settings.model_folder))
             model = LlavaModel.load(
-                settings.model_folder, device, properties, settings.image_cache_bytes, lock.first
+                settings.model_folder,
+                device,
+                properties,
+                settings.image_cache_bytes,
+                metrics.timed_vision(lock.first),
             )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None
@@ -62,32 +75,40 @@ class Worker:
             urgent_rows=settings.interactive_slots,
         )
         runner = _load_runner(settings.attention, model.language_xml, device, properties, limits.kv_bytes)
-        engine = Engine(runner, model.embed, limits, computing=lock.last)
+        engine = Engine(
+            runner,
+            model.embed,
+            limits,
+            computing=lock.last,
+            on_death=self._watch.supervision.engine_died,
+        )
         model_id = computed_as(model.model_id, settings.properties(), settings.attention)
-        redis_url = settings.redis_url.get_secret_value()
-        self._store = ResultStore(redis_url)
+        self._store = WatchedStore(redis_url, metrics)
         self._fetch = _image_fetch(settings, self._store)
         self._decoder = _decoder(settings)
         self._streams = TokenStreams(TokenStore(redis_url))
-        self.service = Service(
-            model, engine, self._fetch, self._decoder, model_id, self._streams, settings.drain_s
-        )
+        fetch = timed_fetch(self._fetch, metrics)
+        self.service = Service(model, engine, fetch, self._decoder, model_id, self._streams, settings.drain_s)
         self.service.warm_up()
+        self._watch.observe(engine, model, limits.kv_bytes)
         self.engine_times = engine.times
         self._suspects = SuspectQueue(redis_url)
-        self.answering = Answering(self.service, self._store, self._suspects.put)
+        self.answering = Answering(WatchedService(self.service, metrics), self._store, self._suspects.put)
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(self._store, model_id, device)
+        self._model_and_device = (model_id, device)
 
     def start(self, slots: int) -> None:
         """Take the jobs of the side queues, and tell of this worker with its `slots` for bulk jobs."""
         self._announcer.start(slots)
         for queue in self._side_queues:
             queue.start()
+        self._watch.start(slots, *self._model_and_device)
 
     def drain(self) -> None:
         """Begin no further job; safe in a signal handler."""
+        self._watch.supervision.drains()
         self.service.drain()
         for queue in self._side_queues:
             queue.drain()
@@ -103,9 +124,10 @@ class Worker:
         self._fetch.close()
         self._decoder.close()
         self._store.close()
+        self._watch.close()
 
 
-def _image_fetch(settings: Settings, store: ResultStore) -> ImageFetch:
+def _image_fetch(settings: Settings, store: WatchedStore) -> ImageFetch:
     """Raises StartupError."""
     try:
         rules = UrlRules(

@@ -119,6 +119,6 @@ class _SharedQueue(Queue):
         super().__init__(redis_url, connection)
         self._lock = threading.Lock()
 
-    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE) -> None:
+    def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE, *, together: int = 1) -> None:
         with self._lock:
-            super().submit(jobs, queue)
+            super().submit(jobs, queue, together=together)

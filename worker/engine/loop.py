@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from contract.failure import FailureCode, Refusal
+from worker.engine.observer import EngineObserver
 from worker.engine.request import FloatArray, Generations, IntArray, Request
 from worker.engine.runner import Piece, Runner
 from worker.engine.sampling import RowSearch
@@ -23,6 +25,9 @@ from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
 from worker.engine.search import NextRows
 
 logger = logging.getLogger(__name__)
+
+IDLE_TICK_S: Final = 1.0
+"""How often the thread shows that it lives while it has nothing to do."""
 
 
 class EngineStoppedError(Exception):
@@ -53,6 +58,7 @@ class _Ticket(Future[Generations]):
         super().__init__()
         self.request = request
         self.begun = False
+        self.submitted = time.perf_counter()
 
     def running(self) -> bool:
         return self.begun and not self.done()
@@ -64,7 +70,8 @@ class Engine:
     `embed` maps token ids (row, position) int64 to (row, position, hidden) float32. `clock` gives the seconds
     that deadlines are measured in. Runner and `embed` are called from the engine's thread only, and within
     `computing(urgent)`, which may keep others from the device meanwhile; `urgent`, which any thread may call,
-    tells whether an urgent request has no token yet.
+    tells whether an urgent request has no token yet. `on_death` is called once, in the dying thread, if the
+    thread ends otherwise than by close().
     """
 
     def __init__(
@@ -74,11 +81,15 @@ class Engine:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         computing: Callable[[Callable[[], bool]], AbstractContextManager[object]] = nullcontext,
+        on_death: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._runner = runner
         self._embed = embed
         self._clock = clock
         self._computing = computing
+        self._on_death = on_death
+        self._observer: EngineObserver | None = None
+        self._ticked = time.monotonic()
         self._scheduler = Scheduler(runner, limits)
         self._tickets: dict[Flight, _Ticket] = {}
         self.times = EngineTimes()
@@ -114,6 +125,33 @@ class Engine:
             self._changed.notify()
             return ticket
 
+    def observe(self, observer: EngineObserver) -> None:
+        """Tell `observer` of every step from now on."""
+        self._observer = observer
+
+    @property
+    def ticked(self) -> float:
+        """When the thread last began a turn or, with nothing to do, showed that it lives; monotonic seconds.
+
+        Every IDLE_TICK_S while idle; while it computes, no sooner than a step is long.
+        """
+        return self._ticked
+
+    @property
+    def rows(self) -> int:
+        """Sequences in the batch."""
+        return self._scheduler.rows
+
+    @property
+    def kv_bytes(self) -> int:
+        """Set aside for the requests in the batch: the most they may come to fill."""
+        return self._scheduler.kv_bytes
+
+    @property
+    def prefix_hits(self) -> int:
+        """So many requests began as a fork of another's prefix."""
+        return self._scheduler.prefix_hits
+
     def close(self) -> None:
         """Take no more requests, cancel those not begun, finish the others, end the thread.
 
@@ -143,9 +181,11 @@ class Engine:
     def _wait_for_work(self) -> bool:
         """Return when there is something to do; False if the engine is closed and there never will be."""
         with self._changed:
+            self._ticked = time.monotonic()
             if self._scheduler.idle and not (self._closed or self._arrived):
                 self._left_runner = None
-                self._changed.wait_for(lambda: self._closed or self._arrived)
+                while not self._changed.wait_for(lambda: self._closed or self._arrived, IDLE_TICK_S):
+                    self._ticked = time.monotonic()
             return bool(self._arrived) or not (self._closed and self._scheduler.idle)
 
     def _take_arrived(self) -> None:
@@ -213,9 +253,13 @@ class Engine:
             self.times.between_s += begun - self._left_runner
         logits = self._runner.step(pieces)
         self._left_runner = time.perf_counter()
-        self.times.runner_s += self._left_runner - begun
+        seconds = self._left_runner - begun
+        positions = sum(len(piece.inputs_embeds) for piece in pieces)
+        self.times.runner_s += seconds
         self.times.steps += 1
-        self.times.positions += sum(len(piece.inputs_embeds) for piece in pieces)
+        self.times.positions += positions
+        if self._observer is not None:
+            self._observer.stepped(seconds, len(pieces), prefill=positions > len(pieces))
         return logits
 
     def _advance(self, turn: Turn, logits: FloatArray) -> None:
@@ -226,6 +270,8 @@ class Engine:
             if flight.prompt_left:
                 return
             self._urgent_prompts.discard(self._tickets[flight])
+            if self._observer is not None:
+                self._observer.first_token(time.perf_counter() - self._tickets[flight].submitted)
         try:
             found = flight.search.advance(logits)
             if (on_tokens := flight.request.on_tokens) is not None:
@@ -261,6 +307,8 @@ class Engine:
         stopped.__cause__ = death
         for ticket in orphans:
             _finish(ticket, stopped)
+        if self._on_death is not None:
+            self._on_death(death)
 
 
 def _finish(future: Future[Generations], outcome: Generations | Exception | None) -> None:

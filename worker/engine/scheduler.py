@@ -83,10 +83,22 @@ class Scheduler:
         self._leaving: list[Flight] = []
         self._held_up = 0
         self._arrivals = 0
+        self.prefix_hits = 0
+        """So many requests began as a fork of another's prefix."""
 
     @property
     def idle(self) -> bool:
         return not (self._waiting or self._running or self._leaving)
+
+    @property
+    def rows(self) -> int:
+        """Sequences in the batch. May be asked from any thread."""
+        return sum(len(flight.sequences) for flight in tuple(self._running))
+
+    @property
+    def kv_bytes(self) -> int:
+        """What is set aside for the requests in the batch. May be asked from any thread."""
+        return self._bytes([flight.request for flight in (*self._running, *self._leaving)])
 
     def add(self, request: Request) -> Flight:
         """Queue a request. Raises Refusal if it is larger than the whole batch may be."""
@@ -285,6 +297,7 @@ class Scheduler:
         if prefix and source is not None:
             flight.sequences = [self._runner.fork(source, max_positions, prefix.tokens)]
             flight.prompt_done = prefix.tokens
+            self.prefix_hits += 1
         else:
             flight.sequences = [self._runner.begin(max_positions)]
         self._waiting.remove(flight)

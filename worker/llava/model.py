@@ -1,10 +1,12 @@
 """A LLaVA model as a worker sees it: image and question in, embeddings out; knows no engine."""
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -44,6 +46,18 @@ class Prompt:
     """equal for equal beginnings; None where no image or nothing but the image is asked about"""
 
 
+class ImageObserver(Protocol):
+    """Told of every image in the thread that asks for its features; calls must be quick and raise nothing."""
+
+    def decoded(self, seconds: float) -> None:
+        """An image file was made an RGB image in `seconds`."""
+        ...
+
+    def looked_at(self, *, kept: bool) -> None:
+        """An image's features are there: `kept` from before, or encoded now."""
+        ...
+
+
 class LlavaModel:
     """A loaded model folder without its language model. Every method may be called from many threads."""
 
@@ -62,6 +76,7 @@ class LlavaModel:
         self._vision = vision
         self._embeddings = embeddings
         self._features = FeatureCache(image_cache_bytes)
+        self._observer: ImageObserver | None = None
 
     @classmethod
     def load(
@@ -115,6 +130,10 @@ class LlavaModel:
     def language_xml(self) -> Path:
         return self._folder.language_xml
 
+    def observe(self, observer: ImageObserver) -> None:
+        """Tell `observer` of every image from now on."""
+        self._observer = observer
+
     def features(
         self,
         content: bytes,
@@ -131,7 +150,21 @@ class LlavaModel:
         # Not `detail` itself: two of them may stand for the same tiles.
         looked_at = f"{self.model_id} {self._tiler.pinpoints(detail)} ".encode()
         key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
-        return ImageFeatures(self._features.get(key, lambda: self._encode(decode(), detail, urgent)), key)
+        kept = True
+
+        def encode() -> FloatArray:
+            nonlocal kept
+            kept = False
+            begun = time.perf_counter()
+            image = decode()
+            if self._observer is not None:
+                self._observer.decoded(time.perf_counter() - begun)
+            return self._encode(image, detail, urgent)
+
+        features = ImageFeatures(self._features.get(key, encode), key)
+        if self._observer is not None:
+            self._observer.looked_at(kept=kept)
+        return features
 
     def encode_image(self, image: Image.Image, detail: Detail = "high") -> ImageFeatures:
         """As features(), for an RGB image that comes from no file."""

@@ -1,0 +1,131 @@
+"""Tells Prometheus of queues, store and workers, read from Redis at each scrape; changes nothing there."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import redis
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
+from contract.store import DEAD_LETTERS_KEY, results_key
+from producer.queue import UNACKED_KEY
+from producer.workers import live_workers
+
+NAMESPACE: Final = "captionmill"
+QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
+SCANS: Final = 10
+SCAN_COUNT: Final = 1000
+"""A scrape looks at about 10,000 keys for runs it does not know yet, and goes on there at the next."""
+MOST_RUNS: Final = 200
+TIMEOUT_S: Final = 5.0
+"""Of each reply; Prometheus itself gives up after 10 s."""
+
+
+class StoreCollector(Collector):
+    """Asks the server anew at each collect(); when it does not answer, `up` is 0 and all else is left out."""
+
+    def __init__(self, redis_url: str) -> None:
+        """Raises ValueError for what is no URL of Redis."""
+        self._redis: redis.Redis = redis.Redis.from_url(
+            redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        )
+        self._runs: set[str] = set()
+        self._cursor = 0
+
+    def describe(self) -> Iterator[Metric]:
+        """The names, without asking the server."""
+        yield from _families().values()
+
+    def collect(self) -> Iterator[Metric]:
+        families = _families()
+        try:
+            self._fill(families)
+            families["up"].add_metric([], 1.0)
+        except redis.RedisError:
+            families = {"up": _families()["up"]}
+            families["up"].add_metric([], 0.0)
+        yield from families.values()
+
+    def _fill(self, families: dict[str, GaugeMetricFamily]) -> None:
+        self._look_for_runs()
+        runs = list(self._runs)
+        with self._redis.pipeline(transaction=False) as asked:
+            for key in QUEUES.values():
+                asked.llen(key)
+            for run in runs:
+                asked.xlen(results_key(run))
+            for run in runs:
+                asked.exists(results_key(run))
+            asked.hlen(UNACKED_KEY)
+            asked.llen(DEAD_LETTERS_KEY)
+            asked.info("memory")
+            *replies, unacked, dead_letters, memory = asked.execute()
+        lengths, records = replies[: len(QUEUES)], replies[len(QUEUES) : len(QUEUES) + len(runs)]
+        there = replies[len(QUEUES) + len(runs) :]
+        for queue, length in zip(QUEUES, lengths, strict=True):
+            families["queue_messages"].add_metric([queue], length)
+        for run, waiting, exists in zip(runs, records, there, strict=True):
+            if exists:
+                families["result_records"].add_metric([run], waiting)
+            else:
+                self._runs.discard(run)
+        workers = live_workers(self._redis)
+        for name, value in (
+            ("unacked_messages", unacked),
+            ("dead_letters", dead_letters),
+            ("store_memory_bytes", memory["used_memory"]),
+            ("store_memory_limit_bytes", memory["maxmemory"]),
+            ("workers_live", len(workers)),
+            ("workers_slots", sum(worker.slots for worker in workers)),
+        ):
+            families[name].add_metric([], value)
+
+    def _look_for_runs(self) -> None:
+        """Go on through the keys where the last scrape ended."""
+        before, after = results_key("*").split("*")
+        for _ in range(SCANS):
+            reply: Any = self._redis.scan(
+                self._cursor, match=results_key("*"), count=SCAN_COUNT, _type="stream"
+            )
+            self._cursor, keys = reply
+            for key in keys:
+                run = key.decode("utf-8", "replace").removeprefix(before).removesuffix(after)
+                if len(self._runs) < MOST_RUNS:
+                    self._runs.add(run)
+            if self._cursor == 0:
+                break
+
+
+def serve(redis_url: str, host: str, port: int) -> Callable[[], None]:
+    """Answer scrapes in a thread; → what ends it. Raises OSError, and ValueError for what is no Redis URL."""
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(redis_url))
+    server, thread = start_http_server(port, host, registry)
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return close
+
+
+def _families() -> dict[str, GaugeMetricFamily]:
+    """Empty, by their names without the prefix."""
+    told = {
+        "up": ("1 if the server answered this scrape, else 0", []),
+        "queue_messages": ("Messages that wait, by queue", ["queue"]),
+        "unacked_messages": ("Messages that workers have taken and not acknowledged", []),
+        "result_records": (f"Records not yet collected, of {MOST_RUNS} runs at most", ["run"]),
+        "dead_letters": ("Messages that belong to no job", []),
+        "store_memory_bytes": ("What the server uses", []),
+        "store_memory_limit_bytes": ("Its maxmemory; 0 is none", []),
+        "workers_live": ("Workers that told of themselves lately", []),
+        "workers_slots": ("Bulk jobs that these take at once", []),
+    }
+    return {
+        name: GaugeMetricFamily(f"{NAMESPACE}_{name}", says, labels=labels)
+        for name, (says, labels) in told.items()
+    }
