@@ -112,6 +112,8 @@ def test_a_process_whose_engine_dies_ends_although_another_thread_hangs(watched:
 
 def test_a_stuck_engine_is_told_and_ends_the_process(watched: Watched) -> None:
     worker = watched.start(CAPTIONMILL_ENGINE_STUCK_S="3")
+    first = watched.told()["time"]
+    wait_until(lambda: watched.told()["time"] > first + 2)
     (watched.folder / "stall").touch()
     watched.submit(0)
     assert worker.wait(ENDS_WITHIN_S) == EXIT_ENGINE_STUCK

@@ -186,6 +186,7 @@ class Engine:
                 self._left_runner = None
                 while not self._changed.wait_for(lambda: self._closed or self._arrived, IDLE_TICK_S):
                     self._ticked = time.monotonic()
+                self._ticked = time.monotonic()
             return bool(self._arrived) or not (self._closed and self._scheduler.idle)
 
     def _take_arrived(self) -> None:
