@@ -172,7 +172,9 @@ class Run:
         """What an earlier process has sent, or was about to send when it ended."""
         if self._feeder is None:
             return
+        # What an earlier end of the run has left for late redeliveries.
         self._redis.delete(cancelled_key(self._run))
+        self._redis.persist(done_key(self._run))
         jobs = self._ledger.open_jobs()
         unsure = [job for job in jobs if job.state is JobState.SENDING]
         self._feeder.send_again(unsure)
