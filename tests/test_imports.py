@@ -126,7 +126,7 @@ def test_heavy_dependencies_have_their_doors(module: str) -> None:
     assert idle == set(), "a door that nothing uses"
 
 
-@pytest.mark.parametrize("module", ["worker.app", "producer.cli", "demo.run"])
+@pytest.mark.parametrize("module", ["worker.app", "worker.decoder_child", "producer.cli", "demo.run"])
 def test_the_front_of_each_process_loads_nothing_heavy(module: str) -> None:
     heavy = ["torch", "transformers", "openvino", "nncf", "gradio", "fastapi"]
     script = f"import sys, {module}; sys.exit([name for name in {heavy} if name in sys.modules] or None)"
