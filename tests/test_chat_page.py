@@ -102,7 +102,7 @@ def test_a_conversation_about_an_example_then_words_alone(url: str, browser: Any
     said = visitor.ask("What number is printed in the image?")
     assert f"\n{FIRST.number}\n" in said
     assert re.search(r"\[\d+\.\d\d s to the first token, \d+ tokens/s, \d+ tokens\]", said)
-    assert "--question 'What number is printed in the image?'" in visitor.command()
+    wait_until(lambda: "--question 'What number is printed in the image?'" in visitor.command())
     assert FIRST.description not in other.said()
     # the last image given is what is talked about
     other.take_example(1)

@@ -108,14 +108,14 @@ class Page:
                 other = temperature if setting is beams else beams
                 setting.input(decide, setting, [other, note], **apart)
             gradio.on(
-                [box.change, conversation.change, *(setting.change for setting in settings)],
+                [box.input, *(setting.change for setting in settings)],
                 self.command,
                 [box, conversation, *settings],
                 command,
                 trigger_mode="always_last",
                 **apart,
             )
-            box.submit(
+            answered = box.submit(
                 self.answer,
                 [box, chat, conversation, *settings],
                 [chat, box, conversation],
@@ -123,6 +123,7 @@ class Page:
                 show_progress="hidden",
                 api_visibility="private",
             )
+            answered.then(self.command, [box, conversation, *settings], command, **apart)
             box.stop(self.stop, None, None, **apart)
             gradio.on([new.click, chat.clear], self.begin_anew, None, [chat, conversation], **apart)
             blocks.unload(self.forget)
