@@ -62,7 +62,7 @@ class Bench:
         self.hold = folder / "hold"
         self.model = FakeModel()
         self.engine = FakeEngine(self.hold)
-        self.service = Service(self.model, self.engine, files_below(folder), Decoder(LIMITS))
+        self.service = Service(self.model, self.engine, files_below(folder), Decoder(LIMITS, "none"))
 
 
 @pytest.fixture
@@ -468,7 +468,7 @@ def test_a_job_whose_image_cannot_be_read_from_the_store_goes_back(
     def fetch(_: Job) -> bytes:
         raise StoreAwayError("TimeoutError")
 
-    service = Service(bench.model, bench.engine, fetch, Decoder(LIMITS))
+    service = Service(bench.model, bench.engine, fetch, Decoder(LIMITS, "none"))
     with pytest.raises(StoreAwayError):
         Answering(service, store, never).take([message("four"), message("four", index=4)])
     assert records(connection) == []
@@ -580,7 +580,9 @@ def test_a_suspect_is_answered_alone(bench: Bench, store: ResultStore, connectio
 def test_what_has_begun_is_given_back_when_the_time_to_drain_is_up(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
-    service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS), drain_s=0.0)
+    service = Service(
+        bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS, "none"), drain_s=0.0
+    )
     bench.hold.touch()
     with ThreadPoolExecutor(1) as thread:
         taking = thread.submit(Answering(service, store, never).take, [message("four", index=3)])
