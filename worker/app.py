@@ -1,5 +1,6 @@
 """The Celery app: broker options, and the model loaded once per process before the first job is taken."""
 
+import gc
 import logging
 import sys
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 OLDEST: Final = (5, 7)
 EXIT_REFUSED: Final = 2
+COLLECT_EVERY_S: Final = 10.0
 POOLS: Final = ("celery.concurrency.thread", "celery.concurrency.solo")
 """Others fork after the model is loaded, and an OpenVINO model hangs in a forked process."""
 
@@ -132,6 +134,11 @@ def _start(sender: Any, **_: Any) -> None:
     for worker in _loaded:
         log.info("answering with %s", worker.description)
         worker.start(sender.controller.concurrency)
+    # Connections that failed are cycles in kombu and keep their sockets open until they are collected, which
+    # Python itself does hardly ever. What the start has made is left out, so that it costs little.
+    gc.collect()
+    gc.freeze()
+    sender.timer.call_repeatedly(COLLECT_EVERY_S, gc.collect)
 
 
 def _drain(**_: Any) -> None:

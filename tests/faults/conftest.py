@@ -27,7 +27,7 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
 def assert_kept(result: Result) -> None:
     """Each row is visible once, with its own answer, and nothing is left in broker or store.
 
-    A dead worker's messages are left for the visibility timeout, which as shipped no test waits for.
+    What could not be acknowledged is left for the visibility timeout, which as shipped no test waits for.
     """
     assert (result.lost, result.twice, result.foreign) == (0, 0, 0), result
     left = [one for one in result.left if not (AS_SHIPPED and one.endswith("unacknowledged"))]

@@ -347,11 +347,15 @@ class Site:
             seed=self.seed,
         )
 
+    def _has_died(self) -> bool:
+        return any(worker.process.poll() not in (None, 0) for worker in self.workers)
+
     def _leftovers(self) -> list[str]:
         store = self.server.connection
         found = {
             "queued": store.llen(JOB_QUEUE),
-            "unacknowledged": store.hlen("unacked"),
+            # A dead worker's messages stay for the visibility timeout, or longer.
+            "unacknowledged": 0 if self._has_died() else self.taken(),
             "records": store.xlen(results_key(self.run)),
             "suspect": store.llen(SUSPECT_QUEUE),
             "attempts": store.hlen(attempts_key(self.run)),
