@@ -6,17 +6,19 @@ CHAT_VENV := .venv-chat
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test check format evaluate bench soak clean
+.PHONY: help demo chat test test-redis faults check format evaluate bench soak clean
 
 help:
 	@echo "make demo      caption the sample images with the small model that ships here"
 	@echo "make chat      open a page to ask the same model in, with its broker and worker"
 	@echo "make test      format, lint, types and all tests"
+	@echo "make test-redis  the tests that need a server, against Debian's redis-server"
+	@echo "make faults    every fault test with the waits of a real site, and their table; takes an hour"
 	@echo "make check     format, lint, types and imports only"
 	@echo "make format    put the sources in order"
 	@echo "make evaluate  measure the demo model on scenes it never saw"
 	@echo "make bench     measure the engine beside its peers; takes hours and 20 GB of disk"
-	@echo "make soak      every image in every search, and memory over thousands of jobs; takes an hour"
+	@echo "make soak      every image in every search, and memory over thousands of jobs; takes two hours"
 
 # The runtime and the embedded server: no torch.
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt
@@ -50,6 +52,23 @@ check: $(VENV)/.installed
 test: check
 	$(BIN)/pytest
 
+# REDIS_SERVER: the binary; one server at a URL for most tests, and more for those that end theirs.
+REDIS_SERVER ?= $(shell command -v redis-server)
+REDIS_PORT ?= 16379
+
+test-redis: $(VENV)/.installed
+	@test -n "$(REDIS_SERVER)" || { echo "There is no redis-server; on Debian: apt install redis-server"; exit 1; }
+	$(REDIS_SERVER) --port $(REDIS_PORT) --bind 127.0.0.1 --save '' --daemonize no & server=$$!; \
+	trap "kill $$server" EXIT; \
+	TEST_REDIS_URL=redis://127.0.0.1:$(REDIS_PORT) TEST_REDIS_SERVER=$(REDIS_SERVER) \
+	$(BIN)/pytest $(SERVER_TESTS)
+
+SERVER_TESTS := $(shell grep -lE "redis_url|server_url|make_site" tests/test_*.py tests/faults/test_*.py)
+
+faults: $(VENV)/.installed
+	FAULT_WAITS=shipped $(BIN)/pytest tests/faults -m "faults or not faults"; code=$$?; \
+	$(BIN)/python -m tests.faults.table && exit $$code
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,6 +81,7 @@ bench: $(VENV)/.installed
 
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak
+	$(BIN)/python -m tests.faults.soak --minutes 60 --seed 1 --out docs
 	$(BIN)/python -m bench.soak --attention stateful
 	$(BIN)/python -m bench.soak --attention paged
 

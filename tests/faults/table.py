@@ -1,4 +1,4 @@
-"""`python -m tests.faults.table`: the latest results of all scenarios into docs/reliability.md, as a table."""
+"""`python -m tests.faults.table`: the latest results of all scenarios, into docs/reliability.md."""
 
 from pathlib import Path
 from typing import Any, Final

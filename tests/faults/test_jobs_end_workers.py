@@ -41,7 +41,9 @@ class KeptAlive:
         return self._site.finish(f"{self.deaths} workers died{note}")
 
 
-@pytest.mark.parametrize("way", ["segv", "kill", "exit"])
+@pytest.mark.parametrize(
+    "way", ["segv", *(pytest.param(way, marks=pytest.mark.faults) for way in ("kill", "exit"))]
+)
 def test_a_job_kills_every_worker_that_answers_it(make_site: MakeSite, way: str) -> None:
     site = make_site(f"one of 60 jobs ends its worker ({way})", visibility_s=3)
     wishes = ["sleep 0.01"] * 60
@@ -53,6 +55,7 @@ def test_a_job_kills_every_worker_that_answers_it(make_site: MakeSite, way: str)
     assert site.begun().count("17") == 3
 
 
+@pytest.mark.faults
 def test_a_job_kills_its_worker_once(make_site: MakeSite) -> None:
     """It is a suspect then, and innocent."""
     site = make_site("a job ends its worker once, and not again", visibility_s=3)
@@ -112,6 +115,7 @@ def test_whatever_is_raised_costs_no_slot(make_site: MakeSite, verb: str) -> Non
     assert result.executed_again == 0
 
 
+@pytest.mark.faults
 def test_a_job_takes_all_memory(make_site: MakeSite) -> None:
     site = make_site("jobs take more memory than there is")
     wishes = ["sleep 0.01"] * 40
@@ -125,6 +129,7 @@ def test_a_job_takes_all_memory(make_site: MakeSite) -> None:
     assert worker.is_alive()
 
 
+@pytest.mark.faults
 def test_a_job_is_stuck(make_site: MakeSite) -> None:
     """Others go on beside it; a worker that is ended gives it back when its drain is over."""
     site = make_site("a job is stuck, and its worker is ended")
@@ -158,6 +163,7 @@ def test_the_engine_dies(make_site: MakeSite) -> None:
     assert dead.process.returncode == 0
 
 
+@pytest.mark.faults
 def test_a_model_fails_to_load(make_site: MakeSite) -> None:
     site = make_site("a worker's model fails to load")
     site.plan(["sleep 0.01"] * 20)

@@ -42,6 +42,7 @@ def test_connections_are_reset(make_site: MakeSite, proxies: list[Proxy]) -> Non
     assert_kept(site.finish())
 
 
+@pytest.mark.faults
 def test_the_network_is_away(make_site: MakeSite, proxies: list[Proxy]) -> None:
     site = make_site("the network is away for 2 s", visibility_s=4)
     proxy = through(site, proxies)

@@ -44,6 +44,7 @@ def busy(site: Site, count: int = 200, workers: int = 2) -> list[Worker]:
     return started
 
 
+@pytest.mark.faults
 def test_a_real_worker_is_killed(make_site: MakeSite) -> None:
     site = make_site("real engine: a worker is killed", visibility_s=5)
     first, *_ = busy(site, count=60)

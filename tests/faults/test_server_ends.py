@@ -30,6 +30,7 @@ def test_the_server_is_killed_and_back(make_site: MakeSite) -> None:
     assert_kept(site.finish())
 
 
+@pytest.mark.faults
 def test_the_server_comes_back_empty(make_site: MakeSite) -> None:
     site = make_site("the server is back empty")
     busy(site)
@@ -40,6 +41,7 @@ def test_the_server_comes_back_empty(make_site: MakeSite) -> None:
     assert_kept(site.finish())
 
 
+@pytest.mark.faults
 def test_the_end_of_the_servers_log_is_torn(make_site: MakeSite) -> None:
     site = make_site("the end of the server's log is torn off", visibility_s=VISIBILITY_S)
     busy(site)
@@ -60,6 +62,7 @@ def test_the_server_freezes(make_site: MakeSite) -> None:
     assert_kept(site.finish())
 
 
+@pytest.mark.faults
 def test_the_server_is_full(make_site: MakeSite) -> None:
     site = make_site("the server's memory is full for 2 s", visibility_s=VISIBILITY_S)
     busy(site)
