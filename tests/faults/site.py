@@ -177,7 +177,14 @@ class Site:
         self.check_bound()
         code = self._producers[-1].poll()
         assert code in CODES, self.logs()
-        return code in ENDED
+        return code in ENDED and self._is_finished()
+
+    def _is_finished(self) -> bool:
+        """A traceback has the exit code of a failed question."""
+        opened = RunFolder(self.out, read_only=True)
+        assert opened.finished, self.logs()
+        opened.close()
+        return True
 
     def is_producing(self) -> bool:
         return self._producers[-1].poll() is None
@@ -312,6 +319,7 @@ class Site:
         """Wait for the producer's end, let the workers come to rest, and look at what is there."""
         self.wait_until(lambda: self._producers[-1].poll() is not None)
         assert self._producers[-1].returncode in ENDED, self.logs()
+        self._is_finished()
         settled = time.monotonic() + SETTLE_S
         while self._leftovers() and time.monotonic() < settled and any(w.is_alive() for w in self.workers):
             time.sleep(POLL_S)
