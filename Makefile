@@ -31,10 +31,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-# The same with the page.
+# The same with the page. Gradio 6.31 refuses the Pillow that everything else is tested with.
 $(CHAT_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(CHAT_VENV)
-	$(CHAT_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,chat]'
+	sed 's/^pillow==.*/pillow==12.3.0/' constraints.txt > $(CHAT_VENV)/constraints.txt
+	$(CHAT_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CHAT_VENV)/constraints.txt -e '.[demo,chat]'
 	@touch $@
 
 demo: $(DEMO_VENV)/.installed
@@ -49,14 +50,14 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_imports.py
 
-test: check
+test: check $(CHAT_VENV)/.installed
 	$(BIN)/pytest
 
 # REDIS_SERVER: the binary; one server at a URL for most tests, and more for those that end theirs.
 REDIS_SERVER ?= $(shell command -v redis-server)
 REDIS_PORT ?= 16379
 
-test-redis: $(VENV)/.installed
+test-redis: $(VENV)/.installed $(CHAT_VENV)/.installed
 	@test -n "$(REDIS_SERVER)" || { echo "There is no redis-server; on Debian: apt install redis-server"; exit 1; }
 	$(REDIS_SERVER) --port $(REDIS_PORT) --bind 127.0.0.1 --save '' --daemonize no & server=$$!; \
 	trap "kill $$server" EXIT; \

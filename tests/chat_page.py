@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from tests.processes import spawn, start_worker, wait_until
+from tests.processes import ROOT, spawn, start_worker, wait_until
 
 PATIENCE_MS = 60_000
 NOTE = re.compile(r"\[[^\[\]]*tokens\]")
 """What stands under an answer that has ended."""
+
+CHAT_PYTHON = ROOT / ".venv-chat" / "bin" / "python"
+"""With Gradio, which refuses the Pillow of the other tests."""
 
 
 def chromium() -> str:
@@ -35,7 +37,8 @@ def open_browser() -> Iterator[Any]:
 @contextmanager
 def chat_page(redis_url: str, log: Path, *options: str) -> Iterator[str]:
     """The URL of a page that asks the workers of `redis_url`."""
-    command = [sys.executable, "-m", "producer", "chat", "--port", "0", "--redis", redis_url, *options]
+    assert CHAT_PYTHON.exists(), "make .venv-chat/.installed makes the environment of the page"
+    command = [str(CHAT_PYTHON), "-m", "producer", "chat", "--port", "0", "--redis", redis_url, *options]
     process = spawn(command, log, {})
     try:
 
