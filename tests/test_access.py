@@ -149,6 +149,7 @@ NEEDED = {
     "producer": """
         SETBIT captionmill:{r}:done 1 0 | STRLEN captionmill:{r}:image:0 | LLEN captionmill.suspect
         HGETALL captionmill:{r}:holders | SET captionmill:{r}:stop:1 1 | LLEN captionmill.interactive
+        XGROUP CREATE captionmill:{r}:results none $ MKSTREAM | PERSIST captionmill:{r}:done
     """,
     "monitor": """
         EXISTS captionmill:{r}:results | XLEN captionmill:{r}:results | LLEN captionmill:dead_letters

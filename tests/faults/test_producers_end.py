@@ -57,7 +57,7 @@ def test_two_producers_at_once(make_site: MakeSite) -> None:
 def test_nobody_collects_for_a_while(make_site: MakeSite) -> None:
     """What waits in the store is bounded by the window."""
     site = make_site("the collector is paused")
-    site.plan(["sleep 0.01"] * 200)
+    site.plan(["sleep 0.1"] * 200)
     site.start_workers(1)
     producer = site.produce(window=32)
     site.wait_until(lambda: site.visible() > 5)
