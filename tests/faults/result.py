@@ -33,6 +33,8 @@ class Result:
     """What the run left in broker and store that it should not have."""
     note: str = ""
     seed: int = 0
+    waits: str = "short"
+    """Or as shipped."""
 
     def keep(self) -> None:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -353,6 +353,7 @@ class Site:
             left=tuple(self._leftovers()),
             note=note,
             seed=self.seed,
+            waits="shipped" if AS_SHIPPED else "short",
         )
 
     def _has_died(self) -> bool:

@@ -10,8 +10,8 @@ PAGE: Final = ROOT / "docs" / "reliability.md"
 BEGIN: Final = "<!-- faults: begin -->\n"
 END: Final = "<!-- faults: end -->\n"
 HEAD: Final = (
-    "| Scenario | Jobs | Lost | Visible twice | Foreign | Executed again | Seconds to recover | And |\n"
-    "|---|--:|--:|--:|--:|--:|--:|---|\n"
+    "| Scenario | Waits | Jobs | Lost | Visible twice | Foreign | Executed again | Seconds to recover | And |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|---|\n"
 )
 
 
@@ -20,7 +20,13 @@ def row(found: dict[str, Any]) -> str:
     failed = ", ".join(f"{count} {code}" for code, count in sorted(found["failed"].items()))
     remark = "; ".join(part for part in (found["note"], failed) if part)
     figures = (found[name] for name in ("jobs", "lost", "twice", "foreign", "executed_again"))
-    cells = (found["name"], *(f"{figure:,}" for figure in figures), recover_s, remark)
+    cells = (
+        found["name"],
+        found.get("waits", "short"),
+        *(f"{figure:,}" for figure in figures),
+        recover_s,
+        remark,
+    )
     return f"| {' | '.join(cells)} |\n"
 
 
