@@ -23,8 +23,8 @@ class Result:
     """Rows with more than one."""
     foreign: int
     """Visible records of no row, or with another row's answer."""
-    executed_again: int
-    """Executions begun beyond the first of each row."""
+    executed_again: int | None
+    """Executions begun beyond the first of each row; None with the real engine, which does not count them."""
     failed: dict[str, int] = field(default_factory=dict)
     """Failure code to rows that ended in it."""
     recover_s: float | None = None

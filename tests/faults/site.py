@@ -110,6 +110,8 @@ class Site:
         self.workers: list[Worker] = []
         self._producers: list[subprocess.Popen[bytes]] = []
         self.out = folder / "out"
+        self._counted = True
+        """Whether executions are: by stubs."""
         self._rows: dict[str, str | None] = {}
         """Row id → what its answer must be; None for any."""
         self._fault_over: float | None = None
@@ -141,6 +143,7 @@ class Site:
 
     def plan_images(self, images: Iterable[Path], **submission: Any) -> None:
         """A row for each file, asked one question of the real model."""
+        self._counted = False
         rows = []
         for path in images:
             row_id = str(len(self._rows))
@@ -345,7 +348,7 @@ class Site:
             lost=len(self._rows.keys() - seen.keys()),
             twice=sum(count > 1 for count in seen.values()),
             foreign=foreign,
-            executed_again=sum(executions.values()) - len(executions),
+            executed_again=sum(executions.values()) - len(executions) if self._counted else None,
             failed=dict(failed),
             recover_s=None
             if self._recovered is None

@@ -125,7 +125,7 @@ class Soak:
         tally.lost += result.lost
         tally.twice += result.twice
         tally.foreign += result.foreign
-        tally.executed_again += result.executed_again
+        tally.executed_again += result.executed_again or 0
         tally.failed.update(result.failed)
         print(
             f"{self._minute():6.1f} min: {tally.runs} runs, {tally.jobs} jobs, lost {tally.lost}, "

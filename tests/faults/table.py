@@ -10,7 +10,7 @@ PAGE: Final = ROOT / "docs" / "reliability.md"
 BEGIN: Final = "<!-- faults: begin -->\n"
 END: Final = "<!-- faults: end -->\n"
 HEAD: Final = (
-    "| Scenario | Waits | Jobs | Lost | Visible twice | Foreign | Executed again | Seconds to recover | And |\n"
+    "| Scenario | Waits | Jobs | Lost | Visible twice | Foreign | Executed again | Recovered, s | And |\n"
     "|---|---|--:|--:|--:|--:|--:|--:|---|\n"
 )
 
@@ -23,7 +23,7 @@ def row(found: dict[str, Any]) -> str:
     cells = (
         found["name"],
         found.get("waits", "short"),
-        *(f"{figure:,}" for figure in figures),
+        *("–" if figure is None else f"{figure:,}" for figure in figures),
         recover_s,
         remark,
     )

@@ -94,7 +94,7 @@ def test_a_worker_sleeps_beyond_the_visibility_timeout(make_site: MakeSite) -> N
     site.wait_until(lambda: site.taken() == 0)
     result = site.finish("its late records are refused")
     assert_kept(result)
-    assert result.executed_again > 0
+    assert (result.executed_again or 0) > 0
     site.wait_until(lambda: "had its record already" in sleeper.log.read_text())
     assert other.is_alive()
 
