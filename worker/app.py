@@ -109,11 +109,13 @@ def _load(sender: Any, **_: Any) -> None:
     app.conf.broker_pool_limit = max(10, sender.concurrency)
     if _loaded:
         return
+    from worker.server_check import ServerRefusedError, check_server
     from worker.startup import StartupError, Worker
 
     try:
+        check_server(settings.redis_url.get_secret_value(), require_durable=settings.require_durable_broker)
         install(Worker(settings))
-    except StartupError as error:
+    except (ServerRefusedError, StartupError) as error:
         refuse(str(error))
     except Exception:
         log.exception("the worker cannot be loaded")

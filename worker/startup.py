@@ -25,7 +25,6 @@ from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
 from worker.precision import computed_as
-from worker.server_check import ServerRefusedError, check_server
 from worker.service import Service
 from worker.settings import Settings
 from worker.side_queue import SuspectQueue, side_queues
@@ -47,9 +46,8 @@ class Worker:
         begun = time.monotonic()
         redis_url = settings.redis_url.get_secret_value()
         try:
-            check_server(redis_url, require_durable=settings.require_durable_broker)
             self._watch = Watch(settings, self.drain)
-        except (ServerRefusedError, PortError) as error:
+        except PortError as error:
             raise StartupError(str(error)) from None
         metrics = self._watch.metrics
         bound_caches()
