@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -103,6 +104,8 @@ class Answering:
         self._pause_s = pause_s
         self._gate = Gate()
         self._under_way: set[Address] = set()
+        self._held_in_vain: deque[tuple[Address, bool]] = deque()
+        """Jobs to let go, and whether an attempt is to be undone."""
 
     def take(self, jobs: Sequence[object], *, urgent: bool = False, isolated: bool = False) -> None:
         """Return when each job's record, or its dead letter, is in the store, or nobody wants one here.
@@ -113,6 +116,7 @@ class Answering:
         more, and whatever store and queue raise when they cannot be reached: the message must then go back
         to the queue, where those of its jobs that have their records are dropped.
         """
+        self._let_go_in_vain()
         addresses = [_address(job) for job in jobs]
         if len(jobs) > 1:
             self._store.hold(self._worker, [(one.run, one.index) for one in addresses[1:] if one is not None])
@@ -136,7 +140,7 @@ class Answering:
             return
         with self._gate.alone() if isolated else self._gate.together():
             most = MOST_ATTEMPTS if isolated else 1
-            begun = self._store.begin(self._worker, address.run, address.index, most)
+            begun = self._begin(address, most)
             if begun.attempt > 0:
                 self._answer(address, job, urgent, isolated)
                 return
@@ -159,6 +163,14 @@ class Answering:
                 )
                 self._store.suspect(address.run, address.index)
             self._pass_on(job)
+
+    def _begin(self, address: Address, most: int) -> Begun:
+        try:
+            return self._store.begin(self._worker, address.run, address.index, most)
+        except BaseException:
+            # It may have been counted, and only the reply was lost.
+            self._let_go([address], begun=True)
+            raise
 
     def _is_elsewhere(self, address: Address, holder: str) -> bool:
         """Whether a live worker, or another thread of this one, is at the job."""
@@ -191,12 +203,25 @@ class Answering:
             )
 
     def _let_go(self, addresses: Sequence[Address], *, begun: bool) -> None:
-        """Hold these jobs no longer. A store that is away forgets them with this worker."""
+        """Hold these jobs no longer; where the store is away, before the next message is taken."""
+        self._held_in_vain.extend((one, begun) for one in addresses)
         try:
-            for one in addresses:
-                self._store.give_back(self._worker, one.run, one.index, begun=begun)
+            self._let_go_in_vain()
         except Exception as away:  # noqa: BLE001 - another exception is on its way
             log.warning("jobs could not be let go: %s", type(away).__name__)
+
+    def _let_go_in_vain(self) -> None:
+        """While this worker lives, no other one would begin what it holds and is not at."""
+        while self._held_in_vain:
+            try:
+                one, begun = self._held_in_vain.popleft()
+            except IndexError:
+                return
+            try:
+                self._store.give_back(self._worker, one.run, one.index, begun=begun)
+            except BaseException:
+                self._held_in_vain.append((one, begun))
+                raise
 
     def _result(
         self, address: Address, message: Mapping[str, Any], urgent: bool, isolated: bool
