@@ -180,7 +180,7 @@ def test_a_finished_run_leaves_nothing_in_the_broker(worker: str, pictures: Path
         wait_until(lambda: connection.hlen("unacked") == 0)
         found: Any = connection.keys("captionmill*")
         left = set(found) - {WORKERS_KEY.encode()}
-        assert all(key.endswith(b":done") and connection.ttl(key) > 0 for key in left)
+        assert all(key.endswith((b":done", b":cancelled")) and connection.ttl(key) > 0 for key in left)
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
