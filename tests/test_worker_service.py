@@ -551,6 +551,36 @@ def test_a_suspect_that_another_live_worker_is_at_waits_for_it(
     assert [record.index for record in records(connection)] == [3]
 
 
+class Forgetful(ResultStore):
+    """Is away when it is to be told of a job that is given back, so many times."""
+
+    def __init__(self, redis_url: str, times: int) -> None:
+        super().__init__(redis_url)
+        self._times = times
+
+    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None:
+        if self._times:
+            self._times -= 1
+            raise redis.ConnectionError
+        super().give_back(worker, run, index, begun=begun)
+
+
+def test_a_job_that_could_not_be_let_go_is_let_go_later(
+    bench: Bench, redis_url: str, connection: redis.Redis
+) -> None:
+    store = Forgetful(redis_url, 2)
+    service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
+    service.drain()
+    answering = Answering(service, store, never)
+    with pytest.raises(GivenBack):
+        answering.take([message("four", index=3)])
+    assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
+    with pytest.raises(GivenBack):
+        answering.take([message("four", index=4)])
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
+    store.close()
+
+
 def test_an_attempt_that_ended_the_engine_counts(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
