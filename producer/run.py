@@ -27,11 +27,11 @@ QUIET_S: Final = 2.0
 """Without a record for so long, the next look at what was lost is due."""
 OVERDUE_S: Final = VISIBILITY_TIMEOUT_S * 1.5
 """A job sent this long ago has been delivered a second time by the broker, or is lost."""
-TOGETHER_S: Final = 4.0
+TOGETHER_S: Final = 8.0
 MOST_TOGETHER: Final = 8
 """Jobs go together in one message as long as they take a worker's thread no longer than TOGETHER_S."""
-LAST_MESSAGES: Final = 64
-"""Towards the end of a run jobs go in at least so many messages, so that no thread has many left alone."""
+LAST_SHARE: Final = 4
+"""This part of the window, 1 / LAST_SHARE, goes one by one at the end, so that no thread has several left."""
 CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 PRESSURE_EVERY_S: Final = 1.0
 MOST_QUEUED: Final = 100_000
@@ -208,9 +208,11 @@ class Run:
         """How many jobs go in one message."""
         if self._collector is None or self._collector.job_s is None:
             return 1
-        in_time = TOGETHER_S / max(self._collector.job_s, TOGETHER_S / MOST_TOGETHER)
         left = self._rows - self.complete - len(self._sent_at)
-        return max(1, min(int(in_time), left // LAST_MESSAGES))
+        if left <= self._window // LAST_SHARE:
+            return 1
+        in_time = TOGETHER_S / max(self._collector.job_s, TOGETHER_S / MOST_TOGETHER)
+        return max(1, int(in_time))
 
     def _collect(self, *, wait: bool) -> bool:
         """Whether anything came or was written."""

@@ -34,7 +34,6 @@ SIDE_OPTIONS: Final = {
     # Celery's consumer restores what was taken too long ago. Beside its loop kombu looks for that in every so
     # manieth wait, and with a look each second 1,000 idle workers are a whole core's work for the server.
     "unacked_restore_throttle": 60,
-    "polling_interval": 5,
 }
 
 
