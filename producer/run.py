@@ -27,7 +27,7 @@ QUIET_S: Final = 2.0
 """Without a record for so long, the next look at what was lost is due."""
 OVERDUE_S: Final = VISIBILITY_TIMEOUT_S * 1.5
 """A job sent this long ago has been delivered a second time by the broker, or is lost."""
-TOGETHER_S: Final = 8.0
+TOGETHER_S: Final = 4.0
 MOST_TOGETHER: Final = 8
 """Jobs go together in one message as long as they take a worker's thread no longer than TOGETHER_S."""
 LAST_SHARE: Final = 4

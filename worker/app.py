@@ -3,6 +3,8 @@
 import gc
 import logging
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
@@ -140,7 +142,14 @@ def _start(sender: Any, **_: Any) -> None:
     # Python itself does hardly ever. What the start has made is left out, so that it costs little.
     gc.collect()
     gc.freeze()
-    sender.timer.call_repeatedly(COLLECT_EVERY_S, gc.collect)
+    # Not by Celery's timer, which forgets its entries when the connection to the broker is lost.
+    threading.Thread(target=_collect, name="captionmill-collect", daemon=True).start()
+
+
+def _collect() -> None:
+    while True:
+        time.sleep(COLLECT_EVERY_S)
+        gc.collect()
 
 
 def _drain(**_: Any) -> None:

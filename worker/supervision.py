@@ -90,7 +90,8 @@ class Supervision:
         """
         self._engine_ticked = engine_ticked
         self._tick()
-        get_event_loop().call_repeatedly(LOOK_EVERY_S, self._tick)
+        # At each turn, not by a timer: the loop's timers are forgotten when the broker's connection is lost.
+        get_event_loop().on_tick.add(self._tick)
         self._thread.start()
 
     def drains(self) -> None:
