@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.fleet_costs import Costs
 from contract.store import MOST_ATTEMPTS
-from producer.run import COLLECT_EVERY_S
+from producer.run import FEW
 from producer.run_folder import SMALLEST_WINDOW
 
 Part = Literal["workers", "server", "producer", "window", "machine"]
@@ -76,8 +76,8 @@ def limits(fleet: Fleet, costs: Costs, alive: float) -> dict[Part, float]:
         "workers": alive * min(fleet.images_per_worker_s, 1.0 / costs.worker_s_per_job),
         "server": max(0.0, 1.0 - idle) / costs.server_s_per_job,
         "producer": 1.0 / costs.producer_s_per_job,
-        # A job leaves the window when its answer is collected.
-        "window": _window(fleet) / (COLLECT_EVERY_S + fleet.slots / fleet.images_per_worker_s),
+        # A job leaves the window when its answer is collected, and answers are left to gather.
+        "window": (_window(fleet) - FEW) * fleet.images_per_worker_s / fleet.slots,
         "machine": max(0.0, fleet.shared_cores - idle) / everything,
     }
 

@@ -14,8 +14,9 @@ from producer.references import Resolved, Resolver
 from producer.rows import Embedded, Row
 from producer.uploads import Uploads
 
+FIRST_ROWS: Final = 16
 ROWS: Final = 256
-"""Of one transaction."""
+"""Of one transaction: few at first, so that workers begin at once, and twice as many each time, up to ROWS."""
 READERS: Final = 4
 """Threads that read and hash image files."""
 DONE_AGAIN: Final = frozenset({FailureCode.WRONG_MODEL})
@@ -62,6 +63,7 @@ class Feeder:
         self._run = run
         self._model = model
         self._index = ledger.next_index()
+        self._most_rows = FIRST_ROWS
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
     def close(self) -> None:
@@ -74,9 +76,10 @@ class Feeder:
         another row, sends none.
         """
         self._uploads.keep_only(self._ledger.uploads())
-        rows = self._ledger.next_rows(min(room, ROWS))
+        rows = self._ledger.next_rows(min(room, self._most_rows))
         if not rows:
             return Fed((), 0)
+        self._most_rows = min(2 * self._most_rows, ROWS)
         images, digests = self._images([one.row for one in rows])
         messages: list[tuple[int, str]] = []
         taken = 0

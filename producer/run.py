@@ -17,9 +17,11 @@ from producer.ledger import JobState, Ledger, OpenJob
 from producer.outputs import Outputs
 
 BLOCK_MS: Final = 100
-COLLECT_EVERY_S: Final = 0.25
 FEW: Final = 64
-"""After fewer records than these the next ones are left to gather for COLLECT_EVERY_S."""
+GATHER_S: Final = 1.0
+"""Records are left to gather until there are about FEW, and so long at most."""
+LAST_GATHER_S: Final = 0.25
+"""The same when every job is sent: what is left is what somebody waits for."""
 WATCHED: Final = 2000
 """Of the jobs in flight, those sent first: so many does a process without a collector look for at a time."""
 LOOK_EVERY_S: Final = 5.0
@@ -134,8 +136,8 @@ class Run:
         """Index to monotonic time, in order of sending."""
         self._sent_again = 0
         self._watched_at = now
-        self._collected_at = now - COLLECT_EVERY_S
-        self._collected_last = 0
+        self._collected_at = now - GATHER_S
+        self._gather_s = 0.0
         self._heard_at = now
         self._looked_at = now
         self._missing: set[int] = set()
@@ -196,7 +198,7 @@ class Run:
         held = self._pressure.held()
         if held is not None:
             return False, held
-        fed = self._feeder.feed(room, self._together())
+        fed = self._feeder.feed(*self._portion(room))
         now = time.monotonic()
         if not self._sent_at:
             # Silence counts from the first job on.
@@ -204,26 +206,28 @@ class Run:
         self._sent_at.update(dict.fromkeys(fed.sent, now))
         return fed.rows > 0, None
 
-    def _together(self) -> int:
-        """How many jobs go in one message."""
+    def _portion(self, room: int) -> tuple[int, int]:
+        """How many jobs to send now, and how many of them in one message."""
         if self._collector is None or self._collector.job_s is None:
-            return 1
-        left = self._rows - self.complete - len(self._sent_at)
-        if left <= self._window // LAST_SHARE:
-            return 1
+            return room, 1
+        before_last = self._rows - self.complete - len(self._sent_at) - self._window // LAST_SHARE
+        if before_last <= 0:
+            return room, 1
         in_time = TOGETHER_S / max(self._collector.job_s, TOGETHER_S / MOST_TOGETHER)
-        return max(1, int(in_time))
+        return min(room, before_last), max(1, int(in_time))
 
     def _collect(self, *, wait: bool) -> bool:
         """Whether anything came or was written."""
         if self._collector is None:
             return self._watch(wait=wait)
-        if wait and self._collected_last < FEW:
+        if wait:
             # A transaction for each answer would cost what the workers on this machine could use.
-            time.sleep(max(0.0, self._collected_at + COLLECT_EVERY_S - time.monotonic()))
-        self._collected_at = time.monotonic()
+            gather_s = min(self._gather_s, LAST_GATHER_S) if self._ledger.is_fed() else self._gather_s
+            time.sleep(max(0.0, self._collected_at + gather_s - time.monotonic()))
         finished = self._collector.collect(BLOCK_MS if wait and self._sent_at else 0)
-        self._collected_last = len(finished)
+        now = time.monotonic()
+        since_s, self._collected_at = now - self._collected_at, now
+        self._gather_s = min(GATHER_S, FEW * since_s / len(finished)) if finished else GATHER_S
         self._heard(finished)
         written = 0
         while self._outputs is not None and (rows := self._outputs.write()):
