@@ -16,7 +16,7 @@ from producer.uploads import Uploads
 
 FIRST_ROWS: Final = 16
 ROWS: Final = 256
-"""Of one transaction: few at first, so that workers begin at once, and twice as many each time, up to ROWS."""
+"""Of one transaction: few at first, so that workers begin at once, then each time twice as many."""
 READERS: Final = 4
 """Threads that read and hash image files."""
 DONE_AGAIN: Final = frozenset({FailureCode.WRONG_MODEL})

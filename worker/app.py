@@ -57,6 +57,7 @@ def _configuration() -> dict[str, Any]:
         "broker_url": settings.redis_url.get_secret_value(),
         "task_queues": (kombu.Queue(JOB_QUEUE, exchange, routing_key=JOB_QUEUE),),
         "worker_pool": "threads",
+        "worker_consumer": "worker.consumer:ClosingConsumer",
     }
 
 

@@ -5,12 +5,14 @@ import time
 import pytest
 
 from tests.faults.conftest import MakeSite, assert_kept
-from tests.faults.site import Site
+from tests.faults.site import Site, Worker, process_figures
 
 VISIBILITY_S = 2
 RATE_OVER_S = 3.0
 """Throughput is told over so long."""
 AS_BEFORE = 0.95
+MORE_DESCRIPTORS = 20
+"""A worker opens these for good under load."""
 
 
 def busy(site: Site, jobs: int = 400) -> None:
@@ -132,10 +134,13 @@ def test_a_long_freeze(make_site: MakeSite) -> None:
 def test_a_minute_without_memory(make_site: MakeSite) -> None:
     site = make_site("the server's memory is full for 60 s", visibility_s=10, bound_s=300)
     busy(site, 600)
+    before = max(descriptors(worker) for worker in site.workers)
     site.server.fill()
     site.sleep(60)
     site.server.make_room()
     site.fault_over()
+    # Hundreds of tries to connect fail meanwhile, and each opens two sockets.
+    site.wait_until(lambda: max(descriptors(worker) for worker in site.workers) < before + MORE_DESCRIPTORS)
     assert_kept(site.finish())
 
 
@@ -157,6 +162,12 @@ def test_a_million_jobs_and_slow_workers(make_site: MakeSite) -> None:
     result.keep()
     assert (result.twice, result.foreign) == (0, 0)
     assert max(used) < 1.2 * used[0] + 2**20
+
+
+def descriptors(worker: Worker) -> int:
+    figures = process_figures(worker.pid)
+    assert figures is not None, "it lives"
+    return figures[1]
 
 
 def memory(site: Site) -> int:
