@@ -42,7 +42,7 @@ DOORS = {
         "bench/peers/genai.py",
         "demo/compression.py",
     },
-    "celery": {"worker/app.py", "worker/tasks.py", "producer/queue.py"},
+    "celery": {"worker/app.py", "worker/consumer.py", "worker/tasks.py", "producer/queue.py"},
     "kombu": {"worker/app.py", "worker/side_queue.py", "worker/supervision.py", "producer/queue.py"},
     "prometheus_client": {"worker/metrics.py", "worker/http_port.py", "producer/exporter.py"},
     "httpx": {"worker/download.py"},
