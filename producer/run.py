@@ -19,7 +19,7 @@ from producer.outputs import Outputs
 BLOCK_MS: Final = 100
 FEW: Final = 64
 GATHER_S: Final = 1.0
-"""Records are left to gather until there are about FEW, and so long at most."""
+"""Records are left to gather until there are about FEW, or a quarter of the window, and so long at most."""
 LAST_GATHER_S: Final = 0.25
 """The same when every job is sent: what is left is what somebody waits for."""
 WATCHED: Final = 2000
@@ -137,7 +137,11 @@ class Run:
         self._sent_again = 0
         self._watched_at = now
         self._collected_at = now - GATHER_S
+        self._gathered = 0
+        """Records since then."""
         self._gather_s = 0.0
+        self._few = max(1, min(FEW, window // 4))
+        """A small window must not run empty while answers gather."""
         self._heard_at = now
         self._looked_at = now
         self._missing: set[int] = set()
@@ -225,9 +229,14 @@ class Run:
             gather_s = min(self._gather_s, LAST_GATHER_S) if self._ledger.is_fed() else self._gather_s
             time.sleep(max(0.0, self._collected_at + gather_s - time.monotonic()))
         finished = self._collector.collect(BLOCK_MS if wait and self._sent_at else 0)
-        now = time.monotonic()
-        since_s, self._collected_at = now - self._collected_at, now
-        self._gather_s = min(GATHER_S, FEW * since_s / len(finished)) if finished else GATHER_S
+        self._gathered += len(finished)
+        if wait:
+            now = time.monotonic()
+            since_s = now - self._collected_at
+            self._gather_s = (
+                min(GATHER_S, self._few * since_s / self._gathered) if self._gathered else GATHER_S
+            )
+            self._collected_at, self._gathered = now, 0
         self._heard(finished)
         written = 0
         while self._outputs is not None and (rows := self._outputs.write()):

@@ -56,14 +56,17 @@ def test_two_producers_at_once(make_site: MakeSite) -> None:
 
 def test_nobody_collects_for_a_while(make_site: MakeSite) -> None:
     """What waits in the store is bounded by the window."""
+    window = 32
     site = make_site("the collector is paused")
-    site.plan(["sleep 0.1"] * 200)
+    site.hold.touch()
+    site.plan([*["sleep 0.01"] * 50, *["wait"] * 150])
     site.start_workers(1)
-    producer = site.produce(window=32)
-    site.wait_until(lambda: site.visible() > 5)
+    producer = site.produce(window=window)
+    site.wait_until(lambda: site.visible() == 50 and len(site.begun()) > 50)
     site.stop_process(producer)
+    site.hold.unlink()
     site.wait_until(lambda: site.server.connection.llen("captionmill.jobs") == 0 and site.taken() == 0)
-    assert 0 < site.server.connection.xlen(results_key(site.run)) <= 32
+    assert 0 < site.server.connection.xlen(results_key(site.run)) <= window
     site.continue_process(producer)
     site.fault_over()
     result = site.finish()
