@@ -1,5 +1,7 @@
 """One way to the Redis server for everything the producer does; knows no key."""
 
+import logging
+
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
@@ -7,8 +9,25 @@ from redis.retry import Retry
 
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
-RETRIES = 15
-"""With growing pauses: an outage of about a minute is waited out."""
+RETRIES = 65
+"""With growing pauses: an outage of about five minutes is waited out."""
+TOLD_AFTER = 8
+"""About ten seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class Pauses(ExponentialWithJitterBackoff):
+    """Between the tries of one call; once they are many, somebody is told what the wait is for."""
+
+    def __init__(self) -> None:
+        super().__init__(cap=5.0, base=0.2)
+
+    def compute(self, failures: int) -> float:
+        """Seconds before the next try, after so many failures."""
+        if failures == TOLD_AFTER:
+            log.warning("Redis does not answer, or takes nothing; it is asked again for about five minutes.")
+        return super().compute(failures)
 
 
 class ServerError(Exception):
@@ -18,7 +37,7 @@ class ServerError(Exception):
 def connect(url: str) -> redis.Redis:
     """`url` as producer.settings gives it. Raises ServerError when nothing answers now.
 
-    Later outages are waited out.
+    Later outages of up to about five minutes are waited out, with a warning in the log.
     """
     connection: redis.Redis = redis.Redis.from_url(
         url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S
@@ -27,7 +46,7 @@ def connect(url: str) -> redis.Redis:
         connection.ping()
     except redis.RedisError as error:
         raise ServerError(f"Redis does not answer ({error}); is it running, and is --redis right?") from None
-    connection.set_retry(Retry(ExponentialWithJitterBackoff(cap=5.0, base=0.2), RETRIES))
+    connection.set_retry(Retry(Pauses(), RETRIES))
     connection.connection_pool.connection_kwargs["retry_on_error"] = [
         BusyLoadingError,
         OutOfMemoryError,

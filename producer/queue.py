@@ -15,8 +15,8 @@ from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPEC
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
 BATCH: Final = 256
-PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0)
-"""Before each further try; about a minute in all."""
+PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, *(5.0,) * 60)
+"""Before each further try; about five minutes in all."""
 
 
 class BrokerAwayError(Exception):

@@ -24,6 +24,7 @@ from worker.images import ImageLimits
 from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
+from worker.picture_turns import PictureTurns
 from worker.precision import computed_as
 from worker.service import Service
 from worker.settings import Settings
@@ -63,6 +64,7 @@ class Worker:
                 properties,
                 settings.image_cache_bytes,
                 metrics.timed_vision(lock.first),
+                PictureTurns(len(os.sched_getaffinity(0))).turn,
             )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None

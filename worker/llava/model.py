@@ -18,7 +18,7 @@ from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
 from worker.llava.pack import pack_features
 from worker.llava.prompt import PromptWriter, expand_image_token
-from worker.llava.tiles import Tiler, load_tiler
+from worker.llava.tiles import Tiler, Tiles, load_tiler
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class LlavaModel:
         vision: Part,
         embeddings: Part,
         image_cache_bytes: int,
+        preparing: Callable[[bool], AbstractContextManager[object]],
     ) -> None:
         self._folder = folder
         self._tiler = tiler
@@ -76,6 +77,7 @@ class LlavaModel:
         self._vision = vision
         self._embeddings = embeddings
         self._features = FeatureCache(image_cache_bytes)
+        self._preparing = preparing
         self._observer: ImageObserver | None = None
 
     @classmethod
@@ -86,11 +88,13 @@ class LlavaModel:
         properties: Mapping[str, str],
         image_cache_bytes: int = 0,
         computing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
+        preparing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
     ) -> "LlavaModel":
         """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError.
 
         Features of up to `image_cache_bytes` are kept. The vision model computes within
-        `computing(urgent)`, which may keep others from the device meanwhile.
+        `computing(urgent)`, which may keep others from the device meanwhile; images are decoded and cut into
+        tiles within `preparing(urgent)`.
         """
         described = read_folder(folder)
         tiler = load_tiler(folder, anyres=described.family.anyres)
@@ -107,6 +111,7 @@ class LlavaModel:
             vision=compile_part(folder, VISION_XML, device, properties, computing),
             embeddings=compile_part(folder, TEXT_XML, device, properties),
             image_cache_bytes=image_cache_bytes,
+            preparing=preparing,
         )
 
     @property
@@ -155,11 +160,13 @@ class LlavaModel:
         def encode() -> FloatArray:
             nonlocal kept
             kept = False
-            begun = time.perf_counter()
-            image = decode()
-            if self._observer is not None:
-                self._observer.decoded(time.perf_counter() - begun)
-            return self._encode(image, detail, urgent)
+            with self._preparing(urgent):
+                begun = time.perf_counter()
+                image = decode()
+                if self._observer is not None:
+                    self._observer.decoded(time.perf_counter() - begun)
+                tiles = self._tiler(image, detail)
+            return self._encode(tiles, urgent)
 
         features = ImageFeatures(self._features.get(key, encode), key)
         if self._observer is not None:
@@ -215,9 +222,8 @@ class LlavaModel:
         """What decode() begins with for these tokens, whichever follow."""
         return self._writer.decode_so_far(token_ids, stop)
 
-    def _encode(self, image: Image.Image, detail: Detail, urgent: bool) -> FloatArray:
-        """Tiles, vision model and packing: an RGB image → (image token, hidden)."""
-        tiles = self._tiler(image, detail)
+    def _encode(self, tiles: Tiles, urgent: bool) -> FloatArray:
+        """Vision model and packing: the tiles of an image → (image token, hidden)."""
         features = self._vision(tiles.pixel_values, urgent)
         return pack_features(
             features,
