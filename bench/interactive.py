@@ -4,6 +4,7 @@ Knows no engine: both go through queue and store. A command of its own: python -
 """
 
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -34,7 +35,8 @@ START_S: Final = 300.0
 FILL_S: Final = 4.0
 """From the first bulk job until every row is taken."""
 BULK_S: Final = 10.0
-PAUSE_S: Final = 0.3
+PAUSES_S: Final = (0.1, 0.9)
+"""Between questions, drawn at random: bulk jobs come in waves, which must not be met at one place always."""
 IMAGES: Final = 32
 """Of the bulk work, over and over; the questions have images of their own."""
 
@@ -143,12 +145,13 @@ def worker(
 def measured(url: str, folder: Path, load: Load | None, label: str, repeats: int) -> list[float]:
     """First-token times of so many questions, each about an image of its own, one after the other."""
     found = []
+    pauses = random.Random(0)
     with busy(url, folder, load):
         for number in range(repeats):
             image = folder / f"asked-{label}-{number}.png"
             draw(SIZE_PX, 10_000 + number).save(image)
             found.append(first_token_s(url, image))
-            time.sleep(PAUSE_S)
+            time.sleep(pauses.uniform(*PAUSES_S))
     return found
 
 

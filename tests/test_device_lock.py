@@ -127,3 +127,42 @@ def test_nobody_waits_for_ever_while_ranks_change() -> None:
     ended.set()
     changing.join()
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_kept_free_only_urgent_ones_get_it_until_the_end() -> None:
+    lock = DeviceLock()
+    order: list[str] = []
+    urgent_now = threading.Event()
+    with lock.kept_free():
+        threads = [
+            Thread("first", lock.first, order),
+            Thread("last", lambda: lock.last(urgent_now.is_set), order),
+        ]
+        for thread in threads:
+            thread.start()
+        with lock.kept_free():
+            urgent = Thread("urgent", lambda: lock.first(urgent=True), order)
+            urgent.start()
+            urgent.join(PATIENCE_S)
+            assert order == ["urgent"]
+            while lock.first_waiting < 1:
+                pass
+            urgent_now.set()
+        threads[1].join(PATIENCE_S)
+        assert order == ["urgent", "last"]
+    threads[0].join(PATIENCE_S)
+    assert order == ["urgent", "last", "first"]
+
+
+def test_kept_free_while_another_holds_it() -> None:
+    lock = DeviceLock()
+    order: list[str] = []
+    with lock.kept_free():
+        with lock.last(lambda: True):
+            waiting = Thread("first", lock.first, order)
+            waiting.start()
+            while not lock.first_waiting:
+                pass
+        assert order == []
+    waiting.join(PATIENCE_S)
+    assert order == ["first"]

@@ -103,6 +103,27 @@ def test_another_image_does_not_wait() -> None:
         assert slow.result().sum() == 0
 
 
+def test_who_does_not_share_waits_for_no_other() -> None:
+    cache, begun, go = FeatureCache(1000), threading.Event(), threading.Event()
+
+    def held() -> FloatArray:
+        begun.set()
+        go.wait()
+        return np.zeros((1, 4), dtype=np.float32)
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(cache.get, b"key", held)
+        try:
+            wait_until(begun.is_set)
+            own = cache.get(b"key", lambda: np.ones((1, 4), dtype=np.float32), share=False)
+            assert own.sum() == 4
+            assert not own.flags.writeable
+        finally:
+            go.set()
+        assert slow.result().sum() == 0
+    assert cache.get(b"key", held, share=False).sum() == 0
+
+
 @pytest.mark.parametrize("error", [Refusal(FailureCode.IMAGE_BROKEN, "Broken."), MemoryError(), SystemExit()])
 def test_a_failure_reaches_all_who_wait_and_is_not_kept(error: BaseException) -> None:
     cache, go = FeatureCache(1000), threading.Event()

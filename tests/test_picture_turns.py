@@ -1,26 +1,35 @@
-"""Turns at making pictures ready: so many at once, and none begun beside an urgent one."""
+"""Turns at making pictures ready: so many at once, and none begun while they are paused."""
 
 import threading
-from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
 
 from worker.picture_turns import PictureTurns
 
 PATIENCE_S = 20
+SOON_S = 0.2
 
 
 class Thread(threading.Thread):
     """Takes a turn, and keeps it until it is told to end."""
 
-    def __init__(self, turns: PictureTurns, *, urgent: bool = False) -> None:
+    def __init__(self, turns: PictureTurns) -> None:
         super().__init__(daemon=True)
-        self._turns, self._urgent = turns, urgent
+        self._turns = turns
         self.begun, self.may_end = threading.Event(), threading.Event()
         self.start()
 
     def run(self) -> None:
-        with self._turns.turn(self._urgent):
+        with self._turns.turn():
             self.begun.set()
             assert self.may_end.wait(PATIENCE_S)
+
+    def begins(self) -> bool:
+        return self.begun.wait(PATIENCE_S)
+
+    def waits(self) -> bool:
+        return not self.begun.wait(SOON_S)
 
     def end(self) -> None:
         self.may_end.set()
@@ -28,55 +37,38 @@ class Thread(threading.Thread):
         assert not self.is_alive()
 
 
-def begins(thread: Thread) -> bool:
-    return thread.begun.wait(PATIENCE_S)
-
-
-def waits(thread: Thread) -> bool:
-    return not thread.begun.wait(0.2)
-
-
-def both(check: Callable[[Thread], bool], threads: list[Thread]) -> bool:
-    return all(check(thread) for thread in threads)
-
-
 def test_so_many_at_once() -> None:
     turns = PictureTurns(2)
-    first = [Thread(turns), Thread(turns)]
-    assert both(begins, first)
+    first, second = Thread(turns), Thread(turns)
+    assert first.begins()
+    assert second.begins()
     third = Thread(turns)
-    assert waits(third)
-    first[0].end()
-    assert begins(third)
-    first[1].end()
+    assert third.waits()
+    first.end()
+    assert third.begins()
+    second.end()
     third.end()
 
 
-def test_an_urgent_one_begins_at_once_and_nothing_beside_it() -> None:
+def test_none_begins_until_nobody_pauses_them() -> None:
     turns = PictureTurns(2)
-    first = [Thread(turns), Thread(turns)]
-    assert both(begins, first)
-    urgent = [Thread(turns, urgent=True), Thread(turns, urgent=True)]
-    assert both(begins, urgent)
-    for thread in first:
-        thread.end()
-    other = Thread(turns)
-    assert waits(other)
-    urgent[0].end()
-    assert waits(other)
-    urgent[1].end()
-    assert begins(other)
+    begun = Thread(turns)
+    assert begun.begins()
+    with turns.paused():
+        with turns.paused():
+            other = Thread(turns)
+            assert other.waits()
+            begun.end()
+        assert other.waits()
+    assert other.begins()
     other.end()
 
 
-def test_an_error_gives_the_turn_back() -> None:
+@pytest.mark.parametrize("hold", [PictureTurns.turn, PictureTurns.paused])
+def test_an_error_gives_back_what_was_taken(hold) -> None:  # type: ignore[no-untyped-def]
     turns = PictureTurns(1)
-    for urgent in (True, False):
-        try:
-            with turns.turn(urgent):
-                raise RuntimeError
-        except RuntimeError:
-            pass
+    with suppress(RuntimeError), hold(turns):
+        raise RuntimeError
     after = Thread(turns)
-    assert begins(after)
+    assert after.begins()
     after.end()

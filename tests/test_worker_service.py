@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,24 @@ def test_an_urgent_job_is_urgent_at_the_device_and_in_the_engine(bench: Bench) -
     bench.service.answer(job("four"), urgent=True)
     assert bench.model.urgent == [False, True]
     assert [request.urgent for request in bench.engine.requests] == [False, True]
+
+
+def test_the_way_is_cleared_for_urgent_jobs_alone_until_the_engine_has_them(bench: Bench) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def clearing() -> Iterator[None]:
+        assert len(bench.model.urgent) == 1, "of the first job alone"
+        seen.append("begun")
+        yield
+        assert len(bench.model.urgent) == 2
+        seen.append(f"{len(bench.engine.requests)} requests")
+
+    fetch, decoder = files_below(bench.folder), Decoder(LIMITS, "none")
+    service = Service(bench.model, bench.engine, fetch, decoder, clearing=clearing)
+    service.answer(job("four"))
+    service.answer(job("four"), urgent=True)
+    assert seen == ["begun", "2 requests"]
 
 
 class Endless:

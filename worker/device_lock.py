@@ -29,9 +29,10 @@ class DeviceLock:
     """Held by one at a time: of those who wait, first an urgent one, then one by first(), then by last()."""
 
     def __init__(self) -> None:
-        # Guards the two fields below it.
+        # Guards the three fields below it.
         self._guard = Lock()
         self._taken = False
+        self._kept_free = 0
         self._waiting: list[_Waiter] = []
 
     @property
@@ -57,27 +58,37 @@ class DeviceLock:
             yield
 
     @contextmanager
+    def kept_free(self) -> Iterator[None]:
+        """Nobody but urgent ones begins to hold it, so that what comes next of one waits for nothing."""
+        with self._guard:
+            self._kept_free += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._kept_free -= 1
+                if not self._taken:
+                    self._hand_on()
+
+    @contextmanager
     def _held(self, rank: Rank) -> Iterator[None]:
         waiter = _Waiter(rank)
         with self._guard:
-            if self._taken:
-                self._waiting.append(waiter)
-            else:
-                self._taken = True
-                waiter.granted.set()
+            self._waiting.append(waiter)
+            if not self._taken:
+                self._hand_on()
         waiter.granted.wait()
         try:
             yield
         finally:
-            self._hand_on()
+            with self._guard:
+                self._hand_on()
 
     def _hand_on(self) -> None:
         """To the next one, chosen here and now: each looking for itself would see ranks change in between."""
-        with self._guard:
-            if not self._waiting:
-                self._taken = False
-                return
-            following = min(self._waiting, key=lambda waiter: waiter.rank())
+        following = min(self._waiting, key=lambda waiter: waiter.rank(), default=None)
+        self._taken = following is not None and (not self._kept_free or following.rank() == URGENT)
+        if following is not None and self._taken:
             self._waiting.remove(following)
             following.granted.set()
 

@@ -1,7 +1,4 @@
-"""Lets so many pictures be made ready at once, and begins none while an urgent one is; knows no picture.
-
-More than there are cores finish no sooner, and the one that somebody waits for would get a small share.
-"""
+"""Lets so many pictures be made ready at once, as more than there are cores finish no sooner."""
 
 import threading
 from collections.abc import Iterator
@@ -9,29 +6,35 @@ from contextlib import contextmanager
 
 
 class PictureTurns:
-    """Urgent ones begin at once, beside what has begun."""
+    """Turns for threads that make pictures ready; knows no picture."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._changed = threading.Condition()
-        self._urgent = 0
-        self._others = 0
+        self._taken = 0
+        self._paused = 0
 
     @contextmanager
-    def turn(self, urgent: bool = False) -> Iterator[None]:
-        """Hold a turn while the block runs."""
+    def turn(self) -> Iterator[None]:
+        """Hold one of them; waits until one is free and nobody pauses them."""
         with self._changed:
-            if urgent:
-                self._urgent += 1
-            else:
-                self._changed.wait_for(lambda: not self._urgent and self._others < self._most)
-                self._others += 1
+            self._changed.wait_for(lambda: not self._paused and self._taken < self._most)
+            self._taken += 1
         try:
             yield
         finally:
             with self._changed:
-                if urgent:
-                    self._urgent -= 1
-                else:
-                    self._others -= 1
+                self._taken -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No turn begins; those that have begun go on."""
+        with self._changed:
+            self._paused += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._paused -= 1
                 self._changed.notify_all()

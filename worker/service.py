@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
@@ -159,10 +159,12 @@ class Service(Generic[FeaturesT]):
         model_id: str | None = None,
         streams: Streams | None = None,
         drain_s: float = DRAIN_S,
+        clearing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Answers name `model_id`, the model's own if it is None. Without `streams` no job has one.
 
-        While draining, what is generated already has `drain_s` to its end.
+        While draining, what is generated already has `drain_s` to its end. An urgent job goes within
+        `clearing()` from its image's content to the engine; it may keep others off cores and device.
         """
         self._model = model
         self.model_id = model.model_id if model_id is None else model_id
@@ -171,6 +173,7 @@ class Service(Generic[FeaturesT]):
         self._decode = decode
         self._streams = streams
         self._drain_s = drain_s
+        self._clearing = clearing
         self._drained_at: float | None = None
         """Monotonic seconds at which what still runs is given back; None while not draining."""
 
@@ -256,8 +259,10 @@ class Service(Generic[FeaturesT]):
         refusal = self._refusal(job)
         if refusal is not None:
             return [refusal] * len(job.questions)
-        picture = self._picture(job, asked)
-        return [self._start(question, picture, asked) for question in job.questions]
+        content = self._content(job, asked)
+        with self._clearing() if asked.urgent else nullcontext():
+            picture = self._picture(content, job.detail, asked)
+            return [self._start(question, picture, asked) for question in job.questions]
 
     def _refusal(self, job: Job) -> Failure | None:
         """Why this worker answers nothing of the job."""
@@ -270,15 +275,25 @@ class Service(Generic[FeaturesT]):
             return Failure(code=FailureCode.INVALID_JOB, message="This worker publishes no tokens.")
         return None
 
-    def _picture(self, job: Job, asked: Asked) -> FeaturesT | Failure | None:
-        """The image's features, or why there are none; None when no question looks at the image."""
+    def _content(self, job: Job, asked: Asked) -> bytes | Failure | None:
+        """The image file's, or why it is not to be had; None when no question looks at the image."""
         if job.image is None or not any(question.uses_image(with_image=True) for question in job.questions):
             return None
         try:
             _check_deadline(asked.deadline)
-            content = self._fetch(job)
+            return self._fetch(job)
+        except Refusal as refusal:
+            return refusal.failure
+
+    def _picture(
+        self, content: bytes | Failure | None, detail: Detail, asked: Asked
+    ) -> FeaturesT | Failure | None:
+        """The features of the image that holds `content`, or why there are none."""
+        if not isinstance(content, bytes):
+            return content
+        try:
             decode = partial(self._decode, content, isolated=asked.isolated)
-            return self._model.features(content, decode, job.detail, asked.urgent)
+            return self._model.features(content, decode, detail, asked.urgent)
         except Refusal as refusal:
             return refusal.failure
 

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +55,7 @@ class Worker:
         bound_caches()
         # On a processor they share the cores, whatever the number of streams.
         lock = DeviceLock()
+        turns = PictureTurns(len(os.sched_getaffinity(0)))
         try:
             device = resolve_device(settings.device)
             _refuse_single_thread(device, settings)
@@ -64,7 +66,7 @@ class Worker:
                 properties,
                 settings.image_cache_bytes,
                 metrics.timed_vision(lock.first),
-                PictureTurns(len(os.sched_getaffinity(0))).turn,
+                turns.turn,
             )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None
@@ -88,7 +90,15 @@ class Worker:
         self._decoder = _decoder(settings)
         self._streams = TokenStreams(TokenStore(redis_url))
         fetch = timed_fetch(self._fetch, metrics)
-        self.service = Service(model, engine, fetch, self._decoder, model_id, self._streams, settings.drain_s)
+
+        @contextmanager
+        def clearing() -> Iterator[None]:
+            with turns.paused(), lock.kept_free():
+                yield
+
+        self.service = Service(
+            model, engine, fetch, self._decoder, model_id, self._streams, settings.drain_s, clearing
+        )
         self.service.warm_up()
         self._watch.observe(engine, model, limits.kv_bytes)
         self.engine_times = engine.times

@@ -22,24 +22,26 @@ class FeatureCache:
         self._kept_bytes = 0
         self._coming: dict[bytes, Future[FloatArray]] = {}
 
-    def get(self, key: bytes, encode: Callable[[], FloatArray]) -> FloatArray:
+    def get(self, key: bytes, encode: Callable[[], FloatArray], *, share: bool = True) -> FloatArray:
         """The features under `key`, read-only: kept ones, or those `encode` returns.
 
         Threads that ask for one key at once share a call of `encode`. What it raises is raised to all of
-        them and not kept.
+        them and not kept. One that does not `share` waits for no other's call.
         """
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
             coming = self._coming.get(key)
-            if coming is not None:
-                encode_here = False
-            else:
-                encode_here = True
+            encode_here = coming is None
+            if coming is None:
                 coming = self._coming[key] = Future()
         if encode_here:
             self._encode(key, encode, coming)
+        elif not share:
+            features = encode()
+            features.setflags(write=False)
+            return features
         return coming.result()
 
     def _encode(self, key: bytes, encode: Callable[[], FloatArray], coming: Future[FloatArray]) -> None:

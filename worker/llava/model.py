@@ -69,7 +69,7 @@ class LlavaModel:
         vision: Part,
         embeddings: Part,
         image_cache_bytes: int,
-        preparing: Callable[[bool], AbstractContextManager[object]],
+        preparing: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._folder = folder
         self._tiler = tiler
@@ -88,13 +88,13 @@ class LlavaModel:
         properties: Mapping[str, str],
         image_cache_bytes: int = 0,
         computing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
-        preparing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
+        preparing: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> "LlavaModel":
         """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError.
 
         Features of up to `image_cache_bytes` are kept. The vision model computes within
         `computing(urgent)`, which may keep others from the device meanwhile; images are decoded and cut into
-        tiles within `preparing(urgent)`.
+        tiles within `preparing()`, urgent ones without it.
         """
         described = read_folder(folder)
         tiler = load_tiler(folder, anyres=described.family.anyres)
@@ -149,7 +149,7 @@ class LlavaModel:
         """The features of the image file that holds `content`, and of which `decode` makes an RGB image.
 
         Decoded and encoded only where they were not kept, and once for threads that ask at the same time;
-        urgent ones before others that wait for the device.
+        urgent ones before others that wait for the device, and without waiting for what another encodes.
         Raises what `decode` raises.
         """
         # Not `detail` itself: two of them may stand for the same tiles.
@@ -160,7 +160,7 @@ class LlavaModel:
         def encode() -> FloatArray:
             nonlocal kept
             kept = False
-            with self._preparing(urgent):
+            with nullcontext() if urgent else self._preparing():
                 begun = time.perf_counter()
                 image = decode()
                 if self._observer is not None:
@@ -168,7 +168,7 @@ class LlavaModel:
                 tiles = self._tiler(image, detail)
             return self._encode(tiles, urgent)
 
-        features = ImageFeatures(self._features.get(key, encode), key)
+        features = ImageFeatures(self._features.get(key, encode, share=not urgent), key)
         if self._observer is not None:
             self._observer.looked_at(kept=kept)
         return features
