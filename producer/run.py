@@ -22,6 +22,8 @@ GATHER_S: Final = 1.0
 """Records are left to gather until there are about FEW, or a quarter of the window, and so long at most."""
 LAST_GATHER_S: Final = 0.25
 """The same when every job is sent: what is left is what somebody waits for."""
+LAST_FEW: Final = 8
+"""So many jobs at the end are not left to gather at all."""
 WATCHED: Final = 2000
 """Of the jobs in flight, those sent first: so many does a process without a collector look for at a time."""
 LOOK_EVERY_S: Final = 5.0
@@ -226,7 +228,9 @@ class Run:
             return self._watch(wait=wait)
         if wait:
             # A transaction for each answer would cost what the workers on this machine could use.
-            gather_s = min(self._gather_s, LAST_GATHER_S) if self._ledger.is_fed() else self._gather_s
+            gather_s = self._gather_s
+            if self._ledger.is_fed():
+                gather_s = 0.0 if 0 < len(self._sent_at) <= LAST_FEW else min(gather_s, LAST_GATHER_S)
             time.sleep(max(0.0, self._collected_at + gather_s - time.monotonic()))
         finished = self._collector.collect(BLOCK_MS if wait and self._sent_at else 0)
         self._gathered += len(finished)
