@@ -3,7 +3,9 @@
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,30 @@ def test_an_image_is_decoded_and_encoded_once_for_each_detail(model: LlavaModel)
     other = Camera(b"another")
     assert model.features(other.content, other.decode).key not in {features.key for features in found}
     assert other.decoded == 1
+
+
+def test_images_are_made_ready_in_turns_but_urgent_ones_and_encoded_after_them(tiny_folder: Path) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def preparing() -> Iterator[None]:
+        events.append("turn")
+        yield
+        events.append("end")
+
+    @contextmanager
+    def computing(urgent: bool) -> Iterator[None]:
+        events.append("urgent vision" if urgent else "vision")
+        yield
+
+    def decode() -> Image.Image:
+        events.append("decode")
+        return picture((60, 130), seed=1)
+
+    model = LlavaModel.load(tiny_folder, "CPU", EXACT, computing=computing, preparing=preparing)
+    model.features(b"one", decode)
+    model.features(b"two", decode, urgent=True)
+    assert events == ["turn", "decode", "end", "vision", "decode", "urgent vision"]
 
 
 def test_without_a_budget_nothing_is_kept(tiny_folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Turns at making pictures ready: so many at once, and none begun while they are paused."""
 
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 
@@ -65,7 +66,9 @@ def test_none_begins_until_nobody_pauses_them() -> None:
 
 
 @pytest.mark.parametrize("hold", [PictureTurns.turn, PictureTurns.paused])
-def test_an_error_gives_back_what_was_taken(hold) -> None:  # type: ignore[no-untyped-def]
+def test_an_error_gives_back_what_was_taken(
+    hold: Callable[[PictureTurns], AbstractContextManager[None]],
+) -> None:
     turns = PictureTurns(1)
     with suppress(RuntimeError), hold(turns):
         raise RuntimeError
