@@ -1,6 +1,5 @@
 """Measures what a worker and a job cost broker, store and producer, on real processes; simulates nothing."""
 
-import os
 import signal
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.queueing import Rows
-from bench.server import process, server
+from bench.server import cpu_s, process, server
 from contract.store import WORKERS_KEY
 from producer.connection import connect
 from producer.questions import read_prompts
@@ -24,7 +23,6 @@ IDLE_S: Final = 20.0
 CALIBRATION_ROWS: Final = 6000
 CALIBRATION_JOB_S: Final = 0.01
 START_S: Final = 120.0
-TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Site:
         return float(spent["used_cpu_sys"] + spent["used_cpu_user"])
 
     def worker_s(self) -> float:
-        return sum(_cpu_s(worker.pid) for worker in self.workers if worker.poll() is None)
+        return sum(cpu_s(worker.pid) for worker in self.workers if worker.poll() is None)
 
     def connections(self) -> int:
         clients: Any = self.connection.info("clients")
@@ -158,9 +156,3 @@ def measure(slots: int) -> Costs:
             ledger_bytes_per_job=(made.path / "ledger.sqlite").stat().st_size / CALIBRATION_ROWS,
             store_bytes_per_open_job=(most_bytes - empty) / most_open,
         )
-
-
-def _cpu_s(pid: int) -> float:
-    """Processor time of a process and its threads so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S

