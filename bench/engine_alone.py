@@ -4,22 +4,21 @@ For bench.keeping_up: both ways then have the same process, model and threads. M
 """
 
 import json
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
 import redis
-from celery import signals
 
 from contract.job import Job
 from worker.app import app, loaded_worker
+from worker.settings import load_settings
 
 __all__ = ["app"]
 
 ASKED_KEY: Final = "bench:asked"
-"""List of {"slots": how many threads, "jobs": jobs as JSON}."""
+"""List of {"slots": how many threads, "jobs": jobs as JSON}; asked when the worker is ready."""
 TOLD_KEY: Final = "bench:told"
 """List of seconds, one entry for each of ASKED_KEY."""
 
@@ -36,7 +35,8 @@ def answer_directly(slots: int, jobs: list[Job]) -> float:
 
 
 def _serve() -> None:
-    with redis.Redis.from_url(os.environ["CAPTIONMILL_REDIS_URL"], socket_timeout=None) as connection:
+    url = load_settings().redis_url.get_secret_value()
+    with redis.Redis.from_url(url, socket_timeout=None) as connection:
         while True:
             reply: Any = connection.blpop([ASKED_KEY])
             asked = json.loads(reply[1])
@@ -48,4 +48,4 @@ def _start(**_: Any) -> None:
     threading.Thread(target=_serve, name="bench", daemon=True).start()
 
 
-signals.worker_ready.connect(_start)
+app.on_after_finalize.connect(_start)
