@@ -1,74 +1,84 @@
-"""Measures how long an interactive question waits for its first token, alone and beside bulk work.
+"""Measures how long an interactive question waits for its first token, alone and beside a bulk run.
 
-Knows no engine: both go through queue and store. A command of its own: python -m bench.interactive
+Knows no engine: both go through queue and store, the run from a producer of its own.
+A command of its own: python -m bench.interactive
 """
 
+import csv
 import json
 import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from bench.machine import describe
-from bench.server import ROOT, process, server
+from bench.server import ROOT, module, process, server
 from bench.works import draw
 from contract.broker import JOB_QUEUE
-from contract.job import GenerationParameters, ImagePath, Job, Question
-from contract.store import done_key, results_key
+from contract.job import GenerationParameters
+from contract.store import done_key
 from producer.ask import Asked, Waiting
 from producer.connection import connect
 from producer.queue import Queue
 
 MODEL: Final = ROOT / "demo" / "model" / "openvino"
-SIZE_PX: Final = (192, 256)
 QUESTION: Final = "Describe the image."
 START_S: Final = 300.0
 FILL_S: Final = 4.0
-"""From the first bulk job until every row is taken."""
+"""From the first answer of the run until every row is taken and the run sends as it always does."""
 BULK_S: Final = 10.0
-PAUSES_S: Final = (0.1, 0.9)
-"""Between questions, drawn at random: bulk jobs come in waves, which must not be met at one place always."""
+SHORTEST_PAUSE_S: Final = 0.1
 IMAGES: Final = 32
-"""Of the bulk work, over and over; the questions have images of their own."""
+"""Of the bulk work, over and over, with another question each time; others are asked about their own."""
+NEW_TOKENS: Final = 128
+ROWS: Final = 20_000
+"""Of the bulk run, more than it gets to."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The bulk work beside which questions are asked: jobs that generate all their tokens."""
+    """The bulk run beside which questions are asked: each of its answers has as many tokens as it may."""
 
     name: str
     num_beams: int
     slots: int
-    max_new_tokens: int
+    new_tokens: int = NEW_TOKENS
 
-    def job(self, folder: Path, index: int) -> Job:
-        return Job(
-            run="bulk",
-            index=index,
-            image=ImagePath.of(folder / f"bulk-{index % IMAGES}.png"),
-            questions=(Question(id="q", messages=QUESTION),),
-            parameters=GenerationParameters(
-                num_beams=self.num_beams,
-                max_new_tokens=self.max_new_tokens,
-                min_new_tokens=self.max_new_tokens,
-            ),
+    def command(self, url: str, table: Path) -> list[str]:
+        return module(
+            "producer",
+            *("run", str(table), "--image-column", "image", "--question-column", "question"),
+            *("--out", str(table.with_suffix("")), "--redis", url, "--json"),
+            *("--num-beams", str(self.num_beams)),
+            *("--min-new-tokens", str(self.new_tokens), "--max-new-tokens", str(self.new_tokens)),
         )
 
 
 LOADS: Final = (
-    Load("greedy, as many jobs as rows", num_beams=1, slots=16, max_new_tokens=128),
-    Load("4 beams, twice as many rows as there are", num_beams=4, slots=8, max_new_tokens=128),
-    Load("16 beams, each job all rows", num_beams=16, slots=2, max_new_tokens=128),
+    Load("greedy, as many jobs as rows", num_beams=1, slots=16),
+    Load("4 beams, twice as many rows as there are", num_beams=4, slots=8),
+    Load("16 beams, each job all rows", num_beams=16, slots=2),
 )
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked. Pauses between them are drawn at random, up to the longest.
+
+    Bulk jobs may come in waves, which must not be met at one place always.
+    """
+
+    size_px: tuple[int, int]
+    """(height, width) of every picture"""
+    longest_pause_s: float
 
 
 def first_token_s(url: str, image: Path) -> float:
@@ -87,34 +97,41 @@ def first_token_s(url: str, image: Path) -> float:
     return seconds
 
 
+def answered(url: str) -> int:
+    """Bulk jobs of every run so far."""
+    connection = connect(url)
+    keys: Any = connection.scan_iter(done_key("*"))
+    # Questions have runs of their own, named by producer.ask.
+    found = sum(connection.bitcount(key) for key in keys if b"ask-" not in key)
+    connection.close()
+    return found
+
+
 @contextmanager
 def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
     """The worker has bulk jobs enough while the block runs; at its end what is queued is dropped."""
     if load is None:
         yield
         return
-    ended = threading.Event()
-    wanted: Load = load
-
-    def feed() -> None:
-        connection = connect(url)
-        queue = Queue(url, connection)
-        index = 0
-        while not ended.is_set():
-            while queue.queued() < 2 * wanted.slots:
-                job = wanted.job(folder, index)
-                queue.submit([(f"bulk-{index}", job.model_dump_json())])
-                index += 1
-            time.sleep(0.05)
-        connection.delete(JOB_QUEUE)
-        queue.close()
-
-    feeder = threading.Thread(target=feed)
-    feeder.start()
-    time.sleep(FILL_S)
-    yield
-    ended.set()
-    feeder.join()
+    table = folder / f"bulk-{time.monotonic_ns()}.csv"
+    with table.open("w", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(("image", "question"))
+        rows.writerows((f"bulk-{number % IMAGES}.png", f"{QUESTION} {number}") for number in range(ROWS))
+    before = answered(url)
+    log = table.with_suffix(".log")
+    with process(load.command(url, table), log, {}) as run:
+        deadline = time.monotonic() + START_S
+        while answered(url) == before:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        time.sleep(FILL_S)
+        yield
+        assert run.poll() is None, f"the run has ended: {log.read_text()[-2000:]}"
+        run.kill()
+    connection = connect(url)
+    connection.delete(JOB_QUEUE)
+    connection.close()
 
 
 @contextmanager
@@ -142,35 +159,33 @@ def worker(
         yield
 
 
-def measured(url: str, folder: Path, load: Load | None, label: str, repeats: int) -> list[float]:
+def measured(
+    url: str, folder: Path, load: Load | None, label: str, repeats: int, asking: Asking
+) -> list[float]:
     """First-token times of so many questions, each about an image of its own, one after the other."""
     found = []
     pauses = random.Random(0)
+    images = [folder / f"asked-{label}-{number}.png" for number in range(repeats)]
+    for number, image in enumerate(images):
+        draw(asking.size_px, 10_000 + number).save(image)
     with busy(url, folder, load):
-        for number in range(repeats):
-            image = folder / f"asked-{label}-{number}.png"
-            draw(SIZE_PX, 10_000 + number).save(image)
+        for image in images:
             found.append(first_token_s(url, image))
-            time.sleep(pauses.uniform(*PAUSES_S))
+            time.sleep(pauses.uniform(SHORTEST_PAUSE_S, asking.longest_pause_s))
     return found
 
 
 def bulk_per_s(url: str, folder: Path, load: Load) -> float:
     """Bulk jobs that are answered a second while nobody asks anything."""
-    connection = connect(url)
     with busy(url, folder, load):
-        first, begun = connection.xlen(results_key("bulk")), time.monotonic()
+        first, begun = answered(url), time.monotonic()
         time.sleep(BULK_S)
-        done = connection.xlen(results_key("bulk")) - first
-        seconds = time.monotonic() - begun
-    connection.delete(results_key("bulk"), done_key("bulk"))
-    return float(done / seconds)
+        return (answered(url) - first) / (time.monotonic() - begun)
 
 
-def cost(url: str, model_folder: Path, folder: Path, rounds: int) -> dict[str, list[float]]:
+def cost(url: str, model_folder: Path, folder: Path, load: Load, rounds: int) -> dict[str, list[float]]:
     """Bulk jobs a second of workers that keep rows for questions, and of those that take none, in turn."""
     found: dict[str, list[float]] = {"rows kept": [], "none kept": []}
-    load = LOADS[0]
     for _ in range(rounds):
         for name, interactive_slots in (("rows kept", 2), ("none kept", 0)):
             with worker(url, model_folder, folder, load.slots, interactive_slots):
@@ -181,21 +196,35 @@ def cost(url: str, model_folder: Path, folder: Path, rounds: int) -> dict[str, l
 def main(
     model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = MODEL,
     repeats: Annotated[int, typer.Option(min=2, help="Questions in each state.")] = 20,
-    rounds: Annotated[int, typer.Option(min=1, help="Of the comparison of bulk work alone.")] = 3,
+    rounds: Annotated[int, typer.Option(min=0, help="Of the comparison of bulk work alone.")] = 3,
+    loads: Annotated[int, typer.Option(min=1, max=len(LOADS), help="So many of them, from the first.")] = 3,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Bulk jobs at once, in place of each load's.")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Of each bulk answer.")] = NEW_TOKENS,
+    height_px: Annotated[int, typer.Option(min=16, help="Of every picture.")] = 192,
+    width_px: Annotated[int, typer.Option(min=16)] = 256,
+    longest_pause_s: Annotated[float, typer.Option(min=SHORTEST_PAUSE_S, help="Between questions.")] = 0.9,
     out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
 ) -> None:
     """Ask questions of a worker that is idle, and of one that bulk jobs fill."""
     found: list[dict[str, Any]] = []
+    asking = Asking((height_px, width_px), longest_pause_s)
+    chosen = [
+        replace(load, slots=load.slots if slots is None else slots, new_tokens=new_tokens)
+        for load in LOADS[:loads]
+    ]
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
         for number in range(IMAGES):
-            draw(SIZE_PX, number).save(folder / f"bulk-{number}.png")
-        for load in LOADS:
+            draw(asking.size_px, number).save(folder / f"bulk-{number}.png")
+        for load in chosen:
             with worker(url, model_folder, folder, load.slots):
-                measured(url, folder, None, "warm", 2)
-                alone = measured(url, folder, None, "alone", repeats)
-                beside = measured(url, folder, load, "beside", repeats)
+                measured(url, folder, None, "warm", 2, asking)
+                alone = measured(url, folder, None, "alone", repeats, asking)
+                beside = measured(url, folder, load, "beside", repeats, asking)
             base = statistics.median(alone)
+            within = sum(seconds <= 2 * base for seconds in beside) / repeats
             figures = {
                 "load": load.name,
                 "alone_s": alone,
@@ -203,17 +232,19 @@ def main(
                 "ratio": statistics.median(beside) / base,
                 "ratio_9_of_10": statistics.quantiles(beside, n=10)[-1] / base,
                 "ratio_worst": max(beside) / base,
+                "within_twice": within,
             }
             found.append(figures)
             print(
                 f"{load.name}: alone {1000 * base:.0f} ms, beside {1000 * statistics.median(beside):.0f} ms; "
                 f"x {figures['ratio']:.2f} in the median, x {figures['ratio_9_of_10']:.2f} in 9 of 10, "
-                f"x {figures['ratio_worst']:.2f} at worst",
+                f"x {figures['ratio_worst']:.2f} at worst, {100 * within:.0f} % within twice",
                 flush=True,
             )
-        bulk = cost(url, model_folder, folder, rounds)
-    kept, none = (statistics.median(bulk[name]) for name in ("rows kept", "none kept"))
-    print(f"bulk jobs alone: {kept:.2f} a second with rows kept for questions, {none:.2f} without")
+        bulk = cost(url, model_folder, folder, chosen[0], rounds)
+    if rounds:
+        kept, none = (statistics.median(bulk[name]) for name in ("rows kept", "none kept"))
+        print(f"bulk jobs alone: {kept:.2f} a second with rows kept for questions, {none:.2f} without")
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"interactive-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps({"loads": found, "bulk_per_s": bulk, "machine": describe(None)}, indent=1))

@@ -39,6 +39,7 @@ from worker.given_back import GivenBack, StoreAwayError
 from worker.images import ImageLimits, read_bytes
 from worker.outcome import free_answer
 from worker.results import ResultStore
+from worker.right_of_way import RightOfWay
 from worker.service import WORKER, Service
 
 LIMITS = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
@@ -313,22 +314,69 @@ def test_an_urgent_job_is_urgent_at_the_device_and_in_the_engine(bench: Bench) -
     assert [request.urgent for request in bench.engine.requests] == [False, True]
 
 
-def test_the_way_is_cleared_for_urgent_jobs_alone_until_the_engine_has_them(bench: Bench) -> None:
-    seen: list[str] = []
+class Street(RightOfWay):
+    """Notes how far a job is wherever the right of way is claimed or given."""
+
+    def __init__(self, bench: Bench, store: ResultStore) -> None:
+        super().__init__()
+        self._bench = bench
+        self._store = store
+        self.seen: list[str] = []
+
+    def _note(self, what: str) -> None:
+        bench = self._bench
+        if not self._store.is_wanted("r", 3):
+            how_far = "written"
+        elif bench.engine.requests:
+            how_far = "in the engine"
+        elif bench.model.encoded:
+            how_far = "encoded"
+        elif bench.model.urgent:
+            how_far = "decoded"
+        else:
+            how_far = "begun" if self._store.holder("r", 3) else "delivered"
+        self.seen.append(f"{what} {how_far}")
 
     @contextmanager
-    def clearing() -> Iterator[None]:
-        assert len(bench.model.urgent) == 1, "of the first job alone"
-        seen.append("begun")
-        yield
-        assert len(bench.model.urgent) == 2
-        seen.append(f"{len(bench.engine.requests)} requests")
+    def claimed(self) -> Iterator[None]:
+        self._note("claimed")
+        with super().claimed():
+            yield
+        # The engine begins in a thread of its own.
+        self._bench.engine.begun.wait(5)
+        self._note("left")
 
+    def give(self) -> None:
+        self._note("given")
+        super().give()
+
+
+@pytest.mark.parametrize(
+    ("urgent", "seen"),
+    [
+        (True, ["claimed begun", "left in the engine"]),
+        (
+            False,
+            [
+                "given delivered",
+                "given decoded",
+                "given encoded",
+                "given in the engine",
+                "given in the engine",
+            ],
+        ),
+    ],
+)
+def test_an_urgent_job_claims_the_way_and_others_give_it_piece_by_piece(
+    bench: Bench, store: ResultStore, urgent: bool, seen: list[str]
+) -> None:
+    street = Street(bench, store)
     fetch, decoder = files_below(bench.folder), Decoder(LIMITS, "none")
-    service = Service(bench.model, bench.engine, fetch, decoder, clearing=clearing)
-    service.answer(job("four"))
-    service.answer(job("four"), urgent=True)
-    assert seen == ["begun", "2 requests"]
+    service = Service(bench.model, bench.engine, fetch, decoder, way=street)
+    answering = Answering(service, store, never, way=street)
+    answering.take([message("four")], urgent=urgent)
+    assert street.seen == seen
+    assert not store.is_wanted("r", 3)
 
 
 class Endless:

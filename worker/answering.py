@@ -18,6 +18,7 @@ from worker.engine.loop import EngineStoppedError
 from worker.gate import Gate
 from worker.given_back import GivenBack, NotWanted
 from worker.logs import about
+from worker.right_of_way import RightOfWay
 from worker.service import WORKER, internal_error
 
 log = logging.getLogger(__name__)
@@ -92,16 +93,19 @@ class Answering:
         pass_on: Callable[[object], None],
         worker: str = WORKER,
         pause_s: float = ELSEWHERE_PAUSE_S,
+        way: RightOfWay | None = None,
     ) -> None:
         """`pass_on` puts a job into the suspect queue; `worker` is this process's name, as it is announced.
 
-        After `pause_s` a suspect that another worker is at goes to the end of its queue.
+        After `pause_s` a suspect that another worker is at goes to the end of its queue. Jobs that are not
+        urgent give `way` before they begin and before their record is written.
         """
         self._service = service
         self._store = store
         self._pass_on = pass_on
         self._worker = worker
         self._pause_s = pause_s
+        self._way = way or RightOfWay()
         self._gate = Gate()
         self._under_way: set[Address] = set()
         self._held_in_vain: deque[tuple[Address, bool]] = deque()
@@ -138,6 +142,8 @@ class Answering:
             time.sleep(self._pause_s)
             self._pass_on(job)
             return
+        if not urgent:
+            self._way.give()
         with self._gate.alone() if isolated else self._gate.together():
             most = MOST_ATTEMPTS if isolated else 1
             begun = self._begin(address, most)
@@ -181,7 +187,10 @@ class Answering:
     def _answer(self, address: Address, job: Mapping[str, Any], urgent: bool, isolated: bool) -> None:
         self._under_way.add(address)
         try:
-            self._write(self._result(address, job, urgent, isolated))
+            result = self._result(address, job, urgent, isolated)
+            if not urgent:
+                self._way.give()
+            self._write(result)
         except NotWanted:
             log.info("run %s job %d was cancelled; it is dropped", address.run, address.index)
             self._let_go([address], begun=True)

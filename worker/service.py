@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
@@ -21,6 +21,7 @@ from worker.engine.loop import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
 from worker.given_back import GivenBack, NotWanted
 from worker.outcome import chosen_answer, free_answer
+from worker.right_of_way import RightOfWay
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +160,12 @@ class Service(Generic[FeaturesT]):
         model_id: str | None = None,
         streams: Streams | None = None,
         drain_s: float = DRAIN_S,
-        clearing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        way: RightOfWay | None = None,
     ) -> None:
         """Answers name `model_id`, the model's own if it is None. Without `streams` no job has one.
 
-        While draining, what is generated already has `drain_s` to its end. An urgent job goes within
-        `clearing()` from its image's content to the engine; it may keep others off cores and device.
+        While draining, what is generated already has `drain_s` to its end. An urgent job claims `way` from
+        its image's content to the engine; others give it between one piece of their work and the next.
         """
         self._model = model
         self.model_id = model.model_id if model_id is None else model_id
@@ -173,7 +174,7 @@ class Service(Generic[FeaturesT]):
         self._decode = decode
         self._streams = streams
         self._drain_s = drain_s
-        self._clearing = clearing
+        self._way = way or RightOfWay()
         self._drained_at: float | None = None
         """Monotonic seconds at which what still runs is given back; None while not draining."""
 
@@ -200,6 +201,7 @@ class Service(Generic[FeaturesT]):
             asked = Asked(job.parameters, deadline, urgent, isolated, stream)
             started = self._begin(job, asked)
             self._wait([s.generations for s in started if isinstance(s, Started)], wanted)
+            self._give_way(asked)
             outcomes = [self._outcome(one, job) for one in started]
             if stream is not None:
                 [outcome] = outcomes
@@ -260,9 +262,13 @@ class Service(Generic[FeaturesT]):
         if refusal is not None:
             return [refusal] * len(job.questions)
         content = self._content(job, asked)
-        with self._clearing() if asked.urgent else nullcontext():
+        with self._way.claimed() if asked.urgent else nullcontext():
             picture = self._picture(content, job.detail, asked)
             return [self._start(question, picture, asked) for question in job.questions]
+
+    def _give_way(self, asked: Asked) -> None:
+        if not asked.urgent:
+            self._way.give()
 
     def _refusal(self, job: Job) -> Failure | None:
         """Why this worker answers nothing of the job."""
@@ -291,8 +297,13 @@ class Service(Generic[FeaturesT]):
         """The features of the image that holds `content`, or why there are none."""
         if not isinstance(content, bytes):
             return content
+
+        def decode() -> Image.Image:
+            image = self._decode(content, isolated=asked.isolated)
+            self._give_way(asked)
+            return image
+
         try:
-            decode = partial(self._decode, content, isolated=asked.isolated)
             return self._model.features(content, decode, detail, asked.urgent)
         except Refusal as refusal:
             return refusal.failure
@@ -308,6 +319,7 @@ class Service(Generic[FeaturesT]):
         if isinstance(picture, Failure):
             return picture
         try:
+            self._give_way(asked)
             _check_deadline(asked.deadline)
             prompt = self._model.prompt(question, picture)
             request = self._request(question, picture, prompt, asked)

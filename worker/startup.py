@@ -1,9 +1,10 @@
 """Makes the worker from its settings before the first job: device, model, engine, store; knows no Celery."""
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,8 @@ from worker.images import ImageLimits
 from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
-from worker.picture_turns import PictureTurns
 from worker.precision import computed_as
+from worker.right_of_way import RightOfWay
 from worker.service import Service
 from worker.settings import Settings
 from worker.side_queue import SuspectQueue, side_queues
@@ -55,7 +56,7 @@ class Worker:
         bound_caches()
         # On a processor they share the cores, whatever the number of streams.
         lock = DeviceLock()
-        turns = PictureTurns(len(os.sched_getaffinity(0)))
+        way = RightOfWay(lock.kept_free)
         try:
             device = resolve_device(settings.device)
             _refuse_single_thread(device, settings)
@@ -66,7 +67,7 @@ class Worker:
                 properties,
                 settings.image_cache_bytes,
                 metrics.timed_vision(lock.first),
-                turns.turn,
+                _preparing(way),
             )
         except (UnknownDeviceError, ModelFolderError) as error:
             raise StartupError(str(error)) from None
@@ -90,20 +91,16 @@ class Worker:
         self._decoder = _decoder(settings)
         self._streams = TokenStreams(TokenStore(redis_url))
         fetch = timed_fetch(self._fetch, metrics)
-
-        @contextmanager
-        def clearing() -> Iterator[None]:
-            with turns.paused(), lock.kept_free():
-                yield
-
         self.service = Service(
-            model, engine, fetch, self._decoder, model_id, self._streams, settings.drain_s, clearing
+            model, engine, fetch, self._decoder, model_id, self._streams, settings.drain_s, way
         )
         self.service.warm_up()
         self._watch.observe(engine, model, limits.kv_bytes)
         self.engine_times = engine.times
         self._suspects = SuspectQueue(redis_url)
-        self.answering = Answering(WatchedService(self.service, metrics), self._store, self._suspects.put)
+        self.answering = Answering(
+            WatchedService(self.service, metrics), self._store, self._suspects.put, way=way
+        )
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
         self._announcer = Announcer(self._store, model_id, device)
@@ -158,6 +155,19 @@ def _decoder(settings: Settings) -> Decoder:
     )
     bounds = Bounds(settings.image_decode_bytes, settings.image_decode_cpu_s, settings.image_decode_timeout_s)
     return Decoder(limits, settings.image_isolation, bounds, processes=len(os.sched_getaffinity(0)))
+
+
+def _preparing(way: RightOfWay) -> Callable[[], AbstractContextManager[None]]:
+    """Turns at making bulk jobs' images ready: more at once than there are cores finish no sooner."""
+    turns = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with turns:
+            way.give()
+            yield
+
+    return turn
 
 
 def _properties(device: str, settings: Settings, of_folder: Mapping[str, str]) -> Mapping[str, str]:
