@@ -1,47 +1,182 @@
-"""The worker's Celery app, whose process also answers jobs handed straight to its service, when asked to.
+"""The worker's Celery app, whose process also answers jobs handed straight to its service, by turns.
 
-For bench.keeping_up: both ways then have the same process, model and threads. Measures nothing else.
+For bench.keeping_up: both ways then have the same process, model and threads, and other programs on the
+machine disturb both alike. Knows no producer.
 """
 
+import itertools
 import json
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, cast
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, cast
 
 import redis
 
+from bench.server import cpu_s
+from contract.answer import JobResult
 from contract.job import Job
 from worker.app import app, loaded_worker
+from worker.engine.loop import EngineTimes
 from worker.settings import load_settings
 
 __all__ = ["app"]
 
 ASKED_KEY: Final = "bench:asked"
-"""List of {"slots": how many threads, "jobs": jobs as JSON}; asked when the worker is ready."""
+"""List of the fields of an Order as JSON."""
 TOLD_KEY: Final = "bench:told"
-"""List of seconds, one entry for each of ASKED_KEY."""
+"""List of JSON: null when jobs may come, then the Slices of an order, and at its end a Run."""
+SETTLE_S: Final = 2.5
+"""From one way to the other: what had begun ends, and its answers are collected."""
+SLICE_S: Final = 5.0
+WARM: Final = 64
+"""Images of the run before the first slice."""
+LEFT: Final = 200
+"""So many images of the run are left when the last slice begins, so that it never lacks jobs."""
+WayName = Literal["queued", "direct"]
+ORDER: Final[tuple[WayName, ...]] = ("queued", "direct", "direct", "queued")
 
 
-def answer_directly(slots: int, jobs: list[Job]) -> float:
-    """Seconds from the first job's beginning to the last one's end; every question must have its answer."""
-    service = cast(Any, loaded_worker()).service
-    begun = time.monotonic()
-    with ThreadPoolExecutor(slots) as threads:
-        results = list(threads.map(service.answer, jobs))
+@dataclass(frozen=True)
+class Order:
+    """What a producer asks for beside its run of `images` jobs: turns with `jobs`, in `slots` threads."""
+
+    slots: int
+    images: int
+    jobs: Sequence[str]
+    pids: Mapping[str, int]
+    """Of the processes whose time counts."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some seconds of one way."""
+
+    way: WayName
+    images_per_s: float
+    cpu_ms_per_image: Mapping[str, float]
+    outside_ms_per_image: float
+    """Processor time of the worker in which it takes jobs and writes records: the rest is the service's."""
+    steps_per_image: float
+    """Of the engine: as many in both ways where its batches are as full."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """When the first job of a run began and the last one ended, as time.time()."""
+
+    begun: float
+    ended: float
+
+
+class Turns:
+    """Lets jobs of one way begin; those of the other wait."""
+
+    def __init__(self, answer: Callable[..., JobResult]) -> None:
+        self._answer = answer
+        self._changed = threading.Condition()
+        self._way: WayName | None = "queued"
+        self.ended: Counter[WayName] = Counter()
+        self._inside_s = 0.0
+        """Processor time of the queue's threads in the service."""
+        self._queue_threads = {threading.main_thread().ident}
+        self.first_begun = 0.0
+        self.last_ended = 0.0
+
+    def change(self, way: WayName | None) -> None:
+        """None: no direct job begins any more, and the queued ones go on."""
+        with self._changed:
+            self._way = way
+            self._changed.notify_all()
+
+    def queued(self, job: Job, **options: Any) -> JobResult:
+        """In the service's place, for a job that came by the queue."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._way != "direct")
+            self.first_begun = self.first_begun or time.time()
+            self._queue_threads.add(threading.get_ident())
+        spent = time.thread_time()
+        result = self._answer(job, **options)
+        with self._changed:
+            self._inside_s += time.thread_time() - spent
+            self.ended["queued"] += 1
+            self.last_ended = time.time()
+        return result
+
+    def outside_s(self) -> float:
+        """Processor time of the queue's threads so far, without what they did in the service."""
+        with self._changed:
+            clocks = [time.pthread_getcpuclockid(thread) for thread in self._queue_threads if thread]
+            return sum(map(time.clock_gettime, clocks)) - self._inside_s
+
+    def direct(self, jobs: "itertools.cycle[Job]") -> None:
+        """Answer one after the other of `jobs`, which other threads take from too, until it is over."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._way != "queued")
+                if self._way is None:
+                    return
+                job = next(jobs)
+            result = self._answer(job)
+            assert all(one.outcome.kind == "answer" for one in result.results), result
+            with self._changed:
+                self.ended["direct"] += 1
+
+
+def slices(turns: Turns, times: EngineTimes, order: Order) -> list[Slice]:
+    """By turns, as long as the run has images."""
+    jobs = itertools.cycle([Job.model_validate_json(job) for job in order.jobs])
+    found = []
+    with ThreadPoolExecutor(order.slots) as threads:
+        ways = [threads.submit(turns.direct, jobs) for _ in range(order.slots)]
+        while turns.ended["queued"] < WARM:
+            time.sleep(0.1)
+        for way in itertools.cycle(ORDER):
+            if order.images - turns.ended["queued"] < LEFT:
+                break
+            turns.change(way)
+            time.sleep(SETTLE_S)
+            found.append(_slice(turns, times, way, order.pids))
+        turns.change(None)
+        for one in ways:
+            one.result()
+    return found
+
+
+def _slice(turns: Turns, times: EngineTimes, way: WayName, pids: Mapping[str, int]) -> Slice:
+    begun, ended = time.monotonic(), turns.ended.total()
+    spent = {name: -cpu_s(pid) for name, pid in pids.items()}
+    outside_s, steps = turns.outside_s(), times.steps
+    time.sleep(SLICE_S)
+    images = turns.ended.total() - ended
     seconds = time.monotonic() - begun
-    assert all(one.outcome.kind == "answer" for result in results for one in result.results), results
-    return seconds
+    return Slice(
+        way,
+        images / seconds,
+        {name: 1000 * (spent[name] + cpu_s(pid)) / images for name, pid in pids.items()},
+        1000 * (turns.outside_s() - outside_s) / images,
+        (times.steps - steps) / images,
+    )
 
 
 def _serve() -> None:
     url = load_settings().redis_url.get_secret_value()
     with redis.Redis.from_url(url, socket_timeout=None) as connection:
-        while True:
-            reply: Any = connection.blpop([ASKED_KEY])
-            asked = json.loads(reply[1])
-            jobs = [Job.model_validate_json(job) for job in asked["jobs"]]
-            connection.rpush(TOLD_KEY, answer_directly(asked["slots"], jobs))
+        reply: Any = connection.blpop([ASKED_KEY])
+        order = Order(**json.loads(reply[1]))
+        worker = cast(Any, loaded_worker())
+        service = worker.service
+        turns = Turns(service.answer)
+        service.answer = turns.queued
+        connection.rpush(TOLD_KEY, json.dumps(None))
+        found = slices(turns, worker.engine_times, order)
+        connection.rpush(TOLD_KEY, json.dumps([asdict(one) for one in found]))
+        while turns.ended["queued"] < order.images:
+            time.sleep(0.1)
+        connection.rpush(TOLD_KEY, json.dumps(asdict(Run(turns.first_begun, turns.last_ended))))
 
 
 def _start(**_: Any) -> None:

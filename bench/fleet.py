@@ -14,7 +14,7 @@ import numpy as np
 from bench.fleet_costs import Costs
 from contract.store import MOST_ATTEMPTS
 from producer.run import FEW
-from producer.run_folder import SMALLEST_WINDOW
+from producer.window import SMALLEST_WINDOW, WINDOW_PER_SLOT
 
 Part = Literal["workers", "server", "producer", "window", "machine"]
 STEP_S: Final = 2.0
@@ -22,7 +22,6 @@ LONGEST: Final = 50.0
 """Times what the workers would take alone."""
 DETECT_S: Final = 30.0
 """From a worker's death until its jobs are sent again: contract.store's WORKER_SILENT_S and two looks."""
-WINDOW_PER_SLOT: Final = 4
 
 
 @dataclass(frozen=True)

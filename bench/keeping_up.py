@@ -1,24 +1,25 @@
-"""Measures what queue, store and disk leave of the engine's own throughput, taking turns; knows no peer.
+"""Measures what queue, store and disk leave of the engine's own throughput, in turns within one run.
 
-A command of its own: python -m bench.keeping_up
+Knows no peer. A command of its own: python -m bench.keeping_up
 """
 
 import json
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from bench.engine_alone import ASKED_KEY, TOLD_KEY
+from bench.engine_alone import ASKED_KEY, TOLD_KEY, Order, Run, Slice
 from bench.machine import describe
-from bench.server import ROOT, cpu_s, process, server
+from bench.server import ROOT, process, server
 from bench.works import draw
 from contract.job import GenerationParameters, ImagePath, Job
 from producer.asking import Asking
@@ -32,57 +33,33 @@ DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)
 QUESTIONS: Final = ("Describe the image.", "How many shapes are there?")
 START_S: Final = 300.0
-DIRECT_S: Final = 1800.0
-"""Longest of a round without a queue."""
+DIRECT: Final = 500
+"""So many of the run's pictures are those of the other way, over and over."""
+WAYS: Final = ("direct", "queued")
+LENGTHS: Final = (1000, 10_000)
+"""Images of the runs that the summary reckons the beginning and the end of."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of a round."""
+class Ends:
+    """What a run takes before its first job begins, and after its last one has ended, in seconds."""
 
-    images_per_s: float
-    cpu_ms_per_image: dict[str, float]
-    """Of worker, server and producer."""
-
-
-class Meter:
-    """Processor time of the three processes that a round has."""
-
-    def __init__(self, url: str, worker: int) -> None:
-        info: Any = connect(url).info("server")
-        self._pids = {"worker": worker, "server": info["process_id"], "producer": os.getpid()}
-        self._begun = self._read()
-
-    def _read(self) -> dict[str, float]:
-        return {name: cpu_s(pid) for name, pid in self._pids.items()}
-
-    def per_image(self, images: int) -> dict[str, float]:
-        """Milliseconds since it was made."""
-        return {
-            name: 1000 * (now - begun) / images
-            for (name, now), begun in zip(self._read().items(), self._begun.values(), strict=True)
-        }
+    begin_s: float
+    end_s: float
 
 
-def direct(url: str, asked: Submission, slots: int) -> float:
-    """Images a second when threads of the worker's process hand jobs straight to its service."""
+def jobs_of(asked: Submission) -> list[str]:
+    """The first rows' jobs as JSON, as a producer would send them."""
     asking = Asking(asked.prompts, asked.parameters, "high")
     jobs = []
-    for index, row in enumerate(open_source(asked.source, asked.options).rows()):
+    for index, row in zip(range(DIRECT), open_source(asked.source, asked.options).rows(), strict=False):
         questions: Any = tuple(wish.asked for wish in asking.ready(row, {}))
         assert isinstance(row.image, ImagePath)
         job = Job(
             run="direct", index=index, image=row.image, questions=questions, parameters=asked.parameters
         )
         jobs.append(job.model_dump_json())
-    connection = connect(url)
-    connection.rpush(ASKED_KEY, json.dumps({"slots": slots, "jobs": jobs}))
-    deadline = time.monotonic() + DIRECT_S
-    while (told := connection.lpop(TOLD_KEY)) is None:
-        assert time.monotonic() < deadline, "the worker's log says why it does not answer"
-        time.sleep(0.1)
-    assert isinstance(told, bytes)
-    return len(jobs) / float(told)
+    return jobs
 
 
 def queued(url: str, asked: Submission, folder: Path) -> float:
@@ -103,31 +80,47 @@ def queued(url: str, asked: Submission, folder: Path) -> float:
     return rows / seconds
 
 
+def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list[Slice], Ends]:
+    """A run by way of the queue, and in between the same worker without it."""
+    connection = connect(url)
+
+    def told() -> Any:
+        reply: Any = connection.blpop([TOLD_KEY])
+        return json.loads(reply[1])
+
+    connection.rpush(ASKED_KEY, json.dumps(asdict(order)))
+    assert told() is None, "first it says that jobs may come"
+    begun = time.time()
+    queued(url, asked, folder)
+    ended = time.time()
+    found = [Slice(**one) for one in told()]
+    run = Run(**told())
+    return found, Ends(run.begun - begun, ended - run.ended)
+
+
 def main(
     model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = DEMO_FOLDER,
-    images: Annotated[int, typer.Option(min=10, help="Distinct pictures of a round.")] = 500,
+    images: Annotated[int, typer.Option(min=1000, help="Distinct pictures of the run.")] = 8000,
     questions: Annotated[int, typer.Option(min=1, max=len(QUESTIONS), help="About each picture.")] = 2,
     num_beams: Annotated[int, typer.Option(min=1)] = 4,
     new_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 32,
-    rounds: Annotated[int, typer.Option(min=2)] = 10,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once, in both ways.")] = 16,
     out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
 ) -> None:
-    """Answer the same pictures with the engine alone and by way of queue, store and disk."""
+    """Answer pictures by way of queue, store and disk and, in turns of seconds, with the engine alone."""
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
         pictures = folder / "pictures"
         pictures.mkdir()
         for number in range(images):
             draw(SIZE_PX, number).save(pictures / f"{number:06d}.png")
-        settings = {
-            "redis_url": url,
-            "model_folder": str(model_folder),
-            "image_roots": str(folder),
-            # Else the second round finds the features of the first.
-            "image_cache_bytes": "0",
+        environment = {
+            "CAPTIONMILL_REDIS_URL": url,
+            "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
+            "CAPTIONMILL_IMAGE_ROOTS": str(folder),
+            # Else pictures that come again are found there.
+            "CAPTIONMILL_IMAGE_CACHE_BYTES": "0",
         }
-        environment = {f"CAPTIONMILL_{name.upper()}": value for name, value in settings.items()}
         command = [
             *(sys.executable, "-m", "celery", "-A", "bench.engine_alone", "worker", "-P", "threads"),
             *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "INFO", "--without-mingle"),
@@ -144,63 +137,75 @@ def main(
                 prompts=read_prompts(QUESTIONS[:questions], None, None),
                 parameters=GenerationParameters(max_new_tokens=new_tokens, num_beams=num_beams),
             )
-            found: list[dict[str, Way]] = []
-            for number in range(-1, rounds):
-                ways: dict[str, Way] = {}
-                for way in ("direct", "queued") if number % 2 else ("queued", "direct"):
-                    meter = Meter(url, worker.pid)
-                    rate = (
-                        direct(url, asked, slots)
-                        if way == "direct"
-                        else queued(url, asked, folder / f"run {number}")
-                    )
-                    ways[way] = Way(rate, meter.per_image(images))
-                print(_line(ways), flush=True)
-                if number >= 0:  # the round before is to get warm
-                    found.append(ways)
-    kept = [ways["queued"].images_per_s / ways["direct"].images_per_s for ways in found]
-    figures = {
-        "rounds": [{way: vars(one) for way, one in ways.items()} for ways in found],
-        "kept": statistics.median(kept),
-        "machine": describe(None),
-    }
+            info: Any = connect(url).info("server")
+            pids = {"worker": worker.pid, "server": info["process_id"], "producer": os.getpid()}
+            found, ends = turns(url, asked, folder / "run", Order(slots, images, jobs_of(asked), pids))
+    print(_summary(found, ends))
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"keeping-up-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    figures = {"slices": [asdict(one) for one in found], "ends": asdict(ends), "machine": describe(None)}
     path.write_text(json.dumps(figures, indent=1))
-    print(_summary(kept, found))
     print(f"Figures: {path}")
 
 
-def _line(ways: dict[str, Way]) -> str:
-    alone, disk = ways["direct"], ways["queued"]
-    return (
-        f"engine {alone.images_per_s:.2f}, to disk {disk.images_per_s:.2f} images/s; worker "
-        f"{alone.cpu_ms_per_image['worker']:.1f} and {disk.cpu_ms_per_image['worker']:.1f} ms an image, "
-        f"producer {disk.cpu_ms_per_image['producer']:.2f}, server {disk.cpu_ms_per_image['server']:.2f}"
-    )
-
-
-def _summary(kept: Sequence[float], found: Sequence[dict[str, Way]]) -> str:
+def _summary(found: Sequence[Slice], ends: Ends) -> str:
+    """Neighbours in time are compared, as the machine itself changes from minute to minute."""
+    pairs = [sorted(found[i : i + 2], key=lambda one: one.way) for i in range(0, len(found) - 1, 2)]
+    kept = [math.log(queued.images_per_s / direct.images_per_s) for direct, queued in pairs]
+    mean, error = statistics.mean(kept), statistics.stdev(kept) / math.sqrt(len(kept))
     low, middle, high = statistics.quantiles(kept, n=4)
-    rates = {way: statistics.median(ways[way].images_per_s for ways in found) for way in ("direct", "queued")}
-    spent = {
-        f"{name}{' alone' if way == 'direct' else ''}": statistics.median(
-            ways[way].cpu_ms_per_image[name] for ways in found
+    cores = [math.log(_service_cores(queued) / _service_cores(direct)) for direct, queued in pairs]
+    cores_error = statistics.stdev(cores) / math.sqrt(len(cores))
+    both_s = ends.begin_s + ends.end_s
+    whole_s = {length: length / _mean(found, "queued", _rate) for length in LENGTHS}
+    lengths = ", ".join(f"{100 * both_s / (both_s + s):.1f} % of {n} images" for n, s in whole_s.items())
+    return "\n".join(
+        (
+            f"Engine alone {_mean(found, 'direct', _rate):.2f}, to disk {_mean(found, 'queued', _rate):.2f} "
+            f"images/s; steps an image {_mean(found, 'direct', _steps):.1f} and "
+            f"{_mean(found, 'queued', _steps):.1f}.",
+            f"Kept of the engine's throughput: {_percent(mean)} ± {100 * error:.1f} (standard error) in the "
+            f"mean of {len(kept)} pairs; median {_percent(middle)}, quartiles {_percent(low)} and "
+            f"{_percent(high)}.",
+            f"Kept of the processor time that the service gets: {_percent(statistics.mean(cores))} "
+            f"± {100 * cores_error:.1f}.",
+            f"A run begins in {ends.begin_s:.2f} s and ends in {ends.end_s:.2f} s: {lengths}.",
+            *(f"Processor time, ms an image, {way}: {_spent(found, way)}." for way in WAYS),
         )
-        for way, name in (
-            ("direct", "worker"),
-            ("queued", "worker"),
-            ("queued", "producer"),
-            ("queued", "server"),
-        )
-    }
-    times = ", ".join(f"{name} {ms:.2f}" for name, ms in spent.items())
-    return (
-        f"Engine {rates['direct']:.2f}, to disk {rates['queued']:.2f} images/s.\n"
-        f"Kept of the engine's throughput: {100 * middle:.1f} % in the median of {len(kept)} rounds, "
-        f"quartiles {100 * low:.1f} and {100 * high:.1f}.\n"
-        f"Processor time, ms an image: {times}."
     )
+
+
+def _spent(found: Sequence[Slice], way: str) -> str:
+    means = {
+        name: statistics.mean(one.cpu_ms_per_image[name] for one in found if one.way == way)
+        for name in found[0].cpu_ms_per_image
+    } | {"of the worker outside its service": _mean(found, way, _outside)}
+    return ", ".join(f"{name} {ms:.2f}" for name, ms in means.items())
+
+
+def _service_cores(one: Slice) -> float:
+    """So many cores compute what the engine alone computes too. The machine's speed is not in it."""
+    return one.images_per_s * (one.cpu_ms_per_image["worker"] - one.outside_ms_per_image) / 1000
+
+
+def _rate(one: Slice) -> float:
+    return one.images_per_s
+
+
+def _steps(one: Slice) -> float:
+    return one.steps_per_image
+
+
+def _outside(one: Slice) -> float:
+    return one.outside_ms_per_image
+
+
+def _mean(found: Sequence[Slice], way: str, of: Callable[[Slice], float]) -> float:
+    return statistics.mean(of(one) for one in found if one.way == way)
+
+
+def _percent(log_ratio: float) -> str:
+    return f"{100 * math.exp(log_ratio):.1f} %"
 
 
 if __name__ == "__main__":

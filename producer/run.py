@@ -15,6 +15,7 @@ from producer.feed import Feeder, JobQueue
 from producer.holders import holders
 from producer.ledger import JobState, Ledger, OpenJob
 from producer.outputs import Outputs
+from producer.window import Window
 
 BLOCK_MS: Final = 100
 FEW: Final = 64
@@ -31,11 +32,6 @@ QUIET_S: Final = 2.0
 """Without a record for so long, the next look at what was lost is due."""
 OVERDUE_S: Final = VISIBILITY_TIMEOUT_S * 1.5
 """A job sent this long ago has been delivered a second time by the broker, or is lost."""
-TOGETHER_S: Final = 4.0
-MOST_TOGETHER: Final = 8
-"""Jobs go together in one message as long as they take a worker's thread no longer than TOGETHER_S."""
-LAST_SHARE: Final = 4
-"""This part of the window, 1 / LAST_SHARE, goes one by one at the end, so that no thread has several left."""
 CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 PRESSURE_EVERY_S: Final = 1.0
 MOST_QUEUED: Final = 100_000
@@ -115,13 +111,11 @@ class Run:
         feeder: Feeder | None,
         collector: Collector | None,
         outputs: Outputs | None,
-        window: int,
+        window: Window,
         quiet_s: float = QUIET_S,
     ) -> None:
-        """`window` bounds the jobs that are sent and not answered.
-
-        Without `feeder` it only collects, without `collector` it only feeds: another process does the rest.
-        The run looks every LOOK_EVERY_S whether jobs were lost, without a record for `quiet_s` at once.
+        """Without `feeder` it only collects, without `collector` it only feeds: another process does the
+        rest. The run looks every LOOK_EVERY_S whether jobs were lost, without a record for `quiet_s` at once.
         """
         self._ledger = ledger
         self._queue = queue
@@ -142,8 +136,6 @@ class Run:
         self._gathered = 0
         """Records since then."""
         self._gather_s = 0.0
-        self._few = max(1, min(FEW, window // 4))
-        """A small window must not run empty while answers gather."""
         self._heard_at = now
         self._looked_at = now
         self._missing: set[int] = set()
@@ -198,13 +190,15 @@ class Run:
 
     def _feed(self) -> tuple[bool, str | None]:
         """Whether rows were looked at, and what holds it back."""
-        room = self._window - len(self._sent_at)
-        if self._feeder is None or room <= 0:
+        if self._feeder is None:
+            return False, None
+        room, together = self._portion()
+        if room <= 0:
             return False, None
         held = self._pressure.held()
         if held is not None:
             return False, held
-        fed = self._feeder.feed(*self._portion(room))
+        fed = self._feeder.feed(room, together)
         now = time.monotonic()
         if not self._sent_at:
             # Silence counts from the first job on.
@@ -212,15 +206,13 @@ class Run:
         self._sent_at.update(dict.fromkeys(fed.sent, now))
         return fed.rows > 0, None
 
-    def _portion(self, room: int) -> tuple[int, int]:
+    def _portion(self) -> tuple[int, int]:
         """How many jobs to send now, and how many of them in one message."""
-        if self._collector is None or self._collector.job_s is None:
-            return room, 1
-        before_last = self._rows - self.complete - len(self._sent_at) - self._window // LAST_SHARE
-        if before_last <= 0:
-            return room, 1
-        in_time = TOGETHER_S / max(self._collector.job_s, TOGETHER_S / MOST_TOGETHER)
-        return min(room, before_last), max(1, int(in_time))
+        under_way = len(self._sent_at)
+        if self._collector is None:
+            return self._window.jobs - under_way, 1
+        unsent = self._rows - self.complete - under_way
+        return self._window.portion(under_way, unsent, self._collector.job_s)
 
     def _collect(self, *, wait: bool) -> bool:
         """Whether anything came or was written."""
@@ -238,7 +230,7 @@ class Run:
             now = time.monotonic()
             since_s = now - self._collected_at
             self._gather_s = (
-                min(GATHER_S, self._few * since_s / self._gathered) if self._gathered else GATHER_S
+                min(GATHER_S, self._few() * since_s / self._gathered) if self._gathered else GATHER_S
             )
             self._collected_at, self._gathered = now, 0
         self._heard(finished)
@@ -249,6 +241,10 @@ class Run:
         if wait and not self._sent_at and not finished and not written:
             self._idle()
         return bool(finished or written)
+
+    def _few(self) -> int:
+        """A small window must not run empty while answers gather."""
+        return max(1, min(FEW, self._window.jobs // 4))
 
     def _idle(self) -> None:
         if not self._ledger.is_fed() or self._ledger.has_open_jobs():

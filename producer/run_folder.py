@@ -34,9 +34,9 @@ from producer.sinks.kinds import open_sinks
 from producer.sinks.sink import Sink, SinkOptions
 from producer.sources import Source, SourceError, SourceOptions, open_source, shown
 from producer.uploads import BUDGET_BYTES, Uploads
+from producer.window import Window
 from producer.workers import live_workers
 
-SMALLEST_WINDOW: Final = 256
 RUN: Final = "run"
 SUBMISSION: Final = "submission"
 OVERRIDES: Final = "overrides"
@@ -208,8 +208,6 @@ class RunFolder:
                 sinks = open_sinks(submission.sinks, self.path, submission.sink_options, self.reader(lazily))
                 outputs = Outputs(self.ledger, (*sinks, *further_sinks))
                 stack.callback(outputs.close)
-            if window is None:
-                window = max(SMALLEST_WINDOW, 4 * sum(worker.slots for worker in workers))
             run = Run(
                 self.ledger,
                 queue,
@@ -218,7 +216,7 @@ class RunFolder:
                 feeder=feeder,
                 collector=collector,
                 outputs=outputs,
-                window=window,
+                window=Window(connection, window),
             )
             yield Work(self, run, collector, outputs)
 

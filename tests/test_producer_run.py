@@ -35,9 +35,10 @@ from producer.ledger import LedgerError
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
-from producer.run import MOST_TOGETHER, TOGETHER_S, Round, WorkersCrashError
+from producer.run import Round, WorkersCrashError
 from producer.run_folder import RunFolder, Submission
 from producer.sources import SourceError
+from producer.window import MOST_TOGETHER, TOGETHER_S
 from tests.producer_driver import Rows, Workers, answer, lines, texts, write
 from tests.workers import announce
 
@@ -181,6 +182,7 @@ def test_quick_jobs_go_several_in_a_message_and_the_last_ones_alone(
     folder: RunFolder, connection: redis.Redis
 ) -> None:
     plan(folder, numbered(2000))
+    announce(connection, "w", "m", slots=4)
     workers = Workers(connection)
     drive(folder, connection, workers, window=64)
     assert workers.together[0] == 1
@@ -191,6 +193,7 @@ def test_quick_jobs_go_several_in_a_message_and_the_last_ones_alone(
 
 def test_slow_jobs_go_one_in_a_message(folder: RunFolder, connection: redis.Redis) -> None:
     plan(folder, numbered(2000))
+    announce(connection, "w", "m", slots=4)
     workers = Workers(connection, seconds=TOGETHER_S)
     drive(folder, connection, workers, window=64)
     assert set(workers.together) == {1}
