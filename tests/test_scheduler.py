@@ -276,6 +276,24 @@ def test_an_urgent_prompt_waits_for_no_other_prompt(runner_kind: Kind) -> None:
     driver.finish()
 
 
+@pytest.mark.parametrize(
+    ("urgent_rows", "prompts"), [(1, [[300, 200], [400], [600], [100]]), (0, [[300, 200, 400, 600, 100]])]
+)
+def test_where_urgent_ones_may_come_a_mixed_step_has_few_other_prompts(
+    urgent_rows: int, prompts: list[list[int]]
+) -> None:
+    limits = Limits(kv_bytes=10**6, rows=8, step_tokens=4096, urgent_rows=urgent_rows)
+    runner = MIXED.runner(limits, logits=counting)
+    driver = Driver(runner, limits)
+    driver.add(*(make_request([51] * (length - 1) + [1]) for length in (300, 200, 400, 600, 100)))
+    for _ in prompts:
+        driver.step()
+    computed = [[len(piece) for piece in step if len(piece) > 1] for step in runner.steps]
+    assert computed == prompts
+    assert [sum(len(piece) == 1 for piece in step) for step in runner.steps] == [0, 2, 3, 4][: len(prompts)]
+    driver.finish()
+
+
 def test_an_urgent_request_without_room_is_overtaken_by_nobody(forking: Kind) -> None:
     limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
     driver = Driver(forking.runner(limits, logits=counting), limits)

@@ -21,6 +21,9 @@ MOST_HELD_UP: Final = 32
 """After so many steps in a row for prompts alone, no request is admitted until every row had its step."""
 MOST_HELD_UP_URGENT: Final = 1
 """The same while an urgent request decodes."""
+PROMPT_TOKENS_BESIDE: Final = 512
+"""Of prompts that are not urgent in one mixed step, or one of them if it is longer: an urgent one that comes
+meanwhile waits for the step. A LLaVA prompt is at least as long."""
 
 
 @dataclass(frozen=True)
@@ -306,12 +309,18 @@ class Scheduler:
     # Steps
 
     def _mixed_step(self) -> list[Turn]:
-        """Everything at once, for which room was seen to on admission; urgent prompts without other ones."""
-        urgent = any(f.prompt_left and f.request.urgent for f in self._running)
+        """Everything at once, for which room was seen to on admission; urgent prompts without other ones.
+
+        Where urgent ones may come, PROMPT_TOKENS_BESIDE of the other prompts, from the first.
+        """
+        prompts = [f for f in self._running if f.prompt_left]
+        now = [f for f in prompts if f.request.urgent] or prompts
+        if self._limits.urgent_rows and now is prompts:
+            now = _first(prompts, PROMPT_TOKENS_BESIDE) or prompts[:1]
         return [
             Turn(f, _rest_of_prompt(f) if f.prompt_left else None)
             for f in self._running
-            if not (urgent and f.prompt_left and not f.request.urgent)
+            if not f.prompt_left or f in now
         ]
 
     def _separate_step(self) -> list[Turn]:
@@ -323,7 +332,7 @@ class Scheduler:
         given whole, each of its positions would be computed for all of these rows.
         """
         whole = [f for f in self._running if f.prompt_left and not self._joins(f)]
-        prompts = self._within_step([f for f in whole if f.request.urgent] or whole)
+        prompts = _first([f for f in whole if f.request.urgent] or whole, self._limits.step_tokens)
         if self._limits.urgent_rows:
             prompts = prompts[:1]
         if prompts:
@@ -341,15 +350,16 @@ class Scheduler:
         decoding = sum(len(f.sequences) for f in kin if not f.prompt_left)
         return decoding > sum(1 for f in kin if f.prompt_left)
 
-    def _within_step(self, flights: list[Flight]) -> list[Flight]:
-        """As many of them, from the first, as one step can take."""
-        tokens, fitting = 0, []
-        for flight in flights:
-            tokens += flight.prompt_left
-            if tokens > self._limits.step_tokens:
-                break
-            fitting.append(flight)
-        return fitting
+
+def _first(flights: list[Flight], most_tokens: int) -> list[Flight]:
+    """So many, from the first, that the rests of their prompts are no more than `most_tokens` together."""
+    tokens, fitting = 0, []
+    for flight in flights:
+        tokens += flight.prompt_left
+        if tokens > most_tokens:
+            break
+        fitting.append(flight)
+    return fitting
 
 
 def _rest_of_prompt(flight: Flight) -> slice:
