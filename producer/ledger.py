@@ -1,8 +1,9 @@
 """What a run folder remembers: rows, questions, jobs and answers, in SQLite; knows no Redis and no files.
 
 row       a row of the source as it was submitted last, and how far it is
-question  what a row asks, as rendered, and the content key of it
-ask       content key → its outcome, or the job that will bring it; kept from submission to submission
+question  what a row asks, as rendered, and the ask that it shares with all that would be answered alike
+ask       content key → its outcome, or the job that will bring it; kept from submission to submission, in
+          the order of sending, so that what a batch of records changes lies together
 job       what was sent: index in the run's done bitmap and stream, and whether its record has come
 file      image file → its digest, so that what did not change is not read again
 
@@ -28,7 +29,7 @@ from contract.failure import Failure, FailureCode
 from producer.rows import Answered, AnsweredRow, Row
 
 LEDGER: Final = "ledger.sqlite"
-VERSION: Final = 1
+VERSION: Final = 2
 BUSY_S: Final = 60.0
 CHUNK: Final = 500
 OF_THE_DISK: Final = (
@@ -58,16 +59,17 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE row ({ROW_COLUMNS});
 CREATE TABLE question (
     position INTEGER NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, prompt TEXT NOT NULL,
-    key BLOB NOT NULL, PRIMARY KEY (position, number)
+    ask INTEGER NOT NULL, PRIMARY KEY (position, number)
 ) WITHOUT ROWID;
 CREATE TABLE ask (
-    key BLOB PRIMARY KEY, job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT
-) WITHOUT ROWID;
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE,
+    job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT
+);
 CREATE TABLE job (idx INTEGER PRIMARY KEY, state INTEGER NOT NULL, message TEXT, upload TEXT);
 CREATE TABLE file (
     path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX question_key ON question (key);
+CREATE INDEX question_ask ON question (ask);
 CREATE INDEX ask_job ON ask (job) WHERE outcome IS NULL;
 CREATE INDEX job_open ON job (state) WHERE state < 3;
 """
@@ -77,6 +79,12 @@ CREATE INDEX row_due ON row (position) WHERE due IS NOT NULL;
 CREATE INDEX row_new ON row (position) WHERE fed = 0 AND due IS NULL AND seq IS NULL;
 CREATE INDEX row_unfed ON row (position) WHERE fed < total;
 """
+ASK: Final = """
+INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
+    outcome = excluded.outcome, code = excluded.code, model = NULL
+"""
+"""Ask what was never asked, or ask it again: questions that share the ask keep it."""
 
 OUTCOME: Final[TypeAdapter[Outcome]] = TypeAdapter(Outcome)
 ROW: Final[TypeAdapter[Row]] = TypeAdapter(Row)
@@ -171,7 +179,10 @@ class Ledger:
                         self._db.execute(statement)
                     self._db.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
-                raise LedgerError(f"{_shown(path)} has version {version}; this program reads {VERSION}.")
+                raise LedgerError(
+                    f"{_shown(path)} has version {version}, and this program reads {VERSION}: go on with the "
+                    "release that began the run, or start a new run folder."
+                )
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{_shown(path)} cannot be opened: {error}.") from None
         self.folder = folder
@@ -270,7 +281,7 @@ class Ledger:
     def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
         """Question id → outcome, of the row's questions that have been fed."""
         found = self._db.execute(
-            "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.key = q.key WHERE q.position = ?",
+            "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.id = q.ask WHERE q.position = ?",
             (position,),
         )
         return {
@@ -295,21 +306,18 @@ class Ledger:
         """Note a job that is about to be sent; `asks` maps content keys to the job's question ids."""
         self._db.execute("INSERT INTO job VALUES (?, ?, ?, ?)", (index, JobState.SENDING, message, upload))
         self._db.executemany(
-            "INSERT OR REPLACE INTO ask VALUES (?, ?, ?, NULL, NULL, NULL)",
-            [(key, index, question) for key, question in asks.items()],
+            ASK,
+            [(key, index, question, None, None) for key, question in asks.items()],
         )
 
     def settle(self, key: bytes, failure: Failure) -> None:
         """Give a question an outcome that no worker was asked for."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO ask VALUES (?, NULL, NULL, ?, ?, NULL)",
-            (key, failure.model_dump_json(), failure.code),
-        )
+        self._db.execute(ASK, (key, None, None, failure.model_dump_json(), failure.code))
 
     def add_questions(self, position: int, asked: Sequence[Asked], waiting: int) -> None:
         """Note what a row asks now; `waiting` of it has no outcome yet."""
         self._db.executemany(
-            "INSERT INTO question VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO question SELECT ?, ?, ?, ?, id FROM ask WHERE key = ?",
             [(position, one.number, one.id, json.dumps(one.prompt), one.key) for one in asked],
         )
         self._db.execute(
@@ -382,7 +390,7 @@ class Ledger:
         # Whatever the jobs were to bring: a question that a record leaves out ends as a failure below.
         run(
             f"""INSERT INTO touched SELECT q.position, count(*)
-            FROM ask a CROSS JOIN question q ON q.key = a.key
+            FROM ask a CROSS JOIN question q ON q.ask = a.id
             WHERE a.job IN ({marks}) AND a.outcome IS NULL GROUP BY q.position""",
             fresh,
         )
@@ -479,7 +487,7 @@ class Ledger:
         models: dict[int, str] = {}
         for position, question, prompt, outcome, model in self._db.execute(
             f"""SELECT q.position, q.id, q.prompt, a.outcome, a.model
-            FROM question q JOIN ask a ON a.key = q.key WHERE q.position IN ({marks})
+            FROM question q JOIN ask a ON a.id = q.ask WHERE q.position IN ({marks})
             ORDER BY q.position, q.number""",
             [position for position, _, _ in rows],
         ):
@@ -512,14 +520,14 @@ class Ledger:
     def failures(self) -> dict[str, int]:
         """Failure code → failed questions of the present submission, the most frequent first."""
         found = self._db.execute(
-            "SELECT a.code, count(*) FROM question q JOIN ask a ON a.key = q.key "
+            "SELECT a.code, count(*) FROM question q JOIN ask a ON a.id = q.ask "
             "WHERE a.code IS NOT NULL GROUP BY a.code ORDER BY 2 DESC, 1"
         )
         return dict(found.fetchall())
 
     def answered_questions(self) -> int:
         found: int = self._db.execute(
-            "SELECT count(*) FROM question q JOIN ask a ON a.key = q.key "
+            "SELECT count(*) FROM question q JOIN ask a ON a.id = q.ask "
             "WHERE a.outcome IS NOT NULL AND a.code IS NULL"
         ).fetchone()[0]
         return found
@@ -528,14 +536,14 @@ class Ledger:
 
     def withdraw(self) -> int:
         """Make everything that is under way due again. Returns the number of jobs withdrawn."""
-        with_open = "SELECT key FROM ask WHERE outcome IS NULL"
+        with_open = "SELECT id FROM ask WHERE outcome IS NULL"
         for position, count in self._db.execute(
-            f"SELECT position, count(*) FROM question WHERE key IN ({with_open}) GROUP BY position"
+            f"SELECT position, count(*) FROM question WHERE ask IN ({with_open}) GROUP BY position"
         ).fetchall():
             self._db.execute(
                 "UPDATE row SET fed = fed - ?, open = 0, due = 1 WHERE position = ?", (count, position)
             )
-        self._db.execute(f"DELETE FROM question WHERE key IN ({with_open})")
+        self._db.execute(f"DELETE FROM question WHERE ask IN ({with_open})")
         self._db.execute("DELETE FROM ask WHERE outcome IS NULL")
         changed = self._db.execute("UPDATE job SET state = 3, message = NULL WHERE state < 3")
         return changed.rowcount
@@ -547,7 +555,7 @@ class Ledger:
             marks = ",".join("?" * len(codes))
             chosen = f"a.code IN ({marks})"
         failed = self._db.execute(
-            f"SELECT q.position, q.number, q.key FROM question q JOIN ask a ON a.key = q.key WHERE {chosen}",
+            f"SELECT q.position, q.number, a.id FROM question q JOIN ask a ON a.id = q.ask WHERE {chosen}",
             tuple(codes or ()),
         ).fetchall()
         for position, number, _ in failed:
@@ -557,7 +565,7 @@ class Ledger:
                 "WHERE position = ?",
                 (position,),
             )
-        self._db.executemany("DELETE FROM ask WHERE key = ?", [(key,) for _, _, key in failed])
+        self._db.executemany("DELETE FROM ask WHERE id = ?", [(ask,) for _, _, ask in failed])
         if failed:
             self.set_state("emitted", 0)
             self.set_state("places", {})

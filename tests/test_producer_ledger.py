@@ -1,6 +1,8 @@
 """The ledger: rows, content keys and outcomes, in transactions that a crash leaves whole."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import ImagePath, Question
-from producer.ledger import Asked, FileDigest, JobState, Ledger, LedgerError, OpenJob, Result
+from producer.ledger import LEDGER, Asked, FileDigest, JobState, Ledger, LedgerError, OpenJob, Result
 from producer.rows import Row
 
 FAILED = Failure(code=FailureCode.IMAGE_BROKEN, message="It is broken.")
@@ -87,6 +89,18 @@ def test_equal_questions_are_asked_once_and_answer_every_row(ledger: Ledger) -> 
     feed(ledger, 2, 1, b"same")
     assert texts(ledger) == [("a", ["both"]), ("b", ["both"]), ("c", ["both"])]
     assert ledger.next_index() == 1
+
+
+def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> None:
+    plan(ledger, "a", "b")
+    feed(ledger, 0, 0, b"same")
+    record(ledger, 0, FAILED)
+    with ledger.transaction():
+        ledger.add_job(1, "job 1", None, {b"same": "q0"})
+        ledger.add_questions(1, [Asked(0, "q0", "What 0?", b"same")], 1)
+    assert ledger.ask(b"same") == (False, None, None)
+    record(ledger, 1, answer("at last"))
+    assert texts(ledger) == [("a", ["at last"]), ("b", ["at last"])]
 
 
 def test_answers_outlive_a_new_plan(ledger: Ledger) -> None:
@@ -220,3 +234,11 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes(b"hello" * 1000)
     with pytest.raises(LedgerError, match="cannot be opened"):
         Ledger(tmp_path)
+
+
+def test_a_ledger_of_another_version_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "run" / LEDGER)) as db:
+        db.execute("PRAGMA user_version = 1")
+    with pytest.raises(LedgerError, match="has version 1, and this program reads 2: go on with the release"):
+        Ledger(tmp_path / "run")
