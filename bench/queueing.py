@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -112,26 +113,40 @@ def whole(url: str, folder: Path, rows: int) -> dict[str, Any]:
     }
 
 
-def apart(url: str, folder: Path, number: int) -> tuple[float, float]:
-    """Jobs a second of a process that only sends, answers a second of one that only collects and writes."""
+@dataclass(frozen=True)
+class Part:
+    """A process that only sends jobs, or only collects and writes answers."""
+
+    per_s: float
+    cpu_us: float
+    """Processor time of one of them. It varies less than the rate does."""
+
+
+@contextmanager
+def part(done: list[Part]) -> Iterator[None]:
+    """Measures PART_ROWS of them."""
+    begun, spent_s = time.monotonic(), -time.process_time()
+    yield
+    spent_s += time.process_time()
+    done.append(Part(PART_ROWS / (time.monotonic() - begun), spent_s / PART_ROWS * 1e6))
+
+
+def apart(url: str, folder: Path, number: int, sent: list[Part], collected: list[Part]) -> None:
+    """Send PART_ROWS and, when all are answered, collect them."""
     made, _ = planned(folder / f"part {number}", PART_ROWS)
     connection = connect(url)
     queue = Queue(url, connection)
-    begun = time.monotonic()
-    with made.work(connection, queue, feed=True, collect=False, window=10**6) as work:
+    with part(sent), made.work(connection, queue, feed=True, collect=False, window=10**6) as work:
         for _ in work.run.rounds():
             pass
-    submitted = PART_ROWS / (time.monotonic() - begun)
     with process(module("bench.stub_worker", url), folder / "stub.log", {}):
         # Not until the queue is empty: what the stub has taken last is not written yet then.
         while connection.xlen(results_key(made.run)) < PART_ROWS:
             time.sleep(0.1)
-    begun = time.monotonic()
-    with made.work(connection, queue, feed=False, collect=True) as work:
+    with part(collected), made.work(connection, queue, feed=False, collect=True) as work:
         for _ in work.run.rounds():
             pass
         work.finish(keep_done_s=1)
-    return submitted, PART_ROWS / (time.monotonic() - begun)
 
 
 def main(
@@ -141,11 +156,16 @@ def main(
     """Send rows through Redis and a stub worker to the disk."""
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
-        parts = [apart(url, folder, number) for number in range(PART_ROUNDS)]
+        sent: list[Part] = []
+        collected: list[Part] = []
+        for number in range(PART_ROUNDS):
+            apart(url, folder, number, sent, collected)
         found = whole(url, folder, rows)
     found |= {
-        "submitted_jobs_per_s": statistics.median(submitted for submitted, _ in parts),
-        "collected_answers_per_s": statistics.median(collected for _, collected in parts),
+        "submitted_jobs_per_s": statistics.median(one.per_s for one in sent),
+        "submitted_cpu_us_per_job": statistics.median(one.cpu_us for one in sent),
+        "collected_answers_per_s": statistics.median(one.per_s for one in collected),
+        "collected_cpu_us_per_answer": statistics.median(one.cpu_us for one in collected),
         "machine": describe(None),
     }
     out.mkdir(parents=True, exist_ok=True)
