@@ -2,9 +2,10 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -14,24 +15,46 @@ from producer.run import Round
 SILENCE_S: Final = 30.0
 LINE_EVERY_S: Final = 10.0
 JSON_EVERY_S: Final = 1.0
+LATE_S: Final = 300.0
+"""Rates are of so long: a large model may take minutes for the first answers of a batch."""
+PAST: Final = 300
+"""So many looks are remembered."""
 START_A_WORKER: Final = "celery -A worker worker -P threads"
 
 Show = Callable[[Round], None]
 
 
-class Rate:
-    """Rows and tokens a second since this process began, and what is left at that rate."""
+class _Past(NamedTuple):
+    """How far it was."""
 
-    def __init__(self, rows: int, complete: int) -> None:
+    at: float
+    complete: int
+    tokens: int
+
+
+class Rate:
+    """Rows and tokens a second of late, and how long what is left takes at that rate.
+
+    Of late, as rows that were answered before are passed by the thousand, and workers come and go.
+    """
+
+    def __init__(self, rows: int, complete: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`complete` of the rows are so already."""
         self._rows = rows
-        self._begun = time.monotonic()
-        self._first = complete
+        self._clock = clock
+        self._begun = clock()
+        self._past = deque([_Past(self._begun, complete, 0)])
 
     def fields(self, round_: Round) -> dict[str, Any]:
         """The round's numbers by name; eta_s is None until something is done."""
-        elapsed_s = max(time.monotonic() - self._begun, 1e-3)
-        rate = (round_.complete - self._first) / elapsed_s
+        now = self._clock()
+        while len(self._past) > 1 and now - self._past[1].at >= LATE_S:
+            self._past.popleft()
+        then = self._past[0]
+        if now - self._past[-1].at >= LATE_S / PAST:
+            self._past.append(_Past(now, round_.complete, round_.tokens))
+        seconds = max(now - then.at, 1e-3)
+        rate = (round_.complete - then.complete) / seconds
         left = self._rows - round_.complete
         return {
             "rows": self._rows,
@@ -39,9 +62,9 @@ class Rate:
             "failed_questions": round_.failed_questions,
             "in_flight": round_.in_flight,
             "images_per_s": round(rate, 3),
-            "tokens_per_s": round(round_.tokens / elapsed_s, 3),
+            "tokens_per_s": round((round_.tokens - then.tokens) / seconds, 3),
             "eta_s": round(left / rate) if rate > 0 else None,
-            "elapsed_s": round(elapsed_s, 3),
+            "elapsed_s": round(now - self._begun, 3),
             "sent_again": round_.sent_again,
             "held": round_.held,
         }
