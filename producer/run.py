@@ -27,6 +27,8 @@ LAST_FEW: Final = 8
 """So many jobs at the end are not left to gather at all."""
 WATCHED: Final = 2000
 """Of the jobs in flight, those sent first: so many does a process without a collector look for at a time."""
+PIECE_BITS: Final = 512
+"""Of the done bits, fetched at once."""
 LOOK_EVERY_S: Final = 5.0
 QUIET_S: Final = 2.0
 """Without a record for so long, the next look at what was lost is due."""
@@ -257,13 +259,26 @@ class Run:
         elif time.monotonic() - self._watched_at < BLOCK_MS / 1000:
             return False
         self._watched_at = time.monotonic()
-        indices = list(islice(self._sent_at, WATCHED))
-        pipeline = self._redis.pipeline(transaction=False)
-        for index in indices:
-            pipeline.getbit(done_key(self._run), index)
-        finished = [index for index, done in zip(indices, pipeline.execute(), strict=True) if done]
+        finished = self._done(list(islice(self._sent_at, WATCHED)))
         self._heard(finished)
         return bool(finished)
+
+    def _done(self, indices: list[int]) -> list[int]:
+        """Those that have their done bit. In pieces of the bitmap, as the indices lie together."""
+        pieces = list({index // PIECE_BITS for index in indices})
+        pipeline = self._redis.pipeline(transaction=False)
+        for piece in pieces:
+            first_byte = piece * PIECE_BITS // 8
+            pipeline.getrange(done_key(self._run), first_byte, first_byte + PIECE_BITS // 8 - 1)
+        bits = {
+            piece: int.from_bytes(content.ljust(PIECE_BITS // 8, b"\0"))
+            for piece, content in zip(pieces, pipeline.execute(), strict=True)
+        }
+        return [
+            index
+            for index in indices
+            if bits[index // PIECE_BITS] >> (PIECE_BITS - 1 - index % PIECE_BITS) & 1
+        ]
 
     def _heard(self, finished: list[int]) -> None:
         for index in finished:

@@ -35,7 +35,7 @@ from producer.ledger import LedgerError
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
-from producer.run import Round, WorkersCrashError
+from producer.run import PIECE_BITS, Round, WorkersCrashError
 from producer.run_folder import RunFolder, Submission
 from producer.sources import SourceError
 from producer.window import MOST_TOGETHER, TOGETHER_S
@@ -499,6 +499,16 @@ def test_feeding_and_collecting_apart(folder: RunFolder, connection: redis.Redis
         work.finish(keep_done_s=1)
     other.close()
     assert len(texts(folder.path)) == JOBS
+
+
+def test_a_process_that_only_feeds_sees_what_is_done(folder: RunFolder, connection: redis.Redis) -> None:
+    """Of 1,100 jobs in flight, at the ends of bytes and of the pieces that are fetched."""
+    plan(folder, numbered(1101))
+    done = {0, 7, 8, PIECE_BITS - 1, PIECE_BITS, 2 * PIECE_BITS + 1}
+    workers = Workers(connection, loses=lambda index, _attempt: index not in done)
+    with folder.work(connection, workers, feed=True, collect=False, window=1100) as work:
+        list(work.run.rounds())
+        assert set(work.run._sent_at) == set(range(1101)) - done
 
 
 def test_nothing_is_sent_while_the_store_is_full(folder: RunFolder, connection: redis.Redis) -> None:
