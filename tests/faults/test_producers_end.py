@@ -40,12 +40,14 @@ def test_the_producer_is_killed_fifty_times(make_site: MakeSite) -> None:
 
 def test_two_producers_at_once(make_site: MakeSite) -> None:
     site = make_site("two producers of one run at once")
-    site.plan(["sleep 0.05"] * 100)
+    site.hold.touch()
+    site.plan([*["sleep 0.05"] * 20, *["wait"] * 80])
     site.start_workers(1)
     first = site.produce()
     site.wait_until(lambda: site.visible() > 5)
     second = site.produce()
     assert second.wait() == 2
+    site.hold.unlink()
     assert "Another process sends the jobs" in (site.folder / "producer.log").read_text()
     site.forget(second)
     assert first.poll() is None
