@@ -315,9 +315,9 @@ class Ledger:
         self._db.execute(ASK, (key, None, None, failure.model_dump_json(), failure.code))
 
     def add_questions(self, position: int, asked: Sequence[Asked], waiting: int) -> None:
-        """Note what a row asks now; `waiting` of it has no outcome yet."""
+        """Note what a row asks now; `waiting` of it has no outcome yet. Each was asked or settled."""
         self._db.executemany(
-            "INSERT INTO question SELECT ?, ?, ?, ?, id FROM ask WHERE key = ?",
+            "INSERT INTO question VALUES (?, ?, ?, ?, (SELECT id FROM ask WHERE key = ?))",
             [(position, one.number, one.id, json.dumps(one.prompt), one.key) for one in asked],
         )
         self._db.execute(

@@ -103,6 +103,14 @@ def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> 
     assert texts(ledger) == [("a", ["at last"]), ("b", ["at last"])]
 
 
+def test_a_question_that_nobody_asks_is_a_bug(ledger: Ledger) -> None:
+    """And not a row that is complete without it."""
+    plan(ledger, "a")
+    with pytest.raises(sqlite3.IntegrityError), ledger.transaction():
+        ledger.add_questions(0, [Asked(0, "q0", "What 0?", b"never asked")], 0)
+    assert texts(ledger) == []
+
+
 def test_answers_outlive_a_new_plan(ledger: Ledger) -> None:
     plan(ledger, "a")
     feed(ledger, 0, 0, b"a")
