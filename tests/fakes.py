@@ -107,6 +107,7 @@ class FakeModel:
 class FakeEngine:
     """Generates one request at a time, and none while the file `hold` is there. It prefers short choices.
 
+    A file "held" beside it says that one has been begun and waits: other processes may look for it.
     Urgent requests are not held. A request with `min_new_tokens` goes on until it is asked to stop.
     """
 
@@ -125,6 +126,7 @@ class FakeEngine:
         self.requests.append(request)
         self.begun.set()
         while not request.urgent and self._hold is not None and self._hold.exists():
+            self._hold.with_name("held").touch()
             time.sleep(0.01)
         if request.choices:
             return tuple(_scored(choice) for choice in request.choices)

@@ -40,7 +40,7 @@ class Site:
         Image.new("RGB", (30, 20)).save(images / "a.png")
         self.connection = connection
         self.queue = Queue(redis_url, connection)
-        self.hold = folder / "hold"
+        self.hold, self.held = folder / "hold", folder / "held"
         self.log = folder / "worker.log"
         self.environment = {
             "CAPTIONMILL_REDIS_URL": redis_url,
@@ -238,6 +238,7 @@ def test_sigterm_finishes_what_has_begun_and_gives_back_the_rest(site: Site) -> 
     # One generates and is held, the others of the pool wait for the engine, the rest are in the queue.
     wait_until(lambda: site.connection.hlen("unacked") == CONCURRENCY)
     wait_until(lambda: site.log.read_text().count("received") == CONCURRENCY)
+    wait_until(site.held.exists)
     worker.send_signal(signal.SIGTERM)
     # Celery itself puts them back only when the last one of its pool has ended.
     wait_until(lambda: site.log.read_text().count("goes back to the queue: GivenBack") == CONCURRENCY - 1)
