@@ -143,6 +143,8 @@ def worker(url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         "CAPTIONMILL_MODEL_FOLDER": str(MODEL_FOLDER),
         "CAPTIONMILL_IMAGE_ROOTS": str(IMAGES),
     }
+    if len(os.sched_getaffinity(0)) == 1:
+        environment["CAPTIONMILL_PRECISION"] = "exact"  # a worker refuses to start on one core without it
     with _process(command, log, environment) as process:
         yield process
 

@@ -62,8 +62,15 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_demo_captions_its_images(tmp_path: Path) -> None:
-    demo = start(tmp_path / "out")
+@pytest.mark.parametrize("cores", ["all", "one"])
+def test_demo_captions_its_images(tmp_path: Path, cores: str) -> None:
+    allowed = os.sched_getaffinity(0)
+    if cores == "one":
+        os.sched_setaffinity(0, {min(allowed)})  # of this thread: what it starts inherits it
+    try:
+        demo = start(tmp_path / "out")
+    finally:
+        os.sched_setaffinity(0, allowed)
     printed, _ = demo.communicate()
     assert demo.returncode == 0, printed
     right = re.search(rf"Right: (\d+) of {COUNT} descriptions, (\d+) of {COUNT} numbers", printed)
