@@ -144,7 +144,8 @@ def worker(url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         "CAPTIONMILL_IMAGE_ROOTS": str(IMAGES),
     }
     if len(os.sched_getaffinity(0)) == 1:
-        environment["CAPTIONMILL_PRECISION"] = "exact"  # a worker refuses to start on one core without it
+        # A worker refuses to start on one core without it; whoever sets another is told so.
+        environment["CAPTIONMILL_PRECISION"] = os.environ.get("CAPTIONMILL_PRECISION", "exact")
     with _process(command, log, environment) as process:
         yield process
 

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,17 @@ def start(out: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """What is started within has one core; the tests' other threads keep theirs."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def descendants(process: int) -> set[int]:
@@ -62,15 +74,10 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("cores", ["all", "one"])
-def test_demo_captions_its_images(tmp_path: Path, cores: str) -> None:
-    allowed = os.sched_getaffinity(0)
-    if cores == "one":
-        os.sched_setaffinity(0, {min(allowed)})  # of this thread: what it starts inherits it
-    try:
+@pytest.mark.parametrize("cores", [nullcontext, one_core])
+def test_demo_captions_its_images(tmp_path: Path, cores: Callable[[], AbstractContextManager[None]]) -> None:
+    with cores():
         demo = start(tmp_path / "out")
-    finally:
-        os.sched_setaffinity(0, allowed)
     printed, _ = demo.communicate()
     assert demo.returncode == 0, printed
     right = re.search(rf"Right: (\d+) of {COUNT} descriptions, (\d+) of {COUNT} numbers", printed)
@@ -82,6 +89,17 @@ def test_demo_captions_its_images(tmp_path: Path, cores: str) -> None:
     assert all(len(record["answers"]) == 2 for record in records)
     page = (tmp_path / "out" / "contact_sheet.html").read_text()
     assert page.count('"answers":[') == COUNT
+
+
+def test_a_precision_that_one_core_cannot_compute_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPTIONMILL_PRECISION", "default")
+    with one_core():
+        demo = start(tmp_path / "out")
+    printed, _ = demo.communicate()
+    assert demo.returncode == 1
+    assert "With one CPU thread OpenVINO needs CAPTIONMILL_PRECISION=exact" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
