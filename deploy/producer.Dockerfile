@@ -5,6 +5,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
 
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY captionmill captionmill
 COPY contract contract
 COPY worker worker
 COPY producer producer

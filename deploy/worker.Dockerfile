@@ -14,6 +14,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
 # Not the whole repository at once: dependencies stay in the image's cache while only sources change.
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY captionmill captionmill
 COPY contract contract
 COPY worker worker
 COPY producer producer

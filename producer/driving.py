@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,8 @@ def signals_as_flag() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def drive(work: Work, console: Console, *, as_json: bool) -> Driven:
-    """To the last answer and the sinks' end, or to a signal."""
+def drive(work: Work, console: Console, *, as_json: bool, check: Callable[[], None] = lambda: None) -> Driven:
+    """To the last answer and the sinks' end, or to a signal. `check` is called after each round."""
     rows = work.folder.ledger.rows()
     with (
         signals_as_flag() as stopped,
@@ -59,6 +59,7 @@ def drive(work: Work, console: Console, *, as_json: bool) -> Driven:
     ):
         for round_ in work.run.rounds():
             progress(round_)
+            check()
             if stopped:
                 return Driven(False, work.outputs)
     work.finish(keep_done_s=2 * VISIBILITY_TIMEOUT_S)

@@ -1,8 +1,7 @@
 """Times a sample of a source on the live workers; knows no command line."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
@@ -10,8 +9,8 @@ import redis
 from contract.answer import Answer
 from producer.queue import Queue
 from producer.rows import Row
-from producer.run_folder import RunFolder, Submission
-from producer.sources import Source, open_source
+from producer.run_folder import RunFolder
+from producer.sources import Source
 from producer.workers import live_workers
 
 
@@ -41,19 +40,21 @@ class Sample:
 
 
 def estimate(
-    submission: Submission, folder: Path, connection: redis.Redis, queue: Queue, rows: int
+    opened: RunFolder,
+    sample: Sample,
+    connection: redis.Redis,
+    queue: Queue,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Answer about `rows` rows with what is live now, keep nothing, and scale up to the whole source.
+    """Answer the rows of `sample`, planned in `opened`, with what is live now, and scale up to the source.
 
-    The workers compute with whatever else is queued; `folder` is an empty one.
+    The workers compute with whatever else is queued. `check` is called after each round.
     """
-    sample = Sample(open_source(submission.source, submission.options), rows)
-    opened = RunFolder(folder, create=True)
-    planned = opened.plan(submission.model_copy(update={"sinks": ()}), sample)
+    planned = opened.ledger.rows()
     with opened.work(connection, queue, feed=True, collect=True) as work:
         begun = time.monotonic()
         for _ in work.run.rounds():
-            pass
+            check()
         seconds = time.monotonic() - begun
         work.finish(keep_done_s=60)
     answers = [one.outcome for row in opened.ledger.in_order() for one in row.answers]

@@ -49,6 +49,10 @@ class Prompt:
         return tuple(dict.fromkeys(piece.answer for piece in _pieces(self.text) if piece.answer is not None))
 
 
+DEFAULT_QUESTION: Final = Prompt("q1", "Describe the image.")
+"""Asked where neither the run nor a row asks anything."""
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Text of a template and the placeholder behind it, if any."""

@@ -24,6 +24,7 @@ from contract.store import attempts_key, cancelled_key, done_key, holders_key, r
 from producer.asking import Asking
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
+from producer.image_folders import ImageFolders
 from producer.ledger import Ledger, LedgerError
 from producer.outputs import Outputs
 from producer.questions import Prompt, check
@@ -42,6 +43,7 @@ SUBMISSION: Final = "submission"
 OVERRIDES: Final = "overrides"
 FINISHED: Final = "finished"
 MODEL: Final = "model"
+IMAGE_FOLDERS: Final = "image_folders"
 """Names in the ledger's state."""
 Role = Literal["feeder", "collector"]
 
@@ -58,6 +60,8 @@ class Submission(BaseModel):
     detail: Detail = "high"
     model: str | None = None
     """The model id that must answer; None takes that of the live workers."""
+    local_model: str | None = None
+    """Model folder, checkpoint folder or hub id of the workers that a command without a server starts."""
     ship: bool = False
     """Whether image files travel through the store."""
     upload_budget_bytes: int = BUDGET_BYTES
@@ -103,6 +107,11 @@ class RunFolder:
         return Submission.model_validate(kept)
 
     @property
+    def image_folders(self) -> tuple[Path, ...]:
+        """Folders that hold all image files of the source; none where it names no files."""
+        return tuple(map(Path, self.ledger.state(IMAGE_FOLDERS) or ()))
+
+    @property
     def finished(self) -> bool:
         return bool(self.ledger.state(FINISHED))
 
@@ -131,15 +140,18 @@ class RunFolder:
         submission = submission.at_home()
         check(submission.prompts, source.columns)
         asking = Asking(submission.prompts, submission.parameters, submission.detail)
+        folders = ImageFolders()
         try:
             with self.ledger.new_rows() as rows:
                 for row in source.rows():
+                    folders.add(row.image)
                     rows.add(row, asking.check(row))
                 if not rows.count:
                     raise SourceError(f"{shown(submission.source)} has no rows.")
                 self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
                 self.ledger.set_state(OVERRIDES, {})
                 self.ledger.set_state(FINISHED, False)
+                self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
         except LedgerError as error:
             raise SourceError(str(error)) from None
         return rows.count

@@ -1,11 +1,14 @@
 """The producer's settings from the environment; what a run does is said on the command line instead."""
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.redis_url import complete_url
+
+DEFAULT_SERVER: Final = "redis://127.0.0.1:6379/0"
 
 
 class Settings(BaseSettings):
@@ -16,19 +19,33 @@ class Settings(BaseSettings):
     redis_password_file: Path | None = Field(
         default=None, description="its first line is the password of the user in redis_url"
     )
-    redis_url: SecretStr = Field(
-        default=SecretStr("redis://127.0.0.1:6379/0"),
-        validate_default=True,
-        description="broker and result store",
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="broker and result store; None names no server",
     )
 
     @field_validator("redis_url")
     @classmethod
-    def _complete(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _complete(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url is None:
+            return None
         return SecretStr(complete_url(url.get_secret_value(), info.data.get("redis_password_file")))
 
 
-def server_url(given: str | None = None) -> str:
-    """`given` or the environment's URL, complete with its password. Raises pydantic's ValidationError."""
+def named_server(given: str | None = None) -> str | None:
+    """`given` or the environment's URL, complete with its password; None where neither names a server.
+
+    Raises pydantic's ValidationError.
+    """
     settings = Settings() if given is None else Settings(redis_url=SecretStr(given))
-    return settings.redis_url.get_secret_value()
+    return None if settings.redis_url is None else settings.redis_url.get_secret_value()
+
+
+def server_url(given: str | None = None) -> str:
+    """The same, or the server on this machine where none is named."""
+    named = named_server(given)
+    if named is not None:
+        return named
+    default = Settings(redis_url=SecretStr(DEFAULT_SERVER)).redis_url
+    assert default is not None
+    return default.get_secret_value()

@@ -38,7 +38,7 @@ def open_browser() -> Iterator[Any]:
 def chat_page(redis_url: str, log: Path, *options: str) -> Iterator[str]:
     """The URL of a page that asks the workers of `redis_url`."""
     assert CHAT_PYTHON.exists(), "make .venv-chat/.installed makes the environment of the page"
-    command = [str(CHAT_PYTHON), "-m", "producer", "chat", "--port", "0", "--redis", redis_url, *options]
+    command = [str(CHAT_PYTHON), "-m", "captionmill", "chat", "--port", "0", "--redis", redis_url, *options]
     process = spawn(command, log, {})
     try:
 

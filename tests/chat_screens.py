@@ -5,19 +5,29 @@ from pathlib import Path
 
 import PIL.Image
 
-from demo.processes import demo_worker
-from demo.samples import NUMBER_QUESTION
-from tests.chat_page import Visitor, chat_page, open_browser
-from tests.processes import ROOT
+from demo.samples import MODEL_FOLDER, NUMBER_QUESTION
+from tests.chat_page import Visitor, chat_page, demo_worker, open_browser
+from tests.processes import ROOT, start_server
 
 WINDOWS = {"wide": (1280, 860), "narrow": (420, 900)}
 
 
 def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        server, redis_url = start_server(folder)
+        worker = demo_worker(redis_url, folder / "worker.log", MODEL_FOLDER)
+        try:
+            _draw(redis_url, folder)
+        finally:
+            worker.terminate()
+            worker.wait()
+            server.kill()
+
+
+def _draw(redis_url: str, folder: Path) -> None:
     with (
-        tempfile.TemporaryDirectory() as folder,
-        demo_worker() as redis_url,
-        chat_page(redis_url, Path(folder) / "page.log") as url,
+        chat_page(redis_url, folder / "page.log") as url,
         open_browser() as browser,
     ):
         for name, (width, height) in WINDOWS.items():

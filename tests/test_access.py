@@ -67,7 +67,7 @@ class Site:
     def captionmill(self, *arguments: object, user: str = "producer") -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if "CAPTIONMILL" not in name}
         return subprocess.run(
-            [sys.executable, "-m", "producer", *map(str, arguments)],
+            [sys.executable, "-m", "captionmill", *map(str, arguments)],
             cwd=ROOT,
             env={**inherited, **self.guarded.environment(user)},
             capture_output=True,
@@ -86,7 +86,7 @@ def test_a_worker_and_a_producer_need_nothing_else(site: Site) -> None:
     log = site.folder / "producer.log"
     site.hold.touch()
     held = spawn(
-        [sys.executable, "-m", "producer", "run", *map(str, everything), str(site.out)],
+        [sys.executable, "-m", "captionmill", "run", *map(str, everything), str(site.out)],
         log,
         site.guarded.environment("producer"),
     )

@@ -16,8 +16,7 @@ import redis
 
 from contract.broker import INTERACTIVE_QUEUE
 from contract.store import WORKERS_KEY
-from demo.processes import MODEL_FOLDER
-from demo.samples import read_truth
+from demo.samples import MODEL_FOLDER, read_truth
 from tests.chat_page import Visitor, chat_page, demo_worker, open_browser
 from tests.processes import wait_until
 

@@ -20,7 +20,7 @@ STOPPED_S = 30.0
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "producer", "demo", "--out", str(out), *options]
+    command = [sys.executable, "-m", "captionmill", "demo", "--out", str(out), *options]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -98,18 +98,22 @@ def test_a_precision_that_one_core_cannot_compute_in_is_refused(
     with one_core():
         demo = start(tmp_path / "out")
     printed, _ = demo.communicate()
-    assert demo.returncode == 1
+    assert demo.returncode == 2
     assert "With one CPU thread OpenVINO needs CAPTIONMILL_PRECISION=exact" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("moment", ["broker", "worker", "producer"])
+@pytest.mark.parametrize("moment", ["server", "worker", "run"])
 def test_killing_the_demo_leaves_no_process_and_no_port(
     tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:
     demo = start(tmp_path / "out")
-    wanted = {"broker": 1, "worker": 2, "producer": 3}[moment]
-    wait_for(lambda: len(descendants(demo.pid)) >= wanted, f"the {moment} runs")
+    moments = {
+        "server": lambda: len(descendants(demo.pid)) >= 1,
+        "worker": lambda: len(descendants(demo.pid)) >= 2,
+        "run": lambda: (tmp_path / "out" / "answers.jsonl").exists(),
+    }
+    wait_for(moments[moment], f"there is a {moment}")
     children = descendants(demo.pid)
     ports = [port for child in children for port in _listening_ports(child)]
     os.kill(demo.pid, number)
@@ -142,7 +146,7 @@ def test_demo_stops_when_its_parent_dies(tmp_path: Path) -> None:
         f"'--out', {str(out)!r}, '--stop-with-parent'])"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
-    wait_for(lambda: len(descendants(parent.pid)) >= 3, "demo, broker and worker run")
+    wait_for(lambda: len(descendants(parent.pid)) >= 3, "demo, server and worker run")
     family = descendants(parent.pid)
     parent.kill()
     parent.wait()

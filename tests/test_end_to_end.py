@@ -52,7 +52,7 @@ def worker(
 
 def captionmill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "producer", "run", *map(str, arguments)],
+        [sys.executable, "-m", "captionmill", "run", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -185,7 +185,7 @@ def test_a_finished_run_leaves_nothing_in_the_broker(worker: str, pictures: Path
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "producer", *map(str, arguments)],
+        [sys.executable, "-m", "captionmill", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

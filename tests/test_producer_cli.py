@@ -21,12 +21,12 @@ from tests.producer_driver import lines, texts
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "producer", "run", *map(str, arguments)]
+    return [sys.executable, "-m", "captionmill", "run", *map(str, arguments)]
 
 
 def captionmill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "producer", *map(str, arguments)],
+        [sys.executable, "-m", "captionmill", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

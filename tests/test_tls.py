@@ -106,7 +106,7 @@ def test_a_run_over_tls(secured: Guarded, images: Path, tmp_path: Path) -> None:
         wait_until(lambda: worker.poll() is not None or monitor.hlen(WORKERS_KEY))
     run = ("run", str(images), "--question", "four", "--out", str(tmp_path / "o"))
     ran = subprocess.run(
-        [sys.executable, "-m", "producer", *run],
+        [sys.executable, "-m", "captionmill", *run],
         cwd=ROOT,
         env=secured.environment("producer"),
         capture_output=True,

@@ -53,7 +53,7 @@ def filled(guarded: Guarded) -> Iterator[redis.Redis]:
 def top(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if "CAPTIONMILL" not in name}
     return subprocess.run(
-        [sys.executable, "-m", "producer", "top", *arguments],
+        [sys.executable, "-m", "captionmill", "top", *arguments],
         cwd=ROOT,
         env={**inherited, **environment, "COLUMNS": "160"},
         capture_output=True,
@@ -114,7 +114,7 @@ def test_rates_are_of_what_was_written_since(filled: redis.Redis, guarded: Guard
 def test_it_goes_on_when_the_server_returns(tmp_path: Path) -> None:
     server, url = start_server(tmp_path)
     log = tmp_path / "top.log"
-    command = [sys.executable, "-m", "producer", "top", "--json", "--every", "0.1", "--redis", url]
+    command = [sys.executable, "-m", "captionmill", "top", "--json", "--every", "0.1", "--redis", url]
     watching = spawn(command, log, {})
 
     def events() -> list[dict[str, Any]]:

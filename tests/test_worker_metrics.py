@@ -169,7 +169,7 @@ def test_the_exporter_tells_of_queues_store_and_workers(redis_url: str, connecti
 
 def test_the_exporter_is_a_command_that_a_signal_ends(redis_url: str, tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "producer", "exporter", "--port", str(port), "--redis", redis_url]
+    command = [sys.executable, "-m", "captionmill", "exporter", "--port", str(port), "--redis", redis_url]
     exporter = spawn(command, tmp_path / "exporter.log", {})
     wait_until(lambda: "/metrics" in (tmp_path / "exporter.log").read_text())
     assert scrape(f"http://127.0.0.1:{port}/metrics")["up", ()] == 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from contract.job import Detail, GenerationParameters
-from producer.settings import Settings
+from producer.settings import DEFAULT_SERVER
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Chosen:
         options += [(f"--{name.replace('_', '-')}", str(value)) for name, value in changed.items()]
         if self.detail != "high":
             options.append(("--detail", str(self.detail)))
-        default = Settings.model_fields["redis_url"].default.get_secret_value()
-        if redis_url != default and urlsplit(redis_url).password is None:
+        if redis_url != DEFAULT_SERVER and urlsplit(redis_url).password is None:
             options.append(("--redis", redis_url))
         words = [f"{name} {shlex.quote(value)}" for name, value in options if name != "--do-sample"]
         if "do_sample" in changed:

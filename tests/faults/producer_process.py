@@ -7,7 +7,7 @@ import os
 import resource
 
 import tests.faults.short_waits  # noqa: F401 - before what takes the waits from the contract
-from producer.cli import main
+from captionmill.cli import main
 
 if __name__ == "__main__":
     if "SHORT_DISK_BYTES" in os.environ:

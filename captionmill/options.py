@@ -23,6 +23,40 @@ SOURCE: Final = "Where rows come from"
 GENERATION: Final = "How answers are generated"
 SINKS: Final = "Where answers go"
 RUNNING: Final = "How it runs"
+LOCAL: Final = "Without a server"
+
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        help="Server to use, as redis://…; else CAPTIONMILL_REDIS_URL.",
+        rich_help_panel=RUNNING,
+    ),
+]
+RunFolderPath = Annotated[Path, typer.Argument(help="The run's folder: --out of `run` or `submit`.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Progress and the summary as lines of JSON on stdout.", rich_help_panel=RUNNING
+    ),
+]
+WindowSize = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=1,
+        help="Most jobs sent and not yet answered.",
+        show_default="grows with the workers",
+        rich_help_panel=RUNNING,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Model folder, checkpoint folder or hub id; with a server, the model id that must answer.",
+        rich_help_panel=RUNNING,
+    ),
+]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
@@ -306,3 +340,26 @@ class SinkChoices:
             samples_per_shard=self.samples_per_shard,
             image_prefix=self.image_prefix,
         )
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """The workers that a command without a server starts for itself."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Workers to start; those on the CPU share its cores.",
+            show_default="one for each --device",
+            rich_help_panel=LOCAL,
+        ),
+    ] = None
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="OpenVINO device of a worker: CPU, GPU, GPU.1, …; may be repeated.",
+            show_default="CPU",
+            rich_help_panel=LOCAL,
+        ),
+    ] = None

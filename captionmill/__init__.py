@@ -1,0 +1,1 @@
+"""The `captionmill` command: everything that a person types; stands above all other packages."""

@@ -1,0 +1,55 @@
+"""How the command ends: its exit codes, and every error that a person can act on as one sentence."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NoReturn
+
+import redis
+import typer
+from pydantic import ValidationError
+
+from captionmill.local_site import SiteError
+from producer.ask import NoWorkerError
+from producer.asking import first_complaint
+from producer.connection import ServerError
+from producer.ledger import LedgerError
+from producer.queue import BrokerAwayError
+from producer.run import WorkersCrashError
+from producer.sinks.sink import SinkError
+from producer.sources import SourceError, shown
+
+EXIT_FAILURES: Final = 1
+EXIT_REFUSED: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn what a person can act on into one sentence and an exit code; bugs stay exceptions."""
+    try:
+        yield
+    except ValidationError as invalid:
+        refuse(first_complaint(invalid))
+    except (
+        SourceError,
+        LedgerError,
+        SinkError,
+        ServerError,
+        SiteError,
+        NoWorkerError,
+        WorkersCrashError,
+    ) as error:
+        refuse(str(error))
+    except (redis.RedisError, BrokerAwayError) as error:
+        refuse(f"Redis does not answer ({error}); is it running, and is --redis right?")
+    except OSError as error:
+        refuse(f"{shown(error.filename or 'A file')} cannot be used: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        refuse("Stopped.", EXIT_INTERRUPTED)
+
+
+def refuse(sentence: str, code: int = EXIT_REFUSED) -> NoReturn:
+    """End the command with a sentence on stderr."""
+    print(f"captionmill: {sentence}", file=sys.stderr, flush=True)
+    raise typer.Exit(code)

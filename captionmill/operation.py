@@ -1,0 +1,54 @@
+"""Commands for whoever runs workers and servers: worker, server, top, exporter."""
+
+import time
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from captionmill.app import SITE, app
+from captionmill.exits import refuse, sentences
+from captionmill.options import RedisUrl
+from producer.driving import signals_as_flag
+from producer.settings import server_url
+from producer.top import connect_to_look, top, top_once
+
+EXPORTER_LOOK_S: Final = 0.2
+
+
+@app.command("top", rich_help_panel=SITE)
+def show_server(
+    redis_url: RedisUrl = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end; 2 if Redis is away.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each look.")] = False,
+) -> None:
+    """Show workers, queues, runs and the server's memory, live. Needs to read only."""
+    with sentences():
+        connection = connect_to_look(server_url(redis_url))
+        if once:
+            top_once(connection, Console(markup=False, highlight=False), as_json=as_json)
+        else:
+            top(connection, Console(markup=False, highlight=False), every, as_json=as_json)
+
+
+@app.command(rich_help_panel=SITE)
+def exporter(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9808,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Serve what queues, store and workers are like to Prometheus, at /metrics, until a signal comes."""
+    from producer.exporter import serve
+
+    with sentences(), signals_as_flag() as stopped:
+        try:
+            close = serve(server_url(redis_url), host, port)
+        except ValueError:
+            refuse("The URL of Redis is not one; it begins with redis://, rediss:// or unix://.")
+        except OSError as error:
+            refuse(f"{host}:{port} cannot be opened: {error.strerror}.")
+        print(f"captionmill exporter: http://{host}:{port}/metrics", flush=True)
+        while not stopped:
+            time.sleep(EXPORTER_LOOK_S)
+        close()

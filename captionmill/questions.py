@@ -1,0 +1,126 @@
+"""Commands for a question that somebody waits for: ask, chat."""
+
+import signal
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captionmill.app import QUESTIONS, app, make_console
+from captionmill.exits import EXIT_FAILURES, refuse, sentences
+from captionmill.options import (
+    AsJson,
+    GenerationOptions,
+    LocalOptions,
+    Model,
+    RedisUrl,
+    read_detail,
+    with_groups,
+)
+from captionmill.serving import connected, passing_site, server_or_none
+from contract.answer import Answer
+from contract.job import GenerationParameters
+from producer.ask import Asked, ask
+from producer.chat.desk import Desk
+from producer.driving import event
+
+
+@app.command("ask", rich_help_panel=QUESTIONS)
+@with_groups
+def ask_one(
+    image: Annotated[str, typer.Argument(help="File or URL; `-` for none.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    choice: Annotated[list[str] | None, typer.Option(help="An answer allowed; may be repeated.")] = None,
+    detail: Annotated[str, typer.Option(metavar="low|high|N", help="How closely to look.")] = "high",
+    *,
+    model: Model = None,
+    generation: GenerationOptions,
+    local: LocalOptions,
+    redis_url: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask one question and print its answer as it comes, ahead of all runs."""
+    with sentences(), ExitStack() as stack:
+        url = server_or_none(redis_url, local)
+        asked = Asked(
+            image=None if image == "-" else image,
+            question=question,
+            parameters=GenerationParameters.model_validate(generation.changes()),
+            detail=read_detail(detail),
+            choices=tuple(choice) if choice else None,
+        )
+        if url is None:
+            # stdout is for the answer alone.
+            url = stack.enter_context(passing_site(model, local, make_console(as_json=True))).url
+        connection, queue = connected(url)
+        pieces: list[str] = []
+
+        def write(piece: str) -> None:
+            pieces.append(piece)
+            print(piece, end="", flush=True)
+
+        outcome = ask(connection, queue, asked, None if as_json else write)
+        if as_json:
+            event("answer", outcome.model_dump(mode="json"))
+        elif isinstance(outcome, Answer):
+            print("" if pieces else outcome.text)
+        if not isinstance(outcome, Answer):
+            refuse(f"{outcome.code}: {outcome.message}", EXIT_FAILURES)
+
+
+@app.command(rich_help_panel=QUESTIONS)
+@with_groups
+def chat(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    password: Annotated[
+        str | None, typer.Option(help="Asked of whoever opens the page; needed beyond this machine.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password, which lists of processes do not show.")
+    ] = None,
+    upload_max_bytes: Annotated[
+        int, typer.Option(min=1, help="Largest image; workers have their own bound.")
+    ] = 50_000_000,
+    *,
+    model: Model = None,
+    local: LocalOptions,
+    demo_model: Annotated[
+        bool, typer.Option("--demo", help="Answer with the demo model, without a server.")
+    ] = False,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Open a page to try images, questions and settings on, ahead of all runs."""
+    if find_spec("gradio") is None:
+        refuse("The chat page needs Gradio: pip install 'captionmill[chat]'")
+    from demo.samples import MODEL_FOLDER, examples
+    from producer.chat.server import is_loopback, serve
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with sentences(), ExitStack() as stack:
+        if password_file is not None:
+            if password is not None:
+                refuse("Give --password or --password-file, not both.")
+            password = password_file.read_text(encoding="utf-8").strip()
+        if not password and (password is not None or not is_loopback(host)):
+            refuse(f"A page on {host} needs a --password: others could use it and read its images.")
+        if demo_model:
+            if redis_url is not None or model is not None:
+                refuse("--demo starts a server and a worker of its own: leave --redis and --model out.")
+            url, model = None, str(MODEL_FOLDER)
+        else:
+            url = server_or_none(redis_url, local)
+        if url is None:
+            url = stack.enter_context(passing_site(model, local, make_console(as_json=False))).url
+        serve(
+            Desk(url),
+            examples(),
+            host=host,
+            port=port,
+            password=password,
+            upload_max_bytes=upload_max_bytes,
+            on_ready=lambda url: print(f"The chat page is at {url} (Ctrl-C ends it).", flush=True),
+        )

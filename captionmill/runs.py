@@ -1,0 +1,395 @@
+"""Commands that send or collect the jobs of a run: run, submit, collect, retry, estimate."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import redis
+import typer
+from rich.console import Console
+
+from captionmill.app import RUNS, app, make_console
+from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
+from captionmill.local_site import LOCAL_FOLDER, forget_data, passing_folder
+from captionmill.options import (
+    RUNNING,
+    AsJson,
+    GenerationOptions,
+    LocalOptions,
+    Model,
+    QuestionOptions,
+    RedisUrl,
+    RunFolderPath,
+    SinkChoices,
+    SourceChoices,
+    WindowSize,
+    with_groups,
+)
+from captionmill.serving import Site, cache_folder, connected, own_site, server_or_none
+from contract.failure import FailureCode
+from contract.job import GenerationParameters
+from producer.asking import Asking
+from producer.connection import connect
+from producer.driving import drive, event, make_contact_sheet, report, summary
+from producer.estimate import Sample
+from producer.estimate import estimate as measure
+from producer.ledger import LedgerError
+from producer.progress import duration
+from producer.questions import DEFAULT_QUESTION, read_prompts
+from producer.queue import BrokerAwayError
+from producer.run_folder import RunFolder, Submission
+from producer.settings import server_url
+from producer.sources import open_source, shown
+
+DRY_ROWS: Final = 5
+OUT_SUFFIX: Final = "-answers"
+
+
+@app.command(rich_help_panel=RUNS)
+@with_groups
+def run(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Folder, glob, manifest, dataset, shards or URL; nothing with --resume."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder.", show_default=f"SOURCE{OUT_SUFFIX} here", rich_help_panel=RUNNING
+        ),
+    ] = None,
+    *,
+    model: Model = None,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sinks: SinkChoices,
+    local: LocalOptions,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUNNING)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the first jobs; send nothing.", rich_help_panel=RUNNING)
+    ] = False,
+    redis_url: RedisUrl = None,
+    window: WindowSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask questions about images and collect the answers.
+
+    With --model and no server, it starts a server and workers of its own and ends them.
+
+    What --out knows the answer to already is not asked again: more rows, a changed question or another model
+    cost only what is new. Exit code: 0 if every question has an answer, 1 if some failed, 2 if the input is
+    refused, 130 on Ctrl-C.
+    """
+    console = make_console(as_json=as_json)
+    with sentences():
+        server = server_or_none(redis_url, local)
+        if resume:
+            if source is not None:
+                refuse("--resume goes on with what was submitted: give --out alone.")
+            if out is None:
+                refuse("--resume needs --out, the folder of the run to go on with.")
+        else:
+            submission = _submission(
+                source, questions, options, generation, sinks, model, local=server is None, console=console
+            )
+            if dry_run:
+                _dry_run(submission)
+            out = out or _default_out(submission.source, console)
+            plan(out, submission, server)
+        with serving(server, out, model, local, console) as site:
+            code = work(out, site, console, window=window, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=RUNS)
+@with_groups
+def submit(
+    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.", rich_help_panel=RUNNING)],
+    *,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sinks: SinkChoices,
+    redis_url: RedisUrl = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"),
+    ] = None,
+    window: WindowSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send the jobs of a run and end when the last one is sent; `collect` fetches the answers."""
+    console = make_console(as_json=as_json)
+    with sentences():
+        url = server_url(redis_url)
+        submission = _submission(
+            source, questions, options, generation, sinks, model, local=False, console=console
+        )
+        plan(out, submission, url)
+        code = work(out, Site(url), console, window=window, as_json=as_json, collect=False)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=RUNS)
+def collect(
+    folder: RunFolderPath, redis_url: RedisUrl = None, window: WindowSize = None, as_json: AsJson = False
+) -> None:
+    """Collect a run's answers; sends what is not sent yet, unless a `submit` is at it."""
+    console = make_console(as_json=as_json)
+    with sentences():
+        opened = RunFolder(folder)
+        try:
+            with opened.role("feeder"):
+                feed = True
+        except LedgerError:
+            feed = False
+        opened.close()
+        site = Site(server_url(redis_url))
+        code = work(folder, site, console, window=window, as_json=as_json, feed=feed)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=RUNS)
+@with_groups
+def retry(
+    folder: RunFolderPath,
+    code: Annotated[
+        list[FailureCode] | None, typer.Option(help="Only failures of this code; may be repeated.")
+    ] = None,
+    *,
+    generation: GenerationOptions,
+    model: Model = None,
+    local: LocalOptions,
+    redis_url: RedisUrl = None,
+    window: WindowSize = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask failed questions again, with changed parameters if any are given."""
+    console = make_console(as_json=as_json)
+    with sentences():
+        server = server_or_none(redis_url, local)
+        opened = RunFolder(folder)
+        changes = GenerationParameters.model_validate(
+            opened.submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
+        ).model_dump(mode="json")
+        with opened.role("feeder"), opened.role("collector"):
+            count = opened.retry(
+                None if code is None else [str(one) for one in code],
+                {name: changes[name] for name in generation.changes()},
+            )
+        opened.close()
+        console.print(f"{count} failed questions are asked again.")
+        with serving(server, folder, model, local, console) as site:
+            exit_code = work(folder, site, console, window=window, as_json=as_json)
+    raise typer.Exit(exit_code)
+
+
+@app.command(rich_help_panel=RUNS)
+@with_groups
+def estimate(
+    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    *,
+    model: Model = None,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    local: LocalOptions,
+    sample: Annotated[int, typer.Option(min=1, help="Rows to time, spread over the source.")] = 32,
+    redis_url: RedisUrl = None,
+    ship: Annotated[bool, typer.Option("--ship", help="As for `run`.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time a sample on the live workers, and say what the whole source would take."""
+    console = make_console(as_json=as_json)
+    with sentences(), passing_folder(cache_folder()) as folder:
+        server = server_or_none(redis_url, local)
+        submission = _submission(
+            source,
+            questions,
+            options,
+            generation,
+            SinkChoices(ship=ship),
+            model,
+            local=server is None,
+            console=console,
+        ).model_copy(update={"sinks": ()})
+        sample_of = Sample(open_source(submission.source, submission.options), sample)
+        opened = RunFolder(folder / "run", create=True)
+        opened.plan(submission, sample_of)
+        with serving(server, opened.path, model, local, console) as site:
+            found = measure(opened, sample_of, *connected(site.url), site.check)
+        if as_json:
+            event("estimate", found)
+            return
+        console.print(
+            f"{found['sample_rows']} of {found['rows']} rows took {found['seconds']:.1f} s on "
+            f"{found['workers']} workers: {found['images_per_s']:.2f} images/s, "
+            f"{found['tokens_per_s']:.1f} tokens/s, {found['failed_questions']} questions failed."
+        )
+        console.print(
+            f"All of them: {duration(found['total_s'])} (h:mm:ss), {found['total_tokens']:.0f} tokens "
+            f"generated, {found['total_prompt_tokens']:.0f} read."
+        )
+
+
+def _submission(
+    source: str | None,
+    questions: QuestionOptions,
+    options: SourceChoices,
+    generation: GenerationOptions,
+    sinks: SinkChoices,
+    model: str | None,
+    *,
+    local: bool,
+    console: Console,
+) -> Submission:
+    """What the options ask for; `local` says that --model names a model to start workers with."""
+    if source is None:
+        refuse("What shall be answered? Give a source, or --resume.")
+    prompts = read_prompts(questions.question or (), questions.questions, questions.choice or None)
+    if not prompts:
+        prompts = (DEFAULT_QUESTION,)
+        console.print(f'No --question is given; rows without one are asked: "{DEFAULT_QUESTION.text}"')
+    return Submission(
+        source=source,
+        options=options.options(),
+        prompts=prompts,
+        parameters=GenerationParameters.model_validate(generation.changes()),
+        detail=questions.detail,
+        model=None if local else model,
+        local_model=_absolute_model(model) if local else None,
+        ship=sinks.ship,
+        upload_budget_bytes=sinks.ship_mib * 2**20,
+        sinks=tuple(sinks.sink or ("jsonl",)),
+        sink_options=sinks.options(),
+    )
+
+
+def _absolute_model(model: str | None) -> str | None:
+    """A folder's absolute path, so that the run can go on from elsewhere; else the hub id."""
+    return os.path.abspath(model) if model is not None and os.path.exists(model) else model
+
+
+def _default_out(source: str, console: Console) -> Path:
+    """A folder here with the source's name."""
+    name = os.path.basename(source.rstrip("/")).split("*")[0] or "images"
+    out = Path(f"{name}{OUT_SUFFIX}")
+    console.print(f"The run's folder is {shown(out)} (--out names another one).")
+    return out
+
+
+def _dry_run(submission: Submission) -> NoReturn:
+    """Print what the first rows would be asked."""
+    asking = Asking(submission.prompts, submission.parameters, submission.detail)
+    opened = open_source(submission.source, submission.options)
+    for number, row in enumerate(opened.rows()):
+        if number == DRY_ROWS:
+            break
+        asking.check(row)
+        fields: dict[str, Any] = {"id": shown(row.id), "image": None, "detail": asking.detail(row)}
+        if row.image is not None:
+            fields["image"] = row.image.model_dump(mode="json")
+        fields["questions"] = [
+            {
+                "id": wish.id,
+                "prompt": wish.prompt,
+                "parameters": wish.parameters.model_dump(mode="json", exclude_defaults=True),
+            }
+            for wish in asking.ready(row, {})
+        ]
+        event("job", fields)
+    raise typer.Exit
+
+
+def plan(out: Path, submission: Submission, server: str | None) -> None:
+    """Note the whole source in the run's folder. Refuses before that what no server or model could answer."""
+    if server is not None:
+        connect(server).close()
+    opened = open_source(submission.source, submission.options)
+    folder = RunFolder(out, create=True)
+    try:
+        with folder.role("feeder"), folder.role("collector"):
+            folder.plan(submission, opened)
+    except KeyboardInterrupt:
+        refuse("Stopped before anything was sent.", EXIT_INTERRUPTED)
+    finally:
+        folder.close()
+
+
+@contextmanager
+def serving(
+    server: str | None, out: Path, model: str | None, local: LocalOptions, console: Console
+) -> Iterator[Site]:
+    """Who answers the run in `out`: the server, or a site of this command's own."""
+    if server is not None:
+        yield Site(server)
+        return
+    opened = RunFolder(out, read_only=True)
+    submission, image_folders = opened.submission, opened.image_folders
+    opened.close()
+    place = out.absolute() / LOCAL_FOLDER
+    with own_site(place, model or submission.local_model, local, image_folders, console) as site:
+        yield site
+    finished = RunFolder(out, read_only=True)
+    if finished.finished:
+        forget_data(place)
+    finished.close()
+
+
+def work(
+    out: Path,
+    site: Site,
+    console: Console,
+    *,
+    window: int | None,
+    as_json: bool,
+    feed: bool = True,
+    collect: bool = True,
+) -> int:
+    """Drive the run in `out` to its end. Returns the command's exit code."""
+    connection, queue = connected(site.url)
+    folder = RunFolder(out)
+    before = folder.ledger.next_index()
+    try:
+        with folder.work(connection, queue, feed=feed, collect=collect, window=window) as work:
+            driven = drive(work, console, as_json=as_json, check=site.check)
+    except (redis.RedisError, BrokerAwayError) as error:
+        refuse(f"Redis went away for good: {error}. {_so_far(folder)}", EXIT_FAILURES)
+    finally:
+        queue.close()
+    if not driven.finished:
+        refuse(f"Stopped. {_so_far(folder)}", EXIT_INTERRUPTED)
+    if not collect:
+        console.print(f"Every job is sent; fetch the answers with: captionmill collect {shown(out)}")
+        return 0
+    try:
+        page = make_contact_sheet(folder)
+    except KeyboardInterrupt:
+        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+    found = summary(folder, driven.outputs) | {"jobs_sent": folder.ledger.next_index() - before}
+    tell(found, console, as_json=as_json)
+    if not as_json:
+        console.print(f"Answers: {shown(out)}\nTo look at: {shown(page)}")
+    return EXIT_FAILURES if found["failed"] else 0
+
+
+def tell(found: dict[str, Any], console: Console, *, as_json: bool) -> None:
+    """The summary of a run."""
+    if as_json:
+        event("summary", found)
+    else:
+        report(found, console)
+
+
+def _so_far(folder: RunFolder) -> str:
+    ledger = folder.ledger
+    return (
+        f"{ledger.complete_rows()} of {ledger.rows()} rows are answered and kept in {shown(folder.path)}; "
+        f"go on with: captionmill run --resume --out {shown(folder.path)}"
+    )

@@ -1,0 +1,98 @@
+"""Finds who answers for one command: a server that is named, or a site of the command's own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+import redis
+from rich.console import Console
+
+from captionmill.local_site import LocalWorkers, SiteError, local_site, passing_folder
+from captionmill.model_cache import find_model
+from captionmill.options import LocalOptions
+from producer.connection import connect
+from producer.driving import signals_as_flag
+from producer.queue import Queue
+from producer.settings import named_server
+from producer.sources import shown
+
+CACHE: Final = "captionmill"
+"""The program's name among the user's cache folders."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A server, and whether all that this command started for it is well."""
+
+    url: str
+    check: Callable[[], None] = lambda: None
+    """To be called between two rounds of a run. Raises SiteError."""
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this program; it may not exist yet."""
+    return platformdirs.user_cache_path(CACHE)
+
+
+def server_or_none(redis_url: str | None, local: LocalOptions) -> str | None:
+    """The URL of the server that is named; None is local mode.
+
+    Raises SiteError for options of local mode beside a server.
+    """
+    url = named_server(redis_url)
+    if url is not None:
+        for name in ("workers", "device"):
+            if getattr(local, name):
+                raise SiteError(
+                    f"--{name} is for the workers that a command starts where no server is named; this one "
+                    "uses the server of --redis or CAPTIONMILL_REDIS_URL and the workers there."
+                )
+    return url
+
+
+@contextmanager
+def own_site(
+    folder: Path,
+    model: str | None,
+    local: LocalOptions,
+    image_roots: Sequence[Path],
+    console: Console,
+) -> Iterator[Site]:
+    """A server and workers as children of this command, ready to answer. Raises SiteError.
+
+    A model that is no model folder yet is converted first. `folder` keeps data and logs.
+    """
+    if model is None:
+        raise SiteError(
+            "Which model shall answer? Name one with --model: a model folder, a checkpoint folder or a hub "
+            "id. Or name a server whose workers answer, with --redis or CAPTIONMILL_REDIS_URL."
+        )
+    devices = tuple(local.device or ("CPU",))
+    model_folder = find_model(model)
+    workers = LocalWorkers(
+        model_folder, tuple(image_roots) or (folder,), local.workers or len(devices), devices
+    )
+    console.print(
+        f"No server is named, so this command runs its own, with {workers.described()} and "
+        f"{shown(model_folder)} (logs: {shown(folder)}). For a server of yours: --redis URL."
+    )
+    with ExitStack() as stack:
+        with console.status("Loading the model"), signals_as_flag() as stopped:
+            site = stack.enter_context(local_site(folder, workers, stopped))
+        yield Site(site.url, site.check)
+
+
+@contextmanager
+def passing_site(model: str | None, local: LocalOptions, console: Console) -> Iterator[Site]:
+    """The same for a command that keeps nothing, such as one question."""
+    with passing_folder(cache_folder()) as folder, own_site(folder, model, local, (), console) as site:
+        yield site
+
+
+def connected(url: str) -> tuple[redis.Redis, Queue]:
+    """Both ways to a server. Raises ServerError when nothing answers."""
+    connection = connect(url)
+    return connection, Queue(url, connection)
