@@ -19,10 +19,11 @@ from captionmill.options import (
     read_detail,
     with_groups,
 )
-from captionmill.serving import connected, passing_site, server_or_none
+from captionmill.serving import Site, connected, passing_site, server_or_none
 from contract.answer import Answer
 from contract.job import GenerationParameters
 from producer.ask import Asked, ask
+from producer.chat.chosen import AnsweredBy
 from producer.chat.desk import Desk
 from producer.driving import event
 
@@ -53,8 +54,10 @@ def ask_one(
         )
         if url is None:
             # stdout is for the answer alone.
-            url = stack.enter_context(passing_site(model, local, make_console(as_json=True))).url
-        connection, queue = connected(url)
+            site = stack.enter_context(passing_site(model, local, make_console(as_json=True)))
+        else:
+            site = Site(url)
+        connection, queue = connected(site)
         pieces: list[str] = []
 
         def write(piece: str) -> None:
@@ -113,10 +116,11 @@ def chat(
             url, model = None, str(MODEL_FOLDER)
         else:
             url = server_or_none(redis_url, local)
+        local_model = model if url is None else None
         if url is None:
             url = stack.enter_context(passing_site(model, local, make_console(as_json=False))).url
         serve(
-            Desk(url),
+            Desk(AnsweredBy(url, local_model)),
             examples(),
             host=host,
             port=port,

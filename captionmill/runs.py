@@ -12,7 +12,7 @@ from rich.console import Console
 
 from captionmill.app import RUNS, app, make_console
 from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
-from captionmill.local_site import LOCAL_FOLDER, forget_data, passing_folder
+from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
 from captionmill.options import (
     RUNNING,
     AsJson,
@@ -223,7 +223,7 @@ def estimate(
         opened = RunFolder(folder / "run", create=True)
         opened.plan(submission, sample_of)
         with serving(server, opened.path, model, local, console) as site:
-            found = measure(opened, sample_of, *connected(site.url), site.check)
+            found = measure(opened, sample_of, *connected(site), site.check)
         if as_json:
             event("estimate", found)
             return
@@ -353,7 +353,7 @@ def work(
     collect: bool = True,
 ) -> int:
     """Drive the run in `out` to its end. Returns the command's exit code."""
-    connection, queue = connected(site.url)
+    connection, queue = connected(site)
     folder = RunFolder(out)
     before = folder.ledger.next_index()
     try:
@@ -361,6 +361,8 @@ def work(
             driven = drive(work, console, as_json=as_json, check=site.check)
     except (redis.RedisError, BrokerAwayError) as error:
         refuse(f"Redis went away for good: {error}. {_so_far(folder)}", EXIT_FAILURES)
+    except SiteError as error:
+        refuse(f"{error}\n{_so_far(folder)}")
     finally:
         queue.close()
     if not driven.finished:

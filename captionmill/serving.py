@@ -92,7 +92,7 @@ def passing_site(model: str | None, local: LocalOptions, console: Console) -> It
         yield site
 
 
-def connected(url: str) -> tuple[redis.Redis, Queue]:
+def connected(site: Site) -> tuple[redis.Redis, Queue]:
     """Both ways to a server. Raises ServerError when nothing answers."""
-    connection = connect(url)
-    return connection, Queue(url, connection)
+    connection = connect(site.url, site.check)
+    return connection, Queue(site.url, connection)

@@ -12,7 +12,7 @@ from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import Question
 from demo.samples import IMAGES, NUMBER_QUESTION
-from producer.chat.chosen import Chosen
+from producer.chat.chosen import AnsweredBy, Chosen
 from producer.chat.conversation import Conversation
 from producer.chat.desk import Progress
 from tests.answered import answer
@@ -95,14 +95,17 @@ def test_an_image_begins_anew_and_words_alone_have_none() -> None:
     ],
 )
 def test_the_command_says_what_was_chosen_and_no_more(chosen: Chosen, options: list[str]) -> None:
-    lines = chosen.command("It's {so}?", "redis://127.0.0.1:6379/0").split(" \\\n  ")
+    lines = chosen.command("It's {so}?", AnsweredBy("redis://:secret@there:1/0")).split(" \\\n  ")
     question = shlex.quote("It's {{so}}?")
     assert lines == ["captionmill run FOLDER", f"--question {question}", "--out ANSWERS", *options]
 
 
 def test_the_command_names_another_server_but_no_password() -> None:
-    assert "--redis redis://there:1/0" in Chosen().command("What?", "redis://there:1/0")
-    assert "secret" not in Chosen().command("What?", "redis://:secret@there:1/0")
+    assert "--redis redis://there:1/0" in Chosen().command("What?", AnsweredBy("redis://there:1/0"))
+    assert "secret" not in Chosen().command("What?", AnsweredBy("redis://:secret@there:1/0"))
+    local = Chosen().command("What?", AnsweredBy("redis://:secret@there:1/0", "models/a b"))
+    assert "--model 'models/a b'" in local
+    assert "redis" not in local
 
 
 def test_beams_and_a_temperature_are_refused_together() -> None:

@@ -4,10 +4,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo.samples import COUNT
-
-STOPPED_S = 30.0
+from tests.family import alive, descendants, listening_ports, listens, wait_for
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
@@ -35,43 +32,6 @@ def one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-def descendants(process: int) -> set[int]:
-    """Process ids below one, read from the process table."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text()
-            except OSError:
-                continue  # it ended while we read
-            parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {process}
-
-
-def alive(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + STOPPED_S
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited in vain until {what}")
-        time.sleep(0.05)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("cores", [nullcontext, one_core])
@@ -115,7 +75,7 @@ def test_killing_the_demo_leaves_no_process_and_no_port(
     }
     wait_for(moments[moment], f"there is a {moment}")
     children = descendants(demo.pid)
-    ports = [port for child in children for port in _listening_ports(child)]
+    ports = [port for child in children for port in listening_ports(child)]
     os.kill(demo.pid, number)
     demo.communicate()
     assert demo.returncode in (130, -signal.SIGKILL)
@@ -124,25 +84,12 @@ def test_killing_the_demo_leaves_no_process_and_no_port(
     wait_for(lambda: not any(listens(port) for port in ports), "its ports are free")
 
 
-def _listening_ports(process: int) -> list[int]:
-    """Loopback ports that a process listens on, by the sockets it holds open."""
-    inodes = set()
-    try:
-        for descriptor in Path(f"/proc/{process}/fd").iterdir():
-            if found := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(descriptor)):
-                inodes.add(found[1])
-    except OSError:
-        return []
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
-
-
 def test_demo_stops_when_its_parent_dies(tmp_path: Path) -> None:
     """As under make: with --stop-with-parent nothing outlives the process that started the demo."""
     out = tmp_path / "out"
     script = (
         "import subprocess, sys;"
-        "subprocess.run([sys.executable, '-m', 'producer', 'demo', "
+        "subprocess.run([sys.executable, '-m', 'captionmill', 'demo', "
         f"'--out', {str(out)!r}, '--stop-with-parent'])"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)

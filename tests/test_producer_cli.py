@@ -276,11 +276,10 @@ def test_a_dry_run_prints_jobs_and_leaves_nothing(photos: Path, tmp_path: Path) 
     ("arguments", "sentence"),
     [
         (("run", "{photos}", "--question", "Is {colour}?", "--out", "{out}"), 'no column "colour"'),
-        (("run", "{photos}", "--question", "A?"), "--out is needed"),
+        (("run", "--resume"), "--resume needs --out"),
         (("run", "--resume", "--out", "{out}"), "holds no run"),
         (("run", "{photos}", "--resume", "--out", "{out}"), "give --out alone"),
         (("run", "--out", "{out}"), "Give a source"),
-        (("run", "{photos}", "--out", "{out}"), "question"),
         (("run", "{photos}", "--question", "A?", "--out", "{out}", "--sink", "word"), 'no output "word"'),
         (("run", "{photos}/none", "--question", "A?", "--out", "{out}"), "none"),
         (("status", "{out}"), "holds no run"),

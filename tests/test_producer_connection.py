@@ -8,7 +8,7 @@ from producer.connection import CONNECT_TIMEOUT_S, RETRIES, TOLD_AFTER, Pauses
 
 
 def test_a_wait_of_minutes_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    pauses = Pauses()
+    pauses = Pauses(lambda: None)
     with caplog.at_level(logging.WARNING, "producer.connection"):
         for failures in range(1, TOLD_AFTER):
             pauses.compute(failures)
@@ -17,3 +17,11 @@ def test_a_wait_of_minutes_is_told_of_once(caplog: pytest.LogCaptureFixture) -> 
     assert len(caplog.records) == 1
     assert "five minutes" in caplog.text
     assert 240 < waited < (RETRIES + 1) * CONNECT_TIMEOUT_S
+
+
+def test_what_is_checked_meanwhile_ends_the_wait() -> None:
+    def check() -> None:
+        raise RuntimeError("it is in vain")
+
+    with pytest.raises(RuntimeError, match="in vain"):
+        Pauses(check).compute(1)

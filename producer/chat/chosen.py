@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from contract.job import Detail, GenerationParameters
-from producer.settings import DEFAULT_SERVER
+
+
+@dataclass(frozen=True)
+class AnsweredBy:
+    """Who answers on the page, so that the same can answer a run."""
+
+    redis_url: str
+    local_model: str | None = None
+    """What --model named, where the page has a server and workers of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,10 @@ class Chosen:
             {"num_beams": self.beams, "max_new_tokens": self.max_new_tokens, **sampling}
         )
 
-    def command(self, question: str, redis_url: str) -> str:
+    def command(self, question: str, answered_by: AnsweredBy) -> str:
         """What asks `question` of every image in a folder, over lines, to be pasted into a shell.
 
-        It names the server unless that is the default, and never one whose URL holds a password.
+        It names the model of local mode, or the server; never one whose URL holds a password.
         """
         # What a template would fill in is meant as it is written.
         template = question.replace("{", "{{").replace("}", "}}")
@@ -36,8 +44,10 @@ class Chosen:
         options += [(f"--{name.replace('_', '-')}", str(value)) for name, value in changed.items()]
         if self.detail != "high":
             options.append(("--detail", str(self.detail)))
-        if redis_url != DEFAULT_SERVER and urlsplit(redis_url).password is None:
-            options.append(("--redis", redis_url))
+        if answered_by.local_model is not None:
+            options.append(("--model", answered_by.local_model))
+        elif urlsplit(answered_by.redis_url).password is None:
+            options.append(("--redis", answered_by.redis_url))
         words = [f"{name} {shlex.quote(value)}" for name, value in options if name != "--do-sample"]
         if "do_sample" in changed:
             words.append("--do-sample")

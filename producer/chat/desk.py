@@ -17,6 +17,7 @@ from contract.broker import JOB_QUEUE
 from contract.failure import Failure
 from producer.ask import Asked, NoWorkerError, Waiting
 from producer.asking import first_complaint
+from producer.chat.chosen import AnsweredBy
 from producer.connection import connect
 from producer.queue import BrokerAwayError, Queue
 
@@ -59,9 +60,10 @@ class Progress:
 class Desk:
     """Thread-safe. Questions belong to sessions, by whatever name their page has."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, answered_by: AnsweredBy) -> None:
         """Raises producer.connection.ServerError when nothing answers there."""
-        self.redis_url = redis_url
+        self.answered_by = answered_by
+        redis_url = answered_by.redis_url
         self._redis = connect(redis_url)
         self._redis.set_retry(Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), RETRIES))
         self._queue = _SharedQueue(redis_url, self._redis)

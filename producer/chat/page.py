@@ -190,7 +190,7 @@ class Page:
         last = conversation.exchanges[-1].question if conversation.exchanges else IMAGE_ALONE
         question = (given or {}).get("text", "").strip() or last
         chosen = _chosen(beams, max_new_tokens, temperature, detail)
-        return chosen.command(question, self._desk.redis_url)
+        return chosen.command(question, self._desk.answered_by)
 
 
 _DEFAULT_VALUES: Final = (1, 128, 0.0, "high")

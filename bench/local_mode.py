@@ -1,0 +1,137 @@
+"""Measures local mode beside the same server and worker started by hand, in turns within one run.
+
+A command of its own: python -m bench.local_mode
+"""
+
+import json
+import math
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from bench.machine import describe
+from bench.server import ROOT, module, process, server
+from bench.works import draw
+
+DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
+SIZE_PX: Final = (192, 256)
+QUESTION: Final = "Describe the image."
+START_S: Final = 300.0
+BEGIN: Final = 0.1
+END: Final = 0.9
+"""Shares of the rows between which images are counted: what the first and the last take is left out."""
+Way = Literal["by hand", "local"]
+WAYS: Final[tuple[Way, Way]] = ("by hand", "local")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One run of all pictures."""
+
+    way: Way
+    images_per_s: float
+    """Between BEGIN and END."""
+    whole_s: float
+    """From the start of the command to its end; by hand the start of server and worker is not in it."""
+
+
+def main(
+    model_folder: Annotated[Path, typer.Option(help="What the workers load.")] = DEMO_FOLDER,
+    images: Annotated[int, typer.Option(min=100, help="Distinct pictures of a round.")] = 600,
+    rounds: Annotated[int, typer.Option(min=2, help="Of each way.")] = 6,
+    num_beams: Annotated[int, typer.Option(min=1)] = 1,
+    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+) -> None:
+    """Run the same folder of pictures both ways, again and again, and compare neighbours in time."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="captionmill-") as name:
+        folder = Path(name)
+        pictures = folder / "pictures"
+        pictures.mkdir()
+        for number in range(images):
+            draw(SIZE_PX, number).save(pictures / f"{number:06d}.png")
+        for number in range(rounds):
+            for way in WAYS if number % 2 else reversed(WAYS):
+                place = folder / f"{way.replace(' ', '-')}-{number}"
+                place.mkdir()
+                found.append(_round(way, pictures, place, model_folder, num_beams))
+                print(f"{way:8} {found[-1].images_per_s:7.2f} images/s, {found[-1].whole_s:6.1f} s in all")
+    print(_summary(found))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"local-mode-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.write_text(
+        json.dumps({"rounds": [asdict(one) for one in found], "machine": describe(None)}, indent=1)
+    )
+    print(f"Figures: {path}")
+
+
+def _round(way: Way, pictures: Path, place: Path, model_folder: Path, num_beams: int) -> Round:
+    command = module(
+        "captionmill",
+        *("run", str(pictures), "--question", QUESTION, "--num-beams", str(num_beams)),
+        *("--out", str(place / "run"), "--json"),
+    )
+    if way == "local":
+        return _timed(way, [*command, "--model", str(model_folder)])
+    with _by_hand(pictures, place, model_folder) as url:
+        return _timed(way, [*command, "--redis", url])
+
+
+@contextmanager
+def _by_hand(pictures: Path, place: Path, model_folder: Path) -> Iterator[str]:
+    """The URL of a server at which a worker is ready."""
+    with server(place) as url:
+        environment = {
+            "CAPTIONMILL_REDIS_URL": url,
+            "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
+            "CAPTIONMILL_IMAGE_ROOTS": str(pictures),
+        }
+        log = place / "worker.log"
+        with process(module("captionmill", "worker"), log, environment):
+            deadline = time.monotonic() + START_S
+            while " ready." not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            yield url
+
+
+def _timed(way: Way, command: list[str]) -> Round:
+    begun = time.monotonic()
+    looks: list[tuple[float, int]] = []
+    rows = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as ran:
+        assert ran.stdout is not None
+        for line in ran.stdout:
+            told = json.loads(line)
+            if told["event"] == "progress":
+                rows = told["rows"]
+                looks.append((told["elapsed_s"], told["done"]))
+    whole_s = time.monotonic() - begun
+    assert ran.returncode == 0, f"{' '.join(command)} ended with {ran.returncode}"
+    first = next(look for look in looks if look[1] >= BEGIN * rows)
+    last = next(look for look in reversed(looks) if look[1] <= END * rows)
+    return Round(way, (last[1] - first[1]) / (last[0] - first[0]), whole_s)
+
+
+def _summary(found: list[Round]) -> str:
+    """Ratios of neighbours in time, as the machine itself changes from minute to minute."""
+    pairs = [sorted(found[i : i + 2], key=lambda one: one.way) for i in range(0, len(found), 2)]
+    kept = [math.log(local.images_per_s / by_hand.images_per_s) for by_hand, local in pairs]
+    mean, error = statistics.mean(kept), statistics.stdev(kept) / math.sqrt(len(kept))
+    longer = statistics.mean(local.whole_s - by_hand.whole_s for by_hand, local in pairs)
+    return (
+        f"Local mode keeps {100 * math.exp(mean):.1f} % ± {100 * error:.1f} (standard error, {len(kept)} "
+        f"pairs) of the throughput by hand; starting and ending its server and worker takes {longer:.1f} s."
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

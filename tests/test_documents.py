@@ -1,0 +1,106 @@
+"""Every command that README and quickstart ask a person to type is typed, by a shell, on the demo model."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from demo.samples import IMAGES
+from tests.processes import ROOT, free_port
+
+DOCUMENTS = ("README.md", "docs/quickstart.md")
+REASONS = {"install", "hub", "cluster"}
+"""Why a block is not run: it makes an environment, or it needs a model hub or several machines."""
+MOST_WORDS = 900
+ALL = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
+PORT = "6380"
+"""Of the documents' own server; the test takes a free one."""
+BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^>]*) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Commands of a document, and why they are not run."""
+
+    text: str
+    reason: str | None
+
+
+def blocks(document: str) -> list[Block]:
+    found = BLOCK.finditer((ROOT / document).read_text())
+    return [Block(one["text"], one["reason"]) for one in found if one["kind"] == "sh"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """What the documents say is there: photos in folders, and one more picture elsewhere."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    samples = sorted(IMAGES.glob("*.png"))
+    for folder, chosen in (("summer", samples[:3]), ("winter", samples[3:5])):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for sample in chosen:
+            shutil.copy(sample, tmp_path / "photos" / folder)
+    for name, sample in (("a.png", samples[6]), ("b.png", samples[7])):
+        shutil.copy(sample, tmp_path / "photos" / name)
+    (tmp_path / "extra").mkdir()
+    shutil.copy(samples[5], tmp_path / "extra")
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_commands_of_a_document_run(document: str, home: Path) -> None:
+    if document == "docs/quickstart.md":
+        for name in ("a.png", "b.png"):
+            (home / "photos" / name).unlink()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CAPTIONMILL_")}
+    environment = {
+        **inherited,
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "XDG_DATA_HOME": str(home / "data"),
+    }
+    run = [one.text for one in blocks(document) if one.reason is None]
+    assert len(run) >= 5
+    script = "set -eux\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + "\n".join(run).replace(
+        PORT, str(free_port())
+    )
+    ran = subprocess.run(
+        ["bash", "-c", script], cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_stands_in_a_block_that_is_run_or_says_why_not(document: str) -> None:
+    text = (ROOT / document).read_text()
+    outside = BLOCK.sub("", text)
+    assert not re.search(r"^(    |\t)?(\$ )?(captionmill|pip|make|celery|python3?) ", outside, re.MULTILINE)
+    assert {one.reason for one in blocks(document)} <= REASONS | {None}
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("document", ALL)
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        path = (ROOT / document).parent / name if name else ROOT / document
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor in {_anchor(one) for one in headings}, target
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
