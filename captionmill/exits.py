@@ -9,6 +9,7 @@ import redis
 import typer
 from pydantic import ValidationError
 
+from captionmill.kept_models import ModelError
 from captionmill.local_site import SiteError
 from producer.ask import NoWorkerError
 from producer.asking import first_complaint
@@ -37,6 +38,7 @@ def sentences() -> Iterator[None]:
         SinkError,
         ServerError,
         SiteError,
+        ModelError,
         NoWorkerError,
         WorkersCrashError,
     ) as error:

@@ -1,14 +1,159 @@
 """Finds the model folder that a command names: one that is there, or one converted and kept."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from captionmill.local_site import SiteError
-from contract.model_folder import LANGUAGE_XML
+from rich.console import Console
+
+from captionmill import conversion
+from captionmill.conversion import OnEvent
+from captionmill.kept_models import (
+    KeptModel,
+    ModelError,
+    Recipe,
+    Record,
+    files_of,
+    kept_as,
+    kept_for,
+    plain_name,
+)
+from contract.model_folder import CONFIG_JSON, LANGUAGE_XML, MANIFEST_JSON
+from demo.samples import MODEL_FOLDER
+from model_prep.command import arguments_of
+from model_prep.options import ConversionOptions
+from model_prep.refusal import ConversionError
+
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+DEMO: Final = "demo"
+"""Names the small model that ships with the program."""
+DEFAULTS: Final = ConversionOptions()
+WANTED: Final = (
+    "Which model shall answer? Name one with --model: a model folder, a checkpoint folder or a hub id. "
+    "Or name a server whose workers answer, with --redis or CAPTIONMILL_REDIS_URL."
+)
 
 
 def find_model(model: str) -> Path:
-    """The model folder of `model`. Raises SiteError."""
-    folder = Path(model)
-    if (folder / LANGUAGE_XML).is_file():
-        return folder.absolute()
-    raise SiteError(f"{model} is no model folder.")
+    """The model folder of `model`: a model folder, a checkpoint folder, a hub id, a kept one's name or `demo`.
+
+    What is no model folder yet is converted, which is shown on stderr. A kept one counts as used until this
+    process ends. Raises ModelError.
+    """
+    found = _look_up(model)
+    if isinstance(found, Path):
+        return found
+    kept, record = found
+    make(kept, record)
+    kept.hold()
+    return kept.model_folder
+
+
+def check_model(model: str | None) -> None:
+    """Refuse a model that find_model could never find, before anything is begun. Raises ModelError."""
+    if model is None:
+        raise ModelError(WANTED)
+    found = _look_up(model)
+    if isinstance(found, Path):
+        return
+    kept, record = found
+    if kept.state() == "ready":
+        return
+    with kept.alone(lambda: _say_waiting(kept)):
+        if kept.state() != "ready":
+            conversion.check(kept, record)
+
+
+def make(kept: KeptModel, record: Record, on_event: OnEvent | None = None) -> bool:
+    """Have it ready; False if it was. What another command makes is waited for. Raises ModelError."""
+    if kept.state() == "ready":
+        return False
+    with kept.alone(lambda: _say_waiting(kept)):
+        if kept.state() == "ready":
+            return False
+        conversion.convert(kept, record, on_event)
+        return True
+
+
+def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
+    """The kept model for a checkpoint folder or hub id, and how it is made. Raises ModelError."""
+    path = Path(model)
+    if path.exists():
+        _require_checkpoint(path)
+        if options.revision is not None:
+            raise ModelError(f"{model} is a folder here, and a folder has no revision {options.revision!r}.")
+        resolved = path.resolve()
+        source, files = str(resolved), files_of(path)
+        own = plain_name(resolved.name)
+        name = options.name or (None if own == resolved.name else own)
+    elif HUB_ID.fullmatch(model):
+        source, files, name = model, None, options.name
+    else:
+        raise ModelError(
+            f"There is no folder {model}, it is no name of a kept model (`captionmill models` lists them), "
+            "and a hub id has the form owner/name."
+        )
+    calibration = options.calibration and str(Path(options.calibration).absolute())
+    try:
+        recipe = Recipe(
+            source=source,
+            revision=options.revision,
+            files=files,
+            settings=options.settings(),
+            name=name,
+            calibration=calibration,
+        )
+    except ConversionError as refusal:
+        raise ModelError(str(refusal)) from None
+    # Whether progress is told as JSON makes no other model.
+    asked = replace(options, name=name, calibration=calibration, as_json=False)
+    return kept_for(recipe), Record(recipe=recipe, options=tuple(arguments_of(asked)))
+
+
+def _look_up(model: str) -> Path | tuple[KeptModel, Record]:
+    path = Path(model)
+    if (path / LANGUAGE_XML).is_file():
+        return path.absolute()
+    if model == DEMO and not (path / CONFIG_JSON).exists():  # a clone has a folder of this name
+        return MODEL_FOLDER
+    if not path.exists() and (kept := kept_as(model)) is not None:
+        return kept, _record(kept)
+    return wanted(model, DEFAULTS)
+
+
+def _record(kept: KeptModel) -> Record:
+    """How a model that is called by its name is made. Raises ModelError if it is not ready and cannot be."""
+    record = kept.record()
+    if record is None:
+        raise ModelError(
+            f"{kept.name} is damaged, and what it was made from is not known: captionmill models remove "
+            f"{kept.name}"
+        )
+    source = Path(record.recipe.source)
+    if kept.state() != "ready" and record.recipe.is_folder:
+        now = files_of(source) if source.is_dir() else None
+        if now != record.recipe.files:
+            raise ModelError(
+                f"{kept.name} is {kept.state()}, and {source}, which it is made from, has changed since: "
+                f"convert it again with --model {source}"
+            )
+    return record
+
+
+def _require_checkpoint(path: Path) -> None:
+    if (path / MANIFEST_JSON).is_file():
+        raise ModelError(f"{path} is a model folder that lacks its {LANGUAGE_XML}: convert it again.")
+    if not (path / CONFIG_JSON).is_file():
+        raise ModelError(
+            f"{path} is no model folder, as it has no {LANGUAGE_XML}, and no checkpoint folder, as it has no "
+            f"{CONFIG_JSON}."
+        )
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"{path} has no weights in *.safetensors, the one form that is converted.")
+
+
+def _say_waiting(kept: KeptModel) -> None:
+    Console(stderr=True, markup=False, soft_wrap=True).print(
+        f"Another command is converting {kept.name}; this one waits for it."
+    )

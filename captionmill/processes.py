@@ -36,8 +36,11 @@ def start(
     defaults: Mapping[str, str] | None = None,
     cores: frozenset[int] | None = None,
     folder: Path | None = None,
+    stdout: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a child whose output goes to the end of `log`. Call it from the main thread.
+
+    `stdout` is another place for what it writes there, such as subprocess.PIPE.
 
     `environment` changes the inherited one, and None takes a variable out; `defaults` are for variables that
     are not set. `cores` are those it may run on; `folder` is where it starts, this process's own if None.
@@ -55,8 +58,8 @@ def start(
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=output if stdout is None else stdout,
+            stderr=output,
             cwd=folder,
             env={name: value for name, value in inherited.items() if value is not None},
             start_new_session=True,  # Ctrl-C reaches the command alone, which ends its children in order

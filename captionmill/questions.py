@@ -17,11 +17,12 @@ from captionmill.options import (
     Model,
     RedisUrl,
     read_detail,
-    with_groups,
 )
 from captionmill.serving import Site, connected, passing_site, server_or_none
 from contract.answer import Answer
+from contract.installing import install_line
 from contract.job import GenerationParameters
+from contract.option_groups import with_groups
 from producer.ask import Asked, ask
 from producer.chat.chosen import AnsweredBy
 from producer.chat.desk import Desk
@@ -97,7 +98,7 @@ def chat(
 ) -> None:
     """Open a page to try images, questions and settings on, ahead of all runs."""
     if find_spec("gradio") is None:
-        refuse("The chat page needs Gradio: pip install 'captionmill[chat]'")
+        refuse(f"The chat page needs Gradio, which is not installed: {install_line('chat')}")
     from demo.samples import MODEL_FOLDER, examples
     from producer.chat.server import is_loopback, serve
 

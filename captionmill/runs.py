@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 
 from captionmill.app import RUNS, app, make_console
+from captionmill.cache import cache_folder
 from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
+from captionmill.model_cache import check_model
 from captionmill.options import (
     RUNNING,
     AsJson,
@@ -25,11 +27,11 @@ from captionmill.options import (
     SinkChoices,
     SourceChoices,
     WindowSize,
-    with_groups,
 )
-from captionmill.serving import Site, cache_folder, connected, own_site, server_or_none
+from captionmill.serving import Site, connected, own_site, server_or_none
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
+from contract.option_groups import with_groups
 from producer.asking import Asking
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary
@@ -99,6 +101,8 @@ def run(
             )
             if dry_run:
                 _dry_run(submission)
+            if server is None:
+                check_model(model)
             out = out or _default_out(submission.source, console)
             plan(out, submission, server)
         with serving(server, out, model, local, console) as site:
@@ -175,6 +179,8 @@ def retry(
     with sentences():
         server = server_or_none(redis_url, local)
         opened = RunFolder(folder)
+        if server is None:
+            check_model(model or opened.submission.local_model)
         changes = GenerationParameters.model_validate(
             opened.submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
         ).model_dump(mode="json")
@@ -219,6 +225,8 @@ def estimate(
             local=server is None,
             console=console,
         ).model_copy(update={"sinks": ()})
+        if server is None:
+            check_model(model)
         sample_of = Sample(open_source(submission.source, submission.options), sample)
         opened = RunFolder(folder / "run", create=True)
         opened.plan(submission, sample_of)

@@ -4,23 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-import platformdirs
 import redis
 from rich.console import Console
 
+from captionmill.cache import cache_folder
+from captionmill.kept_models import ModelError
 from captionmill.local_site import LocalWorkers, SiteError, local_site, passing_folder
-from captionmill.model_cache import find_model
+from captionmill.model_cache import WANTED, find_model
 from captionmill.options import LocalOptions
 from producer.connection import connect
 from producer.driving import signals_as_flag
 from producer.queue import Queue
 from producer.settings import named_server
 from producer.sources import shown
-
-CACHE: Final = "captionmill"
-"""The program's name among the user's cache folders."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,6 @@ class Site:
     url: str
     check: Callable[[], None] = lambda: None
     """To be called between two rounds of a run. Raises SiteError."""
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of this program; it may not exist yet."""
-    return platformdirs.user_cache_path(CACHE)
 
 
 def server_or_none(redis_url: str | None, local: LocalOptions) -> str | None:
@@ -61,15 +53,12 @@ def own_site(
     image_roots: Sequence[Path],
     console: Console,
 ) -> Iterator[Site]:
-    """A server and workers as children of this command, ready to answer. Raises SiteError.
+    """A server and workers as children of this command, ready to answer. Raises SiteError and ModelError.
 
     A model that is no model folder yet is converted first. `folder` keeps data and logs.
     """
     if model is None:
-        raise SiteError(
-            "Which model shall answer? Name one with --model: a model folder, a checkpoint folder or a hub "
-            "id. Or name a server whose workers answer, with --redis or CAPTIONMILL_REDIS_URL."
-        )
+        raise ModelError(WANTED)
     devices = tuple(local.device or ("CPU",))
     model_folder = find_model(model)
     workers = LocalWorkers(

@@ -58,3 +58,8 @@ class FolderManifest(Contract):
     files: dict[str, FolderFile] = Field(
         description="file name → size and hash, the manifest itself excepted"
     )
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files, the manifest excepted."""
+        return sum(file.size_bytes for file in self.files.values())

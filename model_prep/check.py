@@ -30,7 +30,8 @@ from model_prep.pictures import drawn_samples
 from model_prep.reference import Reference
 from model_prep.refusal import ConversionError
 from model_prep.source import find_source
-from model_prep.verification import PARITY_TOLERANCE, compare_parity
+from model_prep.verification import compare_parity
+from model_prep.verified import PARITY_TOLERANCE
 
 INPUTS: Final = {
     VISION_XML: {PIXEL_VALUES},

@@ -37,16 +37,15 @@ from model_prep.reference import Prompt, Reference
 from model_prep.refusal import ConversionError
 from model_prep.resources import available_memory_bytes, require_disk, require_memory
 from model_prep.settings import PrepSettings
-from model_prep.source import Source, find_source
+from model_prep.source import Source, fetch_weights, find_source
 from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
-from model_prep.verification import (
+from model_prep.verification import compare_parity, measure_loss
+from model_prep.verified import (
     VERIFICATION_JSON,
     VERIFICATION_MD,
     Loss,
     Parity,
     Verification,
-    compare_parity,
-    measure_loss,
     report,
 )
 from model_prep.work import Inputs, Product, WorkFolder, opened, work_path
@@ -58,7 +57,6 @@ PART_NAMES: Final = {
     TEXT_XML: "token embeddings",
     LANGUAGE_XML: "language model",
 }
-STAGE_COUNT: Final = 2 * len(EXPORTS) + 4
 NO_SAMPLES: Final = Samples((), skipped=0)
 NAME_PATTERN: Final = r"[A-Za-z0-9._-]+"
 FLOAT_BYTES: Final = 4
@@ -69,8 +67,8 @@ CALIBRATING_COPIES: Final = 4
 """Of the vision model's weights in float32, while it is calibrated."""
 
 
-Step = Literal["export", "compress", "verify"]
-"""What a conversion may stop after; what is finished stays in the work folder."""
+Step = Literal["check", "export", "compress", "verify"]
+"""What a conversion may stop after; what is finished stays in the work folder. The check reads no weights."""
 
 
 @dataclass
@@ -252,12 +250,14 @@ def convert(
     overwrite: bool = False,
     stop_after: Step | None = None,
     on_stage: Callable[[str], None] = lambda _stage: None,
+    on_bytes: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> FolderManifest | None:
     """Convert the checkpoint `source`, a folder or hub id, into the model folder `out`.
 
     `name` stands in the model id, the source's own if it is None. `calibration` is what
     model_prep.calibration.read_samples reads. After the step `stop_after` nothing is published, and None
-    returned. `on_stage` is called with the name of each stage as it begins, at most STAGE_COUNT of them.
+    returned. `on_stage` is called with the name of each stage as it begins, at most
+    STAGE_COUNT of them, and `on_bytes` with how many bytes of the weights have come, of how many.
 
     Raises ConversionError; whatever is raised, `out` is as it was before, and the parts that were finished
     are kept beside it for the next call.
@@ -280,6 +280,12 @@ def convert(
     _require_room(out, found, checkpoint, settings)
     processor = load_processor(str(found.folder))
     samples = read_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
+    if stop_after == "check":
+        return None
+    if found.revision is not None:
+        on_stage("downloading the weights")
+        fetch_weights(found, on_bytes)
+        _require_room(out, found, checkpoint, settings)
     with opened(work_path(out)) as work:
         conversion = Conversion(
             found, checkpoint, processor, settings, samples, _key_of(samples), work, on_stage
@@ -300,7 +306,7 @@ def convert(
             out,
             folders,
             lambda files, digest: FolderManifest(
-                model=f"{chosen}-{_format_name(settings)}-{digest}",
+                model=f"{chosen}-{settings.format_name}-{digest}",
                 source=found.name,
                 revision=found.revision,
                 weight_format=settings.language.weight_format,
@@ -334,11 +340,6 @@ def save(model: openvino.Model, xml: Path) -> None:
         raise ConversionError(
             f"{xml.name} cannot be written whole; {free / 1e9:.1f} GB of disk space are free."
         ) from error
-
-
-def _format_name(settings: PrepSettings) -> str:
-    language, vision = settings.language.weight_format, settings.vision.vision_format
-    return language if language == vision else f"{language}-vision-{vision}"
 
 
 def _require_room(out: Path, source: Source, checkpoint: Checkpoint, settings: PrepSettings) -> None:

@@ -84,6 +84,12 @@ class PrepSettings(Contract):
         return self.language.needs_calibration or self.vision.needs_calibration
 
     @property
+    def format_name(self) -> str:
+        """The formats of language and vision, one word if they are the same."""
+        language, vision = self.language.weight_format, self.vision.vision_format
+        return language if language == vision else f"{language}-vision-{vision}"
+
+    @property
     def properties(self) -> dict[str, str]:
         """What workers are to compile the folder with."""
         if self.dynamic_quantization_group_size is None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import openvino
 
+from contract.installing import install_line
 from model_prep.refusal import ConversionError
 
 TOKENIZER_XML: Final = "openvino_tokenizer.xml"
@@ -15,7 +16,10 @@ DETOKENIZER_XML: Final = "openvino_detokenizer.xml"
 def require_openvino_tokenizers() -> None:
     """Raise ConversionError unless the package that converts tokenizers is installed."""
     if find_spec("openvino_tokenizers") is None:
-        raise ConversionError("--openvino-tokenizer needs: pip install 'captionmill[interop]'.")
+        raise ConversionError(
+            "--openvino-tokenizer needs openvino-tokenizers, which is not installed: "
+            f"{install_line('interop')}"
+        )
 
 
 def write_openvino_tokenizer(tokenizer: Any, folder: Path) -> None:

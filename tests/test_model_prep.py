@@ -37,13 +37,13 @@ from contract.model_folder import (
     VISION_XML,
     FolderManifest,
 )
-from model_prep.__main__ import app
-from model_prep.convert import STAGE_COUNT
+from model_prep.command import app
 from model_prep.convert import convert as model_prep_convert
 from model_prep.export import export_vision
+from model_prep.progress import STAGE_COUNT
 from model_prep.publish import staged
 from model_prep.settings import PRESETS, LanguageSettings, PrepSettings
-from model_prep.verification import VERIFICATION_JSON, VERIFICATION_MD, Verification
+from model_prep.verified import VERIFICATION_JSON, VERIFICATION_MD, Verification
 from model_prep.work import work_path
 from tests.checkpoints import CHAT_TEMPLATE, make_tiny_checkpoint
 from tests.processes import ROOT

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from contract.installing import install_line
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Embedded, Row
 from producer.sources import SourceError, SourceOptions, open_source
@@ -191,7 +192,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert f"needs {module}, which is not installed: pip install 'captionmill[{extra}]'." in ran.stdout
+    assert f"needs {module}, which is not installed: {install_line(extra)}" in ran.stdout
 
 
 def test_a_file_url_is_a_local_path(tree: Path) -> None:

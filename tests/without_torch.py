@@ -1,14 +1,14 @@
 """A process in which torch and nncf are not there, as in a worker's own installation."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.processes import ROOT
 
-SCRIPT = """
+HIDE = """
 import importlib.util, sys
-from pathlib import Path
 
 MISSING = ("torch", "nncf", "torchvision")
 find_spec = importlib.util.find_spec
@@ -23,6 +23,12 @@ sys.meta_path.insert(0, NotInstalled)
 importlib.util.find_spec = lambda name, package=None: (
     None if name.partition(".")[0] in MISSING else find_spec(name, package)
 )
+"""
+SCRIPT = (
+    HIDE
+    + """
+from pathlib import Path
+
 import worker.startup
 from PIL import Image
 from contract.job import Question
@@ -33,6 +39,14 @@ features = model.encode_image(Image.new("RGB", (120, 80)))
 prompt = model.prompt(Question(id="q", messages="Describe the image."), features)
 sys.exit(prompt.inputs_embeds.shape[1] != model.hidden or "torch" in sys.modules)
 """
+)
+
+
+def hide_torch(folder: Path) -> dict[str, str]:
+    """Variables with which Python processes, and those that they start, have no torch and no nncf."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HIDE)
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
 def run_without_torch(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ import importlib
 from typing import Any, Final
 
 from contract.failure import FailureCode, Refusal
+from contract.installing import install_line
 from worker.download import shown_url
 
 LOCAL_SCHEMES: Final = frozenset({"file", "local", "dir", "reference", "zip", "tar", "libarchive", "generic"})
@@ -19,14 +20,13 @@ class RemoteFiles:
 
     def __init__(self, scheme: str, max_bytes: int) -> None:
         """Raises RemoteSchemeError."""
-        install = "pip install 'captionmill[remote]'"
         if scheme in LOCAL_SCHEMES or "cache" in scheme:
             raise RemoteSchemeError(f"{scheme}:// is not for images: set CAPTIONMILL_IMAGE_ROOTS for files.")
         try:
             # By name, as fsspec has no types.
             fsspec: Any = importlib.import_module("fsspec")
         except ImportError:
-            raise RemoteSchemeError(f"{scheme}:// needs fsspec: {install}.") from None
+            raise RemoteSchemeError(f"{scheme}:// needs fsspec: {install_line('remote')}.") from None
         try:
             fsspec.get_filesystem_class(scheme)
         except ImportError as missing:

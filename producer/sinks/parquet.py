@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from contract.answer import Answer
+from contract.installing import install_line
 from producer.rows import AnsweredRow
 from producer.sinks.answers import image_text, one_answer
 from producer.sinks.columns import Columns, Kind, carried_value, json_text, printable
@@ -19,9 +20,7 @@ def require_pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise SinkError(
-            "Parquet needs pyarrow: install it with pip install 'captionmill[parquet]'."
-        ) from None
+        raise SinkError(f"Parquet needs pyarrow, which is not installed: {install_line('parquet')}") from None
 
 
 def write_parquet(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:  # noqa: ARG001 - nothing is

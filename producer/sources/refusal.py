@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from contract.installing import install_line
+
 
 class SourceError(ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
@@ -25,7 +27,7 @@ def library(module: str, extra: str, purpose: str) -> Any:
         if error.name != package:
             raise
         raise SourceError(
-            f"{purpose} needs {package}, which is not installed: pip install 'captionmill[{extra}]'."
+            f"{purpose} needs {package}, which is not installed: {install_line(extra)}"
         ) from None
     return importlib.import_module(module)
 

@@ -1,0 +1,236 @@
+"""The models that are converted once and kept in the user's cache folder; converts nothing itself.
+
+Each has a folder of its own with the model folder, the work folder of an unfinished conversion, the record of
+what it is made from, and the log of its conversion.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+from captionmill.cache import cache_folder
+from contract.base import Contract
+from contract.model_folder import MANIFEST_JSON, FolderManifest
+from model_prep.settings import PRESETS, PrepSettings
+from model_prep.verified import VERIFICATION_JSON, Verification
+
+MODELS: Final = "models"
+MODEL: Final = "model"
+RECORD: Final = "kept.json"
+LOG: Final = "convert.log"
+LOCK: Final = "lock"
+USED: Final = "used"
+FOLDER_VERSION: Final[int] = FolderManifest.model_fields["version"].default
+KEY_DIGITS: Final = 8
+NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
+"""What a name has instead of other characters is a hyphen."""
+_held: Final[list[int]] = []
+"""Open files of the models that this process uses; it holds their locks until it ends."""
+
+State = Literal["ready", "unfinished", "damaged"]
+
+
+class ModelError(Exception):
+    """A model cannot be had as asked; the message is one sentence that a person can act on."""
+
+
+class Recipe(Contract):
+    """What a kept model is made from: the same recipe is the same kept model."""
+
+    source: str
+    """hub id, or the resolved path of a checkpoint folder"""
+    revision: str | None = None
+    """as asked for, of a hub id"""
+    files: dict[str, tuple[int, int]] | None = None
+    """of a checkpoint folder: name → bytes and time of change in ns"""
+    settings: PrepSettings = PrepSettings()
+    name: str | None = None
+    calibration: str | None = None
+    folder_version: int = FOLDER_VERSION
+
+    @property
+    def is_folder(self) -> bool:
+        return self.files is not None
+
+    def kept_name(self) -> str:
+        """The source's name, the preset's or the formats', and digits that no other recipe has."""
+        source = Path(self.source).name if self.is_folder else self.source.replace("/", "--")
+        presets = (name for name, settings in PRESETS.items() if settings == self.settings)
+        kind = next(presets, self.settings.format_name)
+        key = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:KEY_DIGITS]
+        return f"{plain_name(self.name or source)}-{kind}-{key}"
+
+
+class Record(Contract):
+    """How a kept model is made."""
+
+    recipe: Recipe
+    options: tuple[str, ...] = ()
+    """of `python -m model_prep convert`, that make the recipe's settings"""
+
+
+def plain_name(text: str) -> str:
+    return NO_NAME.sub("-", text).strip("-.") or MODEL
+
+
+def files_of(checkpoint: Path) -> dict[str, tuple[int, int]]:
+    """What tells one state of a checkpoint folder from another without reading it."""
+    stats = {path.name: path.stat() for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+class KeptModel:
+    """One of them, which may not be made yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = folder.name
+        self.model_folder = folder / MODEL
+        self.log = folder / LOG
+
+    def record(self) -> Record | None:
+        """None if there is none that can be read."""
+        try:
+            return Record.model_validate_json((self.folder / RECORD).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def manifest(self) -> FolderManifest | None:
+        """None if there is none that can be read."""
+        try:
+            return FolderManifest.model_validate_json((self.model_folder / MANIFEST_JSON).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def verification(self) -> Verification | None:
+        try:
+            return Verification.model_validate_json((self.model_folder / VERIFICATION_JSON).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def state(self) -> State:
+        """Ready is a model folder whose files are all there, as large as they were published."""
+        manifest = self.manifest()
+        if manifest is None:
+            return "damaged" if self.model_folder.exists() else "unfinished"
+        if self.record() is None:
+            return "damaged"
+        for name, file in manifest.files.items():
+            path = self.model_folder / name
+            if not path.is_file() or path.stat().st_size != file.size_bytes:
+                return "damaged"
+        return "ready"
+
+    def size_bytes(self) -> int:
+        """On disk; the parts of an unfinished conversion, too."""
+        stats = {stat.st_ino: stat.st_size for stat in map(os.lstat, self._paths())}
+        return sum(stats.values())
+
+    def last_used(self) -> datetime | None:
+        try:
+            return datetime.fromtimestamp((self.folder / USED).stat().st_mtime).astimezone()
+        except FileNotFoundError:
+            return None
+
+    def write(self, record: Record) -> None:
+        """Note how it is made."""
+        draft = self.folder / f"{RECORD}.partial"
+        draft.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        draft.replace(self.folder / RECORD)
+
+    @contextmanager
+    def alone(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Be the one command that makes or removes it. Without `on_wait` raises ModelError if another does.
+
+        `on_wait` is called before this waits for another command.
+        """
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                try:
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    if on_wait is None:
+                        raise ModelError(f"Another command is converting {self.name} now.") from None
+                    on_wait()
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+                if self._is_lock(descriptor):
+                    self._sweep()
+                    yield
+                    return
+                # Whoever had it has removed the folder meanwhile.
+            finally:
+                os.close(descriptor)
+
+    def hold(self) -> None:
+        """Have it count as used until this process ends. Raises ModelError while it is being removed."""
+        descriptor = os.open(self.folder / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise ModelError(f"{self.name} is being removed; the same command makes it again.") from None
+        os.utime(descriptor)
+        _held.append(descriptor)
+
+    def remove(self) -> None:
+        """With all that is unfinished of it. Raises ModelError if a command makes or uses it."""
+        with self.alone():
+            descriptor = os.open(self.folder / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(self.folder)
+            except BlockingIOError:
+                raise ModelError(
+                    f"{self.name} is used by a command that is running: end that one first."
+                ) from None
+            finally:
+                os.close(descriptor)
+
+    def forget_if_empty(self) -> None:
+        """Remove the folder of a model that was never begun. For whoever is alone with it."""
+        if not self.model_folder.exists() and not any(self.folder.glob(f".{MODEL}.*")):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_lock(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.folder / LOCK))
+        except FileNotFoundError:
+            return False
+
+    def _sweep(self) -> None:
+        """Remove what a conversion that was killed while it published has left."""
+        for kind in ("partial", "replaced"):
+            for left in self.folder.glob(f".{MODEL}.*.{kind}"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _paths(self) -> Iterator[Path]:
+        return (path for path in self.folder.rglob("*") if path.is_file())
+
+
+def kept_models() -> list[KeptModel]:
+    """All of them, by name."""
+    parent = cache_folder() / MODELS
+    if not parent.is_dir():
+        return []
+    return [KeptModel(folder) for folder in sorted(parent.iterdir()) if folder.is_dir()]
+
+
+def kept_as(name: str) -> KeptModel | None:
+    """The one of this name."""
+    return next((kept for kept in kept_models() if kept.name == name), None)
+
+
+def kept_for(recipe: Recipe) -> KeptModel:
+    """The one that is made from `recipe`, which may not be made yet."""
+    return KeptModel(cache_folder() / MODELS / recipe.kept_name())

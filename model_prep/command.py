@@ -1,0 +1,205 @@
+"""The command line of model preparation; it parses and prints, and knows not how a model is converted.
+
+What is heavy is imported when a command needs it, so that help and refusals come at once, also without torch.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from contract.installing import install_line
+from contract.model_folder import FolderManifest
+from contract.option_groups import with_groups
+from model_prep.options import ConversionOptions
+from model_prep.progress import Events, own_stdout, shown_progress
+from model_prep.refusal import ConversionError
+from model_prep.verified import VERIFICATION_JSON, Verification
+
+if TYPE_CHECKING:
+    from model_prep.check import Check
+
+FAILED_EXIT_CODE: Final = 1
+REFUSED_EXIT_CODE: Final = 2
+INTERRUPTED_EXIT_CODE: Final = 128 + signal.SIGINT
+TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
+NEEDED: Final = ("torch", "nncf", "safetensors", "psutil")
+"""What the extra `prep` brings."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Prepare model folders for Captionmill workers.",
+)
+
+
+@app.command("convert")
+@with_groups
+def convert_command(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    *,
+    options: ConversionOptions,
+) -> None:
+    """Convert a Hugging Face checkpoint of the LLaVA family into a model folder."""
+    convert_into(out, model, options)
+
+
+def convert_into(out: Path, model: str, options: ConversionOptions) -> None:
+    """Convert, and tell people or a program how it goes. Ends the command where it is refused."""
+    events = Events(own_stdout()) if options.as_json else None
+    with _sentences(events):
+        settings = options.settings()
+        require_prep()
+        # Importing torch and OpenVINO takes seconds.
+        from model_prep.convert import convert
+
+        stop_after = None if options.stop_after is None else options.stop_after.value
+        asked: dict[str, Any] = {
+            "name": options.name,
+            "revision": options.revision,
+            "calibration": options.calibration,
+            "overwrite": options.overwrite,
+            "stop_after": stop_after,
+        }
+        if events is not None:
+            asked |= {"on_stage": events.stage, "on_bytes": events.downloaded}
+            manifest = convert(model, out, settings, **asked)
+        else:
+            quiet_libraries()
+            with shown_progress() as progress:
+                asked |= {"on_stage": progress.stage, "on_bytes": progress.downloaded}
+                manifest = convert(model, out, settings, **asked)
+                progress.finish()
+    if events is not None:
+        events.tell("converted", model=None if manifest is None else manifest.model)
+    elif manifest is None:
+        typer.echo(f"Stopped after {stop_after}; the same command without --stop-after goes on.")
+    else:
+        size = f"{manifest.size_bytes / 1e6:.1f} MB"
+        typer.echo(f"{manifest.model} in {out}: {len(manifest.files)} files, {size}")
+        _print_summary(out, manifest)
+
+
+@app.command("verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="A published model folder.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Compare its answers with this checkpoint's, too.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+) -> None:
+    """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
+    with _sentences(None):
+        require_prep()
+        from model_prep.check import check_folder
+
+        quiet_libraries()
+        checks = check_folder(folder, checkpoint, revision)
+    for check in checks:
+        typer.echo(_line(check))
+    if any(check.outcome == "failed" for check in checks):
+        raise typer.Exit(FAILED_EXIT_CODE)
+
+
+def arguments_of(options: ConversionOptions) -> list[str]:
+    """The same options as `convert` reads them on its command line."""
+    command = typer.main.get_command(app).commands["convert"]  # type: ignore[attr-defined]
+    found: list[str] = []
+    for parameter in command.params:
+        value = getattr(options, parameter.name, None)
+        if value is None or value == getattr(ConversionOptions, parameter.name):
+            continue
+        if isinstance(value, bool):
+            found.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            found += [parameter.opts[0], str(value)]
+    return found
+
+
+def require_prep() -> None:
+    """Raise ConversionError unless what the extra `prep` brings is installed."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConversionError(
+            f"To convert a model takes {' and '.join(missing)}, which this environment has not: "
+            f"{install_line('prep')} (docs/model_prep.md says how to get torch without CUDA)."
+        )
+
+
+def quiet_libraries() -> None:
+    """Keep bars and notes of transformers off the terminal of whoever converts."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+@contextmanager
+def _sentences(events: Events | None) -> Iterator[None]:
+    """Turn what a person can act on into one sentence and an exit code; bugs stay exceptions."""
+    try:
+        yield
+    except ConversionError as refusal:
+        _end(events, str(refusal), REFUSED_EXIT_CODE)
+    except OSError as error:
+        sentence = f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
+        _end(events, sentence, REFUSED_EXIT_CODE)
+    except KeyboardInterrupt:
+        _end(events, "Stopped; the same command goes on from what is finished.", INTERRUPTED_EXIT_CODE)
+
+
+def _end(events: Events | None, sentence: str, code: int) -> NoReturn:
+    if events is not None:
+        events.tell("refused", sentence=sentence)
+    typer.echo(sentence, err=True)
+    raise typer.Exit(code)
+
+
+def _print_summary(out: Path, manifest: FolderManifest) -> None:
+    """What was verified, as a table on stderr."""
+    found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
+    console = Console(stderr=True)
+    parity = found.parity
+    console.print(
+        f"Beside the checkpoint in float32: logits differ by at most {parity.max_logit_difference:.1e} of "
+        f"the largest, {parity.token_agreement:.1%} of {parity.tokens} tokens are the same."
+    )
+    if found.losses:
+        table = Table(
+            "part", "format", "size", "speed", "tokens the same", "answers the same", "logit KL, nats"
+        )
+        formats = {"vision": manifest.vision_format, "language": manifest.weight_format}
+        for part, loss in found.losses.items():
+            table.add_row(
+                part,
+                formats.get(part, ""),
+                f"{loss.size_ratio:.2f} ×",
+                "–" if loss.speed_ratio is None else f"{loss.speed_ratio:.2f} ×",
+                f"{loss.token_agreement:.1%}",
+                f"{loss.answer_agreement:.1%}",
+                f"{loss.logit_kl:.2g}",
+            )
+        console.print(table)
+    if found.calibration_skipped:
+        console.print(f"{found.calibration_skipped} images to calibrate with could not be read.")
+    if found.left_out:
+        console.print(found.left_out)
+
+
+def _line(check: "Check") -> str:
+    return f"{check.outcome:8} {check.what}: {check.detail}"
+
+
+def main() -> None:
+    """Run the command line. SIGTERM ends it as Ctrl-C does, and what is finished stays for the next time."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT_CODE))
+    app()

@@ -1,0 +1,140 @@
+"""What a conversion can be asked for on a command line; loads nothing heavy."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from model_prep.refusal import ConversionError
+from model_prep.settings import PRESETS, LanguageSettings, PrepSettings, VisionSettings
+
+Format = TypeVar("Format", LanguageSettings, VisionSettings)
+
+
+class Preset(StrEnum):
+    """Names of model_prep.settings.PRESETS."""
+
+    BALANCED = "balanced"
+    FAST = "fast"
+    EXACT = "exact"
+    TUTORIAL = "tutorial"
+
+
+class WeightFormatChoice(StrEnum):
+    """contract.model_folder.WeightFormat, in the form that the command line offers."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class VisionFormatChoice(StrEnum):
+    """contract.model_folder.VisionFormat."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class StepChoice(StrEnum):
+    """model_prep.convert.Step."""
+
+    CHECK = "check"
+    EXPORT = "export"
+    COMPRESS = "compress"
+    VERIFY = "verify"
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """All but the checkpoint and the folder to write. None is what was not given."""
+
+    preset: Annotated[Preset, typer.Option(help="What other options begin from.")] = Preset.BALANCED
+    weight_format: Annotated[
+        WeightFormatChoice | None, typer.Option(help="How the language model's weights are stored.")
+    ] = None
+    group_size: Annotated[
+        int | None, typer.Option(help="int4: weights with one scale; -1 is a whole output channel.")
+    ] = None
+    ratio: Annotated[float | None, typer.Option(help="int4: share of the weights in 4 bits.")] = None
+    sym: Annotated[bool | None, typer.Option("--sym/--asym", help="int4: without or with zero points.")] = (
+        None
+    )
+    awq: Annotated[bool | None, typer.Option("--awq/--no-awq", help="int4: AWQ, by calibration.")] = None
+    scale_estimation: Annotated[
+        bool | None,
+        typer.Option("--scale-estimation/--no-scale-estimation", help="int4: fit scales, by calibration."),
+    ] = None
+    quantize_activations: Annotated[
+        bool | None,
+        typer.Option(
+            "--quantize-activations/--weights-alone",
+            help="int8: the language model multiplies in 8 bits, by calibration.",
+        ),
+    ] = None
+    vision_format: Annotated[
+        VisionFormatChoice | None,
+        typer.Option(help="How the vision model is stored; int8 also computes in 8 bits, by calibration."),
+    ] = None
+    smooth_quant_alpha: Annotated[
+        float | None, typer.Option(help="int8 vision: share of the activations' range put into the weights.")
+    ] = None
+    dynamic_quantization_group_size: Annotated[
+        int | None, typer.Option(help="What workers are to read the folder with.")
+    ] = None
+    openvino_tokenizer: Annotated[
+        bool, typer.Option("--openvino-tokenizer", help="Write the tokenizer for OpenVINO GenAI, too.")
+    ] = False
+    calibration: Annotated[
+        str | None, typer.Option(help="Images to calibrate with: folder, manifest, dataset or shards.")
+    ] = None
+    samples: Annotated[int | None, typer.Option(help="How many of them.")] = None
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
+    name: Annotated[str | None, typer.Option(help="Name in the model id; MODEL's own if not given.")] = None
+    stop_after: Annotated[
+        StepChoice | None, typer.Option(help="Do no more; the next call goes on from there.")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the model folder.")] = (
+        False
+    )
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Progress and the model id as lines of JSON on stdout.")
+    ] = False
+
+    def settings(self) -> PrepSettings:
+        """The preset with what was given beside it. Raises ConversionError for what decides nothing."""
+        preset = PRESETS[self.preset.value]
+        language = {
+            name: getattr(self, name)
+            for name in ("group_size", "ratio", "sym", "awq", "scale_estimation")
+            if getattr(self, name) is not None
+        }
+        if self.quantize_activations is not None:
+            language["activations"] = "int8" if self.quantize_activations else None
+        vision = {} if self.smooth_quant_alpha is None else {"smooth_quant_alpha": self.smooth_quant_alpha}
+        try:
+            # Options of another format than the preset's do not stay.
+            return PrepSettings(
+                language=_changed(preset.language, "weight_format", self.weight_format, language),
+                vision=_changed(preset.vision, "vision_format", self.vision_format, vision),
+                dynamic_quantization_group_size=(
+                    preset.dynamic_quantization_group_size
+                    if self.dynamic_quantization_group_size is None
+                    else self.dynamic_quantization_group_size
+                ),
+                openvino_tokenizer=self.openvino_tokenizer,
+                samples=preset.samples if self.samples is None else self.samples,
+            )
+        except ValidationError as invalid:
+            first = invalid.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConversionError(f"{place}: {reason}." if place else f"{reason}.") from None
+
+
+def _changed(preset: Format, field: str, wanted: StrEnum | None, options: dict[str, Any]) -> Format:
+    kept = {} if wanted is not None and wanted.value != getattr(preset, field) else preset.model_dump()
+    return type(preset).model_validate(kept | ({field: wanted.value} if wanted else {}) | options)
