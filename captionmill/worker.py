@@ -3,26 +3,31 @@
 import inspect
 import json
 import os
-from types import UnionType
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal
 
+import click
 import typer
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from captionmill.app import SITE, app
-from captionmill.exits import sentences
+from captionmill.exits import EXIT_INTERRUPTED, refuse, sentences
 from captionmill.model_cache import find_model
+from captionmill.setting_options import (
+    choices,
+    default,
+    described,
+    groups,
+    metavar,
+    option,
+    takes_several,
+    what_if_unset,
+)
 from contract.broker import JOB_QUEUE
-from worker.settings import PREFIX, Settings
+from worker.settings import variable
 
 CONCURRENCY: Final = 8
 FLAGS: Final = ("--pool", "threads", "--without-mingle", "--without-gossip", "--without-heartbeat")
 """docs/reliability.md has the reasons."""
-NAMES: Final = {"redis_url": "--redis", "model_folder": "--model", "image_roots": "--image-root"}
-"""Options that are not named as their setting is."""
-FIRST: Final = ("redis_url", "model_folder", "image_roots", "device")
-"""The settings that most workers need."""
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -33,102 +38,94 @@ def _as_variable(name: str, value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     """A setting as an option. None is an option that was not given."""
-    choices = _choices(field.annotation)
-    flag = NAMES.get(name, f"--{name.replace('_', '-')}")
-    told = field.description or ""
-    default = field.get_default(call_default_factory=False)
+    told, allowed = described(field), choices(field)
+    said = default(field) or what_if_unset(field)
     if field.annotation is bool:
         kind: Any = bool | None
-    elif get_origin(field.annotation) is tuple:
-        kind, told = list[str] | None, f"{told}; may be repeated"
+        said = None
+    elif takes_several(field):
+        kind, told = list[str] | None, f"{told} May be repeated."
     else:
-        kind = Literal[choices] | None if choices else str | None
-    known = default not in (None, PydanticUndefined, (), {})
-    option = typer.Option(
-        flag,
-        help=f"{told[:1].upper()}{told[1:]}.",
-        show_default=_shown(default) if known else False,
-        rich_help_panel="What it needs" if name in FIRST else "Further settings",
-        metavar=None if choices or field.annotation is bool else _metavar(field),
+        kind = Literal[allowed] | None if allowed else str | None
+    shown = typer.Option(
+        option(name),
+        help=f"{told} Default: {said}." if said else told,
+        show_default=False,
+        rich_help_panel=panel,
+        metavar="|".join(allowed) or ("" if field.annotation is bool else metavar(name, field)),
     )
+    return _option(name, kind, shown, None)
+
+
+def _option(name: str, kind: Any, shown: Any, value: Any) -> inspect.Parameter:
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, shown]
     )
-
-
-def _choices(annotation: Any) -> tuple[str, ...]:
-    """The values of a Literal, optional or not."""
-    if isinstance(annotation, UnionType):
-        annotation = get_args(annotation)[0]
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def _metavar(field: FieldInfo) -> str:
-    """What stands for the value on the help page."""
-    text = str(field.annotation)
-    for word, metavar in (("float", "NUMBER"), ("int", "N"), ("Path", "PATH"), ("dict", "JSON")):
-        if word in text:
-            return metavar
-    return "TEXT"
-
-
-def _shown(default: Any) -> str:
-    value = default.get_secret_value() if hasattr(default, "get_secret_value") else default
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _signature() -> inspect.Signature:
-    fields = Settings.model_fields
-    names = [*FIRST, *(name for name in fields if name not in FIRST)]
-    own = [
-        inspect.Parameter(
+    """Every setting, and what Celery itself is told, in the panels of docs/settings.md."""
+    own = {
+        "Speed and memory": _option(
             "concurrency",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=CONCURRENCY,
-            annotation=Annotated[
-                int,
-                typer.Option(min=1, help="Jobs taken at once.", rich_help_panel="What it needs"),
-            ],
+            int,
+            typer.Option(
+                min=1,
+                help=f"Jobs that are taken at once. Default: {CONCURRENCY}.",
+                metavar="NUMBER",
+                show_default=False,
+                rich_help_panel="Speed and memory",
+            ),
+            CONCURRENCY,
         ),
-        inspect.Parameter(
+        "Operation": _option(
             "log_level",
-            inspect.Parameter.KEYWORD_ONLY,
-            default="INFO",
-            annotation=Annotated[
-                LogLevel, typer.Option(help="Least level logged.", rich_help_panel="Further settings")
-            ],
+            LogLevel,
+            typer.Option(
+                help="Least level that is logged: DEBUG, INFO, WARNING or ERROR. Default: INFO.",
+                metavar="LEVEL",
+                show_default=False,
+                rich_help_panel="Operation",
+            ),
+            "INFO",
         ),
-    ]
-    return inspect.Signature(
-        [
-            *(_parameter(name, fields[name]) for name in names[: len(FIRST)]),
-            *own,
-            *(_parameter(name, fields[name]) for name in names[len(FIRST) :]),
-        ]
-    )
+    }
+    parameters = []
+    for title, settings in groups().items():
+        if title in own:
+            parameters.append(own[title])
+        parameters += [_parameter(name, field, title) for name, field in settings.items()]
+    return inspect.Signature(parameters)
 
 
 def worker(**given: Any) -> None:
-    """Start a worker here: it takes jobs until Ctrl-C or SIGTERM, and finishes what it has begun.
+    """Start a worker here, which takes jobs until Ctrl-C or SIGTERM.
 
-    Every option is a setting that an environment variable can give, too; docs/settings.md lists them.
+    Then it finishes what it has begun, and the rest goes back to the queue.
+
+    Each setting can be an environment variable, too; an option goes first.
+
+    Exit code: 0 after a signal, 2 if something is refused.
     """
     concurrency, log_level = given.pop("concurrency"), given.pop("log_level")
+    typed = {name: value for name, value in given.items() if value is not None and value != []}
     with sentences():
-        if given["model_folder"] is not None:
-            given["model_folder"] = str(find_model(given["model_folder"]))
+        if "model_folder" in typed:
+            typed["model_folder"] = find_model(typed["model_folder"])
     # Celery reads its configuration when it first needs it, and a process has one environment.
-    os.environ.update(
-        {PREFIX + name.upper(): _as_variable(name, value) for name, value in given.items() if value}
-    )
+    os.environ.update({variable(name): _as_variable(name, value) for name, value in typed.items()})
     from worker.app import app as celery_app
+    from worker.app import name_options
 
+    name_options({variable(name): option(name) for name in typed})
     command = ["worker", *FLAGS, "--queues", JOB_QUEUE]
-    raise typer.Exit(
-        celery_app.start([*command, "--concurrency", str(concurrency), "--loglevel", log_level]) or 0
-    )
+    command += ["--concurrency", str(concurrency), "--loglevel", log_level]
+    try:
+        raise typer.Exit(celery_app.start(command) or 0)
+    except (KeyboardInterrupt, click.Abort):  # while the model is loaded: Celery sets up its signals later
+        refuse("Stopped before a job was taken.", EXIT_INTERRUPTED)
 
 
 worker.__signature__ = _signature()  # type: ignore[attr-defined]

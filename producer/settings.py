@@ -17,11 +17,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CAPTIONMILL_", frozen=True, extra="forbid")
 
     redis_password_file: Path | None = Field(
-        default=None, description="its first line is the password of the user in redis_url"
+        default=None, description="File whose first line is the password of the user in the server's URL."
     )
     redis_url: SecretStr | None = Field(
         default=None,
-        description="broker and result store; None names no server",
+        description=(
+            "Server to use where no --redis is given: redis://USER@HOST:PORT/DATABASE, or the same with "
+            "rediss:// for TLS. Without either, a command runs a server and workers of its own (local mode)."
+        ),
     )
 
     @field_validator("redis_url")

@@ -29,8 +29,10 @@ def _die_with_parent() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process in the repository's root; stdout and stderr go to `log`."""
+def spawn(
+    command: list[str], log: Path, environment: Mapping[str, str], folder: Path = ROOT
+) -> subprocess.Popen[bytes]:
+    """Start a process in `folder`; stdout and stderr go to `log`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CAPTIONMILL_")}
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -38,7 +40,7 @@ def spawn(command: list[str], log: Path, environment: Mapping[str, str]) -> subp
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=folder,
             env={**inherited, **environment},
             preexec_fn=_die_with_parent,
         )

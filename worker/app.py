@@ -2,10 +2,11 @@
 
 import gc
 import logging
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import celery
@@ -13,7 +14,7 @@ import kombu
 from celery import signals
 
 from contract.broker import CELERY_OPTIONS, JOB_QUEUE
-from worker.settings import SettingsError, load_settings
+from worker.settings import PREFIX, SettingsError, load_settings
 
 if TYPE_CHECKING:
     from worker.answering import Answering
@@ -27,8 +28,17 @@ POOLS: Final = ("celery.concurrency.thread", "celery.concurrency.solo")
 """Others fork after the model is loaded, and an OpenVINO model hangs in a forked process."""
 
 
+_given_as: dict[str, str] = {}
+
+
+def name_options(options: Mapping[str, str]) -> None:
+    """Have refusals name the options that a person typed (variable → option) and not their variables."""
+    _given_as.update(options)
+
+
 def refuse(sentence: str) -> NoReturn:
     """End the process before it takes a job. By SystemExit, as Celery's signals swallow exceptions."""
+    sentence = re.sub(rf"\b{PREFIX}[A-Z_]+\b", lambda found: _given_as.get(found[0], found[0]), sentence)
     print(f"captionmill worker: {sentence}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_REFUSED)
 

@@ -50,6 +50,7 @@ def check_server(redis_url: str, *, require_durable: bool) -> None:
 
 def _info(connection: redis.Redis) -> Mapping[str, Any] | None:
     """Sections that matter, as one; None where the user may not ask. Waits while there is no server."""
+    remedy = "; `captionmill server` starts one"
     while True:
         try:
             told: dict[str, Any] = {}
@@ -63,7 +64,12 @@ def _info(connection: redis.Redis) -> Mapping[str, Any] | None:
                 "The server refuses the user or the password in CAPTIONMILL_REDIS_URL."
             ) from None
         except (BusyLoadingError, ConnectionError, RedisTimeoutError) as away:
-            log.warning("the server is away (%s); again in %.0f s", type(away).__name__, AGAIN_S)
+            place = connection.connection_pool.connection_kwargs
+            log.warning(
+                "the server at %s:%s is away (%s); again in %.0f s%s",
+                *(place["host"], place["port"], type(away).__name__, AGAIN_S, remedy),
+            )
+            remedy = ""
             time.sleep(AGAIN_S)
         except redis.ResponseError as error:
             # Redis before 6 knows no users; -NOAUTH and -WRONGPASS of others are caught above.

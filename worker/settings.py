@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.redis_url import complete_url
@@ -25,121 +33,242 @@ class SettingsError(ValueError):
     """The environment does not make a worker; the message is one sentence for the operator."""
 
 
+def unset(what_then: str) -> dict[str, JsonValue]:
+    """For the pages that list settings: what a worker does where this one is not set."""
+    return {"unset": what_then}
+
+
 class Settings(BaseSettings):
     """One worker process. Every field is an environment variable, CAPTIONMILL_ before its name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=False)
 
     redis_password_file: Path | None = Field(
-        default=None, description="its first line is the password of the user in redis_url"
+        default=None,
+        description="File whose first line is the password of the user in the server's URL.",
+        json_schema_extra=unset("none"),
     )
     redis_url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         validate_default=True,
-        description="broker and result store; may hold a password",
+        description=(
+            "Server that is broker and result store: redis://USER@HOST:PORT/DATABASE, or the same with "
+            "rediss:// for TLS. A password in it is shown in the list of processes, one in a file is not."
+        ),
     )
-    model_folder: Path = Field(description="folder written by model_prep, or by an optimum-intel export")
-    device: str = Field(default="CPU", description="CPU, GPU, GPU.n, NPU or AUTO")
+    require_durable_broker: bool = Field(
+        default=False,
+        description="Refuse a server that keeps no append-only file, so that a crash loses jobs.",
+    )
+
+    model_folder: Path = Field(
+        description="Model folder, as `captionmill convert` or optimum-intel writes it."
+    )
+    device: str = Field(
+        default="CPU",
+        description="OpenVINO device: CPU, GPU, GPU.n, NPU or AUTO; `captionmill doctor` lists what is here.",
+    )
     precision: Literal["default", "exact"] = Field(
-        default="default", description="exact computes and caches in f32, as transformers on a CPU does"
+        default="default",
+        description=(
+            "`exact` computes and keeps everything in f32, as transformers on a CPU does, and is slower. "
+            "`default` leaves it to the three settings below, the model folder and OpenVINO."
+        ),
     )
     inference_precision: Literal["f32", "bf16", "f16"] | None = Field(
-        default=None, description="what is computed in; None leaves it to folder and OpenVINO"
+        default=None,
+        description="Number format that the device computes in. The model id of answers names it.",
+        json_schema_extra=unset("the model folder's, else OpenVINO's choice"),
     )
     kv_cache_precision: Literal["f32", "bf16", "f16", "u8"] | None = Field(
-        default=None, description="what keys and values are kept in; None as above"
+        default=None,
+        description="Number format that keys and values are kept in. The model id of answers names it.",
+        json_schema_extra=unset("the model folder's, else OpenVINO's choice"),
     )
     dynamic_quantization_group_size: int | None = Field(
-        default=None, ge=0, description="activations with one 8-bit scale; 0 is none, None as above"
+        default=None,
+        ge=0,
+        description=(
+            "How many activations share one scale when they are rounded to 8 bits; 0 rounds none. "
+            "The model id of answers names it."
+        ),
+        json_schema_extra=unset("the model folder's, else OpenVINO's choice"),
     )
-    streams: int | None = Field(default=None, ge=1, description="None leaves it to OpenVINO")
     cache_dir: Path | None = Field(
-        default=None, description="keeps compiled models, so that a worker starts sooner"
+        default=None,
+        description="Folder for compiled models, so that a worker starts sooner the next time.",
+        json_schema_extra=unset("none are kept"),
     )
-    inference_threads: int | None = Field(default=None, ge=1, description="None leaves it to OpenVINO")
-    openvino_properties: dict[str, str] = Field(
-        default_factory=dict, description="further OpenVINO properties"
-    )
+
     attention: Literal["stateful", "paged"] = Field(
-        default="stateful", description="how the language model keeps keys and values"
+        default="stateful",
+        description=(
+            "How the language model keeps keys and values: `stateful`, in one piece for each batch, or "
+            "`paged`, in blocks that questions about one image share."
+        ),
     )
     kv_cache_bytes: int | None = Field(
-        default=None, ge=1, description="for keys and values; None takes half of the memory that is free"
+        default=None,
+        ge=1,
+        description="Most memory for keys and values.",
+        json_schema_extra=unset("half of the memory that is free at the start"),
     )
     max_rows: int = Field(
-        default=16, ge=1, description="most beams, samples and answers at once; interactive_slots come on top"
+        default=16,
+        ge=1,
+        description=(
+            "Most beams, samples and answers that are generated at once. Those of interactive slots come on "
+            "top."
+        ),
     )
     max_step_tokens: int | None = Field(
-        default=None, ge=1, description="most positions in one step; None takes the model's context"
+        default=None,
+        ge=1,
+        description="Most tokens, of prompts and answers together, that one step computes.",
+        json_schema_extra=unset("the model's context"),
     )
     image_cache_bytes: int = Field(
-        default=512 * 2**20, ge=0, description="for the features of images seen lately; 0 keeps none"
+        default=512 * 2**20,
+        ge=0,
+        description="Memory for features of images seen lately, which are not computed again; 0 keeps none.",
     )
+    interactive_slots: int = Field(
+        default=2,
+        ge=0,
+        description=(
+            "Questions of `captionmill ask` and `captionmill chat` that are taken beside the bulk jobs; "
+            "0 takes none."
+        ),
+    )
+    inference_threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads that OpenVINO computes with.",
+        json_schema_extra=unset("OpenVINO's choice"),
+    )
+    streams: int | None = Field(
+        default=None,
+        ge=1,
+        description="OpenVINO streams: how many inferences may run beside each other.",
+        json_schema_extra=unset("OpenVINO's choice"),
+    )
+    openvino_properties: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further OpenVINO properties, as a JSON object of names and texts.",
+        json_schema_extra=unset("none"),
+    )
+
     image_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=lambda: (Path.cwd(),),
         min_length=1,
-        description="folders images may be read from, separated like PATH",
+        description="Folder that images may be read from, with all below it; files outside are refused.",
+        json_schema_extra=unset("the folder where the worker is started"),
     )
-    url_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("http", "https"),
-        description="of URLs that images are fetched from, separated by commas; empty fetches none",
+    image_max_bytes: int = Field(
+        default=50_000_000, ge=1, description="Largest image file that is read; a larger one is refused."
     )
-    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="the only hosts of http and https URLs, *.name for all below it; empty is any public one",
-    )
-    url_private_networks: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="ranges of addresses, as CIDR, that URLs may lead to though not public"
-    )
-    url_timeout_s: float = Field(
-        default=30.0, gt=0, description="for one download, its redirects included, however slowly it comes"
-    )
-    interactive_slots: int = Field(
-        default=2, ge=0, description="jobs somebody waits for that are taken beside bulk jobs; 0 takes none"
-    )
-    drain_s: float = Field(
-        default=60.0, ge=0, description="what a worker that ends may take to finish what it has begun"
-    )
-    image_max_bytes: int = Field(default=50_000_000, ge=1)
     image_max_px: int = Field(
         default=64_000_000,
         ge=1,
         le=89_000_000,
-        description="height x width; above the bound Pillow itself refuses",
+        description="Most pixels of an image, height x width. Pillow itself takes no more than 89,000,000.",
     )
-    image_max_side_px: int = Field(default=30_000, ge=1)
-    image_max_aspect: float = Field(default=100.0, ge=1.0, description="longer side / shorter side")
-    http_port: int | None = Field(
-        default=None, ge=0, le=65535, description="for /livez, /readyz and /metrics; None opens none"
+    image_max_side_px: int = Field(default=30_000, ge=1, description="Longest side of an image.")
+    image_max_aspect: float = Field(
+        default=100.0, ge=1.0, description="Most that an image's longer side may be of its shorter one."
     )
-    http_host: str = Field(default="127.0.0.1", description="address that the port is open on")
-    health_file: Path | None = Field(default=None, description="written every few seconds; None writes none")
-    engine_stuck_s: float = Field(
-        default=300.0,
-        gt=0,
-        description="longer than any step takes; an engine still for longer ends the worker",
-    )
-    memory_limit_bytes: int | None = Field(
-        default=None, ge=1, description="resident; above it the worker drains and ends; None is no limit"
-    )
-    require_durable_broker: bool = Field(
-        default=False, description="refuse a server that keeps no append-only file"
-    )
-    log_format: Literal["text", "json"] = Field(default="text", description="of the worker's log")
-
     image_draft_px: int = Field(
         default=4_000_000,
         ge=0,
-        description="of larger JPEGs 1/2, 1/4 or 1/8 of each side is decoded if so much is left; 0 is all",
+        description=(
+            "JPEGs are decoded at 1/2, 1/4 or 1/8 of each side where at least so many pixels are left; "
+            "0 always decodes all of them."
+        ),
     )
+
+    url_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("http", "https"),
+        description=(
+            "What the URLs of images may begin with, such as s3; others than http and https need the package "
+            "fsspec and the store's own, such as s3fs. An empty text fetches none."
+        ),
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="The only hosts that images are fetched from; *.example.org is all below example.org.",
+        json_schema_extra=unset("any public host"),
+    )
+    url_private_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Network, such as 10.1.0.0/16, that images may be fetched from though it is not public.",
+        json_schema_extra=unset("none"),
+    )
+    url_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Most time of one download with its redirects, however slowly it comes.",
+    )
+
     image_isolation: Literal["suspect", "all", "none"] = Field(
-        default="suspect", description="which jobs' images are decoded outside the worker's process"
+        default="suspect",
+        description=(
+            "Which jobs' images are decoded in processes of their own; `suspect` jobs were under way when a "
+            "worker died. docs/untrusted-input.md says what it is good for."
+        ),
     )
     image_decode_bytes: int = Field(
-        default=1_500_000_000, ge=50_000_000, description="memory for an image that is decoded outside"
+        default=1_500_000_000,
+        ge=50_000_000,
+        description="Most memory of such a process, beyond what it starts with.",
     )
-    image_decode_cpu_s: int = Field(default=20, ge=1, description="of a processor, for such an image")
-    image_decode_timeout_s: float = Field(default=60.0, gt=0, description="for such an image")
+    image_decode_cpu_s: int = Field(
+        default=20, ge=1, description="Most processor time of such a process for one image."
+    )
+    image_decode_timeout_s: float = Field(
+        default=60.0, gt=0, description="Most time of such a process for one image."
+    )
+
+    drain_s: float = Field(
+        default=60.0,
+        ge=0,
+        description=(
+            "What a worker that is told to end may take to finish what it has begun; the rest goes back to "
+            "the queue."
+        ),
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the log: lines of text, or a JSON object a line."
+    )
+    http_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for /livez, /readyz and /metrics.",
+        json_schema_extra=unset("none is opened"),
+    )
+    http_host: str = Field(
+        default="127.0.0.1",
+        description="Address that this port is open on. It asks for no password, so give it no public one.",
+    )
+    health_file: Path | None = Field(
+        default=None,
+        description="File that tells every 2 s how the worker is, for checks without HTTP.",
+        json_schema_extra=unset("none is written"),
+    )
+    engine_stuck_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="The worker ends when its engine stands still for longer, which no step may take.",
+    )
+    memory_limit_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Resident memory above which the worker drains and ends. Set it below the container's limit, at "
+            "which the kernel kills."
+        ),
+        json_schema_extra=unset("no limit"),
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -177,16 +306,20 @@ class Settings(BaseSettings):
     def _a_token_a_row(self) -> Self:
         if self.max_step_tokens is not None and self.max_step_tokens < self.most_rows:
             raise ValueError(
-                "max_step_tokens is below max_rows and interactive_slots together, and a step appends a "
-                "token to every row"
+                f"{PREFIX}MAX_STEP_TOKENS is below {PREFIX}MAX_ROWS and {PREFIX}INTERACTIVE_SLOTS together, "
+                "and a step appends a token to every row"
             )
         return self
 
     @model_validator(mode="after")
     def _exact_is_f32(self) -> Self:
-        wishes = (self.inference_precision, self.kv_cache_precision, self.dynamic_quantization_group_size)
-        if self.precision == "exact" and any(wish is not None for wish in wishes):
-            raise ValueError("precision=exact leaves no other precision to choose")
+        names = ("inference_precision", "kv_cache_precision", "dynamic_quantization_group_size")
+        other = [variable(name) for name in names if getattr(self, name) is not None]
+        if self.precision == "exact" and other:
+            raise ValueError(
+                f"{PREFIX}PRECISION is exact, which leaves no other precision to choose: take "
+                f"{', '.join(other)} away"
+            )
         return self
 
     @model_validator(mode="after")
@@ -194,7 +327,7 @@ class Settings(BaseSettings):
         twice = self.openvino_properties.keys() & self._derived_properties().keys()
         if twice:
             raise ValueError(
-                f"openvino_properties sets {', '.join(sorted(twice))}, which another setting sets"
+                f"{PREFIX}OPENVINO_PROPERTIES sets {', '.join(sorted(twice))}, which another setting sets"
             )
         return self
 
@@ -220,22 +353,83 @@ class Settings(BaseSettings):
         return {**self._derived_properties(), **self.openvino_properties}
 
 
+GROUPS: Final[Mapping[str, str]] = {
+    "Server": "redis_password_file",
+    "Model and device": "model_folder",
+    "Speed and memory": "attention",
+    "Images": "image_roots",
+    "Images from URLs": "url_schemes",
+    "Untrusted images": "image_isolation",
+    "Operation": "drain_s",
+}
+"""What fields are about → the first of them; the others follow it in the class."""
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def unknown_variables() -> dict[str, str]:
+    """Variables in the environment that look like settings and are none → the nearest setting's."""
+    known = sorted(variable(name) for name in Settings.model_fields)
+    return {
+        found: difflib.get_close_matches(found.upper(), known, n=1, cutoff=0)[0]
+        for found in sorted(os.environ)
+        if found.upper().startswith(PREFIX) and found.upper() not in known
+    }
+
+
+def look_at_settings() -> tuple[Settings | None, list[str]]:
+    """What the environment makes, if it makes anything, and every complaint about it.
+
+    It need not name a model folder; the current one stands for it then.
+    """
+    wrong = [
+        f"{unknown} is not a setting; the nearest one is {near}"
+        for unknown, near in unknown_variables().items()
+    ]
+    stand_in = {} if "model_folder" in _set_here() else {"model_folder": Path()}
+    try:
+        return Settings.model_validate(stand_in), wrong
+    except ValidationError as invalid:
+        return None, [*wrong, *_complaints(invalid)]
+
+
+def _set_here() -> set[str]:
+    """Settings that the environment gives."""
+    given = {found.upper() for found in os.environ}
+    return {name for name in Settings.model_fields if variable(name) in given}
+
+
+def is_set(name: str) -> bool:
+    """Whether the environment gives a setting, whatever value."""
+    return name in _set_here()
+
+
 def load_settings() -> Settings:
     """Read the environment.
 
     Raises SettingsError for an unknown CAPTIONMILL_ variable, a missing one or a value that does not fit.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for variable in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
-        if variable.upper() not in known:
-            nearest = difflib.get_close_matches(variable.upper(), sorted(known), n=1, cutoff=0)[0]
-            raise SettingsError(f"{variable} is not a setting of the worker; the nearest one is {nearest}.")
+    for unknown, nearest in unknown_variables().items():
+        raise SettingsError(f"{unknown} is not a setting of the worker; the nearest one is {nearest}.")
     try:
         return Settings.model_validate({})
     except ValidationError as invalid:
-        # The rejected value stays out of the sentence: it may be a URL with a password.
-        complaints = [
-            f"{PREFIX}{str(error['loc'][0]).upper() if error['loc'] else '*'}: {error['msg']}"
-            for error in invalid.errors(include_input=False, include_url=False)
-        ]
-        raise SettingsError("; ".join(complaints) + ".") from None
+        raise SettingsError("; ".join(_complaints(invalid)) + ".") from None
+
+
+def _complaints(invalid: ValidationError) -> list[str]:
+    """Without the values that were rejected: one may be a URL with a password."""
+    found = []
+    for error in invalid.errors(include_input=False, include_url=False):
+        if error["type"] == "missing":
+            found.append(
+                f"{variable('model_folder')} names no model: set it to a model folder, or start the worker "
+                "by `captionmill worker --model FOLDER`"
+            )
+            continue
+        place = f"{variable(str(error['loc'][0]))}: " if error["loc"] else ""
+        found.append(f"{place}{error['msg'].removeprefix('Value error, ')}")
+    return found

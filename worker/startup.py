@@ -201,4 +201,7 @@ def _refuse_single_thread(device: str, settings: Settings) -> None:
     """OpenVINO 2026.4.1 dies of SIGFPE compiling a stateful model for one CPU thread, unless in f32."""
     threads = settings.inference_threads or len(os.sched_getaffinity(0))
     if device == "CPU" and threads == 1 and settings.precision != "exact":
-        raise StartupError("With one CPU thread OpenVINO needs CAPTIONMILL_PRECISION=exact.")
+        raise StartupError(
+            "With one CPU thread OpenVINO needs CAPTIONMILL_PRECISION=exact "
+            "(`captionmill worker --precision exact`)."
+        )

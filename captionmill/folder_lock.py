@@ -1,0 +1,29 @@
+"""Keeps a folder to one command at a time; the kernel frees it when the command ends, however that is."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+LOCK: Final = "lock"
+
+
+class FolderInUseError(Exception):
+    """Another command is at work in the folder."""
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Be the one command that works in `folder`, which is there. Raises FolderInUseError."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise FolderInUseError from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
