@@ -18,7 +18,7 @@ import redis
 
 from contract.store import WORKERS_KEY
 from tests.processes import PATIENCE_S, ROOT, free_port, spawn, wait_until
-from tests.test_demo_run import alive, descendants
+from tests.family import alive, descendants
 from worker.server_check import check_server
 
 MODEL: Final = ROOT / "demo" / "model" / "openvino"
