@@ -1,22 +1,57 @@
 """The Typer application that the files of commands add theirs to."""
 
-from typing import Final
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
-app = typer.Typer(
-    help="Answers questions about images in bulk.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+from captionmill.help_page import PanelledCommand, PanelledGroup
 
 RUNS: Final = "Runs"
 QUESTIONS: Final = "Single questions"
 SITE: Final = "Workers and servers"
 MODELS: Final = "Models"
 """Panels of the help page."""
+
+
+class _App(typer.Typer):
+    """Gives every command the same kind of help pages."""
+
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any
+    ) -> Callable[[Any], Any]:
+        return super().command(name, cls=cls or PanelledCommand, **more)
+
+
+app: Final = _App(
+    cls=PanelledGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"captionmill {version('captionmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def captionmill(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Answers questions about images in bulk.
+
+    See it work: captionmill demo. Then: captionmill run PHOTOS --model MODEL, where PHOTOS is a folder of
+    images and MODEL a model folder. `captionmill COMMAND --help` says more about a command.
+    """
 
 
 def make_console(*, as_json: bool) -> Console:

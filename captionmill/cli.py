@@ -1,5 +1,10 @@
 """Assembles the `captionmill` command from the files of its commands."""
 
+import sys
+from typing import Final
+
+from typer.exceptions import TyperException
+
 from captionmill import demo, doctor, models, operation, questions, run_folders, runs, server, worker
 from captionmill.app import app
 
@@ -16,8 +21,27 @@ __all__ = [
     "server",
     "worker",
 ]
+NAME: Final = "captionmill"
 
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        code = app(prog_name=NAME, standalone_mode=False)
+    except TyperException as refused:
+        _tell(refused)
+        code = refused.exit_code
+    sys.exit(code)
+
+
+def _tell(refused: TyperException) -> None:
+    """What the command line itself has against its words, as one sentence on stderr."""
+    context = getattr(refused, "ctx", None)
+    message = refused.format_message().strip()
+    if context is None:
+        print(f"{NAME}: {message}", file=sys.stderr)
+    elif message == context.get_help().strip():  # for a command that was given nothing
+        print(message, file=sys.stderr)
+    else:
+        told = message if message.endswith((".", "?")) else f"{message}."
+        print(f"{NAME}: {told} See: {context.command_path} --help", file=sys.stderr)

@@ -1,13 +1,15 @@
 """Groups of command-line options that several commands share; knows no command."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from captionmill.config_file import read_config, replaces_what_is_asked
 from contract.job import Detail, GenerationParameters
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarPolicy, SinkOptions
@@ -26,7 +28,7 @@ RedisUrl = Annotated[
     str | None,
     typer.Option(
         "--redis",
-        help="Server to use, as redis://…; else CAPTIONMILL_REDIS_URL.",
+        help="The server to use, as redis://…; else that of CAPTIONMILL_REDIS_URL.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -34,7 +36,10 @@ RunFolderPath = Annotated[Path, typer.Argument(help="The run's folder: --out of 
 AsJson = Annotated[
     bool,
     typer.Option(
-        "--json", help="Progress and the summary as lines of JSON on stdout.", rich_help_panel=RUNNING
+        "--json/--no-json",
+        help="Progress and the summary are printed as lines of JSON on stdout.",
+        rich_help_panel=RUNNING,
+        hidden=True,
     ),
 ]
 WindowSize = Annotated[
@@ -42,15 +47,26 @@ WindowSize = Annotated[
     typer.Option(
         "--window",
         min=1,
-        help="Most jobs sent and not yet answered.",
+        help="Most jobs that are sent and not yet answered.",
         show_default="grows with the workers",
         rich_help_panel=RUNNING,
+        hidden=True,
     ),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         help="Model folder, checkpoint folder or hub id; with a server, the model id that must answer.",
+        rich_help_panel=RUNNING,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=read_config,
+        is_eager=True,
+        help="A file of options, as --write-config writes it; options given here go first.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -73,13 +89,23 @@ def read_detail(text: str) -> Detail:
     return detail
 
 
+def read_questions(given: str | Sequence[Mapping[str, Any]]) -> Path | Sequence[Mapping[str, Any]]:
+    """A file's name, or the tables that stand in a file of options."""
+    return Path(given) if isinstance(given, str) else given
+
+
 def _default(name: str) -> str:
     return str(getattr(DEFAULTS, name)).lower()
 
 
-def _generation(name: str, help_text: str, *declarations: str, **more: Any) -> Any:
+def _generation(name: str, help_text: str, *declarations: str, hidden: bool = True, **more: Any) -> Any:
     return typer.Option(
-        *declarations, help=help_text, rich_help_panel=GENERATION, show_default=_default(name), **more
+        *declarations,
+        help=help_text,
+        rich_help_panel=GENERATION,
+        show_default=_default(name),
+        hidden=hidden,
+        **more,
     )
 
 
@@ -87,49 +113,75 @@ def _generation(name: str, help_text: str, *declarations: str, **more: Any) -> A
 class GenerationOptions:
     """Fields of GenerationParameters; None is what was not given."""
 
-    max_new_tokens: Annotated[int | None, _generation("max_new_tokens", "Longest answer.", min=1)] = None
-    min_new_tokens: Annotated[int | None, _generation("min_new_tokens", "Shortest answer.", min=0)] = None
+    max_new_tokens: Annotated[
+        int | None, _generation("max_new_tokens", "Most tokens of an answer.", hidden=False, min=1)
+    ] = None
+    min_new_tokens: Annotated[
+        int | None, _generation("min_new_tokens", "Fewest tokens of an answer.", min=0)
+    ] = None
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="Ends an answer, which is cut before it; may be repeated.", rich_help_panel=GENERATION
+            help="An answer ends where this text begins, and is cut there; may be repeated.",
+            rich_help_panel=GENERATION,
+            hidden=True,
         ),
     ] = None
     repetition_penalty: Annotated[
         float | None,
-        _generation("repetition_penalty", "Above 1 avoids tokens that were there, the prompt's too."),
+        _generation(
+            "repetition_penalty", "A value above 1 makes tokens less likely that were in prompt or answer."
+        ),
     ] = None
     no_repeat_ngram_size: Annotated[
         int | None,
         _generation(
-            "no_repeat_ngram_size", "Says no so many tokens in a row twice; 0 forbids nothing.", min=0
+            "no_repeat_ngram_size", "No sequence of N tokens occurs twice in an answer; 0 allows all.", min=0
         ),
     ] = None
     num_return_sequences: Annotated[
         int | None,
         _generation(
-            "num_return_sequences", "Of beams or samples; above 1 answers have alternatives.", min=1, max=64
+            "num_return_sequences",
+            "How many beams or samples an answer lists; it has alternatives above 1.",
+            min=1,
+            max=64,
         ),
     ] = None
     length_penalty: Annotated[
         float | None,
-        _generation("length_penalty", "For scores; above 0 favours longer beams and choices."),
+        _generation("length_penalty", "A value above 0 favours longer beams and choices."),
     ] = None
-    num_beams: Annotated[int | None, _generation("num_beams", "Beam search.", min=1, max=64)] = None
+    num_beams: Annotated[
+        int | None,
+        _generation("num_beams", "Beams of a beam search; 1 is none.", hidden=False, min=1, max=64),
+    ] = None
     early_stopping: Annotated[
         EarlyStopping | None,
-        _generation("early_stopping", "Stop at the first num_beams finished ones."),
+        _generation("early_stopping", "Whether a beam search ends at the first num_beams finished beams."),
     ] = None
     do_sample: Annotated[
-        bool | None, _generation("do_sample", "Draw tokens at random.", "--do-sample/--no-sample")
+        bool | None,
+        _generation("do_sample", "Tokens are drawn at random.", "--do-sample/--no-sample", hidden=False),
     ] = None
     temperature: Annotated[
-        float | None, _generation("temperature", "Above 1 flattens, below 1 sharpens.")
+        float | None,
+        _generation("temperature", "A value above 1 draws more widely, one below 1 more narrowly."),
     ] = None
-    top_k: Annotated[int | None, _generation("top_k", "0 keeps every token.", min=0)] = None
-    top_p: Annotated[float | None, _generation("top_p", "Keeps the likeliest tokens up to it.")] = None
-    min_p: Annotated[float | None, _generation("min_p", "Keeps tokens so likely beside the best.")] = None
-    seed: Annotated[int | None, _generation("seed", "Equal seeds draw equally.", min=0)] = None
+    top_k: Annotated[
+        int | None, _generation("top_k", "Only the N likeliest tokens are drawn; 0 keeps all.", min=0)
+    ] = None
+    top_p: Annotated[
+        float | None,
+        _generation("top_p", "Only the likeliest tokens are drawn that have this probability together."),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        _generation("min_p", "Only tokens are drawn that have this share of the likeliest one's."),
+    ] = None
+    seed: Annotated[
+        int | None, _generation("seed", "Equal seeds draw the same answer to the same question.", min=0)
+    ] = None
 
     def changes(self) -> dict[str, Any]:
         """What was given, as fields of GenerationParameters."""
@@ -148,19 +200,25 @@ class QuestionOptions:
     question: Annotated[
         list[str] | None,
         typer.Option(
-            help="Asked of every image; {column} is filled in; may be repeated.", rich_help_panel=QUESTIONS
+            callback=replaces_what_is_asked,
+            help="A question about every image; {column} is filled in; may be repeated.",
+            rich_help_panel=QUESTIONS,
         ),
     ] = None
     questions: Annotated[
-        Path | None,
+        Any,
         typer.Option(
-            help="File of questions, with id, text, choices and parameters.", rich_help_panel=QUESTIONS
+            parser=read_questions,
+            metavar="PATH",
+            callback=replaces_what_is_asked,
+            help="A file of questions: .jsonl, .json or .csv, with id, text, choices and parameters.",
+            rich_help_panel=QUESTIONS,
         ),
     ] = None
     choice: Annotated[
         list[str] | None,
         typer.Option(
-            help="An answer allowed to each --question; may be repeated.", rich_help_panel=QUESTIONS
+            help="An answer that is allowed to each --question; may be repeated.", rich_help_panel=QUESTIONS
         ),
     ] = None
     detail: Annotated[
@@ -168,8 +226,9 @@ class QuestionOptions:
         typer.Option(
             parser=read_detail,
             metavar="low|high|N",
-            help="One look, every tile, or at most N tiles of an image.",
+            help="How closely to look: once, at every tile of an image, or at N tiles.",
             rich_help_panel=QUESTIONS,
+            hidden=True,
         ),
     ] = "high"
 
@@ -179,36 +238,53 @@ class SourceChoices:
     """How a source is read."""
 
     recursive: Annotated[
-        bool, typer.Option("--recursive", help="Also the folders below.", rich_help_panel=SOURCE)
+        bool,
+        typer.Option(
+            "--recursive/--no-recursive",
+            help="Images in the folders below are read, too.",
+            rich_help_panel=SOURCE,
+        ),
     ] = False
     source_format: Annotated[
         Format | None,
         typer.Option(
-            "--format", help="What the source is.", show_default="by its look", rich_help_panel=SOURCE
+            "--format",
+            metavar="FORMAT",
+            help=f"What the source is: {', '.join(get_args(Format))}.",
+            show_default="by its look",
+            rich_help_panel=SOURCE,
+            hidden=True,
         ),
     ] = None
     image_column: Annotated[
-        str | None, typer.Option(help="Column with the image.", rich_help_panel=SOURCE)
+        str | None, typer.Option(help="The column with the image.", rich_help_panel=SOURCE, hidden=True)
     ] = None
     question_column: Annotated[
-        str | None, typer.Option(help="Column with the question.", rich_help_panel=SOURCE)
+        str | None, typer.Option(help="The column with the question.", rich_help_panel=SOURCE, hidden=True)
     ] = None
-    id_column: Annotated[str | None, typer.Option(help="Column with the id.", rich_help_panel=SOURCE)] = None
+    id_column: Annotated[
+        str | None, typer.Option(help="The column with the id.", rich_help_panel=SOURCE, hidden=True)
+    ] = None
     image_root: Annotated[
         str | None,
         typer.Option(
-            help="Folder or URL that image names begin at.",
+            help="The folder or URL that relative image names begin at.",
             show_default="the source's folder",
             rich_help_panel=SOURCE,
+            hidden=True,
         ),
     ] = None
-    split: Annotated[str | None, typer.Option(help="Of a dataset.", rich_help_panel=SOURCE)] = None
+    split: Annotated[
+        str | None,
+        typer.Option(help="The split of a dataset that has several.", rich_help_panel=SOURCE, hidden=True),
+    ] = None
     own_questions: Annotated[
         bool,
         typer.Option(
             "--own-questions/--only-run-questions",
-            help="Whether rows ask what they bring, or the run's questions alone.",
+            help="Whether rows ask the questions they bring, or the run's alone.",
             rich_help_panel=SOURCE,
+            hidden=True,
         ),
     ] = True
 
@@ -233,58 +309,91 @@ class SinkChoices:
         list[str] | None,
         typer.Option(
             metavar="KIND[:PATH]",
-            help=f"One of {', '.join(KINDS)}; may be repeated.",
+            help=f"What is written: {', '.join(KINDS)}; may be repeated.",
             show_default="jsonl",
             rich_help_panel=SINKS,
         ),
     ] = None
     sidecars: Annotated[
         SidecarPolicy,
-        typer.Option(help="What becomes of a sidecar that the run did not write.", rich_help_panel=SINKS),
+        typer.Option(
+            help="What becomes of a sidecar that the run did not write.", rich_help_panel=SINKS, hidden=True
+        ),
     ] = "skip"
     caption_question: Annotated[
         str | None,
         typer.Option(
-            help="Id of the question whose answer is the caption.",
+            help="The id of the question whose answer is the caption.",
             show_default="all, joined",
             rich_help_panel=SINKS,
+            hidden=True,
         ),
     ] = None
-    caption_extension: Annotated[str, typer.Option(help="Of sidecars.", rich_help_panel=SINKS)] = ".txt"
-    prefix: Annotated[str, typer.Option(help="Before each caption.", rich_help_panel=SINKS)] = ""
-    suffix: Annotated[str, typer.Option(help="After each caption.", rich_help_panel=SINKS)] = ""
+    caption_extension: Annotated[
+        str, typer.Option(help="The extension of sidecars.", rich_help_panel=SINKS, hidden=True)
+    ] = ".txt"
+    prefix: Annotated[
+        str, typer.Option(help="Text before each caption.", rich_help_panel=SINKS, hidden=True)
+    ] = ""
+    suffix: Annotated[
+        str, typer.Option(help="Text after each caption.", rich_help_panel=SINKS, hidden=True)
+    ] = ""
     separator: Annotated[
         str,
-        typer.Option(help="Between the answers of a caption.", rich_help_panel=SINKS, show_default="newline"),
+        typer.Option(
+            help="Text between the answers of a caption.",
+            rich_help_panel=SINKS,
+            show_default="newline",
+            hidden=True,
+        ),
     ] = "\n"
     long_table: Annotated[
-        bool, typer.Option("--long-table", help="csv, tsv: a line per question.", rich_help_panel=SINKS)
+        bool,
+        typer.Option(
+            "--long-table/--no-long-table",
+            help="csv and tsv: a line for each question instead of a column.",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
     ] = False
-    text_column: Annotated[str, typer.Option(help="hf: the caption's column.", rich_help_panel=SINKS)] = (
-        "text"
-    )
+    text_column: Annotated[
+        str, typer.Option(help="hf: the column of the caption.", rich_help_panel=SINKS, hidden=True)
+    ] = "text"
     vqa_columns: Annotated[
-        bool, typer.Option("--vqa-columns", help="hf: columns question and answer.", rich_help_panel=SINKS)
+        bool,
+        typer.Option(
+            "--vqa-columns/--no-vqa-columns",
+            help="hf: the columns are question and answer.",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
     ] = False
     samples_per_shard: Annotated[
-        int, typer.Option(min=1, help="webdataset: of one shard.", rich_help_panel=SINKS)
+        int,
+        typer.Option(min=1, help="webdataset: samples in a shard.", rich_help_panel=SINKS, hidden=True),
     ] = 1000
     image_prefix: Annotated[
         str,
         typer.Option(
-            help="label-studio: before an image's name, such as /data/local-files/?d=", rich_help_panel=SINKS
+            help="label-studio: text before an image's name, such as /data/local-files/?d=",
+            rich_help_panel=SINKS,
+            hidden=True,
         ),
     ] = ""
     ship: Annotated[
         bool,
         typer.Option(
-            "--ship",
-            help="Send images through the store, for workers that do not see the files.",
+            "--ship/--no-ship",
+            help="Images travel through the store, for workers that do not see the files.",
             rich_help_panel=RUNNING,
+            hidden=True,
         ),
     ] = False
     ship_mib: Annotated[
-        int, typer.Option(min=1, help="Most MiB of such images in the store.", rich_help_panel=RUNNING)
+        int,
+        typer.Option(
+            min=1, help="Most MiB of shipped images in the store.", rich_help_panel=RUNNING, hidden=True
+        ),
     ] = BUDGET_BYTES // 2**20
 
     def options(self) -> SinkOptions:
@@ -320,8 +429,9 @@ class LocalOptions:
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="OpenVINO device of a worker: CPU, GPU, GPU.1, …; may be repeated.",
+            help="The OpenVINO device of a worker: CPU, GPU, GPU.1, …; may be repeated.",
             show_default="CPU",
             rich_help_panel=LOCAL,
+            hidden=True,
         ),
     ] = None

@@ -34,8 +34,17 @@ from producer.driving import event
 def ask_one(
     image: Annotated[str, typer.Argument(help="File or URL; `-` for none.")],
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    choice: Annotated[list[str] | None, typer.Option(help="An answer allowed; may be repeated.")] = None,
-    detail: Annotated[str, typer.Option(metavar="low|high|N", help="How closely to look.")] = "high",
+    choice: Annotated[
+        list[str] | None, typer.Option(help="An answer that is allowed; may be repeated.")
+    ] = None,
+    detail: Annotated[
+        str,
+        typer.Option(
+            metavar="low|high|N",
+            help="How closely to look: once, at every tile of the image, or at N tiles.",
+            hidden=True,
+        ),
+    ] = "high",
     *,
     model: Model = None,
     generation: GenerationOptions,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -10,6 +11,7 @@ import redis
 import typer
 from rich.console import Console
 
+from captionmill import config_file
 from captionmill.app import RUNS, app, make_console
 from captionmill.cache import cache_folder
 from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
@@ -18,6 +20,7 @@ from captionmill.model_cache import check_model
 from captionmill.options import (
     RUNNING,
     AsJson,
+    ConfigFile,
     GenerationOptions,
     LocalOptions,
     Model,
@@ -47,9 +50,13 @@ from producer.sources import open_source, shown
 
 DRY_ROWS: Final = 5
 OUT_SUFFIX: Final = "-answers"
+RESUMED: Final = frozenset(
+    ("resume", "out", "model", "redis_url", "window", "as_json", *(one.name for one in fields(LocalOptions)))
+)
+"""Parameters of `run` that --resume uses."""
 
 
-@app.command(rich_help_panel=RUNS)
+@app.command(rich_help_panel=RUNS, cls=config_file.ConfigurableCommand)
 @with_groups
 def run(
     source: Annotated[
@@ -70,35 +77,53 @@ def run(
     sinks: SinkChoices,
     local: LocalOptions,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUNNING)
+        bool, typer.Option("--resume", help="The run in --out goes on.", rich_help_panel=RUNNING)
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the first jobs; send nothing.", rich_help_panel=RUNNING)
+        bool,
+        typer.Option(
+            "--dry-run", help="The first jobs are printed, and nothing is sent.", rich_help_panel=RUNNING
+        ),
     ] = False,
     redis_url: RedisUrl = None,
     window: WindowSize = None,
     as_json: AsJson = False,
+    _config: ConfigFile = None,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="[FILE]",
+            help="The options are written to a file for --config, and nothing is sent.",
+            show_default=f"{config_file.DEFAULT}",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
+    context: typer.Context,
 ) -> None:
     """Ask questions about images and collect the answers.
 
     With --model and no server, it starts a server and workers of its own and ends them.
 
-    What --out knows the answer to already is not asked again: more rows, a changed question or another model
-    cost only what is new. Exit code: 0 if every question has an answer, 1 if some failed, 2 if the input is
-    refused, 130 on Ctrl-C.
+    What --out knows the answer to already is not asked again. Exit code: 0 if every question has an answer,
+    1 if some failed, 2 if the input is refused, 130 on Ctrl-C.
     """
     console = make_console(as_json=as_json)
     with sentences():
         server = server_or_none(redis_url, local)
         if resume:
-            if source is not None:
-                refuse("--resume goes on with what was submitted: give --out alone.")
+            _check_resumed(context, server)
             if out is None:
                 refuse("--resume needs --out, the folder of the run to go on with.")
         else:
-            submission = _submission(
+            if write_config is not None:
+                source = source or os.curdir  # a file may leave open what is asked about
+            submission = make_submission(
                 source, questions, options, generation, sinks, model, local=server is None, console=console
             )
+            if write_config is not None:
+                config_file.write_config(write_config, context)
+                console.print(f"Written; use it with: captionmill run --config {shown(write_config)}")
+                raise typer.Exit
             if dry_run:
                 _dry_run(submission)
             if server is None:
@@ -123,16 +148,19 @@ def submit(
     redis_url: RedisUrl = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Model id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"),
+        typer.Option(
+            help="The model id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"
+        ),
     ] = None,
     window: WindowSize = None,
     as_json: AsJson = False,
+    _config: ConfigFile = None,
 ) -> None:
     """Send the jobs of a run and end when the last one is sent; `collect` fetches the answers."""
     console = make_console(as_json=as_json)
     with sentences():
         url = server_url(redis_url)
-        submission = _submission(
+        submission = make_submission(
             source, questions, options, generation, sinks, model, local=False, console=console
         )
         plan(out, submission, url)
@@ -164,7 +192,10 @@ def collect(
 def retry(
     folder: RunFolderPath,
     code: Annotated[
-        list[FailureCode] | None, typer.Option(help="Only failures of this code; may be repeated.")
+        list[FailureCode] | None,
+        typer.Option(
+            metavar="CODE", help=f"Only failures of this code: {', '.join(FailureCode)}; may be repeated."
+        ),
     ] = None,
     *,
     generation: GenerationOptions,
@@ -206,16 +237,17 @@ def estimate(
     options: SourceChoices,
     generation: GenerationOptions,
     local: LocalOptions,
-    sample: Annotated[int, typer.Option(min=1, help="Rows to time, spread over the source.")] = 32,
+    sample: Annotated[int, typer.Option(min=1, help="Rows that are timed, spread over the source.")] = 32,
     redis_url: RedisUrl = None,
-    ship: Annotated[bool, typer.Option("--ship", help="As for `run`.")] = False,
+    ship: Annotated[bool, typer.Option("--ship/--no-ship", help="As for `run`.", hidden=True)] = False,
     as_json: AsJson = False,
+    _config: ConfigFile = None,
 ) -> None:
     """Time a sample on the live workers, and say what the whole source would take."""
     console = make_console(as_json=as_json)
     with sentences(), passing_folder(cache_folder()) as folder:
         server = server_or_none(redis_url, local)
-        submission = _submission(
+        submission = make_submission(
             source,
             questions,
             options,
@@ -246,7 +278,7 @@ def estimate(
         )
 
 
-def _submission(
+def make_submission(
     source: str | None,
     questions: QuestionOptions,
     options: SourceChoices,
@@ -259,7 +291,11 @@ def _submission(
 ) -> Submission:
     """What the options ask for; `local` says that --model names a model to start workers with."""
     if source is None:
-        refuse("What shall be answered? Give a source, or --resume.")
+        here = f" {config_file.DEFAULT} is here." if config_file.DEFAULT.exists() else ""
+        refuse(
+            "What shall be answered? Give a source, such as a folder of images; or --config FILE; or "
+            f"--resume with --out.{here}"
+        )
     prompts = read_prompts(questions.question or (), questions.questions, questions.choice or None)
     if not prompts:
         prompts = (DEFAULT_QUESTION,)
@@ -277,6 +313,17 @@ def _submission(
         sinks=tuple(sinks.sink or ("jsonl",)),
         sink_options=sinks.options(),
     )
+
+
+def _check_resumed(context: typer.Context, server: str | None) -> None:
+    """Refuse beside --resume what would change nothing."""
+    used = RESUMED if server is None else RESUMED - {"model"}
+    idle = [config_file.typed_name(param) for param in config_file.given(context) if param.name not in used]
+    if idle:
+        refuse(
+            f"--resume goes on with what was submitted, where {', '.join(idle)} would change nothing: "
+            "give --out alone, or repeat the whole command without --resume."
+        )
 
 
 def _absolute_model(model: str | None) -> str | None:

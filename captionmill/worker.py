@@ -28,6 +28,8 @@ from worker.settings import variable
 CONCURRENCY: Final = 8
 FLAGS: Final = ("--pool", "threads", "--without-mingle", "--without-gossip", "--without-heartbeat")
 """docs/reliability.md has the reasons."""
+FIRST: Final = ("redis_url", "model_folder", "image_roots", "device", "cache_dir", "drain_s")
+"""Settings that stand on the short help page."""
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -54,6 +56,7 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         help=f"{told} Default: {said}." if said else told,
         show_default=False,
         rich_help_panel=panel,
+        hidden=name not in FIRST,
         metavar="|".join(allowed) or ("" if field.annotation is bool else metavar(name, field)),
     )
     return _option(name, kind, shown, None)

@@ -12,7 +12,6 @@ COPY worker worker
 COPY producer producer
 COPY model_prep model_prep
 COPY demo demo
-COPY bench bench
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[prep]'
 
 WORKDIR /models

@@ -11,7 +11,6 @@ COPY worker worker
 COPY producer producer
 COPY model_prep model_prep
 COPY demo demo
-COPY bench bench
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[datasets,parquet,remote]'
 
 WORKDIR /runs

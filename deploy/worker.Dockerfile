@@ -20,7 +20,6 @@ COPY worker worker
 COPY producer producer
 COPY model_prep model_prep
 COPY demo demo
-COPY bench bench
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[remote]'
 
 # From here on nothing is written but to mounted folders: the root may be read-only.

@@ -63,11 +63,14 @@ class _Piece:
 
 
 def read_prompts(
-    questions: Sequence[str], file: Path | None, choices: Sequence[str] | None
+    questions: Sequence[str],
+    more: Path | Sequence[Mapping[str, Any]] | None,
+    choices: Sequence[str] | None,
 ) -> tuple[Prompt, ...]:
-    """The prompts of the command line, with `choices` for each, and a file's, each after what it needs.
+    """The prompts of the command line, with `choices` for each, and `more`, each after what it needs.
 
-    The file is JSONL, JSON with a list, or CSV, of `id`, `text`, `choices` and generation parameters by name.
+    `more` are tables of `id`, `text`, `choices` and generation parameters by name, or a file of such: JSONL,
+    JSON with a list, or CSV.
     Ids are q1, q2, … where none is given. Raises SourceError for what cannot be asked.
     """
     if choices and not questions:
@@ -78,8 +81,10 @@ def read_prompts(
             prompts.append(_prompt(f"q{number}", text, choices or None))
         except SourceError as error:
             raise SourceError(f"--question {number}: {error}.") from None
-    if file is not None:
-        prompts += _read_file(file, first=len(prompts) + 1)
+    if isinstance(more, Path):
+        prompts += _read_file(more, first=len(prompts) + 1)
+    elif more is not None:
+        prompts += [read_prompt(table, f"q{number}") for number, table in enumerate(more, len(prompts) + 1)]
     ids = [prompt.id for prompt in prompts]
     doubled = [one for place, one in enumerate(ids) if one in ids[:place]]
     if doubled:
@@ -163,7 +168,7 @@ def _read_file(file: Path, first: int) -> list[Prompt]:
             if isinstance(record, SourceError):
                 raise SourceError(f"{shown(name)}, {record}.") from None
             try:
-                prompts.append(_of_record(record.fields, f"q{first + len(prompts)}"))
+                prompts.append(read_prompt(record.fields, f"q{first + len(prompts)}"))
             except SourceError as error:
                 raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {error}.") from None
     if not prompts:
@@ -182,7 +187,8 @@ def _records(name: str) -> Records:
     raise SourceError(f"{shown(name)} is no file of questions (.jsonl, .json, .csv, .tsv).")
 
 
-def _of_record(fields: Mapping[str, Any], number: str) -> Prompt:
+def read_prompt(fields: Mapping[str, Any], number: str) -> Prompt:
+    """A prompt from a table; `number` is its id where it has none. Raises SourceError."""
     known = (*PROMPT_KEYS, *_PARAMETERS)
     unknown = [name for name in fields if name not in known]
     if unknown:

@@ -1,5 +1,6 @@
 """Starts the chat page and looks at it as a person does, in a headless Chromium that is there already."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.processes import ROOT, spawn, start_worker, wait_until
@@ -20,14 +22,32 @@ CHAT_PYTHON = ROOT / ".venv-chat" / "bin" / "python"
 """With Gradio, which refuses the Pillow of the other tests."""
 
 
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert found, "the tests of the chat page need a Chromium: apt-get install chromium"
-    return found
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def missing() -> str | None:
+    """What a test with the page lacks on this machine, and how to get it."""
+    if chromium() is None:
+        return "the tests of the chat page need a Chromium: apt install chromium"
+    if not CHAT_PYTHON.exists():
+        return "the tests of the chat page need its environment: make .venv-chat/.installed"
+    return None
+
+
+def skip_without_a_browser() -> None:
+    """Skip the calling module as a whole, with one line; with CI set its tests run, and fail."""
+    told = missing()
+    if told is not None and os.environ.get("CI", "").lower() in ("", "0", "false"):
+        pytest.skip(told, allow_module_level=True)
 
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
+    assert missing() is None, missing()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield browser
@@ -37,7 +57,7 @@ def open_browser() -> Iterator[Any]:
 @contextmanager
 def chat_page(redis_url: str, log: Path, *options: str) -> Iterator[str]:
     """The URL of a page that asks the workers of `redis_url`."""
-    assert CHAT_PYTHON.exists(), "make .venv-chat/.installed makes the environment of the page"
+    assert missing() is None, missing()
     command = [str(CHAT_PYTHON), "-m", "captionmill", "chat", "--port", "0", "--redis", redis_url, *options]
     process = spawn(command, log, {})
     try:

@@ -17,8 +17,10 @@ import redis
 from contract.broker import INTERACTIVE_QUEUE
 from contract.store import WORKERS_KEY
 from demo.samples import MODEL_FOLDER, read_truth
-from tests.chat_page import Visitor, chat_page, demo_worker, open_browser
+from tests.chat_page import Visitor, chat_page, demo_worker, open_browser, skip_without_a_browser
 from tests.processes import wait_until
+
+skip_without_a_browser()
 
 TRUTH = read_truth()
 FIRST, WIDE, TALL = TRUTH["01-square.png"], TRUTH["06-wide.png"], TRUTH["04-tall.png"]

@@ -130,8 +130,8 @@ def test_images_run_without_root(path: Path) -> None:
     let_through = set(re.findall(r"^!(.*)", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert copied == let_through
     assert all((ROOT / name).exists() for name in copied)
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert {name.partition(".")[0] for name in packages} <= copied
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert {name.removesuffix("*") for name in setuptools["packages"]["find"]["include"]} <= copied
 
 
 def test_a_drain_has_the_time_it_may_take() -> None:

@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from contract.store import WORKERS_KEY
-from tests.processes import PATIENCE_S, ROOT, free_port, spawn, wait_until
 from tests.family import alive, descendants
+from tests.processes import PATIENCE_S, ROOT, free_port, spawn, wait_until
 from worker.server_check import check_server
 
 MODEL: Final = ROOT / "demo" / "model" / "openvino"

@@ -1,0 +1,111 @@
+"""The help pages: a short one with what people need first, and one with every option, both in panels.
+
+An option that is declared with `hidden=True` stands on the second page only. It is completed and suggested
+like any other.
+"""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+ALL: Final = "--help-all"
+ARGUMENTS: Final = "Arguments"
+OPTIONS: Final = "Options"
+COMMANDS: Final = "Commands"
+METAVARS: Final = {int: "N", float: "NUMBER", str: "TEXT", list[str]: "TEXT", Path: "PATH"}
+"""Type → what stands for a value of it."""
+PLAINER: Final = (
+    (r" *\[default: (no-[^\];]*|False)\]$", ""),
+    (r"\[default: \((.*)\)(?=[;\]])", r"[default: \1"),
+    (r"x>=(\S+)\]$", r"from \1]"),
+    (r"(\S+)<=x<=(\S+)\]$", r"\1 to \2]"),
+)
+"""What Typer says of a value → how it reads here."""
+
+
+class PanelledCommand(TyperCommand):
+    """A command whose help pages are grouped by `rich_help_panel`."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._advanced: set[str] = set()
+        self._help_all: TyperOption | None = None
+        for param in self.params:
+            if not isinstance(param, TyperOption):
+                continue
+            if param.hidden:
+                self._advanced.add(param.name)
+                param.hidden = False
+            if param.metavar is None:
+                param.metavar = METAVARS.get(param.type_descriptor.annotation)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Those of the function, and the options for its help pages."""
+        params: list[Any] = super().get_params(ctx)
+        if self._advanced:
+            params.append(self._option_for_all(ctx))
+        return params
+
+    def _option_for_all(self, ctx: Any) -> TyperOption:
+        """The same object each time, as the parser compares them."""
+        if self._help_all is None:
+            option = copy.copy(self.get_help_option(ctx))
+            assert option is not None
+            option.name, option.opts = "help_all", [ALL]
+            option.help = f"Show every option and exit; {len(self._advanced)} more than here."
+            option.callback = _show_all
+            self._help_all = option
+        return self._help_all
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        everything = ctx.meta.get(ALL, False)
+        panels: dict[str, list[tuple[str, str]]] = {ARGUMENTS: []}
+        last: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            record = _record(param, ctx)
+            if record is None or (param.name in self._advanced and not everything):
+                continue
+            panel = param.rich_help_panel or (ARGUMENTS if isinstance(param, TyperArgument) else OPTIONS)
+            (last if panel == OPTIONS else panels.setdefault(panel, [])).append(record)
+        for panel, records in (panels | {OPTIONS: last}).items():
+            if records:
+                with formatter.section(panel):
+                    formatter.write_dl(records)
+
+
+class PanelledGroup(TyperGroup):
+    """A group whose help page has its commands in panels."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if isinstance(command, TyperCommand) and not command.hidden:
+                first_line = (command.help or "").partition("\n\n")[0].replace("\n", " ")
+                panels.setdefault(command.rich_help_panel or COMMANDS, []).append((name, first_line))
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+def _show_all(ctx: Any, param: Any, value: bool) -> None:  # noqa: ARG001
+    if value and not ctx.resilient_parsing:
+        ctx.meta[ALL] = True
+        typer.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _record(param: Any, ctx: Any) -> tuple[str, str] | None:
+    """An option's names and value, and what is said of it."""
+    record = param.get_help_record(ctx)
+    if record is None:
+        return None
+    names, told = record
+    names = re.sub(r"<([^<>]*)>$", r"\1", names)
+    for pattern, plain in PLAINER:
+        told = re.sub(pattern, plain, told)
+    return names, told
