@@ -85,7 +85,7 @@ class Site:
     def planned(self, rows: int, job_s: float) -> RunFolder:
         self._runs += 1
         made = RunFolder(self.folder / f"run {self._runs}", create=True)
-        submission = Submission(source="rows", prompts=read_prompts([str(job_s)], None, None))
+        submission = Submission(sources=("rows",), prompts=read_prompts([str(job_s)], None, None))
         made.plan(submission, Rows(rows))
         return made
 

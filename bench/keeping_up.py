@@ -27,7 +27,6 @@ from producer.connection import connect
 from producer.questions import read_prompts
 from producer.queue import Queue
 from producer.run_folder import RunFolder, Submission
-from producer.sources import open_source
 
 DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)
@@ -52,7 +51,7 @@ def jobs_of(asked: Submission) -> list[str]:
     """The first rows' jobs as JSON, as a producer would send them."""
     asking = Asking(asked.prompts, asked.parameters, "high")
     jobs = []
-    for index, row in zip(range(DIRECT), open_source(asked.source, asked.options).rows(), strict=False):
+    for index, row in zip(range(DIRECT), asked.open().rows(), strict=False):
         questions: Any = tuple(wish.asked for wish in asking.ready(row, {}))
         assert isinstance(row.image, ImagePath)
         job = Job(
@@ -68,7 +67,7 @@ def queued(url: str, asked: Submission, folder: Path) -> float:
     queue = Queue(url, connection)
     begun = time.monotonic()
     made = RunFolder(folder, create=True)
-    rows = made.plan(asked, open_source(asked.source, asked.options))
+    rows = made.plan(asked, asked.open()).rows
     with made.work(connection, queue, feed=True, collect=True) as work:
         for _ in work.run.rounds():
             pass
@@ -133,7 +132,7 @@ def main(
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)
             asked = Submission(
-                source=str(pictures),
+                sources=(str(pictures),),
                 prompts=read_prompts(QUESTIONS[:questions], None, None),
                 parameters=GenerationParameters(max_new_tokens=new_tokens, num_beams=num_beams),
             )

@@ -26,6 +26,7 @@ from producer.questions import read_prompts
 from producer.queue import Queue
 from producer.rows import Row
 from producer.run_folder import RunFolder, Submission
+from producer.sources import Skipped
 
 QUESTION: Final = "Describe the image in one sentence."
 SAMPLE_S: Final = 1.0
@@ -39,6 +40,7 @@ class Rows:
     """A source of rows with URLs that nobody fetches. Obeys producer.sources.Source."""
 
     columns: tuple[str, ...] | None = None
+    skipped = Skipped()
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -82,7 +84,7 @@ class Watched:
 def planned(folder: Path, rows: int) -> tuple[RunFolder, float]:
     """A run of so many rows, and the rows a second that planning took."""
     made = RunFolder(folder, create=True)
-    submission = Submission(source="rows", prompts=read_prompts([QUESTION], None, None))
+    submission = Submission(sources=("rows",), prompts=read_prompts([QUESTION], None, None))
     begun = time.monotonic()
     made.plan(submission, Rows(rows))
     return made, rows / (time.monotonic() - begun)

@@ -108,7 +108,7 @@ def main(
 
 def _asked(source: Path, num_beams: int) -> Submission:
     return Submission(
-        source=str(source),
+        sources=(str(source),),
         prompts=read_prompts(QUESTIONS, None, None),
         parameters=GenerationParameters(max_new_tokens=32, num_beams=num_beams),
     )

@@ -30,7 +30,7 @@ DEFAULT: Final = Path("captionmill.toml")
 OWNER: Final = "run"
 """The command whose options are the keys of a file; other commands leave out what they have no option for."""
 SUFFIX: Final = ".toml"
-ONLY_TYPED: Final = ("resume", "dry_run", "config", "write_config")
+ONLY_TYPED: Final = ("add", "resume", "dry_run", "config", "write_config")
 """Options of `run` that say what is to be done now, and cannot stand in a file."""
 COMMENT_WIDTH: Final = 98
 TABLES: Final = "questions"

@@ -43,7 +43,7 @@ def demo(
     with sentences():
         _clear(out)
         submission = Submission(
-            source=str(IMAGES),
+            sources=(str(IMAGES),),
             prompts=read_prompts((DESCRIBE_QUESTION, NUMBER_QUESTION), None, None),
             local_model=str(MODEL_FOLDER),
         )

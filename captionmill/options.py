@@ -42,6 +42,14 @@ AsJson = Annotated[
         hidden=True,
     ),
 ]
+Add = Annotated[
+    bool,
+    typer.Option(
+        "--add",
+        help="Keep the sources of the run that --out holds, beside those named here.",
+        rich_help_panel=RUNNING,
+    ),
+]
 WindowSize = Annotated[
     int | None,
     typer.Option(

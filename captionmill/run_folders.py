@@ -17,7 +17,7 @@ from producer.driving import event, summary
 from producer.ledger import LEDGER, LedgerError
 from producer.run_folder import RunFolder
 from producer.settings import named_server, server_url
-from producer.sources import shown
+from producer.sources import shown, shown_sources
 from producer.watching import watch as watch_folder
 
 
@@ -44,7 +44,7 @@ def list_runs(
 ) -> None:
     """List the runs in a folder and its folders."""
     with sentences():
-        table = Table("folder", "source", "rows", "complete", "failed questions", "state")
+        table = Table("folder", "sources", "rows", "complete", "failed questions", "state")
         for ledger in sorted(folder.glob(f"**/{LEDGER}")):
             try:
                 found = summary(RunFolder(ledger.parent, read_only=True))
@@ -56,8 +56,8 @@ def list_runs(
                 table.add_row(found["folder"], "", "", "", "", found["error"])
             else:
                 state = "finished" if found["finished"] else "unfinished"
-                cells = (found[name] for name in ("folder", "source", "rows", "complete", "failed"))
-                table.add_row(*map(str, cells), state)
+                counts = (str(found[name]) for name in ("rows", "complete", "failed"))
+                table.add_row(found["folder"], shown_sources(found["sources"]), *counts, state)
         if not as_json:
             make_console(as_json=False).print(table)
 

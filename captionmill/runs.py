@@ -1,11 +1,11 @@
 """Commands that send or collect the jobs of a run: run, submit, collect, retry, estimate."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import redis
 import typer
@@ -14,11 +14,13 @@ from rich.console import Console
 from captionmill import config_file
 from captionmill.app import RUNS, app, make_console
 from captionmill.cache import cache_folder
+from captionmill.dry_run import look, show
 from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
 from captionmill.model_cache import check_model
 from captionmill.options import (
     RUNNING,
+    Add,
     AsJson,
     ConfigFile,
     GenerationOptions,
@@ -35,7 +37,6 @@ from captionmill.serving import Site, connected, own_site, server_or_none
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
-from producer.asking import Asking
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary
 from producer.estimate import Sample
@@ -44,9 +45,10 @@ from producer.ledger import LedgerError
 from producer.progress import duration
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import Planned, RunFolder, Submission
 from producer.settings import server_url
-from producer.sources import open_source, shown
+from producer.sources import place_of, shared_folder, shown
+from producer.sources.skipped import counted
 
 DRY_ROWS: Final = 5
 OUT_SUFFIX: Final = "-answers"
@@ -60,8 +62,11 @@ RESUMED: Final = frozenset(
 @with_groups
 def run(
     source: Annotated[
-        str | None,
-        typer.Argument(help="Folder, glob, manifest, dataset, shards or URL; nothing with --resume."),
+        list[str] | None,
+        typer.Argument(
+            help="Images, folders, globs, manifests, datasets, shards or URLs, any mix; none with --resume.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -69,6 +74,7 @@ def run(
             help="The run's folder.", show_default=f"SOURCE{OUT_SUFFIX} here", rich_help_panel=RUNNING
         ),
     ] = None,
+    add: Add = False,
     *,
     model: Model = None,
     questions: QuestionOptions,
@@ -82,7 +88,9 @@ def run(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="The first jobs are printed, and nothing is sent.", rich_help_panel=RUNNING
+            "--dry-run",
+            help="The sources are checked and the first rows are shown; nothing is sent.",
+            rich_help_panel=RUNNING,
         ),
     ] = False,
     redis_url: RedisUrl = None,
@@ -116,20 +124,27 @@ def run(
                 refuse("--resume needs --out, the folder of the run to go on with.")
         else:
             if write_config is not None:
-                source = source or os.curdir  # a file may leave open what is asked about
+                source = source or [os.curdir]  # a file may leave open what is asked about
             submission = make_submission(
-                source, questions, options, generation, sinks, model, local=server is None, console=console
+                source, questions, options, generation, sinks, model, local=server is None
             )
             if write_config is not None:
                 config_file.write_config(write_config, context)
                 console.print(f"Written; use it with: captionmill run --config {shown(write_config)}")
                 raise typer.Exit
             if dry_run:
-                _dry_run(submission)
+                submission = submission.joined(out or default_out(submission.sources), add=add)
+                looked, planned = look(submission, DRY_ROWS)
+                tell_planned(planned, questions, console, as_json=as_json)
+                show(looked, submission, planned.rows, console, as_json=as_json)
+                raise typer.Exit
             if server is None:
                 check_model(model)
-            out = out or _default_out(submission.source, console)
-            plan(out, submission, server)
+            if out is None:
+                out = default_out(submission.sources)
+                console.print(f"The run's folder is {shown(out)} (--out names another one).")
+            planned = plan(out, submission, server, add=add)
+            tell_planned(planned, questions, console, as_json=as_json)
         with serving(server, out, model, local, console) as site:
             code = work(out, site, console, window=window, as_json=as_json)
     raise typer.Exit(code)
@@ -138,8 +153,9 @@ def run(
 @app.command(rich_help_panel=RUNS)
 @with_groups
 def submit(
-    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    source: Annotated[list[str], typer.Argument(help="As for `run`.")],
     out: Annotated[Path, typer.Option(help="The run's folder.", rich_help_panel=RUNNING)],
+    add: Add = False,
     *,
     questions: QuestionOptions,
     options: SourceChoices,
@@ -160,10 +176,9 @@ def submit(
     console = make_console(as_json=as_json)
     with sentences():
         url = server_url(redis_url)
-        submission = make_submission(
-            source, questions, options, generation, sinks, model, local=False, console=console
-        )
-        plan(out, submission, url)
+        submission = make_submission(source, questions, options, generation, sinks, model, local=False)
+        planned = plan(out, submission, url, add=add)
+        tell_planned(planned, questions, console, as_json=as_json)
         code = work(out, Site(url), console, window=window, as_json=as_json, collect=False)
     raise typer.Exit(code)
 
@@ -230,7 +245,7 @@ def retry(
 @app.command(rich_help_panel=RUNS)
 @with_groups
 def estimate(
-    source: Annotated[str, typer.Argument(help="As for `run`.")],
+    source: Annotated[list[str], typer.Argument(help="As for `run`.")],
     *,
     model: Model = None,
     questions: QuestionOptions,
@@ -255,13 +270,12 @@ def estimate(
             SinkChoices(ship=ship),
             model,
             local=server is None,
-            console=console,
         ).model_copy(update={"sinks": ()})
         if server is None:
             check_model(model)
-        sample_of = Sample(open_source(submission.source, submission.options), sample)
+        sample_of = Sample(submission.open(), sample)
         opened = RunFolder(folder / "run", create=True)
-        opened.plan(submission, sample_of)
+        tell_planned(opened.plan(submission, sample_of), questions, console, as_json=as_json)
         with serving(server, opened.path, model, local, console) as site:
             found = measure(opened, sample_of, *connected(site), site.check)
         if as_json:
@@ -279,7 +293,7 @@ def estimate(
 
 
 def make_submission(
-    source: str | None,
+    sources: list[str] | None,
     questions: QuestionOptions,
     options: SourceChoices,
     generation: GenerationOptions,
@@ -287,23 +301,19 @@ def make_submission(
     model: str | None,
     *,
     local: bool,
-    console: Console,
 ) -> Submission:
     """What the options ask for; `local` says that --model names a model to start workers with."""
-    if source is None:
+    if not sources:
         here = f" {config_file.DEFAULT} is here." if config_file.DEFAULT.exists() else ""
         refuse(
             "What shall be answered? Give a source, such as a folder of images; or --config FILE; or "
             f"--resume with --out.{here}"
         )
     prompts = read_prompts(questions.question or (), questions.questions, questions.choice or None)
-    if not prompts:
-        prompts = (DEFAULT_QUESTION,)
-        console.print(f'No --question is given; rows without one are asked: "{DEFAULT_QUESTION.text}"')
     return Submission(
-        source=source,
+        sources=tuple(sources),
         options=options.options(),
-        prompts=prompts,
+        prompts=prompts or (DEFAULT_QUESTION,),
         parameters=GenerationParameters.model_validate(generation.changes()),
         detail=questions.detail,
         model=None if local else model,
@@ -331,50 +341,51 @@ def _absolute_model(model: str | None) -> str | None:
     return os.path.abspath(model) if model is not None and os.path.exists(model) else model
 
 
-def _default_out(source: str, console: Console) -> Path:
-    """A folder here with the source's name."""
-    name = os.path.basename(source.rstrip("/")).split("*")[0] or "images"
-    out = Path(f"{name}{OUT_SUFFIX}")
-    console.print(f"The run's folder is {shown(out)} (--out names another one).")
-    return out
+def default_out(sources: Sequence[str]) -> Path:
+    """A folder here with the source's name; of several, with that of the folder that they share."""
+    places = [place_of(source) for source in sources]
+    if len(places) > 1:
+        places = [shared_folder([one if os.path.isdir(one) else one.rpartition("/")[0] for one in places])]
+    name = os.path.basename(places[0]).split("*")[0] or "images"
+    return Path(f"{name}{OUT_SUFFIX}")
 
 
-def _dry_run(submission: Submission) -> NoReturn:
-    """Print what the first rows would be asked."""
-    asking = Asking(submission.prompts, submission.parameters, submission.detail)
-    opened = open_source(submission.source, submission.options)
-    for number, row in enumerate(opened.rows()):
-        if number == DRY_ROWS:
-            break
-        asking.check(row)
-        fields: dict[str, Any] = {"id": shown(row.id), "image": None, "detail": asking.detail(row)}
-        if row.image is not None:
-            fields["image"] = row.image.model_dump(mode="json")
-        fields["questions"] = [
-            {
-                "id": wish.id,
-                "prompt": wish.prompt,
-                "parameters": wish.parameters.model_dump(mode="json", exclude_defaults=True),
-            }
-            for wish in asking.ready(row, {})
-        ]
-        event("job", fields)
-    raise typer.Exit
+def plan(out: Path, submission: Submission, server: str | None, *, add: bool = False) -> Planned:
+    """Note the whole source in the run's folder. Refuses before that what no server or model could answer.
 
-
-def plan(out: Path, submission: Submission, server: str | None) -> None:
-    """Note the whole source in the run's folder. Refuses before that what no server or model could answer."""
+    With `add`, the sources of the run that `out` holds are noted, too.
+    """
     if server is not None:
         connect(server).close()
-    opened = open_source(submission.source, submission.options)
+    submission = submission.joined(out, add=add)
+    opened = submission.open()
     folder = RunFolder(out, create=True)
     try:
         with folder.role("feeder"), folder.role("collector"):
-            folder.plan(submission, opened)
+            return folder.plan(submission, opened)
     except KeyboardInterrupt:
         refuse("Stopped before anything was sent.", EXIT_INTERRUPTED)
     finally:
         folder.close()
+
+
+def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
+    """What a person may not expect of the sources, before the first job is sent."""
+    if as_json:
+        event("planned", {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()})
+    if planned.skipped:
+        console.print(f"{planned.skipped.told()}.")
+    if planned.gone:
+        console.print(
+            "No longer in the sources as they are read now, and so no longer in the outputs: "
+            f"{counted(planned.gone, 'row')} of the earlier run. Their answers are kept."
+        )
+    if planned.asked_by_run and not questions.question and questions.questions is None:
+        those = "" if planned.asked_by_run == planned.rows else " that bring no question"
+        console.print(
+            f"No --question is given, so this is asked of {counted(planned.asked_by_run, 'image')}{those}: "
+            f'"{DEFAULT_QUESTION.text}"'
+        )
 
 
 @contextmanager

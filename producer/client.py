@@ -30,7 +30,7 @@ from producer.run import Round
 from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.sink import LeftAlone, SinkOptions
-from producer.sources import SourceOptions, open_source
+from producer.sources import SourceOptions
 
 
 class Client:
@@ -59,9 +59,10 @@ class Client:
 
     def submit(
         self,
-        source: str | Path,
+        source: str | Path | Sequence[str | Path],
         *,
         out: str | Path,
+        add: bool = False,
         questions: Sequence[str | Prompt] = (),
         parameters: Mapping[str, Any] | GenerationParameters | None = None,
         detail: Detail = "high",
@@ -74,6 +75,7 @@ class Client:
     ) -> "Answers":
         """Plan a run of every row of `source` in folder `out`; iterating over what is returned drives it.
 
+        `source` is one, or a list of several. Where `out` holds a run of others, `add` keeps these too.
         `questions` are asked of rows that bring none, `{column}` in them is filled in; `parameters` are
         fields of GenerationParameters; the other arguments are the options of `captionmill run`. What `out`
         knows the answer to is not asked again. Raises SourceError, LedgerError, SinkError or pydantic's
@@ -83,8 +85,9 @@ class Client:
         given = [one for one in questions if not isinstance(one, str)]
         if not isinstance(parameters, GenerationParameters):
             parameters = GenerationParameters.model_validate(dict(parameters or {}))
+        sources = (source,) if isinstance(source, str | Path) else source
         submission = Submission(
-            source=str(source),
+            sources=tuple(map(str, sources)),
             options=options or SourceOptions(),
             prompts=(*read_prompts(texts, None, None), *given),
             parameters=parameters,
@@ -94,10 +97,11 @@ class Client:
             sinks=tuple(sinks),
             sink_options=sink_options or SinkOptions(),
         )
+        submission = submission.joined(Path(out), add=add)
         folder = RunFolder(Path(out), create=True)
         try:
             with folder.role("feeder"), folder.role("collector"):
-                folder.plan(submission, open_source(submission.source, submission.options))
+                folder.plan(submission, submission.open())
         except BaseException:
             folder.close()
             raise

@@ -17,7 +17,7 @@ from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
 from producer.run_folder import RunFolder, Work
-from producer.sources import shown
+from producer.sources import Skipped, shown, shown_sources
 
 CONTACT_SHEET: Final = "contact_sheet.html"
 
@@ -68,7 +68,8 @@ def drive(work: Work, console: Console, *, as_json: bool, check: Callable[[], No
 
 def make_contact_sheet(folder: RunFolder) -> Path:
     path = folder.path / CONTACT_SHEET
-    title = shown(os.path.basename(folder.submission.source.rstrip("/")) or folder.submission.source)
+    sources = folder.submission.sources
+    title = shown_sources([os.path.basename(one) or one for one in sources])
     write_contact_sheet(folder.ledger.in_order(), path, title=title, read_image=folder.reader())
     return path
 
@@ -80,7 +81,7 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
     result: dict[str, Any] = {
         "folder": shown(folder.path),
         "run": folder.run,
-        "source": shown(folder.submission.source),
+        "sources": [shown(one) for one in folder.submission.sources],
         "rows": ledger.rows(),
         "complete": ledger.complete_rows(),
         "in_flight": ledger.count_open_jobs(),
@@ -88,6 +89,7 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
         "failed": sum(failures.values()),
         "failures": failures,
         "finished": folder.finished,
+        "skipped": folder.skipped.fields(),
     }
     if outputs is not None:
         result["left_alone"] = {sink.name: dict(sink.left_alone) for sink in outputs.sinks if sink.left_alone}
@@ -105,6 +107,8 @@ def report(found: dict[str, Any], console: Console) -> None:
     )
     if "jobs_sent" in found:
         console.print(f"New jobs: {found['jobs_sent']}; what the folder knew already was not asked again.")
+    if found["skipped"]:
+        console.print(f"{Skipped.of(found['skipped']).told()}.")
     for code, count in found["failures"].items():
         console.print(f"  {count:6d}  {code}")
     for sink, reasons in found.get("left_alone", {}).items():

@@ -10,7 +10,7 @@ from contract.answer import Answer
 from producer.queue import Queue
 from producer.rows import Row
 from producer.run_folder import RunFolder
-from producer.sources import Source
+from producer.sources import Skipped, Source
 from producer.workers import live_workers
 
 
@@ -27,6 +27,10 @@ class Sample:
     @property
     def columns(self) -> tuple[str, ...] | None:
         return self._source.columns
+
+    @property
+    def skipped(self) -> Skipped:
+        return self._source.skipped
 
     def rows(self) -> Iterator[Row]:
         left = self._wanted

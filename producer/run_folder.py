@@ -25,7 +25,7 @@ from producer.asking import Asking
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
 from producer.image_folders import ImageFolders
-from producer.ledger import Ledger, LedgerError
+from producer.ledger import LEDGER, Ledger, LedgerError
 from producer.outputs import Outputs
 from producer.questions import Prompt, check
 from producer.references import Resolver
@@ -33,7 +33,16 @@ from producer.rows import AnsweredRow
 from producer.run import CANCELLED_KEPT_S, Run
 from producer.sinks.kinds import open_sinks
 from producer.sinks.sink import Sink, SinkOptions
-from producer.sources import Source, SourceError, SourceOptions, open_source, shown
+from producer.sources import (
+    Skipped,
+    Source,
+    SourceError,
+    SourceOptions,
+    open_sources,
+    place_of,
+    shown,
+    shown_sources,
+)
 from producer.uploads import BUDGET_BYTES, Uploads
 from producer.window import Window
 from producer.workers import live_workers
@@ -44,6 +53,7 @@ OVERRIDES: Final = "overrides"
 FINISHED: Final = "finished"
 MODEL: Final = "model"
 IMAGE_FOLDERS: Final = "image_folders"
+SKIPPED: Final = "skipped"
 """Names in the ledger's state."""
 Role = Literal["feeder", "collector"]
 
@@ -53,8 +63,10 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str
+    sources: tuple[str, ...]
     options: SourceOptions = SourceOptions()
+    earlier_options: dict[str, SourceOptions] = {}
+    """Of the sources that --add kept, where they are read otherwise than with `options`."""
     prompts: tuple[Prompt, ...] = ()
     parameters: GenerationParameters = GenerationParameters()
     detail: Detail = "high"
@@ -77,9 +89,53 @@ class Submission(BaseModel):
         for spec in self.sinks:
             kind, separator, path = spec.partition(":")
             sinks.append(f"{kind}{separator}{os.path.abspath(path)}" if path else spec)
-        return self.model_copy(
-            update={"source": _absolute(self.source), "options": options, "sinks": tuple(sinks)}
+        sources = tuple(dict.fromkeys(map(place_of, self.sources)))
+        return self.model_copy(update={"sources": sources, "options": options, "sinks": tuple(sinks)})
+
+    def open(self) -> Source:
+        """Raises SourceError."""
+        return open_sources([(one, self.options_of(one)) for one in self.sources])
+
+    def options_of(self, source: str) -> SourceOptions:
+        return self.earlier_options.get(source, self.options)
+
+    def joined(self, out: Path, *, add: bool) -> Self:
+        """The submission with the sources of the run in `out`, if there is one and `add` says to keep them.
+
+        Without it, raises LedgerError where the run has a source that is none of these: its answers would be
+        gone from the outputs.
+        """
+        submission = self.at_home()
+        earlier = _submitted(out)
+        kept = () if earlier is None else earlier.sources
+        if earlier is None or set(kept) <= set(submission.sources):
+            return submission
+        if not add:
+            raise LedgerError(
+                f"{shown(out)} holds answers about {shown_sources(kept)}, which this command does not name: "
+                "--add keeps them and answers both, and another --out begins a run of its own."
+            )
+        own = {one: earlier.options_of(one) for one in kept if one not in submission.sources}
+        return submission.model_copy(
+            update={
+                "sources": tuple(dict.fromkeys((*kept, *submission.sources))),
+                "earlier_options": {
+                    one: options for one, options in own.items() if options != submission.options
+                },
+            }
         )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is known of a run before anything is sent."""
+
+    rows: int
+    asked_by_run: int
+    """Of the rows, those that bring no question of their own."""
+    gone: int
+    """Rows that the same sources had when they were planned before, and have no more."""
+    skipped: Skipped
 
 
 class RunFolder:
@@ -112,6 +168,11 @@ class RunFolder:
         return tuple(map(Path, self.ledger.state(IMAGE_FOLDERS) or ()))
 
     @property
+    def skipped(self) -> Skipped:
+        """What the sources left out when the rows were planned."""
+        return Skipped.of(self.ledger.state(SKIPPED) or {})
+
+    @property
     def finished(self) -> bool:
         return bool(self.ledger.state(FINISHED))
 
@@ -132,8 +193,8 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
-    def plan(self, submission: Submission, source: Source) -> int:
-        """Read the whole source and note its rows in place of the earlier ones. Returns how many there are.
+    def plan(self, submission: Submission, source: Source) -> Planned:
+        """Read the whole source and note its rows in place of the earlier ones.
 
         Everything is checked and nothing is sent. Raises SourceError and leaves the folder as it was.
         """
@@ -141,20 +202,26 @@ class RunFolder:
         check(submission.prompts, source.columns)
         asking = Asking(submission.prompts, submission.parameters, submission.detail)
         folders = ImageFolders()
+        asked_by_run = gone = 0
         try:
             with self.ledger.new_rows() as rows:
                 for row in source.rows():
                     folders.add(row.image)
                     rows.add(row, asking.check(row))
+                    asked_by_run += not row.questions and row.refusal is None
                 if not rows.count:
-                    raise SourceError(f"{shown(submission.source)} has no rows.")
+                    raise SourceError(f"{shown_sources(submission.sources)}: there are no rows.")
+                before = self.ledger.state(SUBMISSION)
+                if before is not None and set(before["sources"]) == set(submission.sources):
+                    gone = rows.gone()
                 self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
                 self.ledger.set_state(OVERRIDES, {})
                 self.ledger.set_state(FINISHED, False)
                 self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
+                self.ledger.set_state(SKIPPED, source.skipped.fields())
         except LedgerError as error:
             raise SourceError(str(error)) from None
-        return rows.count
+        return Planned(rows.count, asked_by_run, gone, source.skipped)
 
     def retry(self, codes: list[str] | None, changes: dict[str, Any]) -> int:
         """Make failed questions due again, with changed parameters. Returns how many there are."""
@@ -273,7 +340,7 @@ class Work:
 
 
 class _Lazily:
-    """The submission's source, opened when an image within it is wanted."""
+    """The submission's sources, opened when an image within it is wanted."""
 
     def __init__(self, submission: Submission) -> None:
         self._submission = submission
@@ -281,7 +348,7 @@ class _Lazily:
 
     def read(self, place: int) -> bytes:
         if self._source is None:
-            self._source = open_source(self._submission.source, self._submission.options)
+            self._source = self._submission.open()
         return self._source.read(place)
 
 
@@ -297,6 +364,16 @@ class ReadImages:
 
 def _absolute(place: str) -> str:
     return place if "://" in place else os.path.abspath(place)
+
+
+def _submitted(out: Path) -> Submission | None:
+    """What was asked for in a folder, which need not be there. Raises LedgerError."""
+    if not (out / LEDGER).exists():
+        return None
+    ledger = Ledger(out, read_only=True)
+    kept = ledger.state(SUBMISSION)
+    ledger.close()
+    return None if kept is None else Submission.model_validate(kept)
 
 
 def _new_run_id(path: Path) -> str:

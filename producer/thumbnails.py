@@ -10,11 +10,17 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
+from producer.sources.heic import register_heif
+
 QUALITIES: Final = (80, 60, 40, 25)
 MIN_PX: Final = 32
 MAX_PX: Final = 64_000_000
 """Height times width of the largest image that is decoded."""
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+HEIF: Final = "HEIF"
+FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
+    *((HEIF,) if register_heif() else ()),
+)
 
 
 def thumbnails(
@@ -47,7 +53,8 @@ def thumbnail(content: bytes | None, *, side_px: int, max_bytes: int) -> bytes |
             if height * width > MAX_PX:
                 return None
             image.draft("RGB", (2 * side_px, 2 * side_px))
-            small = ImageOps.exif_transpose(image)
+            # libheif has turned a HEIC photo by what its container says, which EXIF only repeats.
+            small = image.copy() if image.format == HEIF else ImageOps.exif_transpose(image)
             if small.mode.startswith("I"):
                 small = small.point(lambda grey: grey / 257).convert("L")
             small.thumbnail((side_px, side_px))

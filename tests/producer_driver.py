@@ -12,6 +12,7 @@ from contract.failure import Failure, FailureCode
 from contract.job import Job, Question
 from contract.store import WRITE_ONCE, record_keys, results_key
 from producer.rows import Row
+from producer.sources import Skipped
 
 Reply = Callable[[Job, Question], Answer | Failure]
 
@@ -20,6 +21,7 @@ class Rows:
     """Obeys producer.sources.Source."""
 
     columns: tuple[str, ...] | None = None
+    skipped = Skipped()
 
     def __init__(
         self, rows: Sequence[Row] | Callable[[], Iterator[Row]], embedded: Sequence[bytes] = ()

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import typer
 from PIL import Image
-from rich.console import Console
 from typer.core import TyperOption
 from typer.exceptions import TyperException
 
@@ -31,7 +30,7 @@ RUN = GROUP.commands["run"]
 KEYS = config_file.keys(RUN)
 
 VALUES: dict[str, list[Any]] = {
-    "source": ["photos", "/data/photos", "photos/**/*.jpg", "s3://bucket/photos", "hf://owner/name"],
+    "source": [["photos"], ["/data/photos", "photos/**/*.jpg"], ["s3://bucket/photos"], ["hf://owner/name"]],
     "out": ["answers", "/runs/answers"],
     "model": ["model", "/models/llava", "owner/name"],
     "redis": ["redis://127.0.0.1:6379/0"],
@@ -96,7 +95,7 @@ def typed(name: str, value: Any) -> list[str]:
     """An option as a person types it."""
     param = KEYS[name]
     if not isinstance(param, TyperOption):
-        return [str(value)]
+        return list(value)
     if isinstance(value, bool):
         return [(param.opts if value else param.secondary_opts)[0]]
     values = value if isinstance(value, list) else [value]
@@ -135,9 +134,8 @@ def submission(context: Any) -> Submission | str:
         name: kind(**{field.name: params[field.name] for field in fields(kind)})
         for name, kind in kinds.items()
     }
-    silent = Console(quiet=True)
     try:
-        made = make_submission(params["source"], **groups, model=params["model"], local=True, console=silent)
+        made = make_submission(params["source"], **groups, model=params["model"], local=True)
         return made.at_home()
     except ValueError as error:
         return str(error)
@@ -348,7 +346,7 @@ def test_a_run_from_a_file(here: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     (first, *_) = [json.loads(line) for line in Path("answers/answers.jsonl").read_text().splitlines()]
     assert first["answers"][0]["completion_tokens"] == 2
-    dry = captionmill("run", "--config", "captionmill.toml", "--dry-run")
+    dry = captionmill("run", "--config", "captionmill.toml", "--dry-run", "--json")
     assert '"max_new_tokens": 3' in dry.stdout
 
 

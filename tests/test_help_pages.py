@@ -97,7 +97,7 @@ def test_the_pages_have_panels() -> None:
     panels = {param.rich_help_panel for param in COMMANDS["run"].params} - {None}
     assert panels == set(headings[1:-1])
     of_group = re.findall(r"^(\S.*):$", said("--help"), re.MULTILINE)
-    assert of_group == ["Options", "Runs", "Single questions", "Workers and servers"]
+    assert of_group == ["Options", "Runs", "Single questions", "Workers and servers", "Models"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

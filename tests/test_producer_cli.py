@@ -264,7 +264,7 @@ def test_failures_are_retried(redis_url: str, tmp_path: Path) -> None:
 
 def test_a_dry_run_prints_jobs_and_leaves_nothing(photos: Path, tmp_path: Path) -> None:
     given = (photos, "--question", "What is {name}?", "--num-beams", "2", "--dry-run")
-    ran = captionmill("run", *given, "--redis", "redis://127.0.0.1:1/0")
+    ran = captionmill("run", *given, "--redis", "redis://127.0.0.1:1/0", "--json")
     assert ran.returncode == 0, ran.stderr
     jobs = events(ran, "job")
     assert [job["id"] for job in jobs] == [f"{n}.png" for n in range(5)]
@@ -280,6 +280,7 @@ def test_a_dry_run_prints_jobs_and_leaves_nothing(photos: Path, tmp_path: Path) 
         (("run", "--resume", "--out", "{out}"), "holds no run"),
         (("run", "{photos}", "--resume", "--out", "{out}"), "give --out alone"),
         (("run", "--out", "{out}"), "Give a source"),
+        (("run", "--resume", "--add", "--out", "{out}"), "give --out alone"),
         (("run", "{photos}", "--question", "A?", "--out", "{out}", "--sink", "word"), 'no output "word"'),
         (("run", "{photos}/none", "--question", "A?", "--out", "{out}"), "none"),
         (("status", "{out}"), "holds no run"),

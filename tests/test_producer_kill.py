@@ -41,7 +41,7 @@ def make_run(folder: Path, rows: int) -> None:
         Row(id=f"row {n}", name=None, image=ImageUrl(url=f"https://example.org/{n}.png")) for n in range(rows)
     ]
     prompts = read_prompts(["What?", "Is it {answer:q1}?"], None, None)
-    made.plan(Submission(source="rows", prompts=prompts, sinks=("jsonl", "csv", "coco")), Rows(content))
+    made.plan(Submission(sources=("rows",), prompts=prompts, sinks=("jsonl", "csv", "coco")), Rows(content))
     made.close()
 
 

@@ -53,7 +53,7 @@ def numbered(count: int = JOBS, first: int = 0) -> list[Row]:
 
 
 def submission(*questions: str, **fields: Any) -> Submission:
-    return Submission(source="rows", prompts=read_prompts(questions or ("What?",), None, None), **fields)
+    return Submission(sources=("rows",), prompts=read_prompts(questions or ("What?",), None, None), **fields)
 
 
 def plan(folder: RunFolder, rows: Sequence[Row], asked: Submission | None = None) -> None:
@@ -380,7 +380,7 @@ def test_parameters_of_rows_and_prompts(folder: RunFolder, connection: redis.Red
         Prompt(id="c", text="C?", choices=("yes", "no")),
     )
     rows = [*numbered(1), Row(id="own", name=None, image=None, parameters={"max_new_tokens": 7})]
-    asked = Submission(source="x", prompts=prompts, parameters=GenerationParameters(max_new_tokens=9))
+    asked = Submission(sources=("x",), prompts=prompts, parameters=GenerationParameters(max_new_tokens=9))
     plan(folder, rows, asked)
     workers = Workers(connection)
     drive(folder, connection, workers)
@@ -544,7 +544,7 @@ def test_a_plan_that_fails_leaves_the_run_as_it_was(folder: RunFolder, connectio
 
 
 BAD_ROWS: list[tuple[Row, Submission, str]] = [
-    (Row(id="1", name=None, image=None), Submission(source="x"), "has no question"),
+    (Row(id="1", name=None, image=None), Submission(sources=("x",)), "has no question"),
     (
         Row(id="1", name=None, image=None, parameters={"max_new_tokens": 0}),
         submission(),

@@ -124,7 +124,7 @@ def test_a_list_names_paths_and_urls(tmp_path: Path) -> None:
         ({"split": "train"}, "--split is for datasets, parquet"),
         ({"image_root": "/x"}, "--image-root is for"),
         ({"format": "csv"}, "is not one file, which csv needs"),
-        ({"format": "yaml"}, '"yaml" is none of the forms folder, list, csv'),
+        ({"format": "yaml"}, '"yaml" is none of the forms image, folder, list, csv'),
         ({"format": "parquet"}, r"no files \.parquet in"),
     ],
 )

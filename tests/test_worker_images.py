@@ -73,7 +73,7 @@ def code_of(call: Callable[[], object]) -> FailureCode:
     return refused.value.failure.code
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "GIF"])
 def test_formats(image_format: str) -> None:
     options = (
         {"lossless": True} if image_format == "WEBP" else {"quality": 100} if image_format == "JPEG" else {}
@@ -173,7 +173,7 @@ def test_not_an_image(content: bytes) -> None:
     assert code_of(lambda: decode_image(content, LIMITS)) == FailureCode.NOT_AN_IMAGE
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_truncated(image_format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     whole = encoded(Image.fromarray(noise), image_format)

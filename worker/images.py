@@ -15,9 +15,13 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from contract.failure import FailureCode, Refusal
+from worker import heif
 from worker.jpeg_scans import scan_count
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
+    *((heif.HEIF,) if heif.registered() else ()),
+)
 JPEG: Final = ("JPEG", "MPO")
 """Pillow's names of them; MPO is a JPEG with further pictures behind it."""
 MAX_SCANS: Final = 100
@@ -150,29 +154,41 @@ def _outside(path: Path) -> Refusal:
 def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
     """The first frame in mode RGB, upright as its EXIF says, transparency on white.
 
-    Raises Refusal, and MemoryError.
+    Of a HEIC photo it is the primary picture, and libheif has it upright: EXIF's orientation repeats what the
+    container says, and does not count. Raises Refusal, and MemoryError.
     """
-    with _decoding(limits):
+    if heif.HEIF not in FORMATS and heif.is_heic(content):
+        raise Refusal(
+            FailureCode.NOT_AN_IMAGE,
+            f"The file is a HEIC photo, and this worker cannot decode those: {heif.INSTALL} where it runs.",
+        )
+    with _decoding(content, limits):
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         check_size(image.height, image.width, limits)
         if image.format in JPEG:
             _check_scans(content)
-        image.seek(0)
+        is_heif = image.format == heif.HEIF
+        if not is_heif:
+            image.seek(0)
         _draft(image, limits.draft_px)
         image.load()
         # Again: only now is it certain how large it became.
         check_size(image.height, image.width, limits)
-        return _as_rgb(_upright(image))
+        return _as_rgb(image if is_heif else _upright(image))
 
 
 @contextmanager
-def _decoding(limits: ImageLimits) -> Iterator[None]:
+def _decoding(content: bytes, limits: ImageLimits) -> Iterator[None]:
     """What Pillow raises within it is a Refusal, but for MemoryError."""
     try:
         yield
     except (MemoryError, Refusal):
         raise
     except UnidentifiedImageError:
+        if heif.is_heic(content):
+            raise Refusal(
+                FailureCode.IMAGE_BROKEN, "The image cannot be decoded: it is a HEIC photo, cut or damaged."
+            ) from None
         raise Refusal(
             FailureCode.NOT_AN_IMAGE, f"The file is no image of a known format ({', '.join(FORMATS)})."
         ) from None

@@ -15,6 +15,8 @@ from producer.ask import Asked
 from producer.chat.chosen import Chosen
 from producer.chat.conversation import IMAGE_REFUSED, Conversation
 from producer.chat.desk import Desk, Progress
+from producer.chat.preview import preview_of
+from producer.sources.heic import HEIC_SUFFIXES
 
 IMAGE_ALONE: Final = "Describe the image."
 """What is asked of an image that comes without words."""
@@ -71,7 +73,7 @@ class Page:
                     box = gradio.MultimodalTextbox(
                         show_label=False,
                         placeholder="Ask about an image; Enter sends",
-                        file_types=["image"],
+                        file_types=["image", *sorted(HEIC_SUFFIXES)],
                         file_count="single",
                         sources=["upload"],
                         max_plain_text_length=100_000,
@@ -149,9 +151,10 @@ class Page:
             yield shown, gradio.skip(), conversation
             return
         if image is not None:
-            shown = [*shown, {"role": "user", "content": {"path": str(image)}}]
+            preview = preview_of(image)
+            shown = [*shown, {"role": "user", "content": {"path": str(preview)}}]
             if image.resolve() not in self._examples:
-                self._uploads[request.session_hash or ""].add(image)
+                self._uploads[request.session_hash or ""] |= {image, preview}
         shown = [*shown, {"role": "user", "content": question}]
         chosen = _chosen(beams, max_new_tokens, temperature, detail)
         about = conversation.with_image(image)

@@ -172,6 +172,8 @@ def _extension(name: str | None, image: bytes) -> str:
         return "webp"
     if image[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
+    if image[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "heic"
     return next((kind for magic, kind in MAGIC if image.startswith(magic)), "img")
 
 

@@ -7,12 +7,14 @@ from producer.sources.files import open_plain, reading
 from producer.sources.images import data_url_content, is_data_url, named_image
 from producer.sources.lines import line_at, lines
 from producer.sources.refusal import SourceError, shown
+from producer.sources.skipped import Skipped
 
 
 class FileList:
     """One path or URL a line, taken as it is; blank lines are passed over."""
 
     columns: tuple[str, ...] | None = ()
+    skipped = Skipped()
 
     def __init__(self, source: str, root: str) -> None:
         self._source = source

@@ -6,18 +6,20 @@ import re
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from producer.sources.heic import HEIC_SUFFIXES, reads_heic
 from producer.sources.refusal import SourceError, library, shown
 
-IMAGE_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-)
+IMAGE_SUFFIXES: Final = HEIC_SUFFIXES | {
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+}
+"""Of all images that a worker can have what it takes to decode."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 
@@ -29,6 +31,27 @@ class Entry:
     name: str
     is_folder: bool
     is_link: bool = False
+
+    @property
+    def is_hidden(self) -> bool:
+        return self.name.startswith(".")
+
+
+@dataclass
+class PassedOver:
+    """What a walk saw of a pattern's folders and did not give."""
+
+    hidden: int = 0
+    """Names that would match but for the dot they begin with."""
+    links: int = 0
+    """To folders that the pattern goes into."""
+    folders: list[str] = field(default_factory=list)
+    """Those that the pattern does not go into, as paths below the root."""
+
+
+def image_suffixes() -> frozenset[str]:
+    """Of the files that a folder of images is read for."""
+    return IMAGE_SUFFIXES if reads_heic() else IMAGE_SUFFIXES - HEIC_SUFFIXES
 
 
 def scheme_of(source: str) -> str | None:
@@ -136,8 +159,8 @@ def open_plain(source: str) -> IO[bytes]:
     return cast(IO[bytes], unpacked)
 
 
-def entries(folder: str) -> list[Entry]:
-    """What a folder holds, by name; without hidden names."""
+def entries(folder: str, *, hidden: bool = False) -> list[Entry]:
+    """What a folder holds, by name; `hidden` names too, or without them."""
     if is_remote(folder):
         with _asking(folder):
             system, path = _file_system(folder)
@@ -149,18 +172,50 @@ def entries(folder: str) -> list[Entry]:
     else:
         with reading(folder), os.scandir(folder) as scanned:
             found = [Entry(one.name, one.is_dir(), one.is_symlink()) for one in scanned]
-    visible = [entry for entry in found if entry.name and not entry.name.startswith(".")]
-    visible.sort(key=lambda entry: os.fsencode(entry.name))
-    return visible
+    given = [entry for entry in found if entry.name and (hidden or not entry.is_hidden)]
+    given.sort(key=lambda entry: os.fsencode(entry.name))
+    return given
 
 
-def matches(root: str, pattern: tuple[str, ...]) -> Iterator[str]:
+def count_below(
+    folders: list[str], wanted: Callable[[str], bool], excepted: frozenset[str], most: int
+) -> tuple[int, bool]:
+    """How many files of local `folders` and those below have a `wanted` name, and whether all were looked at.
+
+    After `most` names it stops. Hidden names, links to folders and the folders `excepted` are passed over,
+    and so is what cannot be read.
+    """
+    count = looked_at = 0
+    waiting = list(folders)
+    while waiting:
+        folder = waiting.pop()
+        if folder in excepted:
+            continue
+        try:
+            with os.scandir(folder) as scanned:
+                for entry in scanned:
+                    looked_at += 1
+                    if looked_at > most:
+                        return count, False
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif wanted(entry.name):
+                        count += 1
+        except OSError:
+            continue
+    return count, True
+
+
+def matches(root: str, pattern: tuple[str, ...], passed: PassedOver | None = None) -> Iterator[str]:
     """Files below `root`, as paths relative to it, whose path matches the pattern's segments.
 
     `**` stands for any number of folders. Files of a folder come by name, before those of its folders. Hidden
-    names do not match, and links to folders are not followed. Holds the names of one folder per level.
+    names do not match, and links to folders are not followed; `passed` counts them. Holds the names of one
+    folder per level.
     """
-    yield from _walk(root, "", pattern, _open_states({0}, pattern))
+    yield from _walk(root, "", pattern, _open_states({0}, pattern), passed or PassedOver())
 
 
 def _open_states(states: set[int], pattern: tuple[str, ...]) -> frozenset[int]:
@@ -173,22 +228,34 @@ def _open_states(states: set[int], pattern: tuple[str, ...]) -> frozenset[int]:
     return frozenset(reached)
 
 
-def _walk(root: str, below: str, pattern: tuple[str, ...], states: frozenset[int]) -> Iterator[str]:
-    here = entries(joined(root, below) if below else root)
+def _walk(
+    root: str, below: str, pattern: tuple[str, ...], states: frozenset[int], passed: PassedOver
+) -> Iterator[str]:
+    here = entries(joined(root, below) if below else root, hidden=True)
     last = len(pattern) - 1
     for entry in here:
         if not entry.is_folder and last in states and fnmatchcase(entry.name, pattern[last]):
-            yield below + entry.name
+            if entry.is_hidden:
+                passed.hidden += 1
+            else:
+                yield below + entry.name
     for entry in here:
-        if not entry.is_folder or entry.is_link:
+        if not entry.is_folder:
             continue
         onward = {
             state if pattern[state] == "**" else state + 1
             for state in states
             if state <= last and (pattern[state] == "**" or fnmatchcase(entry.name, pattern[state]))
         }
-        if any(state <= last for state in onward):
-            yield from _walk(root, f"{below}{entry.name}/", pattern, _open_states(onward, pattern))
+        goes_in = any(state <= last for state in onward)
+        if goes_in and entry.is_hidden:
+            passed.hidden += 1
+        elif goes_in and entry.is_link:
+            passed.links += 1
+        elif goes_in:
+            yield from _walk(root, f"{below}{entry.name}/", pattern, _open_states(onward, pattern), passed)
+        elif not entry.is_hidden and not entry.is_link:
+            passed.folders.append(below + entry.name)
 
 
 def split_pattern(source: str) -> tuple[str, tuple[str, ...]]:

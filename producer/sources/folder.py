@@ -3,52 +3,84 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
-from producer.sources.files import IMAGE_SUFFIXES, is_remote, joined, matches, split_pattern
+from producer.sources.files import (
+    PassedOver,
+    count_below,
+    image_suffixes,
+    is_remote,
+    joined,
+    matches,
+    split_pattern,
+)
 from producer.sources.refusal import SourceError, shown
+from producer.sources.skipped import Skipped
+
+MOST_BELOW: Final = 1_000_000
+"""Names that are looked at in the folders below, only to say what is there: some seconds' work."""
 
 
 class ImageFiles:
     """Image files below a folder, in order of name, those of a folder before those of its folders.
 
-    Hidden names and links to folders are passed over, and so are files of other names than images have.
+    Hidden names and links to folders are passed over, and so are files of other names than images have;
+    `skipped` tells how many, after the last row.
     """
 
     columns: tuple[str, ...] | None = ()
 
-    def __init__(self, source: str, root: str, pattern: tuple[str, ...], empty: str) -> None:
-        """`empty` ends the sentence that says there are no images."""
+    def __init__(
+        self, source: str, root: str, pattern: tuple[str, ...], *, tells_of_subfolders: bool
+    ) -> None:
         self._source = source
-        self._root = root if is_remote(root) else str(Path(root).resolve())
+        self.root = root if is_remote(root) else str(Path(root).resolve())
+        """Without links in it."""
         self._pattern = pattern
-        self._empty = empty
+        self._tells_of_subfolders = tells_of_subfolders and not is_remote(root)
+        self.skipped = Skipped()
+        self.read_elsewhere: frozenset[str] = frozenset()
+        """Folders that are sources of their own."""
 
     @classmethod
     def of_folder(cls, folder: str, *, recursive: bool) -> "ImageFiles":
         pattern = ("**", "*") if recursive else ("*",)
-        return cls(
-            folder, folder, pattern, "." if recursive else "; --recursive also looks into its folders."
-        )
+        return cls(folder, folder, pattern, tells_of_subfolders=not recursive)
 
     @classmethod
     def of_pattern(cls, source: str) -> "ImageFiles":
-        root, pattern = split_pattern(source)
-        return cls(source, root, pattern, ".")
+        return cls(source, *split_pattern(source), tells_of_subfolders=False)
 
     def rows(self) -> Iterator[Row]:
         empty = True
-        for name in matches(self._root, self._pattern):
-            if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+        suffixes = image_suffixes()
+        passed, skipped = PassedOver(), Skipped()
+        for name in matches(self.root, self._pattern, passed):
+            suffix = os.path.splitext(name)[1]
+            if suffix.lower() not in suffixes:
+                skipped.note_file(suffix)
                 continue
             empty = False
-            place = joined(self._root, name)
-            image = ImageUrl(url=place) if is_remote(self._root) else ImagePath.of(place)
+            place = joined(self.root, name)
+            image = ImageUrl(url=place) if is_remote(self.root) else ImagePath.of(place)
             yield Row(id=name, name=name, image=image)
+        skipped.hidden, skipped.links = passed.hidden, passed.links
+        if self._tells_of_subfolders:
+            skipped.in_subfolders, complete = count_below(
+                [joined(self.root, folder) for folder in passed.folders],
+                lambda name: os.path.splitext(name)[1].lower() in suffixes,
+                self.read_elsewhere,
+                MOST_BELOW,
+            )
+            skipped.more_below = not complete
+        self.skipped = skipped
         if empty:
-            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(f"There are no images ({suffixes}) in {shown(self._source)}{self._empty}")
+            there = f" It holds {skipped.instead()}." if skipped else ""
+            raise SourceError(
+                f"There are no images ({', '.join(sorted(suffixes))}) in {shown(self._source)}.{there}"
+            )
 
     def read(self, place: int) -> bytes:
         raise AssertionError(f"a folder embeds no image, at {place} or elsewhere")

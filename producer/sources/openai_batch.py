@@ -15,6 +15,7 @@ from producer.sources.jsonl import JsonLines, parsed_object
 from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
 from producer.sources.refusal import SourceError, shown
+from producer.sources.skipped import Skipped
 
 LINE_KEYS: Final = ("custom_id", "method", "url", "body")
 CHAT_URL: Final = "/v1/chat/completions"
@@ -52,6 +53,7 @@ class OpenAIBatch:
     """
 
     columns: tuple[str, ...] | None = ("model",)
+    skipped = Skipped()
 
     def __init__(self, source: str, root: str) -> None:
         self._source = source

@@ -2,8 +2,9 @@
 
 import os
 import re
+import urllib.parse
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
@@ -25,6 +26,8 @@ from producer.sources.files import (
     split_pattern,
 )
 from producer.sources.folder import ImageFiles
+from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
+from producer.sources.image_file import ImageFile
 from producer.sources.jsonl import JsonLines, JsonList, parsed_object
 from producer.sources.lines import lines
 from producer.sources.openai_batch import LINE_KEYS, OpenAIBatch
@@ -56,48 +59,110 @@ _USES: Final[dict[str, frozenset[Format]]] = {
     "split": frozenset({"datasets", "parquet"}),
 }
 """Option → the forms that it decides something for."""
+_IN_A_PATTERN: Final = "--recursive is for folders; in a pattern ** stands for any folders."
 _SPLIT_PART: Final = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+")
 
 
-def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - it is frozen
-    """Open a folder, pattern, file, data set or URL.
+@dataclass(frozen=True)
+class Known:
+    """A source, and what it was recognised as."""
 
-    Forms: a folder or a pattern (`photos/**/*.jpg`) of images; a list of paths or URLs (.txt); CSV, TSV,
-    JSONL, each also .gz; JSON with a list; OpenAI batch files; Parquet, one file, a folder or a pattern;
-    WebDataset shards, likewise or in brace notation; what `datasets` saved to disk; `hf://owner/name`. A
-    column named like a field of GenerationParameters, or `detail`, is that parameter of its row.
+    place: str
+    """Its absolute path, or its URL."""
+    kind: str | None
+    """`folder`, `file`, or None: neither, or nobody has looked."""
+    form: Format
+
+    @property
+    def is_pattern(self) -> bool:
+        return self.kind is None and has_wildcard(self.place)
+
+
+def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - it is frozen
+    """Open an image, a folder, pattern, file, data set or URL.
+
+    Forms: one image; a folder or a pattern (`photos/**/*.jpg`) of images; a list of paths or URLs (.txt);
+    CSV, TSV, JSONL, each also .gz; JSON with a list; OpenAI batch files; Parquet, one file, a folder or a
+    pattern; WebDataset shards, likewise or in brace notation; what `datasets` saved to disk; `hf://owner/name`.
+    A column named like a field of GenerationParameters, or `detail`, is that parameter of its row.
     Raises SourceError for what is none of them and for options that decide nothing.
     """
+    known = recognise(source, options)
+    for name in given(options):
+        if not has_use(known, name):
+            raise SourceError(
+                _IN_A_PATTERN
+                if name == "recursive" and known.is_pattern
+                else f"{option(name)} is for {', '.join(sorted(_USES[name]))}; "
+                f"{shown(known.place)} is read as {known.form}."
+            )
+    return open_known(known, options)
+
+
+def place_of(source: str) -> str:
+    """The absolute path or the URL that a source is, the same however it was written."""
     if scheme_of(source) == "file":
         source = local_path(source)
     if not source:
         raise SourceError("The source has no name.")
+    return source.rstrip("/") if is_remote(source) else os.path.abspath(source)
+
+
+def recognise(source: str, options: SourceOptions) -> Known:
+    """Raises SourceError if there is no such thing, or no form fits."""
+    place = place_of(source)
     if options.format not in (None, *get_args(Format)):
         raise SourceError(f'"{options.format}" is none of the forms {", ".join(get_args(Format))}.')
-    if source.startswith(HUB_PREFIX):
-        _require_used(source, "datasets", options)
-        return from_hub(source, options)
-    if not is_remote(source):
-        source = os.path.abspath(source)
-    kind = None if _is_pattern(source) else kind_of(source)
-    if kind is None and not _is_pattern(source):
-        raise SourceError(f"There is no folder or file {shown(source)}.")
-    form = options.format or (_folder_form(source) if kind == "folder" else _file_form(source, kind))
-    _require_used(source, form, options)
-    return _open(source, kind, form, options)
+    if place.startswith(HUB_PREFIX):
+        return Known(place, None, "datasets")
+    if scheme_of(place) in ("http", "https") and "image" in (options.format, _form_by_suffix(place)):
+        return Known(place, None, "image")  # whoever fetches it will see whether it is there
+    is_pattern = _is_pattern(place)
+    kind = None if is_pattern else kind_of(place)
+    if kind is None and not is_pattern:
+        raise SourceError(f"There is no folder or file {shown(place)}.")
+    form = options.format or (_folder_form(place) if kind == "folder" else _file_form(place, kind))
+    return Known(place, kind, form)
+
+
+def given(options: SourceOptions) -> list[str]:
+    """Names of the options that were given, as far as they are for some forms only."""
+    defaults = SourceOptions()
+    return [name for name in _USES if getattr(options, name) != getattr(defaults, name)]
+
+
+def has_use(known: Known, name: str) -> bool:
+    """Whether an option decides something for a source."""
+    return known.form in _USES[name] and not (name == "recursive" and known.is_pattern)
+
+
+def without_unused(known: Known, options: SourceOptions) -> SourceOptions:
+    """Those that decide something for the source."""
+    defaults = SourceOptions()
+    unused = {name: getattr(defaults, name) for name in given(options) if not has_use(known, name)}
+    return replace(options, **unused)
+
+
+def option(name: str) -> str:
+    """As it is called on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _is_pattern(source: str) -> bool:
     return has_wildcard(source) or (len(shard_names(source)) > 1 and not os.path.lexists(source))
 
 
-def _open(source: str, kind: str | None, form: Format, options: SourceOptions) -> Source:
+def open_known(known: Known, options: SourceOptions) -> Source:
+    """`options` are those that decide something. Raises SourceError."""
+    source, kind, form = known.place, known.kind, known.form
+    if form == "image":
+        return _image(known)
+    if source.startswith(HUB_PREFIX):
+        return from_hub(source, options)
     if form == "folder":
         if kind == "folder":
             return ImageFiles.of_folder(source, recursive=options.recursive)
-        if kind is None and has_wildcard(source):
-            if options.recursive:
-                raise SourceError("--recursive is for folders; in a pattern ** stands for any folders.")
+        if known.is_pattern:
             return ImageFiles.of_pattern(source)
         raise SourceError(f"{shown(source)} is no folder.")
     if form == "datasets":
@@ -111,6 +176,20 @@ def _open(source: str, kind: str | None, form: Format, options: SourceOptions) -
         return Parquet(parts, options, _root(parts[0], options))
     if kind != "file":
         raise SourceError(f"{shown(source)} is not one file, which {form} needs.")
+    return _manifest(source, form, options)
+
+
+def _image(known: Known) -> Source:
+    if known.kind == "folder" or known.is_pattern:
+        raise SourceError(f"{shown(known.place)} is not one image.")
+    if os.path.splitext(known.place)[1].lower() in HEIC_SUFFIXES and not reads_heic():
+        raise SourceError(
+            f"{shown(known.place)} is a HEIC photo, and what decodes those is not installed: {INSTALL}."
+        )
+    return ImageFile(known.place)
+
+
+def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
     root = _root(source, options)
     if form == "list":
         return FileList(source, root)
@@ -129,13 +208,29 @@ def _root(source: str, options: SourceOptions) -> str:
     return root if is_remote(root) else os.path.abspath(root)
 
 
+def _form_by_suffix(source: str) -> Format | None:
+    """Of a file, by its name alone."""
+    if scheme_of(source) in ("http", "https"):
+        source = urllib.parse.urlsplit(source).path
+    name = source.lower()
+    if os.path.splitext(name)[1] in IMAGE_SUFFIXES:
+        return "image"
+    return _BY_SUFFIX.get(os.path.splitext(name.removesuffix(".gz"))[1])
+
+
+def is_stranger(source: str) -> bool:
+    """Whether it is a local file whose name says neither that it is an image nor a manifest."""
+    return not is_remote(source) and os.path.isfile(source) and _form_by_suffix(source) is None
+
+
 def _file_form(source: str, kind: str | None) -> Format:
     """The form of a file or of what matches a pattern, by its suffix; of JSON by its beginning too."""
-    name = source.lower()
-    form = _BY_SUFFIX.get(os.path.splitext(name.removesuffix(".gz"))[1])
+    form = _form_by_suffix(source)
     if kind is None:
-        if form is None or form in ("parquet", "webdataset", "datasets"):
-            return form or "folder"
+        if form in (None, "image"):
+            return "folder"
+        if form in ("parquet", "webdataset", "datasets"):
+            return form
         raise SourceError(
             f"{shown(source)}: a pattern is for images, Parquet, Arrow or shards; "
             f"{form} is read one file a time."
@@ -224,13 +319,3 @@ def _parts_of_split(source: str, parts: Sequence[str], split: str | None) -> lis
 
 def _named(splits: Iterable[str]) -> str:
     return listed(sorted({split for split in splits if split})) or "none"
-
-
-def _require_used(source: str, form: Format, options: SourceOptions) -> None:
-    defaults = SourceOptions()
-    for name, forms in _USES.items():
-        if getattr(options, name) != getattr(defaults, name) and form not in forms:
-            option = f"--{name.replace('_', '-')}"
-            raise SourceError(
-                f"{option} is for {', '.join(sorted(forms))}; {shown(source)} is read as {form}."
-            )

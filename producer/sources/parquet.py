@@ -9,6 +9,7 @@ from producer.rows import Row
 from producer.sources.arrow import ArrowRows
 from producer.sources.files import open_raw, reading
 from producer.sources.refusal import SourceError, library, shown
+from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
 BATCH_ROWS: Final = 32
@@ -19,6 +20,8 @@ _BUFFER_BYTES: Final = 1 << 20
 
 class Parquet:
     """Parts with one schema, as one table."""
+
+    skipped = Skipped()
 
     def __init__(self, parts: Sequence[str], options: SourceOptions, root: str) -> None:
         """Reads the footers of all parts. Raises SourceError if their columns differ."""

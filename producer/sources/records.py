@@ -8,6 +8,7 @@ from producer.sources.fields import Roles, carried_columns, find_roles, image_te
 from producer.sources.files import reading
 from producer.sources.images import data_url_content, is_data_url
 from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
 
@@ -40,6 +41,8 @@ class Records(Protocol):
 
 class RecordSource:
     """Rows of records."""
+
+    skipped = Skipped()
 
     def __init__(self, name: str, root: str, records: Records, options: SourceOptions) -> None:
         """`name` is the file's, `root` where relative image names begin."""

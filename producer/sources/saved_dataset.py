@@ -7,6 +7,7 @@ from typing import Any, Final
 from producer.rows import Row
 from producer.sources.arrow import ArrowRows
 from producer.sources.refusal import SourceError, library, listed, shown
+from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
 SAVED_FILES: Final = ("state.json", "dataset_dict.json")
@@ -16,6 +17,8 @@ BATCH_ROWS: Final = 32
 
 class SavedDataset:
     """One split of a data set; images stay as they were encoded."""
+
+    skipped = Skipped()
 
     def __init__(self, name: str, dataset: Any, options: SourceOptions, root: str) -> None:
         self._name = name

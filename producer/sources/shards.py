@@ -13,6 +13,7 @@ from producer.sources.fields import find_roles, row_of
 from producer.sources.files import IMAGE_SUFFIXES, is_remote, open_plain, reading
 from producer.sources.jsonl import parsed_object
 from producer.sources.refusal import SourceError, shown
+from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
 SHARD_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
@@ -57,6 +58,7 @@ class Shards:
     """
 
     columns: tuple[str, ...] | None = None
+    skipped = Skipped()
 
     def __init__(self, shards: Sequence[str], options: SourceOptions) -> None:
         self._shards = shards

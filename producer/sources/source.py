@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from producer.rows import Row
+from producer.sources.skipped import Skipped
 
 Format = Literal[
-    "folder", "list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"
+    "image", "folder", "list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"
 ]
 
 
@@ -39,6 +40,10 @@ class Source(Protocol):
     @property
     def columns(self) -> tuple[str, ...] | None:
         """Names that every row's `columns` has; None where rows may differ."""
+
+    @property
+    def skipped(self) -> Skipped:
+        """What `rows` left out the last time that it came to its end."""
 
     def rows(self) -> Iterator[Row]:
         """Every row in order, one at a time, from the beginning at each call.

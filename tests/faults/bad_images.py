@@ -28,6 +28,7 @@ SAVED: Final[dict[str, dict[str, Any]]] = {
     "BMP": {},
     "TIFF": {"compression": "tiff_lzw"},
     "AVIF": {"speed": 10},
+    "HEIF": {"quality": -1, "chroma": 444},
 }
 """Formats that are let in, with Pillow's options."""
 
@@ -140,6 +141,13 @@ def avif_of_size(height: int, width: int) -> bytes:
     return content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
 
 
+def heic_of_size(height: int, width: int) -> bytes:
+    """A real HEIC whose boxes say another size."""
+    content = saved(noise(64, 64), "HEIF")
+    place = content.index(b"ispe") + 8
+    return content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
+
+
 def jpeg_with(segment: bytes, kind: int = 0xE1) -> bytes:
     """A good JPEG of 16 x 24 with one more segment."""
     content = saved(noise(16, 24), "JPEG")
@@ -210,7 +218,6 @@ def _no_images() -> Iterator[tuple[str, bytes, FailureCode]]:
         "json": b'{"error": "not found"}',
         "script": b"#!/bin/sh\nrm -rf /\n",
         "elf": b"\x7fELF\x02\x01\x01" + bytes(60),
-        "heic": b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00heicmif1" + bytes(40),
         "mp4": b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00isomiso2avc1mp41" + bytes(40),
         "webm": b"\x1a\x45\xdf\xa3" + bytes(60),
         "wav": b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(24),
@@ -235,7 +242,7 @@ def _cut() -> Iterator[tuple[str, bytes, FailureCode, FailureCode]]:
             # Some plugins find the cut when they look whose format it is.
             yield f"{image_format}-cut-at-{name}", whole[:size], BROKEN, NO_IMAGE
         # GIF's last byte is no loss; of the others, the last pixels are there by then.
-        if image_format in ("PNG", "BMP", "AVIF"):
+        if image_format in ("PNG", "BMP", "AVIF", "HEIF"):
             yield f"{image_format}-last-100-bytes-gone", whole[:-100], BROKEN, NO_IMAGE
 
 
@@ -263,6 +270,7 @@ def _bombs() -> Iterator[tuple[str, bytes, FailureCode]]:
         "jpeg-65535": jpeg_of_size(65_500, 65_500),
         "jpeg-3-megapixels-over": jpeg_of_size(2_600, 2_600),
         "avif-16384": avif_of_size(16_384, 16_384),
+        "heic-9-megapixels-real": saved(Image.new("RGB", (3000, 3000)), "HEIF"),
         "jpeg-of-1000-scans": many_scans(1000, 1000),
     }
     yield from ((name, content, TOO_LARGE) for name, content in contents.items())
@@ -324,6 +332,13 @@ def _corrupt() -> Iterator[tuple[Any, ...]]:
         NO_IMAGE,
     )
     yield "avif-no-primary-item", whole["AVIF"].replace(b"pitm", b"none"), BROKEN, NO_IMAGE
+    yield "heic-brand-alone", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00heicmif1" + bytes(40), BROKEN
+    yield "heic-no-primary-item", whole["HEIF"].replace(b"pitm", b"none"), BROKEN
+    yield "heic-pixels-gone", whole["HEIF"][: whole["HEIF"].index(b"mdat") + 4] + bytes(900), BROKEN
+    yield "heic-items-beyond-the-file", whole["HEIF"].replace(b"iloc", b"free"), BROKEN
+    yield "heic-boxes-say-a-larger-picture", heic_of_size(16_384, 16_384), BROKEN, TOO_LARGE
+    yield "heic-boxes-say-a-smaller-picture", heic_of_size(9, 9), BROKEN
+    yield "heic-zero-size", heic_of_size(0, 0), BROKEN
     yield "avif-brand-alone", b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf", BROKEN, NO_IMAGE
 
 
@@ -384,6 +399,9 @@ def _odd_but_good() -> Iterator[tuple[str, bytes, int, int]]:
     yield "gif-of-100000-frames", many_frames(100_000), 20, 30
     yield "webp-animated", saved(picture, "WEBP", save_all=True, append_images=[noise(16, 24)]), 16, 24
     yield "avif-animated", saved(picture, "AVIF", speed=10, save_all=True, append_images=[picture]), 16, 24
+    yield "heic-of-2-pictures", saved(picture, "HEIF", save_all=True, append_images=[noise(9, 9)]), 16, 24
+    yield "heic-as-mif1", saved(picture, "HEIF").replace(b"ftypheic", b"ftypmif1"), 16, 24
+    yield "heic-garbage-exif", saved(picture, "HEIF", exif=b"Exif\x00\x00" + bytes(range(200))), 16, 24
     yield "tiff-of-2-pages", saved(picture, "TIFF", save_all=True, append_images=[noise(9, 9)]), 16, 24
     yield "tiff-pages-in-a-circle", grey_tiff(16, 24, 384, bytes(384), following=8 + 384), 16, 24
     yield "jpeg-cmyk-of-adobe", saved(picture.convert("CMYK"), "JPEG"), 16, 24

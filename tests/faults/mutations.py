@@ -50,6 +50,8 @@ def bases() -> list[bytes]:
         saved(picture.convert("P"), "GIF", transparency=3),
         saved(picture, "AVIF", speed=10, exif=exif),
         saved(clear, "AVIF", speed=10),
+        saved(picture, "HEIF", quality=60, exif=exif.tobytes()),
+        saved(clear, "HEIF", quality=60),
         saved(picture, "BMP"),
         saved(picture.convert("P"), "BMP"),
         saved(picture.convert("1"), "BMP"),

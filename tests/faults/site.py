@@ -139,7 +139,7 @@ class Site:
             text = f"{wish} #{number}"
             self._rows[row_id] = text
             rows.append(Row(id=row_id, name=None, image=None, questions=(Question(id="q", messages=text),)))
-        self._plan(rows, Submission(source="rows"))
+        self._plan(rows, Submission(sources=("rows",)))
 
     def plan_images(self, images: Iterable[Path], **submission: Any) -> None:
         """A row for each file, asked one question of the real model."""
@@ -150,7 +150,7 @@ class Site:
             self._rows[row_id] = None
             rows.append(Row(id=row_id, name=path.name, image=ImagePath.of(path)))
         prompts = (Prompt("q", "What is in the picture?"),)
-        self._plan(rows, Submission(source="rows", prompts=prompts, **submission))
+        self._plan(rows, Submission(sources=("rows",), prompts=prompts, **submission))
 
     def _plan(self, rows: list[Row], submission: Submission) -> None:
         made = RunFolder(self.out, create=True)

@@ -1,0 +1,148 @@
+"""`run --dry-run`: plans a run as if it were sent, and looks for its image files; sends nothing."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from captionmill.cache import cache_folder
+from captionmill.exits import refuse
+from captionmill.local_site import passing_folder
+from contract.job import ImagePath, ImageUrl
+from producer.asking import Asking
+from producer.driving import event
+from producer.rows import Row
+from producer.run_folder import Planned, RunFolder, Submission
+from producer.sources import Skipped, Source, shown
+from producer.sources.skipped import counted
+
+EXAMPLES: Final = 3
+
+
+@dataclass
+class Looked:
+    """What a look at every row has found. Obeys producer.sources.Source, and notes the rows as they pass."""
+
+    source: Source
+    most_first: int
+    first: list[Row] = field(default_factory=list)
+    files: int = 0
+    """Images that are files of their own."""
+    urls: int = 0
+    """Images that nobody has looked for."""
+    missing: int = 0
+    """Of the files, those that are not there or cannot be read here."""
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        return self.source.columns
+
+    @property
+    def skipped(self) -> Skipped:
+        return self.source.skipped
+
+    def rows(self) -> Iterator[Row]:
+        for row in self.source.rows():
+            if len(self.first) < self.most_first:
+                self.first.append(row)
+            if isinstance(row.image, ImageUrl):
+                self.urls += 1
+            elif isinstance(row.image, ImagePath):
+                self._look_at(row.image.to_path())
+            yield row
+
+    def read(self, place: int) -> bytes:
+        return self.source.read(place)
+
+    def _look_at(self, path: os.PathLike[str]) -> None:
+        self.files += 1
+        trouble = _trouble(path)
+        if trouble is not None:
+            self.missing += 1
+            if len(self.examples) < EXAMPLES:
+                self.examples.append(f"{shown(path)} ({trouble})")
+
+
+def look(submission: Submission, first: int) -> tuple[Looked, Planned]:
+    """Read all rows and check them as a run does. Raises what planning a run raises."""
+    looked = Looked(submission.open(), first)
+    with passing_folder(cache_folder()) as folder:
+        opened = RunFolder(folder / "run", create=True)
+        try:
+            return looked, opened.plan(submission, looked)
+        finally:
+            opened.close()
+
+
+def show(looked: Looked, submission: Submission, rows: int, console: Console, *, as_json: bool) -> None:
+    """What the first rows are asked, and whether the image files are there. Refuses the run if one is not."""
+    asking = Asking(submission.prompts, submission.parameters, submission.detail)
+    jobs = [_job(row, asking) for row in looked.first]
+    if as_json:
+        for job in jobs:
+            event("job", job)
+        found = {name: getattr(looked, name) for name in ("files", "urls", "missing", "examples")}
+        event("looked", {"rows": rows, **found})
+    else:
+        console.print(_table(jobs), soft_wrap=False)
+        told = [f"{counted(rows, 'row')} in all"]
+        if looked.files and not looked.missing:
+            told.append(f"{counted(looked.files, 'image file')} looked for and found")
+        if looked.urls:
+            told.append(f"{counted(looked.urls, 'URL')} not looked for")
+        console.print(f"{'; '.join(told)}. Nothing was sent.")
+    if looked.missing:
+        more = ", …" if looked.missing > len(looked.examples) else ""
+        refuse(
+            f"{looked.missing} of {counted(looked.files, 'image file')} cannot be read on this machine: "
+            f"{', '.join(looked.examples)}{more}."
+        )
+
+
+def _trouble(path: os.PathLike[str]) -> str | None:
+    """Why a file cannot be read, as far as its folder says so."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    if not stat.S_ISREG(found.st_mode):
+        return "no regular file"
+    return None if os.access(path, os.R_OK) else "Permission denied"
+
+
+def _job(row: Row, asking: Asking) -> dict[str, Any]:
+    """JSON-ready; questions that build on answers come later than the others, and are not in it."""
+    return {
+        "id": shown(row.id),
+        "image": None if row.image is None else row.image.model_dump(mode="json"),
+        "detail": asking.detail(row),
+        "questions": [
+            {
+                "id": wish.id,
+                "prompt": wish.prompt,
+                "parameters": wish.parameters.model_dump(mode="json", exclude_defaults=True),
+            }
+            for wish in asking.ready(row, {})
+        ],
+    }
+
+
+def _table(jobs: list[dict[str, Any]]) -> Table:
+    table = Table("row", "question", "what is asked", "parameters")
+    for job in jobs:
+        row = job["id"]
+        for asked in job["questions"]:
+            prompt = asked["prompt"]
+            parameters = " ".join(
+                f"{name}={json.dumps(value)}" for name, value in asked["parameters"].items()
+            )
+            text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+            table.add_row(row, asked["id"], text, parameters)
+            row = ""
+    return table

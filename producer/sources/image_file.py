@@ -1,0 +1,32 @@
+"""The row of one image that is named itself; opens no image."""
+
+import os
+import urllib.parse
+from collections.abc import Iterator
+
+from contract.job import ImagePath, ImageUrl
+from producer.rows import Row
+from producer.sources.files import is_remote
+from producer.sources.skipped import Skipped
+
+
+class ImageFile:
+    """One image, by the name it has in its folder."""
+
+    columns: tuple[str, ...] | None = ()
+    skipped = Skipped()
+
+    def __init__(self, place: str) -> None:
+        """`place` is an absolute path or a URL."""
+        self._place = place
+
+    def rows(self) -> Iterator[Row]:
+        if is_remote(self._place):
+            name = os.path.basename(urllib.parse.urlsplit(self._place).path) or self._place
+            yield Row(id=name, name=name, image=ImageUrl(url=self._place))
+        else:
+            name = os.path.basename(self._place)
+            yield Row(id=name, name=name, image=ImagePath.of(self._place))
+
+    def read(self, place: int) -> bytes:
+        raise AssertionError(f"an image file embeds no other, at {place} or elsewhere")

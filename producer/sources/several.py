@@ -1,0 +1,245 @@
+"""Several sources as one: one row after the other, under ids that tell the sources apart."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from contract.job import ImagePath, ImageUrl
+from producer.rows import Embedded, Row
+from producer.sources.files import is_remote, scheme_of, split_pattern
+from producer.sources.folder import ImageFiles
+from producer.sources.opening import (
+    Known,
+    given,
+    has_use,
+    is_stranger,
+    open_known,
+    open_source,
+    option,
+    place_of,
+    recognise,
+    without_unused,
+)
+from producer.sources.refusal import SourceError, shown
+from producer.sources.skipped import Skipped
+from producer.sources.source import Source, SourceOptions
+
+MOST_SHOWN: Final = 3
+IN_QUOTES: Final = (
+    "leave such files out, or put the pattern in quotes, as in 'photos/*': then only its images are read."
+)
+
+
+def open_sources(sources: Sequence[tuple[str, SourceOptions]]) -> Source:
+    """Open one source as `open_source` does, or several as one; the same one twice counts once.
+
+    Raises SourceError for what cannot be opened, and for options that decide nothing for any of the sources.
+    """
+    by_place: dict[str, SourceOptions] = {}
+    for source, options in sources:
+        by_place.setdefault(place_of(source), options)
+    asked = list(by_place.items())
+    if len(asked) == 1:
+        return open_source(*asked[0])
+    if not asked:
+        raise SourceError("No source is named.")
+    _refuse_strangers(asked)
+    known = [(recognise(place, options), options) for place, options in asked]
+    _refuse_unused(known)
+    shared = _shared_folders([_folder_of(one) for one, _ in known])
+    return Several([_Part.of(one, options, shared[scheme_of(one.place)]) for one, options in known])
+
+
+def shown_sources(sources: Sequence[str]) -> str:
+    """For a sentence: the first of them, and how many there are beside."""
+    if len(sources) <= MOST_SHOWN:
+        return ", ".join(map(shown, sources))
+    first = ", ".join(map(shown, sources[: MOST_SHOWN - 1]))
+    return f"{first} and {len(sources) - MOST_SHOWN + 1} more"
+
+
+def shared_folder(folders: Sequence[str]) -> str:
+    """The innermost folder that holds all of these, paths or URLs."""
+    split = [folder.split("/") for folder in folders]
+    shared = []
+    for segments in zip(*split, strict=False):
+        if len(set(segments)) > 1:
+            break
+        shared.append(segments[0])
+    return "/".join(shared) or ("/" if shared else "")
+
+
+def _shared_folders(folders: Sequence[str]) -> dict[str | None, str]:
+    """By scheme. Beside others, URLs share no folder: their ids are whole."""
+    by_scheme: dict[str | None, list[str]] = {}
+    for folder in folders:
+        by_scheme.setdefault(scheme_of(folder), []).append(folder)
+    return {
+        scheme: "" if scheme is not None and len(by_scheme) > 1 else shared_folder(group)
+        for scheme, group in by_scheme.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the sources."""
+
+    source: Source
+    folder: str
+    """Of image files, where their rows' names begin."""
+    ids: str
+    """What its rows' ids begin with, before a slash; nothing where that is the shared folder."""
+    names: str | None
+    """The same for the names of image files; None leaves them as they are."""
+    is_images: bool
+
+    @classmethod
+    def of(cls, known: Known, options: SourceOptions, shared: str) -> "_Part":
+        is_images = known.form in ("image", "folder")
+        folder = _folder_of(known)
+        names = None if options.image_root is not None or is_remote(folder) else _below(shared, folder)
+        return cls(
+            open_known(known, without_unused(known, options)),
+            folder,
+            _below(shared, folder if is_images else known.place),
+            names,
+            is_images,
+        )
+
+    def row(self, row: Row) -> Row:
+        """As one of several: its id, and its name where that is a path of a file or of a member."""
+        row_id = _joined(self.ids, row.id)
+        name = row.name
+        if self.is_images:
+            name = row_id
+        elif name is not None and not isinstance(row.image, ImageUrl):
+            if not isinstance(row.image, ImagePath):
+                name = _joined(self.ids, name)
+            elif self.names is not None and not os.path.isabs(name) and scheme_of(name) is None:
+                name = _inside(_joined(self.names, name)) or name
+        return replace(row, id=row_id, name=name)
+
+
+class Several:
+    """The sources one after the other.
+
+    A row's id is its path below the folder that all sources share: of an image file its own, of a folder the
+    folder's and the row's id, of a manifest the manifest's and the row's id. An image file that several of
+    the sources name is one row.
+    """
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self._parts = parts
+        self._overlap = _overlap(parts)
+        folders = [part.source for part in parts if isinstance(part.source, ImageFiles)]
+        for one in folders:
+            one.read_elsewhere = frozenset(other.root for other in folders if other is not one)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        every = [part.source.columns for part in self._parts]
+        shared: tuple[str, ...] | None = every[0]
+        for columns in every[1:]:
+            if shared is None or columns is None:
+                return None
+            shared = tuple(column for column in shared if column in columns)
+        return shared
+
+    @property
+    def skipped(self) -> Skipped:
+        found = Skipped()
+        for part in self._parts:
+            found.add(part.source.skipped)
+        return found
+
+    def rows(self) -> Iterator[Row]:
+        seen: set[str] = set()
+        for number, part in enumerate(self._parts):
+            for one in part.source.rows():
+                row = part.row(one)
+                if part.is_images and self._overlap:
+                    if row.id in seen:
+                        continue
+                    seen.add(row.id)
+                if isinstance(row.image, Embedded):
+                    row = replace(row, image=Embedded(place=row.image.place * len(self._parts) + number))
+                yield row
+
+    def read(self, place: int) -> bytes:
+        place, number = divmod(place, len(self._parts))
+        return self._parts[number].source.read(place)
+
+
+def _overlap(parts: Sequence[_Part]) -> bool:
+    """Whether two of the parts may name the same image file, by the folders that they begin at."""
+    images = [part for part in parts if part.is_images]
+    folders = Counter(part.folder for part in images)
+    roots = {part.folder for part in images if isinstance(part.source, ImageFiles)}
+    if "/" in roots and len(images) > 1:
+        return True
+    for folder, count in folders.items():
+        if folder in roots and count > 1:
+            return True
+        while folder := folder.rpartition("/")[0]:
+            if folder in roots:
+                return True
+    return False
+
+
+def _folder_of(known: Known) -> str:
+    """Where its rows' files lie, as far as its name says so."""
+    if known.form == "folder" and known.is_pattern:
+        return split_pattern(known.place)[0]
+    return known.place if known.kind == "folder" else known.place.rpartition("/")[0] or "/"
+
+
+def _below(shared: str, place: str) -> str:
+    """The path of `place` below the shared folder, empty for that folder itself."""
+    if not shared:
+        return place
+    return place.removeprefix(shared).lstrip("/")
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _inside(name: str) -> str | None:
+    """The path without steps up; None if it leads out of the shared folder."""
+    path = os.path.normpath(name)
+    return None if path == ".." or path.startswith(("../", "/")) else path
+
+
+def _refuse_strangers(sources: Sequence[tuple[str, SourceOptions]]) -> None:
+    """A pattern that the shell expands names whatever is there; what is no image is not dropped unseen."""
+    places = [place for place, options in sources if options.format is None]
+    strangers = [place for place in places if is_stranger(place)]
+    if strangers:
+        kinds = Skipped()
+        for place in strangers:
+            kinds.note_file(os.path.splitext(place)[1])
+        raise SourceError(
+            f"{len(strangers)} of the {len(sources)} sources are neither images nor manifests: "
+            f"{kinds.kinds()} (such as {shown(strangers[0])}); {IN_QUOTES}"
+        )
+    stems = {stem for stem, suffix in map(os.path.splitext, places) if suffix.lower() != ".txt"}
+    for place in places:
+        stem, suffix = os.path.splitext(place)
+        if suffix.lower() == ".txt" and stem in stems:
+            raise SourceError(
+                f"{shown(place)} is named like an image beside it, so it looks like that one's caption, and "
+                f"not like a list of images; {IN_QUOTES}"
+            )
+
+
+def _refuse_unused(sources: Sequence[tuple[Known, SourceOptions]]) -> None:
+    for name in dict.fromkeys(name for _, options in sources for name in given(options)):
+        asked = [known for known, options in sources if name in given(options)]
+        if not any(has_use(known, name) for known in asked):
+            forms = ", ".join(sorted({known.form for known in asked}))
+            raise SourceError(
+                f"{option(name)} decides nothing: the sources are read as {forms}"
+                + (", and in a pattern ** stands for any folders." if name == "recursive" else ".")
+            )

@@ -1,0 +1,106 @@
+"""What a source left out, counted, and the words for it; looks into no folder."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
+
+NO_SUFFIX: Final = ""
+OTHER: Final = "other"
+"""Stands for what is no suffix, such as the number in `scan.0001`, and for those beyond MOST_SUFFIXES."""
+MOST_SUFFIXES: Final = 100
+LONGEST_SUFFIX: Final = 10
+MOST_NAMED: Final = 8
+
+
+@dataclass
+class Skipped:
+    """Files and folders that a source did not take for rows."""
+
+    files: Counter[str] = field(default_factory=Counter)
+    """Suffix with its dot, in lower case → how many files are no images."""
+    hidden: int = 0
+    """Files and folders whose names begin with a dot."""
+    links: int = 0
+    """Links to folders that were not followed."""
+    in_subfolders: int = 0
+    """Images in folders below, which --recursive would read."""
+    more_below: bool = False
+    """Whether there may be more of those: not all was looked at."""
+
+    def __bool__(self) -> bool:
+        return any((self.files, self.hidden, self.links, self.in_subfolders, self.more_below))
+
+    def note_file(self, suffix: str) -> None:
+        suffix = suffix.lower()
+        named = suffix[1:].isalnum() and not suffix[1:].isdigit() and len(suffix) <= LONGEST_SUFFIX
+        room = suffix in self.files or len(self.files) < MOST_SUFFIXES
+        self.files[suffix if suffix == NO_SUFFIX or (named and room) else OTHER] += 1
+
+    def add(self, other: "Skipped") -> None:
+        self.files.update(other.files)
+        self.hidden += other.hidden
+        self.links += other.links
+        self.in_subfolders += other.in_subfolders
+        self.more_below |= other.more_below
+
+    def fields(self) -> dict[str, Any]:
+        """JSON-ready; what is 0 is left out."""
+        counts = {"hidden": self.hidden, "links": self.links, "in_subfolders": self.in_subfolders}
+        found: dict[str, Any] = {"files": dict(self.files.most_common())} if self.files else {}
+        found |= {name: count for name, count in counts.items() if count}
+        return found | ({"more_below": True} if self.more_below else {})
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """What `fields` gave."""
+        return cls(**{**fields, "files": Counter(fields.get("files", {}))})
+
+    def told(self) -> str:
+        """Such as `5 files skipped: 3 .heic, 1 .mp4, 1 .docx; 12 images in subfolders (--recursive)`."""
+        files = self.files.total()
+        if not files:
+            return f"Skipped: {'; '.join(self._others())}"
+        return "; ".join([f"{counted(files, 'file')} skipped: {self.kinds()}", *self._others()])
+
+    def instead(self) -> str:
+        """What there is where no image is: `3 .mp4, 1 .docx; 12 images in subfolders (--recursive)`."""
+        return "; ".join([*([self.kinds()] if self.files else []), *self._others()])
+
+    def kinds(self) -> str:
+        """The files by suffix: first those that can be had, then the most frequent."""
+        ordered = sorted(
+            (one for one in self.files.items() if one[0] != OTHER),
+            key=lambda one: (not _can_be_had(one[0]), -one[1], one[0]),
+        )
+        named = [f"{count} {_kind(suffix)}" for suffix, count in ordered[:MOST_NAMED]]
+        rest = self.files[OTHER] + sum(count for _, count in ordered[MOST_NAMED:])
+        return ", ".join([*named, *([f"{rest} of other kinds"] if rest else [])])
+
+    def _others(self) -> list[str]:
+        parts = []
+        if self.hidden:
+            parts.append(f"{self.hidden} hidden")
+        if self.links:
+            parts.append(f"{counted(self.links, 'link')} to folders, not followed")
+        if self.in_subfolders or self.more_below:
+            at_least = "at least " if self.more_below else ""
+            parts.append(f"{at_least}{counted(self.in_subfolders, 'image')} in subfolders (--recursive)")
+        return parts
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _kind(suffix: str) -> str:
+    if suffix == NO_SUFFIX:
+        return "without a suffix"
+    return f"{suffix} ({INSTALL})" if _can_be_had(suffix) else suffix
+
+
+def _can_be_had(suffix: str) -> bool:
+    """Whether they would be images if something were installed."""
+    return suffix in HEIC_SUFFIXES and not reads_heic()
