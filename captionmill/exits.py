@@ -14,7 +14,9 @@ from captionmill.local_site import SiteError
 from producer.ask import NoWorkerError
 from producer.asking import first_complaint
 from producer.connection import ServerError
+from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
+from producer.model_choice import LiveModelError
 from producer.queue import BrokerAwayError
 from producer.run import WorkersCrashError
 from producer.sinks.sink import SinkError
@@ -39,8 +41,10 @@ def sentences() -> Iterator[None]:
         ServerError,
         SiteError,
         ModelError,
+        LiveModelError,
         NoWorkerError,
         WorkersCrashError,
+        FirstJobsFailError,
     ) as error:
         refuse(str(error))
     except (redis.RedisError, BrokerAwayError) as error:

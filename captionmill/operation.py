@@ -3,12 +3,14 @@
 import time
 from typing import Annotated, Final
 
+import redis
 import typer
 from rich.console import Console
 
 from captionmill.app import SITE, app
 from captionmill.exits import refuse, sentences
 from captionmill.options import RedisUrl
+from producer.connection import trouble
 from producer.driving import signals_as_flag
 from producer.settings import server_url
 from producer.top import connect_to_look, top, top_once
@@ -25,9 +27,13 @@ def show_server(
 ) -> None:
     """Show workers, queues, runs and the server's memory, live. Needs to read only."""
     with sentences():
-        connection = connect_to_look(server_url(redis_url))
+        url = server_url(redis_url)
+        connection = connect_to_look(url)
         if once:
-            top_once(connection, Console(markup=False, highlight=False), as_json=as_json)
+            try:
+                top_once(connection, Console(markup=False, highlight=False), as_json=as_json)
+            except redis.RedisError as error:
+                refuse(trouble(url, error))
         else:
             top(connection, Console(markup=False, highlight=False), every, as_json=as_json)
 

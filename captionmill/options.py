@@ -61,10 +61,18 @@ WindowSize = Annotated[
         hidden=True,
     ),
 ]
+KeepGoing = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going",
+        help="Go on even when the first jobs all fail for one reason.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model folder, checkpoint folder or hub id; with a server, the model id that must answer.",
+        help="Model folder, checkpoint folder or hub id; with a server, model folder or id that must answer.",
         rich_help_panel=RUNNING,
     ),
 ]

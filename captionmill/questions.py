@@ -1,7 +1,9 @@
 """Commands for a question that somebody waits for: ask, chat."""
 
+import os
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +29,9 @@ from producer.ask import Asked, ask
 from producer.chat.chosen import AnsweredBy
 from producer.chat.desk import Desk
 from producer.driving import event
+from producer.model_choice import live_model, model_id
+from producer.sources import shown
+from producer.workers import live_workers
 
 
 @app.command("ask", rich_help_panel=QUESTIONS)
@@ -55,6 +60,8 @@ def ask_one(
     """Ask one question and print its answer as it comes, ahead of all runs."""
     with sentences(), ExitStack() as stack:
         url = server_or_none(redis_url, local)
+        if image != "-" and url is None and "://" not in image and not os.path.isfile(image):
+            refuse(f"There is no file {shown(image)}.")
         asked = Asked(
             image=None if image == "-" else image,
             question=question,
@@ -68,6 +75,9 @@ def ask_one(
         else:
             site = Site(url)
         connection, queue = connected(site)
+        if not site.own and model is not None:
+            live = {one.model for one in live_workers(connection)}
+            asked = replace(asked, model=live_model(model_id(model), live))
         pieces: list[str] = []
 
         def write(piece: str) -> None:
@@ -80,7 +90,9 @@ def ask_one(
         elif isinstance(outcome, Answer):
             print("" if pieces else outcome.text)
         if not isinstance(outcome, Answer):
-            refuse(f"{outcome.code}: {outcome.message}", EXIT_FAILURES)
+            gone = image != "-" and "://" not in image and not os.path.isfile(image)
+            here = f" There is no file {shown(image)} here either." if gone else ""
+            refuse(f"{outcome.code}: {outcome.message}{here}", EXIT_FAILURES)
 
 
 @app.command(rich_help_panel=QUESTIONS)
@@ -126,6 +138,8 @@ def chat(
             url, model = None, str(MODEL_FOLDER)
         else:
             url = server_or_none(redis_url, local)
+            if url is not None and model is not None:
+                refuse("Whichever worker of the server is free answers on the page: leave --model out.")
         local_model = model if url is None else None
         if url is None:
             url = stack.enter_context(passing_site(model, local, make_console(as_json=False))).url

@@ -1,11 +1,11 @@
 """Commands that send or collect the jobs of a run: run, submit, collect, retry, estimate."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import redis
 import typer
@@ -24,6 +24,7 @@ from captionmill.options import (
     AsJson,
     ConfigFile,
     GenerationOptions,
+    KeepGoing,
     LocalOptions,
     Model,
     QuestionOptions,
@@ -37,11 +38,14 @@ from captionmill.serving import Site, connected, own_site, server_or_none
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
+from producer.attendance import Attendance
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary
 from producer.estimate import Sample
 from producer.estimate import estimate as measure
+from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
+from producer.model_choice import folder_of, live_model, model_id
 from producer.progress import duration
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
@@ -49,6 +53,8 @@ from producer.run_folder import Planned, RunFolder, Submission
 from producer.settings import server_url
 from producer.sources import place_of, shared_folder, shown
 from producer.sources.skipped import counted
+from producer.worker_line import no_worker
+from producer.workers import live_workers
 
 DRY_ROWS: Final = 5
 OUT_SUFFIX: Final = "-answers"
@@ -95,6 +101,7 @@ def run(
     ] = False,
     redis_url: RedisUrl = None,
     window: WindowSize = None,
+    keep_going: KeepGoing = False,
     as_json: AsJson = False,
     _config: ConfigFile = None,
     write_config: Annotated[
@@ -122,6 +129,8 @@ def run(
             _check_resumed(context, server)
             if out is None:
                 refuse("--resume needs --out, the folder of the run to go on with.")
+            if server is not None:
+                change_model(out, model, server)
         else:
             if write_config is not None:
                 source = source or [os.curdir]  # a file may leave open what is asked about
@@ -146,7 +155,9 @@ def run(
             planned = plan(out, submission, server, add=add)
             tell_planned(planned, questions, console, as_json=as_json)
         with serving(server, out, model, local, console) as site:
-            code = work(out, site, console, window=window, as_json=as_json)
+            code = work(
+                out, site, console, window=window, as_json=as_json, keep_going=keep_going, model=model
+            )
     raise typer.Exit(code)
 
 
@@ -165,7 +176,7 @@ def submit(
     model: Annotated[
         str | None,
         typer.Option(
-            help="The model id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"
+            help="Model folder or id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"
         ),
     ] = None,
     window: WindowSize = None,
@@ -179,13 +190,17 @@ def submit(
         submission = make_submission(source, questions, options, generation, sinks, model, local=False)
         planned = plan(out, submission, url, add=add)
         tell_planned(planned, questions, console, as_json=as_json)
-        code = work(out, Site(url), console, window=window, as_json=as_json, collect=False)
+        code = work(out, Site(url), console, window=window, as_json=as_json, collect=False, model=model)
     raise typer.Exit(code)
 
 
 @app.command(rich_help_panel=RUNS)
 def collect(
-    folder: RunFolderPath, redis_url: RedisUrl = None, window: WindowSize = None, as_json: AsJson = False
+    folder: RunFolderPath,
+    redis_url: RedisUrl = None,
+    window: WindowSize = None,
+    keep_going: KeepGoing = False,
+    as_json: AsJson = False,
 ) -> None:
     """Collect a run's answers; sends what is not sent yet, unless a `submit` is at it."""
     console = make_console(as_json=as_json)
@@ -198,7 +213,7 @@ def collect(
             feed = False
         opened.close()
         site = Site(server_url(redis_url))
-        code = work(folder, site, console, window=window, as_json=as_json, feed=feed)
+        code = work(folder, site, console, window=window, as_json=as_json, feed=feed, keep_going=keep_going)
     raise typer.Exit(code)
 
 
@@ -218,6 +233,7 @@ def retry(
     local: LocalOptions,
     redis_url: RedisUrl = None,
     window: WindowSize = None,
+    keep_going: KeepGoing = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask failed questions again, with changed parameters if any are given."""
@@ -227,6 +243,8 @@ def retry(
         opened = RunFolder(folder)
         if server is None:
             check_model(model or opened.submission.local_model)
+        else:
+            change_model(folder, model, server)
         changes = GenerationParameters.model_validate(
             opened.submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
         ).model_dump(mode="json")
@@ -238,7 +256,9 @@ def retry(
         opened.close()
         console.print(f"{count} failed questions are asked again.")
         with serving(server, folder, model, local, console) as site:
-            exit_code = work(folder, site, console, window=window, as_json=as_json)
+            exit_code = work(
+                folder, site, console, window=window, as_json=as_json, keep_going=keep_going, model=model
+            )
     raise typer.Exit(exit_code)
 
 
@@ -273,23 +293,44 @@ def estimate(
         ).model_copy(update={"sinks": ()})
         if server is None:
             check_model(model)
+        else:
+            check_live(submission.model, server)
         sample_of = Sample(submission.open(), sample)
         opened = RunFolder(folder / "run", create=True)
         tell_planned(opened.plan(submission, sample_of), questions, console, as_json=as_json)
         with serving(server, opened.path, model, local, console) as site:
-            found = measure(opened, sample_of, *connected(site), site.check)
+            connection, queue = connected(site)
+            if not site.own and not live_workers(connection):
+                then = "so nothing can be timed"
+                refuse(no_worker(site.url, then, folder_of(model), _seen_by_workers(opened)))
+            found = measure(opened, sample_of, connection, queue, site.check, own_workers=site.own)
         if as_json:
             event("estimate", found)
+        if found["failed_questions"]:
+            _tell_failures(found, console, as_json=as_json)
+        if as_json:
             return
         console.print(
             f"{found['sample_rows']} of {found['rows']} rows took {found['seconds']:.1f} s on "
             f"{found['workers']} workers: {found['images_per_s']:.2f} images/s, "
-            f"{found['tokens_per_s']:.1f} tokens/s, {found['failed_questions']} questions failed."
+            f"{found['tokens_per_s']:.1f} tokens/s."
         )
         console.print(
             f"All of them: {duration(found['total_s'])} (h:mm:ss), {found['total_tokens']:.0f} tokens "
             f"generated, {found['total_prompt_tokens']:.0f} read."
         )
+
+
+def _tell_failures(found: dict[str, Any], console: Console, *, as_json: bool) -> NoReturn:
+    """What failed in a sample, in place of a forecast."""
+    if not as_json:
+        for one in found["failures"]:
+            console.print(f"  {one['questions']:6d}  {one['code']}, as of {one['row']}: {one['example']}")
+    refuse(
+        f"{found['failed_questions']} questions of the {found['sample_rows']} sample rows failed, so there "
+        "is no forecast.",
+        EXIT_FAILURES,
+    )
 
 
 def make_submission(
@@ -316,7 +357,7 @@ def make_submission(
         prompts=prompts or (DEFAULT_QUESTION,),
         parameters=GenerationParameters.model_validate(generation.changes()),
         detail=questions.detail,
-        model=None if local else model,
+        model=None if local or model is None else model_id(model),
         local_model=_absolute_model(model) if local else None,
         ship=sinks.ship,
         upload_budget_bytes=sinks.ship_mib * 2**20,
@@ -356,7 +397,7 @@ def plan(out: Path, submission: Submission, server: str | None, *, add: bool = F
     With `add`, the sources of the run that `out` holds are noted, too.
     """
     if server is not None:
-        connect(server).close()
+        check_live(submission.model, server)
     submission = submission.joined(out, add=add)
     opened = submission.open()
     folder = RunFolder(out, create=True)
@@ -388,6 +429,25 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
         )
 
 
+def check_live(model: str | None, server: str) -> None:
+    """Raises ServerError when nothing answers, and LiveModelError for a model id that no live worker has."""
+    with connect(server) as connection:
+        if model is not None:
+            live_model(model, {one.model for one in live_workers(connection)})
+
+
+def change_model(out: Path, model: str | None, server: str) -> None:
+    """Have another model answer the rest of the run in `out`, if one is given. Raises as check_live()."""
+    if model is None:
+        return
+    wanted = model_id(model)
+    check_live(wanted, server)
+    opened = RunFolder(out)
+    with opened.role("feeder"):
+        opened.change_model(wanted)
+    opened.close()
+
+
 @contextmanager
 def serving(
     server: str | None, out: Path, model: str | None, local: LocalOptions, console: Console
@@ -417,14 +477,34 @@ def work(
     as_json: bool,
     feed: bool = True,
     collect: bool = True,
+    keep_going: bool = False,
+    model: str | None = None,
 ) -> int:
-    """Drive the run in `out` to its end. Returns the command's exit code."""
+    """Drive the run in `out` to its end. Returns the command's exit code.
+
+    `model` is what the command names, for a worker that somebody has to start.
+    """
     connection, queue = connected(site)
     folder = RunFolder(out)
     before = folder.ledger.next_index()
+    check = _checks(site, connection, folder, model, console, as_json=as_json, collect=collect)
+    working = folder.work(
+        connection,
+        queue,
+        feed=feed,
+        collect=collect,
+        window=window,
+        keep_going=keep_going,
+        own_workers=site.own,
+    )
     try:
-        with folder.work(connection, queue, feed=feed, collect=collect, window=window) as work:
-            driven = drive(work, console, as_json=as_json, check=site.check)
+        with working as work:
+            check()
+            driven = drive(work, console, as_json=as_json, check=check)
+    except FirstJobsFailError as stop:
+        if as_json:
+            event("stopped", {"code": stop.code, "jobs": stop.jobs, "message": str(stop)})
+        raise
     except (redis.RedisError, BrokerAwayError) as error:
         refuse(f"Redis went away for good: {error}. {_so_far(folder)}", EXIT_FAILURES)
     except SiteError as error:
@@ -440,11 +520,45 @@ def work(
         page = make_contact_sheet(folder)
     except KeyboardInterrupt:
         refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
-    found = summary(folder, driven.outputs) | {"jobs_sent": folder.ledger.next_index() - before}
+    found = summary(folder, driven.outputs) | {
+        "jobs_sent": folder.ledger.next_index() - before,
+        "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
+    }
     tell(found, console, as_json=as_json)
     if not as_json:
         console.print(f"Answers: {shown(out)}\nTo look at: {shown(page)}")
     return EXIT_FAILURES if found["failed"] else 0
+
+
+def _checks(
+    site: Site,
+    connection: redis.Redis,
+    folder: RunFolder,
+    model: str | None,
+    console: Console,
+    *,
+    as_json: bool,
+    collect: bool,
+) -> Callable[[], None]:
+    """What is looked after between two rounds: this command's own workers, or whether others have any."""
+    if site.own:
+        return site.check
+
+    def say(sentence: str, name: str, fields: dict[str, Any]) -> None:
+        if as_json:
+            event(name, fields)
+        else:
+            console.print(sentence)
+
+    then = f"so the {'run' if collect else 'jobs'} will wait for one"
+    known = folder_of(model) or folder_of(folder.submission.local_model)
+    nobody = no_worker(site.url, then, known, _seen_by_workers(folder))
+    return Attendance(connection, nobody, say).look
+
+
+def _seen_by_workers(folder: RunFolder) -> tuple[Path, ...]:
+    """The folders that workers of the run have to read."""
+    return () if folder.submission.ship else folder.image_folders
 
 
 def tell(found: dict[str, Any], console: Console, *, as_json: bool) -> None:

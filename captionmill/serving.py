@@ -27,6 +27,8 @@ class Site:
     url: str
     check: Callable[[], None] = lambda: None
     """To be called between two rounds of a run. Raises SiteError."""
+    own: bool = False
+    """Whether this command has started the workers."""
 
 
 def server_or_none(redis_url: str | None, local: LocalOptions) -> str | None:
@@ -71,7 +73,7 @@ def own_site(
     with ExitStack() as stack:
         with console.status("Loading the model"), signals_as_flag() as stopped:
             site = stack.enter_context(local_site(folder, workers, stopped))
-        yield Site(site.url, site.check)
+        yield Site(site.url, site.check, own=True)
 
 
 @contextmanager

@@ -43,6 +43,19 @@ def complete_url(url: str, password_file: Path | None = None) -> str:
     return urlunsplit((parts.scheme, place, parts.path, urlencode(query, safe="/"), ""))
 
 
+def without_password(url: str) -> tuple[str, bool]:
+    """`url`, one of complete_url(), as it may be shown and typed, and whether it had a password."""
+    parts = urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    query = dict(parse_qsl(parts.query))
+    if query.get("ssl_cert_reqs") == "required":
+        del query["ssl_cert_reqs"]
+    netloc = f"{name}@{place}" if name else place
+    shown = urlunsplit((parts.scheme, netloc, parts.path, urlencode(query, safe="/"), ""))
+    return shown, bool(password)
+
+
 def _check_parameters(scheme: str, query: dict[str, str]) -> None:
     unknown = query.keys() - set(TLS_PARAMETERS)
     if unknown:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import Field
 
-from contract.base import Contract
+from contract.base import Contract, Text
 
 RECORD_FIELD: Final = "record"
 """The stream entry's only field: a JobResult as JSON."""
@@ -85,6 +85,9 @@ class WorkerRecord(Contract):
     slots: int = Field(ge=1, description="bulk jobs it takes at once")
     time: float = Field(description="Unix time in seconds of this report")
     started: float = Field(description="Unix time in seconds")
+    image_roots: tuple[Text, ...] = Field(
+        default=(), description="folders it reads images from; bytes that are no characters are escaped"
+    )
 
 
 DEAD_LETTERS_KEY: Final = "captionmill:dead_letters"

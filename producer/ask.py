@@ -40,13 +40,13 @@ from contract.store import (
     stop_key,
     tokens_key,
 )
-from producer.progress import START_A_WORKER
 from producer.queue import Queue
+from producer.worker_line import no_worker
 from producer.workers import live_workers
 
 DEFAULTS: Final = GenerationParameters()
 BLOCK_MS: Final = 200
-NO_WORKER_S: Final = 5.0
+NO_WORKER_S: Final = 1.0
 KEPT_S: Final = 2 * VISIBILITY_TIMEOUT_S
 """What a question leaves in the store is gone by then; a message that comes back later finds no reader."""
 DEADLINE_S: Final = 600.0
@@ -73,6 +73,8 @@ class Asked:
     parameters: GenerationParameters = DEFAULTS
     detail: Detail = "high"
     choices: tuple[str, ...] | None = None
+    model: str | None = None
+    """The model id that must answer; None takes any."""
 
     @property
     def streams(self) -> bool:
@@ -178,7 +180,7 @@ class Waiting:
         """Send it again when one that may have it is gone: the broker itself would wait for long."""
         live = {record.worker for record in live_workers(self._redis)}
         if not live and silent_s > NO_WORKER_S:
-            raise NoWorkerError(f"No worker is there to answer; start one with: {START_A_WORKER}")
+            raise NoWorkerError(no_worker(self._queue.url, "so nobody can answer"))
         if live and self._could_take - live:
             self._send()
         self._could_take |= live
@@ -225,6 +227,7 @@ def _job(connection: redis.Redis, run: str, asked: Asked, *, stream: bool) -> Jo
         parameters=asked.parameters,
         detail=asked.detail,
         deadline=time.time() + DEADLINE_S,
+        model=asked.model,
         stream=stream and asked.streams,
     )
 

@@ -23,6 +23,7 @@ from contract.failure import Failure
 from contract.job import Detail, GenerationParameters
 from producer.ask import Asked, ask
 from producer.connection import connect
+from producer.model_choice import live_model, model_id
 from producer.questions import Prompt, read_prompts
 from producer.queue import Queue
 from producer.rows import AnsweredRow
@@ -31,6 +32,7 @@ from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.sink import LeftAlone, SinkOptions
 from producer.sources import SourceOptions
+from producer.workers import live_workers
 
 
 class Client:
@@ -72,14 +74,15 @@ class Client:
         ship: bool = False,
         model: str | None = None,
         window: int | None = None,
+        keep_going: bool = False,
     ) -> "Answers":
         """Plan a run of every row of `source` in folder `out`; iterating over what is returned drives it.
 
         `source` is one, or a list of several. Where `out` holds a run of others, `add` keeps these too.
         `questions` are asked of rows that bring none, `{column}` in them is filled in; `parameters` are
         fields of GenerationParameters; the other arguments are the options of `captionmill run`. What `out`
-        knows the answer to is not asked again. Raises SourceError, LedgerError, SinkError or pydantic's
-        ValidationError for what cannot be submitted, before anything is sent.
+        knows the answer to is not asked again. Raises SourceError, LedgerError, SinkError, LiveModelError or
+        pydantic's ValidationError for what cannot be submitted, before anything is sent.
         """
         texts = [one for one in questions if isinstance(one, str)]
         given = [one for one in questions if not isinstance(one, str)]
@@ -92,12 +95,14 @@ class Client:
             prompts=(*read_prompts(texts, None, None), *given),
             parameters=parameters,
             detail=detail,
-            model=model,
+            model=None if model is None else model_id(model),
             ship=ship,
             sinks=tuple(sinks),
             sink_options=sink_options or SinkOptions(),
         )
         submission = submission.joined(Path(out), add=add)
+        if submission.model is not None:
+            live_model(submission.model, {one.model for one in live_workers(self.connection)})
         folder = RunFolder(Path(out), create=True)
         try:
             with folder.role("feeder"), folder.role("collector"):
@@ -105,11 +110,11 @@ class Client:
         except BaseException:
             folder.close()
             raise
-        return Answers(self, folder, window)
+        return Answers(self, folder, window, keep_going)
 
-    def resume(self, out: str | Path, *, window: int | None = None) -> "Answers":
+    def resume(self, out: str | Path, *, window: int | None = None, keep_going: bool = False) -> "Answers":
         """Go on with the run in folder `out`. Raises LedgerError if there is none."""
-        return Answers(self, RunFolder(Path(out)), window)
+        return Answers(self, RunFolder(Path(out)), window, keep_going)
 
     def ask(
         self,
@@ -139,12 +144,14 @@ class Answers:
     """A run under way: every row of the submission once, those answered earlier first.
 
     An iterator ends when every row is answered and on disk. One that is left early leaves a run that `resume`
-    continues.
+    continues. Without `keep_going` it raises producer.first_jobs.FirstJobsFailError when the first jobs all
+    fail for one reason, before any of their rows comes.
     """
 
-    def __init__(self, client: Client, folder: RunFolder, window: int | None) -> None:
+    def __init__(self, client: Client, folder: RunFolder, window: int | None, keep_going: bool) -> None:
         self._client = client
         self._window = window
+        self._keep_going = keep_going
         self.folder = folder
         self.last_round: Round | None = None
         """How far it is."""
@@ -163,6 +170,7 @@ class Answers:
             collect=True,
             window=self._window,
             further_sinks=(tap,),
+            keep_going=self._keep_going,
         ) as work:
             for self.last_round in work.run.rounds():
                 while tap.rows:

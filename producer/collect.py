@@ -8,6 +8,7 @@ import redis
 from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode
 from contract.store import RECORD_FIELD, attempts_key, cancelled_key, done_key, holders_key, results_key
+from producer.first_jobs import FirstJobs
 from producer.ledger import Ledger, Result
 
 BATCH: Final = 1000
@@ -20,10 +21,14 @@ LEAST_CRASHES: Final = 5
 class Collector:
     """One per ledger at a time. A crash at any point loses nothing and leaves nothing twice."""
 
-    def __init__(self, connection: redis.Redis, ledger: Ledger, run: str) -> None:
+    def __init__(
+        self, connection: redis.Redis, ledger: Ledger, run: str, first_jobs: FirstJobs | None = None
+    ) -> None:
+        """`first_jobs` are told of each record."""
         self._redis = connection
         self._ledger = ledger
         self._run = run
+        self._first_jobs = first_jobs
         self._key = results_key(run)
         self.tokens = 0
         """Generated, of the records collected by this process."""
@@ -49,6 +54,8 @@ class Collector:
             jobs.append(parsed.index)
             seconds += parsed.seconds
             self._crashed.append(_is_crash(parsed))
+            if self._first_jobs is not None:
+                self._first_jobs.note(parsed)
             results += [
                 Result(parsed.index, one.question, one.outcome, parsed.model) for one in parsed.results
             ]

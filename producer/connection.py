@@ -1,12 +1,25 @@
 """One way to the Redis server for everything the producer does; knows no key."""
 
 import logging
-from collections.abc import Callable
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    InvalidResponse,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
 from redis.retry import Retry
+
+from contract.redis_url import without_password
 
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
@@ -14,6 +27,11 @@ RETRIES = 65
 """With growing pauses: an outage of about five minutes is waited out."""
 TOLD_AFTER = 8
 """About ten seconds."""
+
+NAME_ONE: Final = (
+    "`captionmill server` starts a server, --redis or CAPTIONMILL_REDIS_URL names it, and --model without "
+    "either runs on this machine alone."
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +63,17 @@ def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
     meanwhile, and ends the wait by what it raises.
     """
     connection: redis.Redis = redis.Redis.from_url(
-        url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S
+        url,
+        socket_timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
     )
     try:
         connection.ping()
     except redis.RedisError as error:
-        raise ServerError(f"Redis does not answer ({error}); is it running, and is --redis right?") from None
+        raise ServerError(trouble(url, error)) from None
+    connection.connection_pool.connection_kwargs["socket_timeout"] = SOCKET_TIMEOUT_S
+    connection.connection_pool.disconnect()
     connection.set_retry(Retry(Pauses(check), RETRIES))
     connection.connection_pool.connection_kwargs["retry_on_error"] = [
         BusyLoadingError,
@@ -58,3 +81,52 @@ def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
         ReadOnlyError,
     ]
     return connection
+
+
+def trouble(url: str, error: redis.RedisError) -> str:
+    """Why the server at `url` is of no use now, and what to do, in one sentence."""
+    place, secret = without_password(url)
+    causes = tuple(_causes(error))
+    tls = place.startswith("rediss://")
+    if isinstance(error, BusyLoadingError):
+        return f"The server at {place} still loads its data: try again in a moment."
+    if isinstance(error, AuthenticationError | AuthorizationError):
+        if not secret:
+            return (
+                f"The server at {place} wants a password: write it into the URL, as redis://:PASSWORD@host, "
+                "or set CAPTIONMILL_REDIS_PASSWORD_FILE to a file that holds it."
+            )
+        return (
+            f"The server at {place} refuses this user or password: look at the URL of --redis or "
+            "CAPTIONMILL_REDIS_URL, and at CAPTIONMILL_REDIS_PASSWORD_FILE."
+        )
+    if isinstance(error, NoPermissionError):
+        return f"The server at {place} does not let this user in ({error}); docs/security.md has the rules."
+    if isinstance(error, InvalidResponse):
+        return f"What answers at {place} is no Redis or Valkey server: look at host and port. {NAME_ONE}"
+    if isinstance(error, redis.ResponseError):
+        return f"The server at {place} refuses the connection: {str(error).rstrip('.')}. Look at the URL."
+    if any(isinstance(one, ssl.SSLCertVerificationError) for one in causes):
+        return (
+            f"The certificate of the server at {place} cannot be verified: name its authority in the URL, as "
+            "?ssl_ca_certs=FILE, or the host that the certificate is for."
+        )
+    if any(isinstance(one, socket.gaierror) for one in causes):
+        return f"The host in {place} is not known: look at its name. {NAME_ONE}"
+    if any(isinstance(one, ConnectionRefusedError) for one in causes):
+        return f"Nothing listens at {place}: look at host and port, or start a server. {NAME_ONE}"
+    if tls:
+        plain = place.replace("rediss://", "redis://", 1)
+        return f"What answers at {place} speaks no TLS, as it seems: write {plain} for a server without it."
+    if isinstance(error, redis.TimeoutError):
+        return f"The server at {place} does not answer in time: look at host, port and firewall. {NAME_ONE}"
+    return (
+        f"What listens at {place} ends the connection without an answer: if it speaks TLS, write rediss:// "
+        f"for redis://; else look at host and port. {NAME_ONE}"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -110,7 +110,8 @@ def report(found: dict[str, Any], console: Console) -> None:
     if found["skipped"]:
         console.print(f"{Skipped.of(found['skipped']).told()}.")
     for code, count in found["failures"].items():
-        console.print(f"  {count:6d}  {code}")
+        told = found.get("remedies", {}).get(code)
+        console.print(f"  {count:6d}  {code}" + (f": {told}" if told else ""))
     for sink, reasons in found.get("left_alone", {}).items():
         for reason, count in reasons.items():
             example = found["left_alone_examples"][sink].get(reason)

@@ -8,9 +8,10 @@ import redis
 
 from contract.answer import Answer
 from producer.queue import Queue
+from producer.remedies import Surroundings
 from producer.rows import Row
 from producer.run_folder import RunFolder
-from producer.sources import Skipped, Source
+from producer.sources import Skipped, Source, shown
 from producer.workers import live_workers
 
 
@@ -49,13 +50,19 @@ def estimate(
     connection: redis.Redis,
     queue: Queue,
     check: Callable[[], None] = lambda: None,
+    *,
+    own_workers: bool = False,
 ) -> dict[str, Any]:
     """Answer the rows of `sample`, planned in `opened`, with what is live now, and scale up to the source.
 
-    The workers compute with whatever else is queued. `check` is called after each round.
+    The workers compute with whatever else is queued. `check` is called after each round. Where questions
+    fail, there is no forecast, but "failures": for each code their number, an example and what to do.
     """
     planned = opened.ledger.rows()
-    with opened.work(connection, queue, feed=True, collect=True) as work:
+    working = opened.work(
+        connection, queue, feed=True, collect=True, keep_going=True, own_workers=own_workers
+    )
+    with working as work:
         begun = time.monotonic()
         for _ in work.run.rounds():
             check()
@@ -63,6 +70,17 @@ def estimate(
         work.finish(keep_done_s=60)
     answers = [one.outcome for row in opened.ledger.in_order() for one in row.answers]
     texts = [one for one in answers if isinstance(one, Answer)]
+    workers = len(live_workers(connection))
+    if len(texts) < len(answers):
+        failures = _failures(opened, opened.surroundings(connection, own=own_workers))
+        opened.close()
+        return {
+            "rows": sample.total,
+            "sample_rows": planned,
+            "workers": workers,
+            "failed_questions": len(answers) - len(texts),
+            "failures": failures,
+        }
     tokens = sum(one.completion_tokens for one in texts)
     prompt_tokens = sum(one.prompt_tokens for one in texts)
     opened.close()
@@ -71,11 +89,28 @@ def estimate(
         "rows": sample.total,
         "sample_rows": planned,
         "seconds": seconds,
-        "workers": len(live_workers(connection)),
-        "failed_questions": len(answers) - len(texts),
+        "workers": workers,
+        "failed_questions": 0,
         "images_per_s": planned / seconds,
         "tokens_per_s": tokens / seconds,
         "total_s": seconds * scale,
         "total_tokens": tokens * scale,
         "total_prompt_tokens": prompt_tokens * scale,
     }
+
+
+def _failures(opened: RunFolder, around: Surroundings) -> list[dict[str, Any]]:
+    """A code each, the most frequent first."""
+    remedies = opened.remedies(around)
+    found = []
+    for code, count in opened.ledger.failures().items():
+        [(row, failure)] = opened.ledger.failed(code, 1)
+        found.append(
+            {
+                "code": code,
+                "questions": count,
+                "row": shown(row.id),
+                "example": remedies.get(code, failure.message),
+            }
+        )
+    return found

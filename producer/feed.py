@@ -19,8 +19,17 @@ ROWS: Final = 256
 """Of one transaction: few at first, so that workers begin at once, then each time twice as many."""
 READERS: Final = 4
 """Threads that read and hash image files."""
-DONE_AGAIN: Final = frozenset({FailureCode.WRONG_MODEL})
-"""Failures that say nothing of the question, so that a new submission asks it again."""
+DONE_AGAIN: Final = frozenset(
+    {
+        FailureCode.WRONG_MODEL,
+        FailureCode.UNSUPPORTED_VERSION,
+        FailureCode.IMAGE_NOT_ALLOWED,
+        FailureCode.IMAGE_NOT_FOUND,
+        FailureCode.IMAGE_UNREADABLE,
+        FailureCode.URL_NOT_ALLOWED,
+    }
+)
+"""Failures that say nothing of the question but of workers then, so that a new submission asks it again."""
 
 
 class JobQueue(Protocol):

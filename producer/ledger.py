@@ -525,6 +525,25 @@ class Ledger:
         )
         return dict(found.fetchall())
 
+    def failed(self, code: str, limit: int) -> list[tuple[Row, Failure]]:
+        """Rows of the present submission with a question that failed so, and that question's failure."""
+        found = self._db.execute(
+            "SELECT r.id, r.content, a.outcome FROM ask a JOIN question q ON q.ask = a.id "
+            "JOIN row r ON r.position = q.position WHERE a.code = ? ORDER BY q.position LIMIT ?",
+            (code, limit),
+        ).fetchall()
+        return [
+            (_row(row_id, content), Failure.model_validate_json(outcome))
+            for row_id, content, outcome in found
+        ]
+
+    def has_answers(self) -> bool:
+        """Whether the folder knows any answer, of this submission or an earlier one."""
+        found = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM ask WHERE outcome IS NOT NULL AND code IS NULL)"
+        ).fetchone()
+        return bool(found[0])
+
     def answered_questions(self) -> int:
         found: int = self._db.execute(
             "SELECT count(*) FROM question q JOIN ask a ON a.id = q.ask "

@@ -31,6 +31,7 @@ class WorkerState(_Value):
     age_s: float = Field(description="since its last report; clocks of machines are taken to agree")
     up_s: float
     alive: bool
+    image_roots: tuple[str, ...] = Field(description="folders it reads images from")
 
 
 class RunRecords(_Value):
@@ -124,6 +125,7 @@ def _workers(reports: Any, now: float) -> tuple[tuple[WorkerState, ...], int]:
                 age_s=age_s,
                 up_s=max(0.0, record.time - record.started),
                 alive=age_s < WORKER_SILENT_S,
+                image_roots=record.image_roots,
             )
         )
     return tuple(sorted(states, key=lambda one: one.worker)), unreadable

@@ -19,7 +19,6 @@ LATE_S: Final = 300.0
 """Rates are of so long: a large model may take minutes for the first answers of a batch."""
 PAST: Final = 300
 """So many looks are remembered."""
-START_A_WORKER: Final = "celery -A worker worker -P threads"
 
 Show = Callable[[Round], None]
 
@@ -134,7 +133,7 @@ def describe(rate: Rate, round_: Round) -> str:
     if round_.held is not None:
         parts.append(f"waiting: {round_.held}")
     if round_.in_flight and round_.silent_s >= SILENCE_S:
-        parts.append(f"no worker has answered for {round_.silent_s:.0f} s; start one with: {START_A_WORKER}")
+        parts.append(f"no worker has answered for {round_.silent_s:.0f} s")
     return ", ".join(parts)
 
 

@@ -28,6 +28,7 @@ class Queue:
 
     def __init__(self, redis_url: str, connection: redis.Redis) -> None:
         """`connection` reads the lengths of the broker's keys on the same server."""
+        self.url = redis_url
         self._app = celery.Celery("captionmill-producer", set_as_current=False)
         queues = tuple(
             kombu.Queue(name, kombu.Exchange(name, type="direct"), routing_key=name)

@@ -12,6 +12,7 @@ from contract.broker import VISIBILITY_TIMEOUT_S
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
+from producer.first_jobs import FirstJobs
 from producer.holders import holders
 from producer.ledger import JobState, Ledger, OpenJob
 from producer.outputs import Outputs
@@ -115,9 +116,11 @@ class Run:
         outputs: Outputs | None,
         window: Window,
         quiet_s: float = QUIET_S,
+        first_jobs: FirstJobs | None = None,
     ) -> None:
         """Without `feeder` it only collects, without `collector` it only feeds: another process does the
         rest. The run looks every LOOK_EVERY_S whether jobs were lost, without a record for `quiet_s` at once.
+        Nothing is written while `first_jobs`, which the collector tells of its records, are undecided.
         """
         self._ledger = ledger
         self._queue = queue
@@ -128,6 +131,7 @@ class Run:
         self._outputs = outputs
         self._window = window
         self._quiet_s = quiet_s
+        self._first_jobs = first_jobs
         self._pressure = Pressure(connection, queue, run)
         now = time.monotonic()
         self._sent_at: dict[int, float] = {}
@@ -150,7 +154,7 @@ class Run:
         """Until every row is answered and written; between rounds everything on disk is consistent.
 
         Without a collector, until every job is sent; without a feeder, until none is open or to be fed.
-        Raises WorkersCrashError.
+        Raises WorkersCrashError and FirstJobsFailError.
         """
         self._take_over()
         while True:
@@ -167,8 +171,15 @@ class Run:
                 sent_again=self._sent_again,
                 held=held,
             )
-            if not fed and not moved and self._at_end():
+            if not fed and not moved and self._at_end() and not self._decided_now():
                 return
+
+    def _decided_now(self) -> bool:
+        """At the end of a run with few jobs, whether rows can be written only now."""
+        if self._first_jobs is None or not self._first_jobs.undecided:
+            return False
+        self._first_jobs.decide(at_end=True)
+        return True
 
     def _take_over(self) -> None:
         """What an earlier process has sent, or was about to send when it ended."""
@@ -236,13 +247,22 @@ class Run:
             )
             self._collected_at, self._gathered = now, 0
         self._heard(finished)
+        if self._first_jobs is not None:
+            self._first_jobs.decide(at_end=False)
+        written = self._write()
+        if wait and not self._sent_at and not finished and not written:
+            self._idle()
+        return bool(finished or written)
+
+    def _write(self) -> int:
+        """Number of rows."""
+        if self._first_jobs is not None and self._first_jobs.undecided:
+            return 0
         written = 0
         while self._outputs is not None and (rows := self._outputs.write()):
             written += rows
         self.complete += written
-        if wait and not self._sent_at and not finished and not written:
-            self._idle()
-        return bool(finished or written)
+        return written
 
     def _few(self) -> int:
         """A small window must not run empty while answers gather."""

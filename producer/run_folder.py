@@ -9,8 +9,9 @@ import dataclasses
 import fcntl
 import os
 import re
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +20,20 @@ from typing import Any, Final, Literal, Self
 import redis
 from pydantic import BaseModel, ConfigDict
 
+from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.asking import Asking
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
+from producer.first_jobs import FirstJobs, FirstJobsFailError
 from producer.image_folders import ImageFolders
 from producer.ledger import LEDGER, Ledger, LedgerError
+from producer.model_choice import live_model
 from producer.outputs import Outputs
 from producer.questions import Prompt, check
 from producer.references import Resolver
+from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
 from producer.rows import AnsweredRow
 from producer.run import CANCELLED_KEPT_S, Run
 from producer.sinks.kinds import open_sinks
@@ -55,6 +60,9 @@ MODEL: Final = "model"
 IMAGE_FOLDERS: Final = "image_folders"
 SKIPPED: Final = "skipped"
 """Names in the ledger's state."""
+FEEDER_ENDS_S: Final = 60.0
+"""For another process that sends to see that the run is stopped; it looks every few seconds."""
+LOOK_EVERY_S: Final = 0.2
 Role = Literal["feeder", "collector"]
 
 
@@ -232,12 +240,22 @@ class RunFolder:
                 self.ledger.set_state(FINISHED, False)
         return count
 
-    def cancel(self, connection: redis.Redis) -> int:
-        """Withdraw what was sent and is not answered; workers drop it. Returns the number of jobs."""
+    def change_model(self, model: str) -> None:
+        """Have the model id `model` answer what is not answered yet."""
+        changed = self.submission.model_copy(update={"model": model})
+        with self.ledger.transaction():
+            self.ledger.set_state(SUBMISSION, changed.model_dump(mode="json"))
+
+    def cancel(self, connection: redis.Redis, forget: Sequence[str] = ()) -> int:
+        """Withdraw what was sent and is not answered; workers drop it. Returns the number of jobs.
+
+        Failures with a code of `forget` are asked again, too, when the run goes on.
+        """
         old = self.run
         connection.set(cancelled_key(old), 1, ex=CANCELLED_KEPT_S)
         with self.ledger.transaction():
             count = self.ledger.withdraw()
+            self.ledger.forget_failures(forget)
             self.ledger.set_state(RUN, _new_run_id(self.path))
         connection.delete(results_key(old), done_key(old), attempts_key(old), holders_key(old))
         Uploads(connection, old).keep_only(set())
@@ -254,11 +272,15 @@ class RunFolder:
         window: int | None = None,
         source: Source | None = None,
         further_sinks: tuple[Sink, ...] = (),
+        keep_going: bool = False,
+        own_workers: bool = False,
     ) -> Iterator["Work"]:
         """The run, ready to be driven; each role is taken for as long as the block lasts.
 
         Without `window`, it grows with the live workers; without `source`, the submission's is opened when an
-        image within it is wanted. Raises LedgerError, SourceError and SinkError.
+        image within it is wanted. Without `keep_going` it ends in FirstJobsFailError when its first jobs all
+        fail for one reason, and nothing of them is kept; `own_workers` says that the caller has started them.
+        Raises LedgerError, SourceError, SinkError and LiveModelError.
         """
         submission = self.submission
         asking = Asking(
@@ -267,6 +289,7 @@ class RunFolder:
         lazily = source or _Lazily(submission)
         with ExitStack() as stack:
             feeder = collector = outputs = None
+            first_jobs = FirstJobs(self.ledger, watched=collect and not keep_going)
             workers = live_workers(connection)
             if feed:
                 stack.enter_context(self.role("feeder"))
@@ -283,7 +306,7 @@ class RunFolder:
                 stack.callback(feeder.close)
             if collect:
                 stack.enter_context(self.role("collector"))
-                collector = Collector(connection, self.ledger, self.run)
+                collector = Collector(connection, self.ledger, self.run, first_jobs)
                 sinks = open_sinks(submission.sinks, self.path, submission.sink_options, self.reader(lazily))
                 outputs = Outputs(self.ledger, (*sinks, *further_sinks))
                 stack.callback(outputs.close)
@@ -296,13 +319,67 @@ class RunFolder:
                 collector=collector,
                 outputs=outputs,
                 window=Window(connection, window),
+                first_jobs=first_jobs,
             )
-            yield Work(self, run, collector, outputs)
+            try:
+                yield Work(self, run, collector, outputs)
+            except FirstJobsFailError as stop:
+                if not feed:
+                    self._take_feeder(connection, stack)
+                raise self._stopped(
+                    stop, self.surroundings(connection, own=own_workers), connection
+                ) from None
+
+    def surroundings(self, connection: redis.Redis, *, own: bool) -> Surroundings:
+        """What explains failures of the run now; `own` says that the caller has started the workers."""
+        return Surroundings(
+            workers=live_workers(connection),
+            own=own,
+            ship=self.submission.ship,
+            model=self.ledger.state(MODEL),
+            image_folders=self.image_folders,
+        )
+
+    def remedies(self, around: Surroundings) -> dict[str, str]:
+        """Failure code → what to do about it, of the failures that may say more of workers than of rows."""
+        found = {}
+        for code in self.ledger.failures():
+            rows = [FailedRow(row.image, failure) for row, failure in self.ledger.failed(code, 1)]
+            if rows and hits_every_row(rows):
+                found[code] = remedy(rows[0], around)
+        return found
+
+    def _stopped(
+        self, stop: FirstJobsFailError, around: Surroundings, connection: redis.Redis
+    ) -> FirstJobsFailError:
+        """Make all that was asked as new, and say what to do."""
+        told = self.remedies(around)[stop.code]
+        self.cancel(connection, [stop.code, FailureCode.DEPENDENCY_FAILED])
+        return FirstJobsFailError(
+            stop.code,
+            stop.jobs,
+            f"Stopped, as the first {stop.jobs} jobs all failed with {stop.code}. {told} Then give the same "
+            f"command again, or captionmill run --resume --out {shown(self.path)}: all of them are asked "
+            "again (with --keep-going, whatever they end in).",
+        )
+
+    def _take_feeder(self, connection: redis.Redis, stack: ExitStack) -> None:
+        """Be the one that sends once the process that does has seen that the run is cancelled."""
+        connection.set(cancelled_key(self.run), 1, ex=CANCELLED_KEPT_S)
+        until = time.monotonic() + FEEDER_ENDS_S
+        while True:
+            try:
+                stack.enter_context(self.role("feeder"))
+                return
+            except LedgerError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(LOOK_EVERY_S)
 
     def _model(self, submission: Submission, live: set[str]) -> str | None:
         """The model id that jobs ask for, and that earlier answers must be of."""
         if submission.model is not None:
-            model: str | None = submission.model
+            model: str | None = live_model(submission.model, live)
         elif len(live) > 1:
             raise LedgerError(
                 f"The live workers hold different models ({', '.join(sorted(live))}); name one with --model."

@@ -52,3 +52,8 @@ def server_url(given: str | None = None) -> str:
     default = Settings(redis_url=SecretStr(DEFAULT_SERVER)).redis_url
     assert default is not None
     return default.get_secret_value()
+
+
+def password_file() -> Path | None:
+    """The file that CAPTIONMILL_REDIS_PASSWORD_FILE names."""
+    return Settings(redis_url=None).redis_password_file

@@ -91,7 +91,7 @@ def workers(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
 def test_without_a_worker_it_says_what_to_start(url: str, browser: Any) -> None:
     visitor = Visitor(browser, url)
     said = visitor.ask("Hello?")
-    assert "No answer: No worker is there to answer; start one with: celery -A worker" in said
+    assert "No answer: No worker is alive at redis://" in said
     visitor.page.close()
 
 

@@ -239,9 +239,9 @@ def test_the_model_that_must_answer(worker: str, pictures: Path, tmp_path: Path)
     folder.mkdir()
     save_picture(folder / "a.png", 60, 60, seed=1)
     options = ("--question", "What?", "--redis", worker, "--max-new-tokens", "3", "--out", tmp_path / "out")
-    assert captionmill(folder, *options, "--model", "another").returncode == 1
-    failure = answers(tmp_path / "out")["a.png"]["answers"][0]["failure"]
-    assert failure["code"] == "wrong_model"
-    assert "another" in failure["message"]
+    other = captionmill(folder, *options, "--model", "another")
+    assert other.returncode == 2
+    assert "No live worker has the model another: they have " in other.stderr
+    assert not (tmp_path / "out").exists()
     again = captionmill(folder, *options)
     assert again.returncode == 0, again.stderr

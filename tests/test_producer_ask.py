@@ -105,7 +105,7 @@ def test_stop_ends_beams_without_an_answer(
 def test_nobody_there_is_told_and_a_worker_that_comes_later_does_no_work(
     start: Callable[[], Any], connection: redis.Redis, queue: Queue
 ) -> None:
-    with pytest.raises(NoWorkerError, match="start one with: celery"):
+    with pytest.raises(NoWorkerError, match="captionmill worker --redis redis://"):
         ask(connection, queue, Asked(None, "four"))
     start()
     wait_until(lambda: connection.llen(INTERACTIVE_QUEUE) + connection.hlen("unacked") == 0)

@@ -82,7 +82,7 @@ def ask_all(photos: Path, out: Path, redis_url: str, *options: str) -> list[str]
             ("--choice", "yes", "--choice", "no", "--num-beams", "2"),
             "no parameter but length_penalty decides",
         ),
-        ('{"image": "a.png"}', ("--redis", "redis://127.0.0.1:1/0"), "Redis does not answer"),
+        ('{"image": "a.png"}', ("--redis", "redis://127.0.0.1:1/0"), "Nothing listens at"),
         ('{"image": "a.png"}', ("--redis", "http://127.0.0.1/"), "redis://"),
     ],
 )
@@ -287,7 +287,7 @@ def test_a_dry_run_prints_jobs_and_leaves_nothing(photos: Path, tmp_path: Path) 
         (("retry", "{out}"), "holds no run"),
         (("cancel", "{out}"), "holds no run"),
         (("collect", "{out}"), "holds no run"),
-        (("estimate", "{photos}", "--question", "A?"), "No worker is there"),
+        (("estimate", "{photos}", "--question", "A?"), "No worker is alive"),
     ],
 )
 def test_one_sentence_for_what_cannot_be_done(

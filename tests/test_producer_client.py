@@ -91,7 +91,7 @@ def test_what_cannot_be_submitted(client: Client, photos: Path, tmp_path: Path) 
         client.submit(photos, questions=["What?"], out=tmp_path / "out", parameters={"num_beams": 0})
     with pytest.raises(LedgerError, match="holds no run"):
         client.resume(tmp_path / "none")
-    with pytest.raises(ServerError, match="does not answer"):
+    with pytest.raises(ServerError, match="Nothing listens"):
         Client("redis://127.0.0.1:1/0")
 
 

@@ -31,6 +31,7 @@ from contract.store import (
     image_key,
     results_key,
 )
+from producer.first_jobs import FIRST, FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
@@ -588,3 +589,62 @@ def test_workers_with_different_models_need_a_choice(folder: RunFolder, connecti
     workers = Workers(connection, model="model 2")
     drive(folder, connection, workers)
     assert workers.jobs[0].model == "model 2"
+
+
+def fail_first(count: int, code: FailureCode) -> Any:
+    def reply(job: Job, _: Question) -> Answer | Failure:
+        return Failure(code=code, message="No.") if job.index < count else answer("Yes.")
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("count", "code"),
+    [
+        (FIRST - 1, FailureCode.IMAGE_NOT_ALLOWED),
+        (2 * FIRST, FailureCode.IMAGE_BROKEN),
+        (2 * FIRST, FailureCode.INTERNAL_ERROR),
+    ],
+)
+def test_a_run_goes_on_after_failures_that_need_not_hit_every_row(
+    folder: RunFolder, connection: redis.Redis, count: int, code: FailureCode
+) -> None:
+    plan(folder, numbered(3 * FIRST))
+    drive(folder, connection, Workers(connection, reply=fail_first(count, code)), window=1)
+    found = list(texts(folder.path).values())
+    assert (found.count([code]), found.count(["Yes."])) == (count, 3 * FIRST - count)
+
+
+def test_web_images_that_are_gone_stop_no_run(folder: RunFolder, connection: redis.Redis) -> None:
+    rows = [
+        Row(id=str(n), name=None, image=ImageUrl(url=f"https://a.example/{n}.png")) for n in range(2 * FIRST)
+    ]
+    plan(folder, rows)
+    drive(folder, connection, Workers(connection, reply=fail_first(100, FailureCode.IMAGE_NOT_FOUND)))
+    assert folder.ledger.failures() == {"image_not_found": 2 * FIRST}
+
+
+@pytest.mark.parametrize("window", [100, 4])
+def test_a_stopped_run_gets_nothing_of_what_was_under_way(
+    folder: RunFolder, connection: redis.Redis, window: int
+) -> None:
+    """Two questions a row, the second builds on the first: what is due again is both."""
+    asked = submission("What?", "Why {answer:q1}?")
+    plan(folder, numbered(3 * FIRST), asked)
+    workers = Workers(
+        connection,
+        loses=lambda index, _: index >= FIRST,
+        reply=fail_first(FIRST, FailureCode.IMAGE_NOT_ALLOWED),
+    )
+    old = folder.run
+    with pytest.raises(FirstJobsFailError, match="--ship") as stopped:
+        drive(folder, connection, workers, window=window)
+    assert (stopped.value.code, stopped.value.jobs) == (FailureCode.IMAGE_NOT_ALLOWED, FIRST)
+    assert not any(write(connection, job) for job in workers.jobs), "a late record is refused"
+    assert folder.run != old
+    assert not connection.exists(results_key(old), done_key(old), attempts_key(old), holders_key(old))
+    assert (folder.ledger.failures(), folder.ledger.has_open_jobs()) == ({}, False)
+    assert lines(folder.path) == lines(folder.path, "failures.jsonl") == []
+    drive(folder, connection, Workers(connection))
+    assert len(texts(folder.path)) == 3 * FIRST
+    assert folder.ledger.failures() == {}

@@ -1,6 +1,8 @@
 """A worker tells of itself while it lives, also after its store was away."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,11 +28,12 @@ def told(connection: redis.Redis) -> list[WorkerRecord]:
 
 
 def test_from_start_to_close(store: ResultStore, connection: redis.Redis) -> None:
-    announcer = Announcer(store, "a model", "GPU.1", every_s=0.02)
+    announcer = Announcer(store, "a model", "GPU.1", [Path(os.fsdecode(b"/photos\xe9"))], every_s=0.02)
     announcer.start(slots=7)
     wait_until(lambda: told(connection))
     [first] = told(connection)
     assert (first.worker, first.model, first.device, first.slots) == (WORKER, "a model", "GPU.1", 7)
+    assert first.image_roots == (r"/photos\xe9",)
     wait_until(lambda: told(connection)[0].time > first.time)
     assert told(connection)[0].started == first.started
     announcer.close()

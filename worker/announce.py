@@ -3,11 +3,14 @@
 import logging
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import redis
 
 from contract.store import WORKER_REPORT_S, WorkerRecord
+from worker.images import shown
 from worker.service import WORKER
 
 log = logging.getLogger(__name__)
@@ -24,11 +27,17 @@ class Announcer:
     """Reports in a thread of its own, from start() to close()."""
 
     def __init__(
-        self, store: Announcements, model: str, device: str, every_s: float = WORKER_REPORT_S
+        self,
+        store: Announcements,
+        model: str,
+        device: str,
+        image_roots: Sequence[Path] = (),
+        every_s: float = WORKER_REPORT_S,
     ) -> None:
         self._store = store
         self._model = model
         self._device = device
+        self._image_roots = tuple(map(shown, image_roots))
         self._every_s = every_s
         self._started = time.time()
         self._closed = threading.Event()
@@ -56,6 +65,7 @@ class Announcer:
                 slots=slots,
                 time=time.time(),
                 started=self._started,
+                image_roots=self._image_roots,
             )
             try:
                 self._store.announce(record)

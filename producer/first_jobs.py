@@ -1,0 +1,58 @@
+"""Whether the first jobs of a run all fail for one reason, so that asking the rest is in vain."""
+
+from typing import Final
+
+from contract.answer import JobResult
+from contract.failure import Failure, FailureCode
+from producer.ledger import Ledger
+from producer.remedies import HIT_EVERY_ROW, FailedRow, hits_every_row
+
+FIRST: Final = 16
+"""So many jobs are enough to stop a run."""
+LEAST: Final = 4
+"""A run that has fewer ends with its failures; one between the two is judged at its end."""
+
+
+class FirstJobsFailError(Exception):
+    """The run has stopped, as its first jobs all failed for one reason; the message says what to do."""
+
+    def __init__(self, code: FailureCode, jobs: int, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.jobs = jobs
+
+
+class FirstJobs:
+    """Watches the records of a run until one of them says that the others are worth asking."""
+
+    def __init__(self, ledger: Ledger, *, watched: bool = True) -> None:
+        """One whose folder knows any answer, or that is not `watched`, goes on whatever its jobs end in."""
+        self._ledger = ledger
+        self._jobs = 0
+        self._code: FailureCode | None = None
+        self.undecided = watched and not ledger.has_answers()
+        """Until it is decided, what failed is no outcome of the run yet."""
+
+    def note(self, record: JobResult) -> None:
+        if not self.undecided:
+            return
+        codes = {one.outcome.code if isinstance(one.outcome, Failure) else None for one in record.results}
+        code = codes.pop() if len(codes) == 1 else None
+        if code not in HIT_EVERY_ROW or self._code not in (None, code):
+            self.undecided = False
+            return
+        self._code = code
+        self._jobs += 1
+
+    def decide(self, *, at_end: bool) -> None:
+        """Raises FirstJobsFailError when enough have failed; at the run's end, fewer are enough."""
+        if not self.undecided:
+            return
+        if self._code is not None and self._jobs >= (LEAST if at_end else FIRST):
+            if hits_every_row(
+                [FailedRow(row.image, why) for row, why in self._ledger.failed(self._code, FIRST)]
+            ):
+                raise FirstJobsFailError(self._code, self._jobs)
+            self.undecided = False
+        elif at_end:
+            self.undecided = False
