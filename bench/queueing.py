@@ -41,6 +41,7 @@ class Rows:
 
     columns: tuple[str, ...] | None = None
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -54,6 +54,14 @@ def captionmill(
     """
 
 
+class CommandConsole(Console):
+    """Rich's, but that a pipe whose reader has gone is the caller's to see."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        self.quiet = True
+        raise BrokenPipeError
+
+
 def make_console(*, as_json: bool) -> Console:
     """For people; on stderr where stdout carries JSON."""
-    return Console(stderr=as_json, markup=False, highlight=False, soft_wrap=True)
+    return CommandConsole(stderr=as_json, markup=False, highlight=False, soft_wrap=True)

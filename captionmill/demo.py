@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from captionmill.app import QUESTIONS, app, make_console
+from captionmill.app import QUESTIONS, CommandConsole, app, make_console
 from captionmill.exits import refuse, sentences
 from captionmill.options import LocalOptions
 from captionmill.processes import die_with_parent
@@ -50,7 +50,7 @@ def demo(
         plan(out, submission, None)
         with serving(None, out, None, LocalOptions(), console) as site:
             code = work(out, site, console, window=None, as_json=False)
-        _show(Console(), out, time.monotonic() - started)
+        _show(CommandConsole(), out, time.monotonic() - started)
     raise typer.Exit(code)
 
 

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -46,6 +47,10 @@ class Looked:
     @property
     def skipped(self) -> Skipped:
         return self.source.skipped
+
+    @property
+    def images_folder(self) -> Path | None:
+        return self.source.images_folder
 
     def rows(self) -> Iterator[Row]:
         for row in self.source.rows():

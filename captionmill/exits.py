@@ -1,5 +1,7 @@
 """How the command ends: its exit codes, and every error that a person can act on as one sentence."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +27,18 @@ from producer.sources import SourceError, shown
 EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
 EXIT_INTERRUPTED: Final = 130
+EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
+"""What a shell says of other tools whose reader has gone, as in `captionmill list | head -1`."""
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turn what a person can act on into one sentence and an exit code; bugs stay exceptions."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except ValidationError as invalid:
         refuse(first_complaint(invalid))
     except (
@@ -49,13 +56,27 @@ def sentences() -> Iterator[None]:
         refuse(str(error))
     except (redis.RedisError, BrokerAwayError) as error:
         refuse(f"Redis does not answer ({error}); is it running, and is --redis right?")
+    except BrokenPipeError:
+        end_quietly()
     except OSError as error:
         refuse(f"{shown(error.filename or 'A file')} cannot be used: {error.strerror or error}.")
     except KeyboardInterrupt:
         refuse("Stopped.", EXIT_INTERRUPTED)
 
 
+def end_quietly() -> NoReturn:
+    """End the command as nobody reads what it prints."""
+    # Python would complain at its end that it cannot write what is left.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    raise typer.Exit(EXIT_CLOSED_PIPE)
+
+
 def refuse(sentence: str, code: int = EXIT_REFUSED) -> NoReturn:
     """End the command with a sentence on stderr."""
-    print(f"captionmill: {sentence}", file=sys.stderr, flush=True)
+    try:
+        print(f"captionmill: {sentence}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        end_quietly()
     raise typer.Exit(code)

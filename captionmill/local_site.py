@@ -58,7 +58,7 @@ class LocalSite:
         self._folder = folder
         self._server = server
         self._wanted = workers
-        self._shares = core_shares(workers)
+        self._shares = core_shares(workers.count, workers.devices)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._been_ready = False
 
@@ -126,20 +126,20 @@ class LocalSite:
         return start(command, self._log(number), environment, defaults=defaults, cores=cores)
 
 
-def core_shares(workers: LocalWorkers) -> list[frozenset[int]]:
-    """The cores of each worker: those on CPU divide all cores among them, the others use any.
+def core_shares(count: int, devices: Sequence[str]) -> list[frozenset[int]]:
+    """The cores of each of `count` workers, to which the devices are dealt in turn.
 
-    Raises SiteError where a worker would have no core.
+    Workers on CPU divide all cores among them, the others use any. Raises SiteError where a worker would have
+    no core.
     """
     cores = sorted(os.sched_getaffinity(0))
-    devices = [workers.devices[number % len(workers.devices)] for number in range(workers.count)]
-    on_cpu = [number for number, device in enumerate(devices) if device == "CPU"]
+    on_cpu = [number for number in range(count) if devices[number % len(devices)] == "CPU"]
     if len(on_cpu) > len(cores):
         raise SiteError(
             f"There are {len(cores)} cores, so at most {len(cores)} workers can share the CPU: "
-            f"--workers {workers.count} is too many."
+            f"--workers {count} is too many."
         )
-    shares = [frozenset(cores)] * workers.count
+    shares = [frozenset(cores)] * count
     for place, number in enumerate(on_cpu):
         begin, end = (len(cores) * edge // len(on_cpu) for edge in (place, place + 1))
         shares[number] = frozenset(cores[begin:end])
@@ -166,7 +166,6 @@ def local_site(folder: Path, workers: LocalWorkers, stopped: Sequence[int] = ())
     What an earlier command left there, jobs and records, is still there. A signal that is put into `stopped`
     ends the wait for the workers by KeyboardInterrupt. Raises SiteError.
     """
-    core_shares(workers)
     with local_server(folder) as server:
         site = LocalSite(folder, server, workers)
         try:

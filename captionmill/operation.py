@@ -5,9 +5,8 @@ from typing import Annotated, Final
 
 import redis
 import typer
-from rich.console import Console
 
-from captionmill.app import SITE, app
+from captionmill.app import SITE, CommandConsole, app
 from captionmill.exits import refuse, sentences
 from captionmill.options import RedisUrl
 from producer.connection import trouble
@@ -31,11 +30,11 @@ def show_server(
         connection = connect_to_look(url)
         if once:
             try:
-                top_once(connection, Console(markup=False, highlight=False), as_json=as_json)
+                top_once(connection, CommandConsole(markup=False, highlight=False), as_json=as_json)
             except redis.RedisError as error:
                 refuse(trouble(url, error))
         else:
-            top(connection, Console(markup=False, highlight=False), every, as_json=as_json)
+            top(connection, CommandConsole(markup=False, highlight=False), every, as_json=as_json)
 
 
 @app.command(rich_help_panel=SITE)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from captionmill.config_file import read_config, replaces_what_is_asked
 from contract.job import Detail, GenerationParameters
 from producer.sinks.kinds import KINDS
-from producer.sinks.sink import SidecarPolicy, SinkOptions
+from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
 from producer.sources import Format, SourceOptions
 from producer.uploads import BUDGET_BYTES
 
@@ -84,6 +84,14 @@ ConfigFile = Annotated[
         is_eager=True,
         help="A file of options, as --write-config writes it; options given here go first.",
         rich_help_panel=RUNNING,
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite/--no-overwrite",
+        help="Output files that are there and not as the run wrote them are replaced.",
+        rich_help_panel=SINKS,
     ),
 ]
 
@@ -336,6 +344,24 @@ class SinkChoices:
             help="What becomes of a sidecar that the run did not write.", rich_help_panel=SINKS, hidden=True
         ),
     ] = "skip"
+    sidecar_name: Annotated[
+        SidecarName,
+        typer.Option(
+            help="Name of a sidecar of a.jpg: a.txt (stem) or a.jpg.txt (full).",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
+    ] = "stem"
+    final_newline: Annotated[
+        bool,
+        typer.Option(
+            "--final-newline/--no-final-newline",
+            help="Whether sidecars end in a newline.",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
+    ] = True
+    overwrite: Overwrite = False
     caption_question: Annotated[
         str | None,
         typer.Option(
@@ -420,6 +446,8 @@ class SinkChoices:
             prefix=self.prefix,
             suffix=self.suffix,
             caption_extension=self.caption_extension,
+            sidecar_name=self.sidecar_name,
+            final_newline=self.final_newline,
             sidecar_policy=self.sidecars,
             long_table=self.long_table,
             text_column=self.text_column,

@@ -1,6 +1,6 @@
 """Commands that look at runs, or withdraw one: watch, status, list, cancel."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +8,14 @@ import typer
 from rich.table import Table
 
 from captionmill.app import RUNS, app, make_console
-from captionmill.exits import sentences
+from captionmill.exits import refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, local_server
 from captionmill.options import AsJson, RedisUrl, RunFolderPath
 from captionmill.runs import tell
 from producer.connection import connect
 from producer.driving import event, summary
 from producer.ledger import LEDGER, LedgerError
+from producer.planning import PLANNING
 from producer.run_folder import RunFolder
 from producer.settings import named_server, server_url
 from producer.sources import shown, shown_sources
@@ -24,8 +25,7 @@ from producer.watching import watch as watch_folder
 @app.command(rich_help_panel=RUNS)
 def watch(folder: RunFolderPath, as_json: AsJson = False) -> None:
     """Show how far a run is until it is finished; ends nothing when it is ended."""
-    with sentences():
-        opened = RunFolder(folder, read_only=True)
+    with sentences(), closing(RunFolder(folder, read_only=True)) as opened:
         watch_folder(opened, make_console(as_json=as_json), as_json=as_json)
         tell(summary(opened), make_console(as_json=as_json), as_json=as_json)
 
@@ -33,8 +33,8 @@ def watch(folder: RunFolderPath, as_json: AsJson = False) -> None:
 @app.command(rich_help_panel=RUNS)
 def status(folder: RunFolderPath, as_json: AsJson = False) -> None:
     """Say how far a run is, by outcome."""
-    with sentences():
-        tell(summary(RunFolder(folder, read_only=True)), make_console(as_json=as_json), as_json=as_json)
+    with sentences(), closing(RunFolder(folder, read_only=True)) as opened:
+        tell(summary(opened), make_console(as_json=as_json), as_json=as_json)
 
 
 @app.command("list", rich_help_panel=RUNS)
@@ -44,10 +44,16 @@ def list_runs(
 ) -> None:
     """List the runs in a folder and its folders."""
     with sentences():
+        if not folder.is_dir():
+            reason = "is a file, not a folder" if folder.exists() else "is not there"
+            refuse(f"{shown(folder)} {reason}: name the folder that the runs' folders are in.")
         table = Table("folder", "sources", "rows", "complete", "failed questions", "state")
         for ledger in sorted(folder.glob(f"**/{LEDGER}")):
+            if ledger.parent.name == PLANNING:
+                continue
             try:
-                found = summary(RunFolder(ledger.parent, read_only=True))
+                with closing(RunFolder(ledger.parent, read_only=True)) as opened:
+                    found = summary(opened)
             except LedgerError as error:
                 found = {"folder": shown(ledger.parent), "error": str(error)}
             if as_json:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -27,6 +27,7 @@ from captionmill.options import (
     KeepGoing,
     LocalOptions,
     Model,
+    Overwrite,
     QuestionOptions,
     RedisUrl,
     RunFolderPath,
@@ -34,7 +35,7 @@ from captionmill.options import (
     SourceChoices,
     WindowSize,
 )
-from captionmill.serving import Site, connected, own_site, server_or_none
+from captionmill.serving import Site, check_local, connected, own_site, server_or_none
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
@@ -45,7 +46,8 @@ from producer.estimate import Sample
 from producer.estimate import estimate as measure
 from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
-from producer.model_choice import folder_of, live_model, model_id
+from producer.model_choice import folder_of, model_id, model_to_ask
+from producer.planning import plan_run
 from producer.progress import duration
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
@@ -149,14 +151,22 @@ def run(
                 raise typer.Exit
             if server is None:
                 check_model(model)
+                check_local(local)
             if out is None:
                 out = default_out(submission.sources)
                 console.print(f"The run's folder is {shown(out)} (--out names another one).")
-            planned = plan(out, submission, server, add=add)
+            planned = plan(out, submission, server, add=add, overwrite=sinks.overwrite)
             tell_planned(planned, questions, console, as_json=as_json)
         with serving(server, out, model, local, console) as site:
             code = work(
-                out, site, console, window=window, as_json=as_json, keep_going=keep_going, model=model
+                out,
+                site,
+                console,
+                window=window,
+                as_json=as_json,
+                keep_going=keep_going,
+                model=model,
+                overwrite=resume and sinks.overwrite,
             )
     raise typer.Exit(code)
 
@@ -188,7 +198,7 @@ def submit(
     with sentences():
         url = server_url(redis_url)
         submission = make_submission(source, questions, options, generation, sinks, model, local=False)
-        planned = plan(out, submission, url, add=add)
+        planned = plan(out, submission, url, add=add, overwrite=sinks.overwrite)
         tell_planned(planned, questions, console, as_json=as_json)
         code = work(out, Site(url), console, window=window, as_json=as_json, collect=False, model=model)
     raise typer.Exit(code)
@@ -197,6 +207,7 @@ def submit(
 @app.command(rich_help_panel=RUNS)
 def collect(
     folder: RunFolderPath,
+    overwrite: Overwrite = False,
     redis_url: RedisUrl = None,
     window: WindowSize = None,
     keep_going: KeepGoing = False,
@@ -213,7 +224,16 @@ def collect(
             feed = False
         opened.close()
         site = Site(server_url(redis_url))
-        code = work(folder, site, console, window=window, as_json=as_json, feed=feed, keep_going=keep_going)
+        code = work(
+            folder,
+            site,
+            console,
+            window=window,
+            as_json=as_json,
+            feed=feed,
+            keep_going=keep_going,
+            overwrite=overwrite,
+        )
     raise typer.Exit(code)
 
 
@@ -231,6 +251,7 @@ def retry(
     generation: GenerationOptions,
     model: Model = None,
     local: LocalOptions,
+    overwrite: Overwrite = False,
     redis_url: RedisUrl = None,
     window: WindowSize = None,
     keep_going: KeepGoing = False,
@@ -240,20 +261,21 @@ def retry(
     console = make_console(as_json=as_json)
     with sentences():
         server = server_or_none(redis_url, local)
-        opened = RunFolder(folder)
-        if server is None:
-            check_model(model or opened.submission.local_model)
-        else:
+        if server is not None:
             change_model(folder, model, server)
-        changes = GenerationParameters.model_validate(
-            opened.submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
-        ).model_dump(mode="json")
-        with opened.role("feeder"), opened.role("collector"):
-            count = opened.retry(
-                None if code is None else [str(one) for one in code],
-                {name: changes[name] for name in generation.changes()},
-            )
-        opened.close()
+        codes = None if code is None else [str(one) for one in code]
+        with closing(RunFolder(folder)) as opened:
+            submission = opened.submission
+            if server is None:
+                check_model(model or submission.local_model)
+            else:
+                check_live(submission.model, server)
+            changes = GenerationParameters.model_validate(
+                submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
+            ).model_dump(mode="json")
+            changed = {name: changes[name] for name in generation.changes()}
+            with opened.role("feeder"), opened.role("collector"):
+                count = opened.retry(codes, changed, overwrite=overwrite)
         console.print(f"{count} failed questions are asked again.")
         with serving(server, folder, model, local, console) as site:
             exit_code = work(
@@ -391,7 +413,9 @@ def default_out(sources: Sequence[str]) -> Path:
     return Path(f"{name}{OUT_SUFFIX}")
 
 
-def plan(out: Path, submission: Submission, server: str | None, *, add: bool = False) -> Planned:
+def plan(
+    out: Path, submission: Submission, server: str | None, *, add: bool = False, overwrite: bool = False
+) -> Planned:
     """Note the whole source in the run's folder. Refuses before that what no server or model could answer.
 
     With `add`, the sources of the run that `out` holds are noted, too.
@@ -399,15 +423,10 @@ def plan(out: Path, submission: Submission, server: str | None, *, add: bool = F
     if server is not None:
         check_live(submission.model, server)
     submission = submission.joined(out, add=add)
-    opened = submission.open()
-    folder = RunFolder(out, create=True)
     try:
-        with folder.role("feeder"), folder.role("collector"):
-            return folder.plan(submission, opened)
+        return plan_run(out, submission, submission.open(), overwrite=overwrite)
     except KeyboardInterrupt:
         refuse("Stopped before anything was sent.", EXIT_INTERRUPTED)
-    finally:
-        folder.close()
 
 
 def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
@@ -430,10 +449,9 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
 
 
 def check_live(model: str | None, server: str) -> None:
-    """Raises ServerError when nothing answers, and LiveModelError for a model id that no live worker has."""
-    with connect(server) as connection:
-        if model is not None:
-            live_model(model, {one.model for one in live_workers(connection)})
+    """Raises ServerError when nothing answers, and LiveModelError where no live worker could answer."""
+    with closing(connect(server)) as connection:
+        model_to_ask(model, {one.model for one in live_workers(connection)}, None)
 
 
 def change_model(out: Path, model: str | None, server: str) -> None:
@@ -456,16 +474,15 @@ def serving(
     if server is not None:
         yield Site(server)
         return
-    opened = RunFolder(out, read_only=True)
-    submission, image_folders = opened.submission, opened.image_folders
-    opened.close()
+    with closing(RunFolder(out, read_only=True)) as opened:
+        model = model or opened.submission.local_model
+        image_folders = opened.image_folders
     place = out.absolute() / LOCAL_FOLDER
-    with own_site(place, model or submission.local_model, local, image_folders, console) as site:
+    with own_site(place, model, local, image_folders, console) as site:
         yield site
-    finished = RunFolder(out, read_only=True)
-    if finished.finished:
-        forget_data(place)
-    finished.close()
+    with closing(RunFolder(out, read_only=True)) as finished:
+        if finished.finished:
+            forget_data(place)
 
 
 def work(
@@ -479,13 +496,17 @@ def work(
     collect: bool = True,
     keep_going: bool = False,
     model: str | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Drive the run in `out` to its end. Returns the command's exit code.
 
-    `model` is what the command names, for a worker that somebody has to start.
+    `model` is what the command names, for a worker that somebody has to start. With `overwrite`, all outputs
+    are written anew over whatever is there.
     """
     connection, queue = connected(site)
     folder = RunFolder(out)
+    if overwrite:
+        folder.begin_outputs()
     before = folder.ledger.next_index()
     check = _checks(site, connection, folder, model, console, as_json=as_json, collect=collect)
     working = folder.work(

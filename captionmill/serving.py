@@ -10,7 +10,7 @@ from rich.console import Console
 
 from captionmill.cache import cache_folder
 from captionmill.kept_models import ModelError
-from captionmill.local_site import LocalWorkers, SiteError, local_site, passing_folder
+from captionmill.local_site import LocalWorkers, SiteError, core_shares, local_site, passing_folder
 from captionmill.model_cache import WANTED, find_model
 from captionmill.options import LocalOptions
 from producer.connection import connect
@@ -47,6 +47,17 @@ def server_or_none(redis_url: str | None, local: LocalOptions) -> str | None:
     return url
 
 
+def check_local(local: LocalOptions) -> None:
+    """Refuse more workers than can share the cores, before anything is begun. Raises SiteError."""
+    core_shares(*_wanted(local))
+
+
+def _wanted(local: LocalOptions) -> tuple[int, tuple[str, ...]]:
+    """Number of workers, and their devices."""
+    devices = tuple(local.device or ("CPU",))
+    return local.workers or len(devices), devices
+
+
 @contextmanager
 def own_site(
     folder: Path,
@@ -61,11 +72,9 @@ def own_site(
     """
     if model is None:
         raise ModelError(WANTED)
-    devices = tuple(local.device or ("CPU",))
+    count, devices = _wanted(local)
     model_folder = find_model(model)
-    workers = LocalWorkers(
-        model_folder, tuple(image_roots) or (folder,), local.workers or len(devices), devices
-    )
+    workers = LocalWorkers(model_folder, tuple(image_roots) or (folder,), count, devices)
     console.print(
         f"No server is named, so this command runs its own, with {workers.described()} and "
         f"{shown(model_folder)} (logs: {shown(folder)}). For a server of yours: --redis URL."

@@ -23,13 +23,15 @@ from contract.failure import Failure
 from contract.job import Detail, GenerationParameters
 from producer.ask import Asked, ask
 from producer.connection import connect
-from producer.model_choice import live_model, model_id
+from producer.model_choice import model_id, model_to_ask
+from producer.planning import plan_run
 from producer.questions import Prompt, read_prompts
 from producer.queue import Queue
 from producer.rows import AnsweredRow
 from producer.run import Round
 from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
+from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, SinkOptions
 from producer.sources import SourceOptions
 from producer.workers import live_workers
@@ -75,14 +77,16 @@ class Client:
         model: str | None = None,
         window: int | None = None,
         keep_going: bool = False,
+        overwrite: bool = False,
     ) -> "Answers":
         """Plan a run of every row of `source` in folder `out`; iterating over what is returned drives it.
 
         `source` is one, or a list of several. Where `out` holds a run of others, `add` keeps these too.
         `questions` are asked of rows that bring none, `{column}` in them is filled in; `parameters` are
         fields of GenerationParameters; the other arguments are the options of `captionmill run`. What `out`
-        knows the answer to is not asked again. Raises SourceError, LedgerError, SinkError, LiveModelError or
-        pydantic's ValidationError for what cannot be submitted, before anything is sent.
+        knows the answer to is not asked again. `overwrite` replaces output files that are there and are not
+        as this folder wrote them. Raises SourceError, LedgerError, SinkError, LiveModelError or pydantic's
+        ValidationError for what cannot be submitted, before anything is sent; `out` is then as it was.
         """
         texts = [one for one in questions if isinstance(one, str)]
         given = [one for one in questions if not isinstance(one, str)]
@@ -101,20 +105,26 @@ class Client:
             sink_options=sink_options or SinkOptions(),
         )
         submission = submission.joined(Path(out), add=add)
-        if submission.model is not None:
-            live_model(submission.model, {one.model for one in live_workers(self.connection)})
-        folder = RunFolder(Path(out), create=True)
-        try:
-            with folder.role("feeder"), folder.role("collector"):
-                folder.plan(submission, submission.open())
-        except BaseException:
-            folder.close()
-            raise
-        return Answers(self, folder, window, keep_going)
-
-    def resume(self, out: str | Path, *, window: int | None = None, keep_going: bool = False) -> "Answers":
-        """Go on with the run in folder `out`. Raises LedgerError if there is none."""
+        model_to_ask(submission.model, {one.model for one in live_workers(self.connection)}, None)
+        plan_run(Path(out), submission, submission.open(), overwrite=overwrite)
         return Answers(self, RunFolder(Path(out)), window, keep_going)
+
+    def resume(
+        self,
+        out: str | Path,
+        *,
+        window: int | None = None,
+        keep_going: bool = False,
+        overwrite: bool = False,
+    ) -> "Answers":
+        """Go on with the run in folder `out`; with `overwrite`, all outputs are written anew.
+
+        Raises LedgerError if there is none.
+        """
+        folder = RunFolder(Path(out))
+        if overwrite:
+            folder.begin_outputs()
+        return Answers(self, folder, window, keep_going)
 
     def ask(
         self,
@@ -205,6 +215,9 @@ class _Tap:
     def __init__(self) -> None:
         self.rows: deque[AnsweredRow] = deque()
         self.left_alone = LeftAlone()
+
+    def files(self) -> Sequence[OutputFile]:
+        return ()
 
     def resume(self, place: dict[str, Any] | None) -> None: ...
 

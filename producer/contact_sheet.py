@@ -7,8 +7,7 @@ import random
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from contract.answer import Answer
 from contract.failure import Failure
@@ -16,7 +15,6 @@ from producer.contact_sheet_page import FOOT, HEAD, PICTURES, ROWS
 from producer.rows import Answered, AnsweredRow, ReadImage
 from producer.sinks.answers import prompt_text
 from producer.sinks.columns import printable
-from producer.sinks.files import replaced_file
 from producer.thumbnails import thumbnails
 
 MAX_ROWS: Final = 10_000
@@ -31,14 +29,16 @@ SIDES_PX: Final = ((500, 320), (2_000, 240), (MAX_ROWS, 160))
 """Up to so many rows, the longer side of a thumbnail."""
 
 
-def write_contact_sheet(rows: Iterable[AnsweredRow], path: Path, title: str, read_image: ReadImage) -> None:
-    """Write the page; replaces `path` when it is whole. At most about MAX_ROWS rows are held at a time."""
+def write_contact_sheet(
+    rows: Iterable[AnsweredRow], page: BinaryIO, title: str, read_image: ReadImage
+) -> None:
+    """Write the page. At most about MAX_ROWS rows are held at a time."""
     sample = _sampled(rows)
     shown = sample.rows
     side_px = next(side_px for most, side_px in SIDES_PX if len(shown) <= most)
     max_bytes = PICTURES_MAX_BYTES // max(len(shown), 1)
     made = thumbnails(map(read_image, shown), side_px=side_px, max_bytes=max_bytes)
-    with closing(made) as pictures, replaced_file(path) as page:
+    with closing(made) as pictures:
         head = HEAD.substitute(title=html.escape(printable(title)), notice=_notice(sample))
         page.write(head.encode())
         for number in range(0, len(shown), BLOCK_ROWS):

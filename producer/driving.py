@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 
@@ -17,9 +17,8 @@ from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
 from producer.run_folder import RunFolder, Work
+from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
-
-CONTACT_SHEET: Final = "contact_sheet.html"
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,13 @@ def drive(work: Work, console: Console, *, as_json: bool, check: Callable[[], No
 
 
 def make_contact_sheet(folder: RunFolder) -> Path:
-    path = folder.path / CONTACT_SHEET
-    sources = folder.submission.sources
-    title = shown_sources([os.path.basename(one) or one for one in sources])
-    write_contact_sheet(folder.ledger.in_order(), path, title=title, read_image=folder.reader())
-    return path
+    """Raises SinkError where a person's page is in its place."""
+    title = shown_sources([os.path.basename(one) or one for one in folder.submission.sources])
+    with replaced_file(folder.contact_sheet) as page:
+        write_contact_sheet(folder.ledger.in_order(), page, title=title, read_image=folder.reader())
+    with folder.ledger.transaction():
+        folder.record.flush()
+    return folder.contact_sheet.path
 
 
 def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]:

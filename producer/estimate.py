@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -32,6 +33,10 @@ class Sample:
     @property
     def skipped(self) -> Skipped:
         return self._source.skipped
+
+    @property
+    def images_folder(self) -> Path | None:
+        return self._source.images_folder
 
     def rows(self) -> Iterator[Row]:
         left = self._wanted

@@ -6,6 +6,7 @@ ask       content key → its outcome, or the job that will bring it; kept from 
           the order of sending, so that what a batch of records changes lies together
 job       what was sent: index in the run's done bitmap and stream, and whether its record has come
 file      image file → its digest, so that what did not change is not read again
+output    output file → what the run folder wrote there, so that a person's change is not written over
 
 Everything that belongs together is one transaction, made durable before anything outside depends on it. Two
 processes may have a ledger open, one that feeds and one that collects.
@@ -79,6 +80,8 @@ CREATE INDEX row_due ON row (position) WHERE due IS NOT NULL;
 CREATE INDEX row_new ON row (position) WHERE fed = 0 AND due IS NULL AND seq IS NULL;
 CREATE INDEX row_unfed ON row (position) WHERE fed < total;
 """
+OUTPUT: Final = "CREATE TABLE IF NOT EXISTS output (path BLOB PRIMARY KEY, known TEXT NOT NULL) WITHOUT ROWID"
+"""Folders of earlier releases get it when they are opened; readers do without."""
 ASK: Final = """
 INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
@@ -155,12 +158,15 @@ class Ledger:
     def __init__(self, folder: Path, *, create: bool = False, read_only: bool = False) -> None:
         """Raises LedgerError if there is no ledger, none that this version reads, or it cannot be made."""
         path = folder / LEDGER
+        require_folder(folder)
         if not create and not path.exists():
             raise LedgerError(f"{_shown(folder)} holds no run.")
+        # SQLite leaves two files behind where it may only read.
+        looks = read_only and not os.access(folder, os.W_OK)
         try:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
-            mode = "ro" if read_only else "rwc" if create else "rw"
+            mode = "ro" if looks else "rwc" if create else "rw"
             self._db = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode={mode}",
                 uri=True,
@@ -183,6 +189,8 @@ class Ledger:
                     f"{_shown(path)} has version {version}, and this program reads {VERSION}: go on with the "
                     "release that began the run, or start a new run folder."
                 )
+            if not read_only:
+                self._db.execute(OUTPUT)
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{_shown(path)} cannot be opened: {error}.") from None
         self.folder = folder
@@ -190,6 +198,8 @@ class Ledger:
             "CREATE TEMP TABLE got (job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT)"
         )
         self._db.execute("CREATE TEMP TABLE touched (position INTEGER PRIMARY KEY, n INTEGER)")
+        if read_only:
+            self._db.execute("PRAGMA query_only = ON")
 
     def __enter__(self) -> Self:
         return self
@@ -239,12 +249,12 @@ class Ledger:
     def new_rows(self) -> Iterator["NewRows"]:
         """Rows that take the place of the present ones when the block ends well.
 
-        Until then the ledger is as it was; raises DuplicateIdError from `add`.
+        Until then the ledger is as it was. Raises LedgerError from `add` and `flush`.
         """
-        self._db.execute("DROP TABLE IF EXISTS row_next")
-        self._db.execute(f"CREATE TABLE row_next ({ROW_COLUMNS})")
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self.transaction():
+            # Earlier releases left one behind when they were killed.
+            self._db.execute("DROP TABLE IF EXISTS row_next")
+            self._db.execute(f"CREATE TABLE row_next ({ROW_COLUMNS})")
             rows = NewRows(self._db)
             yield rows
             rows.flush()
@@ -254,13 +264,7 @@ class Ledger:
             for statement in ROW_INDICES.split(";"):
                 self._db.execute(statement)
             self.set_state("rows", rows.count)
-            self.set_state("emitted", 0)
-            self.set_state("places", {})
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            self._db.execute("DROP TABLE IF EXISTS row_next")
-            raise
-        self._db.execute("COMMIT")
+            self.begin_outputs()
 
     # Feeding.
 
@@ -586,9 +590,27 @@ class Ledger:
             )
         self._db.executemany("DELETE FROM ask WHERE id = ?", [(ask,) for _, _, ask in failed])
         if failed:
-            self.set_state("emitted", 0)
-            self.set_state("places", {})
+            self.begin_outputs()
         return len(failed)
+
+    # Outputs.
+
+    def begin_outputs(self) -> None:
+        """All outputs are to be written from the first row on."""
+        self.set_state("emitted", 0)
+        self.set_state("places", {})
+
+    def output(self, path: bytes) -> list[list[Any]]:
+        """What `keep_output` kept of an output file; nothing for one that the run folder did not write."""
+        found = self._db.execute("SELECT known FROM output WHERE path = ?", (path,)).fetchone()
+        known: list[list[Any]] = [] if found is None else json.loads(found[0])
+        return known
+
+    def keep_output(self, path: bytes, known: Sequence[Sequence[Any]]) -> None:
+        if known:
+            self._db.execute("INSERT OR REPLACE INTO output VALUES (?, ?)", (path, json.dumps(known)))
+        else:
+            self._db.execute("DELETE FROM output WHERE path = ?", (path,))
 
 
 class NewRows:
@@ -615,6 +637,7 @@ class NewRows:
         return found
 
     def flush(self) -> None:
+        """Raises LedgerError as `add` does."""
         try:
             self._db.executemany(
                 "INSERT INTO row_next (position, id, content, total) VALUES (?, ?, ?, ?)", self._batch
@@ -659,6 +682,15 @@ def _content(row: Row) -> str:
 
 def _row(row_id: bytes, content: str) -> Row:
     return ROW.validate_python({"id": row_id.decode("utf-8", "surrogateescape"), **json.loads(content)})
+
+
+def require_folder(folder: Path) -> None:
+    """Raises LedgerError where a file is in the way of a run's folder."""
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise LedgerError(f"{_shown(place)} is a file, not a folder: name a folder for the run instead.")
 
 
 def _shown(name: str | os.PathLike[str]) -> str:

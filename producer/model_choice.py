@@ -60,6 +60,21 @@ def live_model(model: str, live: Collection[str]) -> str:
     return fitting[0]
 
 
+def model_to_ask(model: str | None, live: Collection[str], last: str | None) -> str | None:
+    """The id that jobs ask for where `model` is wanted; `last` is that of the run's earlier jobs.
+
+    None where nothing is wanted and known: any worker may answer. Raises LiveModelError.
+    """
+    if model is not None:
+        return live_model(model, live)
+    if len(live) > 1:
+        raise LiveModelError(
+            f"The live workers hold different models ({', '.join(sorted(live))}); name one with --model."
+        )
+    # Without a worker, as last time: one with another model will say so.
+    return next(iter(live), last)
+
+
 def folder_of(model: str | None) -> str | None:
     """`model` as an absolute path if it is a folder, for a worker that is to be started with it."""
     return os.path.abspath(model) if model is not None and os.path.isdir(model) else None

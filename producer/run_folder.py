@@ -11,7 +11,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,15 @@ from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs, FirstJobsFailError
 from producer.image_folders import ImageFolders
 from producer.ledger import LEDGER, Ledger, LedgerError
-from producer.model_choice import live_model
-from producer.outputs import Outputs
+from producer.model_choice import model_to_ask
+from producer.outputs import Outputs, refuse_changed
 from producer.questions import Prompt, check
 from producer.references import Resolver
 from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
 from producer.rows import AnsweredRow
 from producer.run import CANCELLED_KEPT_S, Run
-from producer.sinks.kinds import open_sinks
+from producer.sinks.kinds import beside_images, make_sinks, open_sinks
+from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.sink import Sink, SinkOptions
 from producer.sources import (
     Skipped,
@@ -63,6 +64,7 @@ SKIPPED: Final = "skipped"
 FEEDER_ENDS_S: Final = 60.0
 """For another process that sends to see that the run is stopped; it looks every few seconds."""
 LOOK_EVERY_S: Final = 0.2
+CONTACT_SHEET: Final = "contact_sheet.html"
 Role = Literal["feeder", "collector"]
 
 
@@ -89,7 +91,10 @@ class Submission(BaseModel):
     sink_options: SinkOptions = SinkOptions()
 
     def at_home(self) -> Self:
-        """The same with every path absolute, so that it holds wherever the run is continued."""
+        """The same with every path absolute, so that it holds wherever the run is continued.
+
+        Raises SinkError for a sink that has no place with this source.
+        """
         options = self.options
         if options.image_root is not None:
             options = dataclasses.replace(options, image_root=_absolute(options.image_root))
@@ -99,6 +104,11 @@ class Submission(BaseModel):
             sinks.append(f"{kind}{separator}{os.path.abspath(path)}" if path else spec)
         sources = tuple(dict.fromkeys(map(place_of, self.sources)))
         return self.model_copy(update={"sources": sources, "options": options, "sinks": tuple(sinks)})
+
+    def beside_images(self, source: Source) -> Self:
+        """The same at home, with a place for each sink that writes beside the images. Raises SinkError."""
+        sinks = beside_images(self.sinks, source.images_folder, shown_sources(self.sources))
+        return self.model_copy(update={"sinks": sinks}).at_home()
 
     def open(self) -> Source:
         """Raises SourceError."""
@@ -134,25 +144,28 @@ class Submission(BaseModel):
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Planned:
     """What is known of a run before anything is sent."""
 
-    rows: int
-    asked_by_run: int
-    """Of the rows, those that bring no question of their own."""
-    gone: int
-    """Rows that the same sources had when they were planned before, and have no more."""
     skipped: Skipped
+    rows: int = 0
+    asked_by_run: int = 0
+    """Of the rows, those that bring no question of their own."""
+    gone: int = 0
+    """Rows that the same sources had when they were planned before, and have no more."""
 
 
 class RunFolder:
     """Opened by any number of processes, of which one sends and one collects."""
 
-    def __init__(self, path: Path, *, create: bool = False, read_only: bool = False) -> None:
-        """Raises LedgerError."""
+    def __init__(
+        self, path: Path, *, create: bool = False, read_only: bool = False, staging: Path | None = None
+    ) -> None:
+        """`staging` is where the ledger is as long as it is not in its place. Raises LedgerError."""
         self.path = path
-        self.ledger = Ledger(path, create=create, read_only=read_only)
+        self.ledger = Ledger(staging or path, create=create, read_only=read_only)
+        self.record = OutputRecord(self.ledger, path)
         if create and self.ledger.state(RUN) is None:
             with self.ledger.transaction():
                 self.ledger.set_state(RUN, _new_run_id(path))
@@ -201,44 +214,82 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
-    def plan(self, submission: Submission, source: Source) -> Planned:
+    @property
+    def contact_sheet(self) -> OutputFile:
+        return OutputFile(Path(os.path.abspath(self.path), CONTACT_SHEET), self.record, None)
+
+    def plan(self, submission: Submission, source: Source, *, overwrite: bool = False) -> Planned:
         """Read the whole source and note its rows in place of the earlier ones.
 
-        Everything is checked and nothing is sent. Raises SourceError and leaves the folder as it was.
+        Everything is checked and nothing is sent. Output files that are not as this run folder wrote them are
+        refused, or with `overwrite` taken for its own. Raises SourceError and SinkError; the ledger is then
+        as it was.
         """
-        submission = submission.at_home()
+        submission = submission.beside_images(source)
         check(submission.prompts, source.columns)
         asking = Asking(submission.prompts, submission.parameters, submission.detail)
+        files = self._output_files(submission)
+        if not overwrite:
+            refuse_changed(files)
         folders = ImageFolders()
-        asked_by_run = gone = 0
-        try:
-            with self.ledger.new_rows() as rows:
+        planned = Planned(skipped=source.skipped)
+        with self.ledger.new_rows() as rows:
+            try:
                 for row in source.rows():
                     folders.add(row.image)
                     rows.add(row, asking.check(row))
-                    asked_by_run += not row.questions and row.refusal is None
-                if not rows.count:
-                    raise SourceError(f"{shown_sources(submission.sources)}: there are no rows.")
-                before = self.ledger.state(SUBMISSION)
-                if before is not None and set(before["sources"]) == set(submission.sources):
-                    gone = rows.gone()
-                self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
-                self.ledger.set_state(OVERRIDES, {})
-                self.ledger.set_state(FINISHED, False)
-                self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
-                self.ledger.set_state(SKIPPED, source.skipped.fields())
-        except LedgerError as error:
-            raise SourceError(str(error)) from None
-        return Planned(rows.count, asked_by_run, gone, source.skipped)
+                    planned.asked_by_run += not row.questions and row.refusal is None
+                rows.flush()
+            except LedgerError as error:
+                raise SourceError(str(error)) from None
+            if not rows.count:
+                raise SourceError(f"{shown_sources(submission.sources)}: there are no rows.")
+            planned.rows, planned.skipped = rows.count, source.skipped
+            before = self.ledger.state(SUBMISSION)
+            if before is not None and set(before["sources"]) == set(submission.sources):
+                planned.gone = rows.gone()
+            self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
+            self.ledger.set_state(OVERRIDES, {})
+            self.ledger.set_state(FINISHED, False)
+            self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
+            self.ledger.set_state(SKIPPED, source.skipped.fields())
+            if overwrite:
+                _adopt_changed(files)
+        return planned
 
-    def retry(self, codes: list[str] | None, changes: dict[str, Any]) -> int:
-        """Make failed questions due again, with changed parameters. Returns how many there are."""
+    def _output_files(self, submission: Submission) -> list[OutputFile]:
+        """All that the submission's run writes. Raises SinkError for what cannot be written as asked."""
+        sinks = make_sinks(submission.sinks, self.path, submission.sink_options, lambda _: None, self.record)
+        return [self.contact_sheet, *(file for sink in sinks for file in sink.files())]
+
+    def retry(self, codes: list[str] | None, changes: dict[str, Any], *, overwrite: bool = False) -> int:
+        """Make failed questions due again, with changed parameters. Returns how many there are.
+
+        All outputs will be written anew, as after `plan`. Raises SinkError.
+        """
+        files = self._output_files(self.submission)
+        if not overwrite:
+            refuse_changed(files)
         with self.ledger.transaction():
             count = self.ledger.forget_failures(codes)
             if count:
                 self.ledger.set_state(OVERRIDES, {**(self.ledger.state(OVERRIDES) or {}), **changes})
                 self.ledger.set_state(FINISHED, False)
+            if overwrite:
+                self.ledger.begin_outputs()
+                _adopt_changed(files)
         return count
+
+    def check_outputs(self) -> None:
+        """Raises SinkError where a person's file would be written over when the run goes on."""
+        refuse_changed(self._output_files(self.submission))
+
+    def begin_outputs(self) -> None:
+        """Have all outputs written again from the first row on, over whatever is there now."""
+        files = self._output_files(self.submission)
+        with self.role("collector"), self.ledger.transaction():
+            self.ledger.begin_outputs()
+            _adopt_changed(files)
 
     def change_model(self, model: str) -> None:
         """Have the model id `model` answer what is not answered yet."""
@@ -307,8 +358,12 @@ class RunFolder:
             if collect:
                 stack.enter_context(self.role("collector"))
                 collector = Collector(connection, self.ledger, self.run, first_jobs)
-                sinks = open_sinks(submission.sinks, self.path, submission.sink_options, self.reader(lazily))
-                outputs = Outputs(self.ledger, (*sinks, *further_sinks))
+                refuse_changed([self.contact_sheet])
+                read_image = self.reader(lazily)
+                sinks = open_sinks(
+                    submission.sinks, self.path, submission.sink_options, read_image, self.record
+                )
+                outputs = Outputs(self.ledger, self.record, (*sinks, *further_sinks))
                 stack.callback(outputs.close)
             run = Run(
                 self.ledger,
@@ -378,15 +433,7 @@ class RunFolder:
 
     def _model(self, submission: Submission, live: set[str]) -> str | None:
         """The model id that jobs ask for, and that earlier answers must be of."""
-        if submission.model is not None:
-            model: str | None = live_model(submission.model, live)
-        elif len(live) > 1:
-            raise LedgerError(
-                f"The live workers hold different models ({', '.join(sorted(live))}); name one with --model."
-            )
-        else:
-            # Without a worker, as last time: one with another model will say so.
-            model = next(iter(live), self.ledger.state(MODEL))
+        model = model_to_ask(submission.model, live, self.ledger.state(MODEL))
         if model is not None:
             with self.ledger.transaction():
                 self.ledger.set_state(MODEL, model)
@@ -437,6 +484,13 @@ class ReadImages:
 
     def __call__(self, row: AnsweredRow) -> bytes | None:
         return None if row.image is None else self._resolver.content(row.image)
+
+
+def _adopt_changed(files: Iterable[OutputFile]) -> None:
+    """Take for our own what is not. Within a transaction of the ledger."""
+    for file in files:
+        if not file.is_as_written():
+            file.adopt()
 
 
 def _absolute(place: str) -> str:

@@ -6,7 +6,14 @@ from typing import Any
 from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import ImagePath
+from producer.ledger import Ledger
 from producer.rows import Answered, AnsweredRow
+from producer.sinks.output_record import OutputRecord
+
+
+def record_in(folder: Path) -> OutputRecord:
+    """In a ledger of its own."""
+    return OutputRecord(Ledger(folder, create=True), folder)
 
 
 def answer(text: str = "A dog.", **fields: Any) -> Answer:

@@ -22,6 +22,7 @@ class Rows:
 
     columns: tuple[str, ...] | None = None
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(
         self, rows: Sequence[Row] | Callable[[], Iterator[Row]], embedded: Sequence[bytes] = ()

@@ -18,6 +18,7 @@ from producer.queue import Queue
 from producer.rows import AnsweredRow
 from producer.run_folder import RunFolder
 from producer.sinks.lines import LinesSink, answer_lines
+from producer.sinks.output_record import OutputFile, OutputRecord
 
 STEPS = (
     "before submit",
@@ -123,7 +124,9 @@ def main(folder: Path, url: str, step: str, times: int) -> None:
     ledger = DoomedLedger(folder)
     ledger.fate = fate
     run_folder.ledger = ledger
-    sink = DoomedSink("doomed", [(folder / "doomed.jsonl", answer_lines)])
+    run_folder.record = OutputRecord(ledger, folder)
+    file = OutputFile(folder / "doomed.jsonl", run_folder.record, "jsonl")
+    sink = DoomedSink("doomed", [(file, answer_lines)])
     sink.fate = fate
     with run_folder.work(
         connection, queue, feed=True, collect=True, window=WINDOW, further_sinks=(sink,)

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from producer.ledger import Ledger
+from producer.outputs import refuse_changed
 from producer.rows import AnsweredRow
 from producer.sinks.kinds import open_sinks
+from producer.sinks.output_record import OutputRecord
 from producer.sinks.sidecar import EDITED
 from producer.sinks.sink import Sink, SinkError, SinkOptions
 from tests.answered import answered_row, failure, read_path
@@ -21,6 +24,7 @@ from tests.answered import answered_row, failure, read_path
 ROWS = 7
 KILLED = -signal.SIGKILL
 OPTIONS = SinkOptions(samples_per_shard=2)
+KINDS_FILE = {"jsonl": "answers.jsonl", "csv": "answers.csv", "openai": "openai_output.jsonl"}
 GROWING = ["jsonl", "failures", "csv", "tsv", "openai", "webdataset", "sidecar"]
 
 
@@ -50,29 +54,43 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(("sidecars.sqlite", "ledger"))
+        if path.is_file() and not path.name.startswith(("sidecars.sqlite", "ledger.sqlite"))
     }
-
-
-def opened(kind: str, folder: Path, options: SinkOptions) -> Sink:
-    return open_sinks([kind], folder / "run", options, read_path)[0]
 
 
 def drive(kind: str, folder: Path, options: SinkOptions, *, batch: int, ragged: bool = False) -> Sink:
     """Go on from the place in the ledger to the end of the run."""
     rows = rows_of(folder / "images", ragged=ragged)
-    ledger = folder / "ledger"
-    done, place = json.loads(ledger.read_bytes()) if ledger.exists() else (0, None)
-    sink = opened(kind, folder, options)
-    sink.resume(place)
-    while done < len(rows):
-        place = sink.write(rows[done : done + batch])
-        done += batch
-        (folder / "ledger.new").write_text(json.dumps([done, place]))
-        (folder / "ledger.new").replace(ledger)
-    sink.finish(lambda: iter(sorted(rows, key=lambda row: row.position)))
-    sink.close()
+    with Ledger(folder / "run", create=True) as ledger:
+        record = OutputRecord(ledger, folder / "run")
+        done, place = ledger.state("test") or (0, None)
+        sink = open_sinks([kind], folder / "run", options, read_path, record)[0]
+        refuse_changed(sink.files())
+        sink.resume(place)
+        try:
+            while done < len(rows):
+                place = sink.write(rows[done : done + batch])
+                done += batch
+                with ledger.transaction():
+                    ledger.set_state("test", [done, place])
+                    record.flush()
+            sink.finish(lambda: iter(sorted(rows, key=lambda row: row.position)))
+        finally:
+            sink.close()
+            with ledger.transaction():
+                record.flush()
     return sink
+
+
+def begin_anew(folder: Path) -> None:
+    """As planning does."""
+    with Ledger(folder / "run") as ledger, ledger.transaction():
+        ledger.set_state("test", None)
+
+
+def state_of(folder: Path) -> Any:
+    with Ledger(folder / "run") as ledger:
+        return ledger.state("test")
 
 
 def killed_at(line: int, *arguments: Any, **options: Any) -> tuple[int, int]:
@@ -134,11 +152,10 @@ def test_killed_at_any_line_and_resumed(
     drive(kind, images.parent, options, batch=1, ragged=ragged)
     expected = tree(images.parent)
     if kind == "sidecar":
-        assert expected["images/0 é.txt"] == b"foreign\none, \n\nzwei"
+        assert expected["images/0 é.txt"] == b"foreign\none, \n\nzwei\n"
     else:
         assert any(content for name, content in expected.items() if name.startswith("run/"))
     shutil.rmtree(images.parent / "run")
-    (images.parent / "ledger").unlink()
     shutil.rmtree(images)
     shutil.copytree(kept, images)
     for folder in kills(kind, images, options, 45, batch=3, ragged=ragged):
@@ -161,7 +178,7 @@ def test_an_edit_after_a_kill_survives(images: Path, policy: Any) -> None:
         assert not list((folder / "images").glob(".*"))
         # Those before the ledger's place are not looked at again.
         assert sink.left_alone[EDITED] <= len(ours)
-        (folder / "ledger").unlink()
+        begin_anew(folder)
         again = drive("sidecar", folder, options, batch=2)
         assert {path.read_text() for path in ours} <= {"edited"}
         assert again.left_alone[EDITED] == len(ours)
@@ -171,18 +188,38 @@ def test_an_edit_after_a_kill_survives(images: Path, policy: Any) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in GROWING if kind != "sidecar"])
 def test_output_that_was_lost_is_not_passed_over(images: Path, kind: str) -> None:
     drive(kind, images.parent, SinkOptions(), batch=2)
-    shutil.rmtree(images.parent / "run")
-    with pytest.raises(SinkError, match=r"put it back, or start a new run\.$"):
+    for name in tree(images.parent / "run"):
+        (images.parent / "run" / name).unlink()
+    with pytest.raises(SinkError, match=r"put it back, or have all outputs written again with .*\.$"):
         drive(kind, images.parent, SinkOptions(), batch=2)
+    assert tree(images.parent / "run") == {}
 
 
 @pytest.mark.parametrize("kind", GROWING)
 def test_a_new_run_replaces_the_output_of_the_one_before(images: Path, kind: str) -> None:
     drive(kind, images.parent, OPTIONS, batch=2)
     expected = tree(images.parent)
-    (images.parent / "ledger").unlink()
+    begin_anew(images.parent)
     drive(kind, images.parent, OPTIONS, batch=3)
     assert tree(images.parent) == expected
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "openai"])
+def test_a_change_of_what_was_noted_survives_a_kill(images: Path, kind: str) -> None:
+    refused = 0
+    for folder in kills(kind, images, OPTIONS, 8, batch=1):
+        path = folder / "run" / KINDS_FILE[kind]
+        done, place = state_of(folder) or (0, None)
+        noted_bytes = 0 if place is None else place["bytes"] if kind == "csv" else place["bytes"][0]
+        if not done or not noted_bytes:
+            continue
+        changed = b"#" + path.read_bytes()[1:] + b"a tail"
+        path.write_bytes(changed)
+        with pytest.raises(SinkError, match="was changed since this run wrote it"):
+            drive(kind, folder, OPTIONS, batch=1)
+        assert path.read_bytes() == changed
+        refused += 1
+    assert refused > 3
 
 
 def test_a_full_disk_leaves_what_was_there(images: Path) -> None:
@@ -202,7 +239,7 @@ def test_a_full_disk_leaves_what_was_there(images: Path) -> None:
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    done, place = json.loads((images.parent / "ledger").read_bytes())
+    done, place = state_of(images.parent)
     assert (images.parent / "run" / "answers.jsonl").stat().st_size == place["bytes"][0]
     assert 0 < done < ROWS
     drive("jsonl", images.parent, OPTIONS, batch=1)

@@ -17,7 +17,7 @@ from contract.job import ImageMember, ImageUrl
 from producer.rows import Answered, AnsweredRow, Embedded
 from producer.sinks.kinds import KINDS, open_sinks
 from producer.sinks.sink import Sink, SinkError, SinkOptions
-from tests.answered import answer, answered_row, failure, read_path
+from tests.answered import answer, answered_row, failure, read_path, record_in
 
 NAMES = ["a b.png", "x/img.v2.png", "y/img.v2.png", "猫/'\"<,;\t.png", "back\\slash.png", "\udce9.png"]
 TEXT = 'He said "no",\nthen; left.\t\u2028 猫 🐈'
@@ -45,7 +45,7 @@ def rows(tmp_path: Path) -> list[AnsweredRow]:
 
 
 def write(spec: str, folder: Path, rows: Sequence[AnsweredRow], **options: Any) -> Sink:
-    sink = open_sinks([spec], folder, SinkOptions(**options), read_path)[0]
+    sink = open_sinks([spec], folder, SinkOptions(**options), read_path, record_in(folder))[0]
     sink.resume(None)
     # Rows come as they are completed, here backwards.
     for row in reversed(rows):
@@ -64,7 +64,7 @@ def one_question(rows: Sequence[AnsweredRow]) -> list[AnsweredRow]:
 
 
 def test_answers_and_failures(tmp_path: Path, rows: list[AnsweredRow]) -> None:
-    sinks = open_sinks([], tmp_path, SinkOptions(), read_path)
+    sinks = open_sinks([], tmp_path, SinkOptions(), read_path, record_in(tmp_path))
     for sink in sinks:
         sink.resume(None)
         sink.write(rows)
@@ -172,7 +172,7 @@ def test_parquet(tmp_path: Path, rows: list[AnsweredRow]) -> None:
 
 
 def test_parquet_streams_in_row_groups(tmp_path: Path) -> None:
-    sink = open_sinks(["parquet"], tmp_path, SinkOptions(), read_path)[0]
+    sink = open_sinks(["parquet"], tmp_path, SinkOptions(), read_path, record_in(tmp_path))[0]
     sink.resume(None)
     sink.finish(lambda: (answered_row(number) for number in range(10_000)))
     file = pyarrow.parquet.ParquetFile(tmp_path / "answers.parquet")
@@ -230,8 +230,6 @@ def test_image_folder_is_loaded_by_datasets(tmp_path: Path, rows: list[AnsweredR
     assert loaded[0]["image"].size == (8, 6)
     assert set(loaded["answer" if vqa else "text"]) == {TEXT}
     assert set(loaded.column_names) == ({"image", "question", "answer"} if vqa else {"image", "text"})
-    with pytest.raises(SinkError, match="will not be replaced"):
-        write(spec, tmp_path / "run", rows)
 
 
 def test_image_folder_of_several_questions(tmp_path: Path, rows: list[AnsweredRow]) -> None:
@@ -324,7 +322,7 @@ def test_openai_batch(tmp_path: Path) -> None:
 
 
 def test_every_kind_opens_beside_the_others(tmp_path: Path) -> None:
-    sinks = open_sinks(KINDS, tmp_path, SinkOptions(), read_path)
+    sinks = open_sinks(KINDS, tmp_path, SinkOptions(), read_path, record_in(tmp_path))
     assert [sink.name for sink in sinks] == list(KINDS)
 
 
@@ -344,5 +342,7 @@ def test_every_kind_opens_beside_the_others(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused(tmp_path: Path, specs: list[str], sentence: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match=r"\.$") as refused:
-        open_sinks([spec.format(tmp_path) for spec in specs], tmp_path, SinkOptions(), read_path)
+        open_sinks(
+            [spec.format(tmp_path) for spec in specs], tmp_path, SinkOptions(), read_path, record_in(tmp_path)
+        )
     assert sentence in str(refused.value)

@@ -21,7 +21,8 @@ def row(folder: Path, name: str, *outcomes: Any, position: int = 0) -> AnsweredR
 
 
 def run(folder: Path, *rows: AnsweredRow, root: Path | None = None, **options: Any) -> LeftAlone:
-    """A whole run in one run folder; what it left alone."""
+    """A whole run in one run folder; what it left alone. Texts end as they do, unless asked otherwise."""
+    options.setdefault("final_newline", False)
     sink = SidecarSink("sidecar", root, folder / "sidecars.sqlite", SinkOptions(**options))
     sink.resume(None)
     for one in rows:
@@ -79,6 +80,51 @@ def test_our_own_sidecar_follows_the_answer_until_somebody_edits_it(tmp_path: Pa
     for _ in range(2):
         assert run(tmp_path, row(tmp_path, "a.png", "three"), sidecar_policy=policy) == {EDITED: 1}
         assert sidecar.read_text() == "two, edited"
+
+
+@pytest.mark.parametrize(
+    ("policy", "foreign", "text", "expected"),
+    [
+        ("skip", None, "one", "one\n"),
+        ("skip", None, "one\n", "one\n"),
+        ("overwrite", "mine", "one", "one\n"),
+        ("append", "mine", "one", "mine\none\n"),
+        ("append", "mine\n", "one", "mine\none\n"),
+        ("append", "", "one", "one\n"),
+        ("prepend", "mine", "one", "one\nmine"),
+        ("prepend", "", "one", "one\n"),
+    ],
+)
+def test_a_sidecar_ends_in_a_newline(
+    tmp_path: Path, policy: Any, foreign: str | None, text: str, expected: str
+) -> None:
+    """But for another's text at its end."""
+    sidecar = tmp_path / "a.txt"
+    if foreign is not None:
+        sidecar.write_text(foreign)
+    for _ in range(2):
+        assert run(tmp_path, row(tmp_path, "a.png", text), sidecar_policy=policy, final_newline=True) == {}
+        assert sidecar.read_text() == expected
+    assert run(tmp_path, row(tmp_path, "a.png", text), sidecar_policy=policy) == {}
+    assert sidecar.read_text() == (expected if text.endswith("\n") else expected.removesuffix("\n"))
+
+
+@pytest.mark.parametrize("policy", ["skip", "overwrite", "append", "prepend"])
+def test_a_sidecar_of_a_release_that_wrote_no_newline_is_our_own(tmp_path: Path, policy: Any) -> None:
+    asked = row(tmp_path, "a.png", "one")
+    assert run(tmp_path, asked, sidecar_policy=policy, final_newline=False) == {}
+    assert (tmp_path / "a.txt").read_text() == "one"
+    assert run(tmp_path, asked, sidecar_policy=policy, final_newline=True) == {}
+    assert (tmp_path / "a.txt").read_text() == "one\n"
+
+
+def test_images_of_one_stem_by_their_full_names(tmp_path: Path) -> None:
+    both = [row(tmp_path, "a.jpg", "jpg"), row(tmp_path, "a.png", "png", position=1)]
+    assert run(tmp_path, *both, sidecar_name="full") == {}
+    assert (tmp_path / "a.jpg.txt").read_text() == "jpg"
+    assert (tmp_path / "a.png.txt").read_text() == "png"
+    assert not (tmp_path / "a.txt").exists()
+    assert "--sidecar-name full" in SHARED
 
 
 def test_an_edit_of_the_foreign_part_is_kept_and_ours_replaced(tmp_path: Path) -> None:

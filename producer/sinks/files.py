@@ -1,12 +1,15 @@
 """Files that survive a crash: one that grows and can be cut back, one that is replaced as a whole."""
 
+import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from producer.sinks.output_record import Content, OutputFile
 from producer.sinks.sink import SinkError
 from producer.sources import shown
 
@@ -14,29 +17,34 @@ from producer.sources import shown
 class GrowingFile:
     """Opened by one process at a time. What `append` returned from is on the disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: OutputFile) -> None:
+        self.file = file
+        self.path = file.path
         self._descriptor: int | None = None
         self.size_bytes = 0
+        self._crc32 = 0
 
     def resume(self, size_bytes: int | None) -> None:
         """Empty the file (None), or cut it back to its first bytes.
 
-        Raises SinkError if it has fewer than these.
+        Raises SinkError if it has fewer than these. Whether they are ours is asked before: this takes it so.
         """
         self.close()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        there = os.fstat(descriptor).st_size
-        if size_bytes is not None and there < size_bytes:
-            os.close(descriptor)
+        kept_bytes = size_bytes or 0
+        there = self.path.stat().st_size if self.path.exists() else 0
+        if there < kept_bytes:
             raise SinkError(
-                f"{shown(self.path)} has lost what the run wrote there; put it back, or start a new run."
+                f"{shown(self.path)} has lost what the run wrote there: put it back, or have all outputs "
+                "written again with run --resume --overwrite."
             )
-        os.ftruncate(descriptor, size_bytes or 0)
+        self._crc32 = self.file.crc32(kept_bytes) if kept_bytes else 0
+        self.file.begin(Content(kept_bytes, self._crc32))
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        os.ftruncate(descriptor, kept_bytes)
         os.fsync(descriptor)
         sync_folder(self.path.parent)
         self._descriptor = descriptor
-        self.size_bytes = size_bytes or 0
+        self.size_bytes = kept_bytes
 
     def append(self, content: bytes) -> None:
         """Raises OSError with the file as it was before, as far as the disk lets it."""
@@ -54,9 +62,15 @@ class GrowingFile:
                 os.ftruncate(descriptor, self.size_bytes)
             raise
         self.size_bytes = place
+        self._crc32 = zlib.crc32(content, self._crc32)
+        self.file.grown(Content(self.size_bytes, self._crc32))
 
     def close(self) -> None:
         if self._descriptor is not None:
+            status = os.fstat(self._descriptor)
+            # A write that failed may have left more than is noted.
+            if status.st_size == self.size_bytes:
+                self.file.settle(Content(self.size_bytes, self._crc32), status.st_mtime_ns)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -66,19 +80,27 @@ class GrowingFile:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[BinaryIO]:
-    """A new content for `path`, which has the old one or the new one, whole, at any moment."""
-    temporary = path.with_name(path.name + ".new")
+def replaced_file(file: OutputFile) -> Iterator[BinaryIO]:
+    """A new content for a file, which has the old one or the new one, whole, at any moment.
+
+    Raises SinkError, and leaves it, if a person's content is there at the end.
+    """
+    temporary = temporary_beside(file.path)
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with temporary.open("wb") as written:
+            yield written
+            written.flush()
+            os.fsync(written.fileno())
+        file.replace(temporary)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_folder(file.path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name that nobody else gives; short, since a name may be as long as the system allows."""
+    return path.with_name(f".captionmill-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.new")
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The sinks by their names on the command line; knows of each only how to open it."""
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from producer.sinks.json_lists import (
     vqa_entries,
 )
 from producer.sinks.lines import (
+    Lines,
     LinesSink,
     answer_lines,
     failure_lines,
     openai_error_lines,
     openai_output_lines,
 )
+from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.parquet import require_pyarrow, write_parquet
 from producer.sinks.shards import ShardsSink
 from producer.sinks.sidecar import SidecarSink
@@ -35,6 +38,9 @@ DEFAULT_KIND: Final = "jsonl"
 FAILURES_KIND: Final = "failures"
 SIDECAR_KIND: Final = "sidecar"
 SIDECAR_RECORD: Final = "sidecars.sqlite"
+IMAGE_FOLDER_KIND: Final = "hf"
+METADATA: Final = "metadata.jsonl"
+"""The one name that the datasets library reads beside images."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,24 @@ class _Asked:
     """The run's."""
     options: SinkOptions
     read_image: ReadImage
+    record: OutputRecord
+
+    def file(self) -> OutputFile:
+        return OutputFile(self.path, self.record, self.kind)
 
 
 def _openai(asked: _Asked) -> Sink:
-    errors = asked.path.with_name(f"{asked.path.stem}_errors{asked.path.suffix}")
-    return LinesSink(asked.name, [(asked.path, openai_output_lines), (errors, openai_error_lines)])
+    errors = OutputFile(_errors_path(asked.path), asked.record, asked.kind)
+    return LinesSink(asked.name, [(asked.file(), openai_output_lines), (errors, openai_error_lines)])
+
+
+def _errors_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_errors{path.suffix}")
 
 
 def _parquet(asked: _Asked) -> Sink:
     require_pyarrow()
-    return WholeFileSink(asked.name, asked.path, write_parquet)
+    return WholeFileSink(asked.name, asked.file(), write_parquet)
 
 
 def _sidecar(asked: _Asked) -> Sink:
@@ -67,31 +81,38 @@ def _sidecar(asked: _Asked) -> Sink:
 
 
 def _hf(asked: _Asked) -> Sink:
-    """Beside images a metadata.jsonl may be a person's work."""
-    written = image_folder(asked.path, asked.options)
-    return WholeFileSink(asked.name, asked.path, written, replaces=not asked.given)
+    if asked.path.name != METADATA:
+        raise SinkError(
+            f"The datasets library reads {METADATA} beside images and no other name: give "
+            f"--sink {IMAGE_FOLDER_KIND}:{shown(asked.path.parent / METADATA)}."
+        )
+    return WholeFileSink(asked.name, asked.file(), image_folder(asked.path, asked.options))
 
 
 def _list_of(entries: Entries) -> Callable[[_Asked], Sink]:
-    return lambda asked: WholeFileSink(asked.name, asked.path, json_list(entries, asked.options))
+    return lambda asked: WholeFileSink(asked.name, asked.file(), json_list(entries, asked.options))
+
+
+def _lines(lines: Lines) -> Callable[[_Asked], Sink]:
+    return lambda asked: LinesSink(asked.name, [(asked.file(), lines)])
 
 
 def _table(asked: _Asked) -> Sink:
     tabs = asked.kind == "tsv" or asked.path.suffix.lower() in (".tsv", ".tab")
-    return TableSink(asked.name, asked.path, tabs=tabs, long=asked.options.long_table)
+    return TableSink(asked.name, asked.file(), tabs=tabs, long=asked.options.long_table)
 
 
 _KINDS: Final[dict[str, tuple[str, Callable[[_Asked], Sink]]]] = {
-    "jsonl": ("answers.jsonl", lambda asked: LinesSink(asked.name, [(asked.path, answer_lines)])),
-    "failures": ("failures.jsonl", lambda asked: LinesSink(asked.name, [(asked.path, failure_lines)])),
+    "jsonl": ("answers.jsonl", _lines(answer_lines)),
+    "failures": ("failures.jsonl", _lines(failure_lines)),
     "csv": ("answers.csv", _table),
     "tsv": ("answers.tsv", _table),
     "parquet": ("answers.parquet", _parquet),
     "sidecar": ("", _sidecar),
-    "hf": ("metadata.jsonl", _hf),
+    "hf": (METADATA, _hf),
     "webdataset": (
         "answers.tar",
-        lambda asked: ShardsSink(asked.name, asked.path, asked.options, asked.read_image),
+        lambda asked: ShardsSink(asked.name, asked.path, asked.options, asked.read_image, asked.record),
     ),
     "coco": ("coco.json", _list_of(coco_entries)),
     "llava": ("llava.json", _list_of(llava_entries)),
@@ -104,38 +125,85 @@ _KINDS: Final[dict[str, tuple[str, Callable[[_Asked], Sink]]]] = {
 KINDS: Final = tuple(_KINDS)
 
 
-def open_sinks(specs: Sequence[str], folder: Path, options: SinkOptions, read_image: ReadImage) -> list[Sink]:
+def make_sinks(
+    specs: Sequence[str], folder: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
+) -> list[Sink]:
     """The sinks for specs KIND or KIND:PATH (jsonl without any), and failures.jsonl in any case.
 
-    Makes the folders of their files; writes nothing until `resume`. Raises SinkError for what cannot be
+    Checks that they can be written, and leaves everything as it is. Raises SinkError for what cannot be
     written as asked.
     """
-    sinks: list[Sink] = []
+    return [sink for _, sink in _made(specs, folder, options, read_image, record)]
+
+
+def open_sinks(
+    specs: Sequence[str], folder: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
+) -> list[Sink]:
+    """The same, with the folders that their files lie in; writes nothing until `resume`."""
+    sinks = []
+    for asked, sink in _made(specs, folder, options, read_image, record):
+        try:
+            _folder_of(asked).mkdir(parents=True, exist_ok=True)
+            asked.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(
+                f"The folder {shown(_folder_of(asked))} cannot be made: {error.strerror}."
+            ) from None
+        sinks.append(sink)
+    return sinks
+
+
+def beside_images(specs: Sequence[str], images: Path | None, source: str) -> tuple[str, ...]:
+    """The same specs, with a path for the sink whose file has to lie beside the images.
+
+    `images` is the folder that all of them are in or below, if they are files. Raises SinkError without one.
+    """
+    placed = []
+    for spec in specs:
+        if spec == IMAGE_FOLDER_KIND:
+            if images is None:
+                raise SinkError(
+                    f"--sink {spec} writes {METADATA} beside the images, and {shown(source)} is no folder of "
+                    f"image files: name their folder with --sink {spec}:FOLDER/{METADATA}."
+                )
+            placed.append(f"{spec}:{images / METADATA}")
+        else:
+            placed.append(spec)
+    return tuple(placed)
+
+
+def _made(
+    specs: Sequence[str], folder: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
+) -> list[tuple[_Asked, Sink]]:
+    made: list[tuple[_Asked, Sink]] = []
     paths: dict[Path, str] = {}
     asked_for = list(specs or [DEFAULT_KIND])
     if not any(spec.partition(":")[0] == FAILURES_KIND for spec in asked_for):
         asked_for.append(FAILURES_KIND)
     for spec in asked_for:
-        asked = _asked(spec, folder, options, read_image)
+        asked = _asked(spec, folder, options, read_image, record)
         for path in _paths(asked):
             if path in paths:
                 raise SinkError(
                     f'"{paths[path]}" and "{spec}" would write the same file; name a path for one of them.'
                 )
             paths[path] = spec
-        _make_folder(asked)
-        sinks.append(_KINDS[asked.kind][1](asked))
-    return sinks
+        sink = _KINDS[asked.kind][1](asked)
+        _check_place(asked)
+        made.append((asked, sink))
+    return made
 
 
-def _asked(spec: str, folder: Path, options: SinkOptions, read_image: ReadImage) -> _Asked:
+def _asked(
+    spec: str, folder: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
+) -> _Asked:
     kind, separator, given = spec.partition(":")
     if kind not in _KINDS:
         raise SinkError(f'There is no output "{kind}"; there are {", ".join(KINDS)}.')
     if separator and not given:
         raise SinkError(f'"{spec}" names no path after the colon.')
-    path = Path(given) if given else folder / _KINDS[kind][0]
-    return _Asked(spec, kind, Path(os.path.abspath(path)), bool(given), folder, options, read_image)
+    path = Path(os.path.abspath(given or folder / _KINDS[kind][0]))
+    return _Asked(spec, kind, path, bool(given), folder, options, read_image, record)
 
 
 def _paths(asked: _Asked) -> list[Path]:
@@ -144,17 +212,27 @@ def _paths(asked: _Asked) -> list[Path]:
         return [Path(SIDECAR_KIND)]
     path = Path(asked.path.parent.resolve(), asked.path.name)
     if asked.kind == "openai":
-        return [path, path.with_name(f"{path.stem}_errors{path.suffix}")]
+        return [path, _errors_path(path)]
     return [path]
 
 
-def _make_folder(asked: _Asked) -> None:
-    is_folder = asked.kind == SIDECAR_KIND
-    if not is_folder and asked.path.is_dir():
+def _folder_of(asked: _Asked) -> Path:
+    return asked.path if asked.kind == SIDECAR_KIND else asked.path.parent
+
+
+def _check_place(asked: _Asked) -> None:
+    """Whether files can be made where the sink's are to be. Makes none that stays. Raises SinkError."""
+    if asked.kind != SIDECAR_KIND and asked.path.is_dir():
         raise SinkError(f"{shown(asked.path)} is a folder; name a file in it.")
-    folder = asked.path if is_folder else asked.path.parent
+    folder = there = _folder_of(asked)
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise SinkError(f"The folder {shown(folder)} cannot be made: {shown(there)} is a file.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        asked.folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise SinkError(f"The folder {shown(folder)} cannot be made: {error.strerror}.") from None
+        raise SinkError(
+            f"Nothing can be written in {shown(there)} ({error.strerror}): name another path with "
+            f"--sink {asked.kind}:PATH."
+        ) from None

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from contract.answer import Answer, Generated
@@ -10,6 +9,7 @@ from contract.failure import Failure
 from producer.rows import Answered, AnsweredRow
 from producer.sinks.answers import answer_line
 from producer.sinks.files import GrowingFile, json_line
+from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, Rows
 
 Lines = Callable[[AnsweredRow], Iterator[dict[str, Any]]]
@@ -18,10 +18,13 @@ Lines = Callable[[AnsweredRow], Iterator[dict[str, Any]]]
 class LinesSink:
     """Files of JSON lines, each with what it says of a row."""
 
-    def __init__(self, name: str, files: Sequence[tuple[Path, Lines]]) -> None:
+    def __init__(self, name: str, files: Sequence[tuple[OutputFile, Lines]]) -> None:
         self.name = name
         self.left_alone = LeftAlone()
-        self._files = [(GrowingFile(path), lines) for path, lines in files]
+        self._files = [(GrowingFile(file), lines) for file, lines in files]
+
+    def files(self) -> list[OutputFile]:
+        return [file.file for file, _ in self._files]
 
     def resume(self, place: dict[str, Any] | None) -> None:
         sizes = [None] * len(self._files) if place is None else place["bytes"]

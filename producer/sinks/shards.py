@@ -5,6 +5,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from producer.rows import AnsweredRow, ReadImage
 from producer.sinks.answers import answer_line, caption
 from producer.sinks.columns import printable
 from producer.sinks.files import GrowingFile, json_text, sync_folder
+from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
 from producer.sources import shown
 from producer.sources.files import IMAGE_SUFFIXES
@@ -36,16 +38,23 @@ class ShardsSink:
     A sample is KEY.jpg (the original bytes), KEY.txt (the caption) and KEY.json (the row's line).
     """
 
-    def __init__(self, name: str, path: Path, options: SinkOptions, read_image: ReadImage) -> None:
+    def __init__(
+        self, name: str, path: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
+    ) -> None:
         """`path` is NAME.tar; shards lie beside it."""
         self.name = name
         self.left_alone = LeftAlone()
         self._stem = path.with_suffix("") if path.suffix == ".tar" else path
         self._options = options
         self._read_image = read_image
+        self._record = record
         self._shard = 0
         self._samples = 0
         self._file: GrowingFile | None = None
+
+    def files(self) -> list[OutputFile]:
+        """All that have a shard's name: a new run removes them."""
+        return [self._output(shard, path) for shard, path in self._shards()]
 
     def resume(self, place: dict[str, Any] | None) -> None:
         self.close()
@@ -59,8 +68,11 @@ class ShardsSink:
             full.rename(filling)
         self._remove_from(self._shard + 1)
         if not filling.exists():
-            raise SinkError(f"{shown(full)} is gone; put it back, or start a new run.")
-        self._file = GrowingFile(filling)
+            raise SinkError(
+                f"{shown(full)} is gone: put it back, or have all outputs written again with run --resume "
+                "--overwrite."
+            )
+        self._file = GrowingFile(self._output(self._shard, filling))
         self._file.resume(place["bytes"])
 
     def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
@@ -99,7 +111,7 @@ class ShardsSink:
         if not members:
             return
         if self._file is None:
-            self._file = GrowingFile(self._path(self._shard, ".new"))
+            self._file = GrowingFile(self._output(self._shard, self._path(self._shard, ".new")))
             self._file.resume(None)
         self._file.append(b"".join(members))
         members.clear()
@@ -136,15 +148,20 @@ class ShardsSink:
     def _path(self, shard: int, ending: str = "") -> Path:
         return self._stem.with_name(f"{self._stem.name}-{shard:06d}.tar{ending}")
 
+    def _output(self, shard: int, path: Path) -> OutputFile:
+        """A shard keeps what is known of it when it is full and renamed."""
+        return OutputFile(path, self._record, "webdataset", known_as=self._path(shard))
+
     def _remove_from(self, shard: int) -> None:
         for found, path in self._shards():
             if found >= shard:
                 path.unlink()
+                self._output(found, path).forget()
         sync_folder(self._stem.parent)
 
     def _shards(self) -> Iterator[tuple[int, Path]]:
         pattern = re.compile(re.escape(self._stem.name) + r"-([0-9]{6,})\.tar(\.new)?")
-        with os.scandir(self._stem.parent) as entries:
+        with suppress(FileNotFoundError), os.scandir(self._stem.parent) as entries:
             for entry in entries:
                 match = pattern.fullmatch(entry.name)
                 if match:

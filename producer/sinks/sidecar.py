@@ -13,7 +13,8 @@ from contract.job import ImagePath
 from producer.rows import AnsweredRow
 from producer.sinks.answers import caption
 from producer.sinks.columns import printable
-from producer.sinks.files import sync_folder
+from producer.sinks.files import sync_folder, temporary_beside
+from producer.sinks.output_record import OutputFile
 from producer.sinks.sidecar_record import Sidecar, SidecarRecord, sha256
 from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
 from producer.sources.files import IMAGE_SUFFIXES
@@ -23,7 +24,10 @@ SIDECAR_MAX_BYTES: Final = 16 * 2**20
 FOREIGN: Final = "a file is there that this run folder did not write"
 EDITED: Final = "it was edited since this run folder wrote it"
 JOINED: Final = "it also holds text that this run folder did not write"
-SHARED: Final = "another image of its folder has the same name but for the extension"
+SHARED: Final = (
+    "another image of its folder has the same name but for the extension; "
+    "--sidecar-name full gives each a sidecar"
+)
 TWICE: Final = "the same image is in another row of the run"
 LINK: Final = "a symbolic link is there"
 NO_FILE: Final = "its image is no local file"
@@ -60,7 +64,7 @@ class _Plan:
 
 
 class SidecarSink:
-    """`img_0042.txt` for `img_0042.png`, beside it or under `root` in the same folders.
+    """`img.txt`, or `img.png.txt`, for `img.png`, beside it or under `root` in the same folders.
 
     Each file is recorded before it is written and replaced as a whole, so that after a crash the next attempt
     knows an edit from its own text.
@@ -77,6 +81,10 @@ class SidecarSink:
         self._record_path = record
         self._record: SidecarRecord | None = None
 
+    def files(self) -> list[OutputFile]:
+        """None: each sidecar is asked about by itself, just before it is written."""
+        return []
+
     def resume(self, place: dict[str, Any] | None) -> None:
         """Sidecars that were written already stay; the same rows again find their own text and go on."""
         self.close()
@@ -88,7 +96,7 @@ class SidecarSink:
             for sidecar in record.unsettled():
                 path = Path(os.fsdecode(sidecar.path))
                 with suppress(OSError):
-                    _temporary(path).unlink()
+                    temporary_beside(path).unlink()
                 try:
                     content = _content(path)
                 except _LeaveAloneError:
@@ -179,7 +187,8 @@ class SidecarSink:
             folder.mkdir(parents=True, exist_ok=True)
         if not _is_within(folder, tree):
             raise _LeaveAloneError(OUTSIDE)
-        return Path(os.path.realpath(folder), image.stem + extension)
+        stem = image.name if self._options.sidecar_name == "full" else image.stem
+        return Path(os.path.realpath(folder), stem + extension)
 
     def _base(self, before: bytes | None, known: Sidecar | None) -> tuple[bytes | None, bytes | None]:
         """The text of somebody else's in the sidecar, and the hash of our own if it is there."""
@@ -204,16 +213,18 @@ class SidecarSink:
         raise _LeaveAloneError(EDITED)
 
     def _part(self, text: bytes, base: bytes | None) -> bytes:
+        """Our own text, with what separates it from another's, or ends the file."""
         separator = self._options.separator.encode()
-        if base is None or self._options.sidecar_policy not in ("append", "prepend"):
-            return text
+        end = b"\n" if self._options.final_newline and not text.endswith(b"\n") else b""
+        if not base or self._options.sidecar_policy not in ("append", "prepend"):
+            return text + end
         if self._options.sidecar_policy == "append":
-            return text if not base or base.endswith(b"\n") else separator + text
-        return text + separator if base else text
+            return text + end if base.endswith(b"\n") else separator + text + end
+        return text + separator
 
     def _carry_out(self, plan: _Plan) -> bool:
         """Write the sidecar, unless somebody else was there in the meantime."""
-        temporary = _temporary(plan.path)
+        temporary = temporary_beside(plan.path)
         done = False
         try:
             with self._noted(plan.example):
@@ -252,11 +263,6 @@ def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
             raise _LeaveAloneError(TWICE)
     elif known.position is not None or os.path.lexists(known.image):
         raise _LeaveAloneError(SHARED)
-
-
-def _temporary(path: Path) -> Path:
-    """Short, since a name may be as long as the system allows."""
-    return path.with_name(f".captionmill-{sha256(os.fsencode(path.name)).hex()[:16]}.new")
 
 
 def _folder_of_source(image: Path, name: str | None) -> Path:

@@ -3,14 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from producer.rows import AnsweredRow
+
+if TYPE_CHECKING:
+    from producer.sinks.output_record import OutputFile
 
 Rows = Callable[[], Iterator[AnsweredRow]]
 """Every answered row of the run in the source's order; each call begins anew."""
 
 SidecarPolicy = Literal["skip", "overwrite", "append", "prepend"]
+SidecarName = Literal["stem", "full"]
+"""Of a.jpg: a.txt or a.jpg.txt."""
 
 
 class SinkError(ValueError):
@@ -53,6 +58,9 @@ class Sink(Protocol):
     left_alone: LeftAlone
     """What was not written, for the summary."""
 
+    def files(self) -> "Sequence[OutputFile]":
+        """Files that it replaces or continues, to be asked about before. Sidecars have their own rule."""
+
     def resume(self, place: dict[str, Any] | None) -> None:
         """Start anew and replace earlier output (None), or cut the output back to `place` and go on there.
 
@@ -83,6 +91,9 @@ class SinkOptions:
     prefix: str = ""
     suffix: str = ""
     caption_extension: str = ".txt"
+    sidecar_name: SidecarName = "stem"
+    final_newline: bool = True
+    """Whether a sidecar of the run's own text ends in a newline."""
     sidecar_policy: SidecarPolicy = "skip"
     """What becomes of a sidecar that the run did not write."""
     long_table: bool = False

@@ -12,6 +12,7 @@ from producer.rows import AnsweredRow
 from producer.sinks.answers import image_text, prompt_text
 from producer.sinks.columns import Columns, cell, printable
 from producer.sinks.files import GrowingFile, replaced_file
+from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, Rows, SinkError
 from producer.sources import shown
 
@@ -26,16 +27,19 @@ class TableSink:
     order.
     """
 
-    def __init__(self, name: str, path: Path, *, tabs: bool, long: bool) -> None:
+    def __init__(self, name: str, file: OutputFile, *, tabs: bool, long: bool) -> None:
         self.name = name
         self.left_alone = LeftAlone()
         self._dialect = "excel-tab" if tabs else "excel"
         self._long = long
-        self._file = GrowingFile(path)
+        self._file = GrowingFile(file)
         self._columns: Columns | None = None
         self._late = False
         self._rewritten = False
         """`finish` has written the file before: it can only be written again."""
+
+    def files(self) -> list[OutputFile]:
+        return [self._file.file]
 
     def resume(self, place: dict[str, Any] | None) -> None:
         self._columns, self._late, self._rewritten = None, False, False
@@ -79,7 +83,7 @@ class TableSink:
             return
         self._file.close()
         columns = Columns.of(rows())
-        with replaced_file(self._file.path) as file:
+        with replaced_file(self._file.file) as file:
             file.write(self._lines([self._header(columns)]))
             for row in rows():
                 file.write(self._lines(self._row_lines(row, columns)))

@@ -1,6 +1,7 @@
 """Rows of a text file that names one image a line; opens no image."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from producer.rows import Row
 from producer.sources.files import open_plain, reading
@@ -15,6 +16,7 @@ class FileList:
 
     columns: tuple[str, ...] | None = ()
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, source: str, root: str) -> None:
         self._source = source

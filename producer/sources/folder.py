@@ -53,6 +53,10 @@ class ImageFiles:
     def of_pattern(cls, source: str) -> "ImageFiles":
         return cls(source, *split_pattern(source), tells_of_subfolders=False)
 
+    @property
+    def images_folder(self) -> Path | None:
+        return None if is_remote(self.root) else Path(self.root)
+
     def rows(self) -> Iterator[Row]:
         empty = True
         suffixes = image_suffixes()

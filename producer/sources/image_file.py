@@ -3,6 +3,7 @@
 import os
 import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
@@ -19,6 +20,10 @@ class ImageFile:
     def __init__(self, place: str) -> None:
         """`place` is an absolute path or a URL."""
         self._place = place
+
+    @property
+    def images_folder(self) -> Path | None:
+        return None if is_remote(self._place) else Path(self._place).parent
 
     def rows(self) -> Iterator[Row]:
         if is_remote(self._place):

@@ -1,6 +1,7 @@
 """Rows of an OpenAI batch file; knows nothing of how their answers are written."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any, Final
 
 from pydantic import ValidationError
@@ -54,6 +55,7 @@ class OpenAIBatch:
 
     columns: tuple[str, ...] | None = ("model",)
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, source: str, root: str) -> None:
         self._source = source

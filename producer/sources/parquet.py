@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from producer.rows import Row
@@ -22,6 +23,7 @@ class Parquet:
     """Parts with one schema, as one table."""
 
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, parts: Sequence[str], options: SourceOptions, root: str) -> None:
         """Reads the footers of all parts. Raises SourceError if their columns differ."""

@@ -1,6 +1,7 @@
 """Rows of a file of records, whichever form it writes them in; knows no form itself."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from producer.rows import Row
@@ -43,6 +44,7 @@ class RecordSource:
     """Rows of records."""
 
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, name: str, root: str, records: Records, options: SourceOptions) -> None:
         """`name` is the file's, `root` where relative image names begin."""

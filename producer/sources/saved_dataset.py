@@ -19,6 +19,7 @@ class SavedDataset:
     """One split of a data set; images stay as they were encoded."""
 
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, name: str, dataset: Any, options: SourceOptions, root: str) -> None:
         self._name = name

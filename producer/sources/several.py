@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from contract.job import ImagePath, ImageUrl
@@ -153,6 +154,12 @@ class Several:
         for part in self._parts:
             found.add(part.source.skipped)
         return found
+
+    @property
+    def images_folder(self) -> Path | None:
+        found = [part.source.images_folder for part in self._parts]
+        known = [str(folder) for folder in found if folder is not None]
+        return Path(shared_folder(known)) if len(known) == len(found) else None
 
     def rows(self) -> Iterator[Row]:
         seen: set[str] = set()

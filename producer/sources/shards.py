@@ -4,6 +4,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Final
 
 from contract.failure import Failure, FailureCode
@@ -59,6 +60,7 @@ class Shards:
 
     columns: tuple[str, ...] | None = None
     skipped = Skipped()
+    images_folder: Path | None = None
 
     def __init__(self, shards: Sequence[str], options: SourceOptions) -> None:
         self._shards = shards

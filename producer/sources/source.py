@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from producer.rows import Row
@@ -44,6 +45,10 @@ class Source(Protocol):
     @property
     def skipped(self) -> Skipped:
         """What `rows` left out the last time that it came to its end."""
+
+    @property
+    def images_folder(self) -> Path | None:
+        """The local folder that all images are files in or below; None where they are not."""
 
     def rows(self) -> Iterator[Row]:
         """Every row in order, one at a time, from the beginning at each call.

@@ -1,0 +1,83 @@
+"""Puts a submission into a run folder, as a whole or not at all; sends nothing."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from producer.ledger import LEDGER, LedgerError, require_folder
+from producer.run_folder import Planned, RunFolder, Submission
+from producer.sinks.files import sync_folder
+from producer.sources import Source, shown
+
+PLANNING: Final = ".planning"
+"""In a folder that is to become a run's: the ledger, while it is planned."""
+
+
+def plan_run(out: Path, submission: Submission, source: Source, *, overwrite: bool = False) -> Planned:
+    """Note the whole source in the run folder `out`, a new one or one that is there already.
+
+    After an exception or a kill, `out` is as it was. Raises SourceError, LedgerError and SinkError.
+    """
+    require_folder(out)
+    if (out / LEDGER).exists():
+        with closing(RunFolder(out)) as folder, folder.role("feeder"), folder.role("collector"):
+            return folder.plan(submission, source, overwrite=overwrite)
+    with _made(out), _staging(out) as staging:
+        with closing(RunFolder(out, create=True, staging=staging)) as folder:
+            planned = folder.plan(submission, source, overwrite=overwrite)
+        _put_in_place(staging, out)
+    return planned
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, made if need be; those made are removed after an exception, if nothing else is in them."""
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(f"The folder {shown(folder)} cannot be made: {error.strerror}.") from None
+    try:
+        yield
+    except BaseException:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
+        raise
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder in `out` for one process at a time; what one that was killed left there is removed."""
+    staging = out / PLANNING
+    staging.mkdir(exist_ok=True)
+    descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LedgerError(f"Another process plans a run in {shown(out)}.") from None
+        if not staging.exists() or not os.path.samestat(os.fstat(descriptor), staging.stat()):
+            raise LedgerError(f"Another process has just planned a run in {shown(out)}.")
+        for name in os.listdir(staging):
+            (staging / name).unlink()
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(staging: Path, out: Path) -> None:
+    """Rename the ledger, which is one file once it was closed. Raises LedgerError."""
+    if (out / LEDGER).exists():
+        raise LedgerError(f"Another process has planned a run in {shown(out)} in the meantime.")
+    if os.listdir(staging) != [LEDGER]:
+        raise LedgerError(f"The ledger of {shown(out)} cannot be completed; is the disk full?")
+    (staging / LEDGER).rename(out / LEDGER)
+    sync_folder(out)
