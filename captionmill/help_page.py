@@ -56,7 +56,8 @@ class PanelledCommand(TyperCommand):
             option = copy.copy(self.get_help_option(ctx))
             assert option is not None
             option.name, option.opts = "help_all", [ALL]
-            option.help = f"Show every option and exit; {len(self._advanced)} more than here."
+            count = sum(isinstance(param, TyperOption) for param in self.params)
+            option.help = f"Show all {count} options and exit."
             option.callback = _show_all
             self._help_all = option
         return self._help_all

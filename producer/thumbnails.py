@@ -16,10 +16,9 @@ QUALITIES: Final = (80, 60, 40, 25)
 MIN_PX: Final = 32
 MAX_PX: Final = 64_000_000
 """Height times width of the largest image that is decoded."""
-HEIF: Final = "HEIF"
 FORMATS: Final = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
-    *((HEIF,) if register_heif() else ()),
+    *(("HEIF",) if register_heif() else ()),
 )
 
 
@@ -53,8 +52,7 @@ def thumbnail(content: bytes | None, *, side_px: int, max_bytes: int) -> bytes |
             if height * width > MAX_PX:
                 return None
             image.draft("RGB", (2 * side_px, 2 * side_px))
-            # libheif has turned a HEIC photo by what its container says, which EXIF only repeats.
-            small = image.copy() if image.format == HEIF else ImageOps.exif_transpose(image)
+            small = ImageOps.exif_transpose(image)
             if small.mode.startswith("I"):
                 small = small.point(lambda grey: grey / 257).convert("L")
             small.thumbnail((side_px, side_px))

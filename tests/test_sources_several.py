@@ -40,6 +40,7 @@ def tree(tmp_path: Path) -> Path:
         (["photos/sub/c.png"], {}, ["c.png"]),
         (["photos"], {}, ["a.jpg", "b.png"]),
         (["photos", "photos/", "./photos"], {}, ["a.jpg", "b.png"]),
+        (["more/list.txt", "./more/list.txt"], {}, ["1", "2"]),
         (["photos/a.jpg", "photos/b.png"], {}, ["a.jpg", "b.png"]),
         (["photos/a.jpg", "more/a.jpg"], {}, ["photos/a.jpg", "more/a.jpg"]),
         (["photos", "more"], {}, ["photos/a.jpg", "photos/b.png", "more/a.jpg", "more/z.gif"]),

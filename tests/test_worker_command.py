@@ -15,7 +15,7 @@ import redis
 from contract.job import Job
 from contract.store import WORKERS_KEY, results_key
 from producer.queue import Queue
-from tests.processes import ROOT, free_port, spawn, wait_until
+from tests.processes import PATIENCE_S, ROOT, free_port, spawn, wait_until
 
 MODEL: Final = ROOT / "demo" / "model" / "openvino"
 IMAGES: Final = ROOT / "demo" / "images"
@@ -129,6 +129,7 @@ def refusal(*options: str, **environment: str) -> subprocess.CompletedProcess[st
         check=False,
         capture_output=True,
         text=True,
+        timeout=PATIENCE_S,
         env={**inherited, **{f"CAPTIONMILL_{name}": value for name, value in environment.items()}},
     )
 

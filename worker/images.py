@@ -154,8 +154,8 @@ def _outside(path: Path) -> Refusal:
 def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
     """The first frame in mode RGB, upright as its EXIF says, transparency on white.
 
-    Of a HEIC photo it is the primary picture, and libheif has it upright: EXIF's orientation repeats what the
-    container says, and does not count. Raises Refusal, and MemoryError.
+    Of a HEIC photo it is the primary picture. That is turned as its container says, and pillow-heif has taken
+    the orientation out of its EXIF, which only repeats it. Raises Refusal, and MemoryError.
     """
     if heif.HEIF not in FORMATS and heif.is_heic(content):
         raise Refusal(
@@ -167,14 +167,13 @@ def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
         check_size(image.height, image.width, limits)
         if image.format in JPEG:
             _check_scans(content)
-        is_heif = image.format == heif.HEIF
-        if not is_heif:
+        if image.format != heif.HEIF:
             image.seek(0)
         _draft(image, limits.draft_px)
         image.load()
         # Again: only now is it certain how large it became.
         check_size(image.height, image.width, limits)
-        return _as_rgb(image if is_heif else _upright(image))
+        return _as_rgb(_upright(image))
 
 
 @contextmanager

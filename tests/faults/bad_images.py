@@ -400,6 +400,10 @@ def _odd_but_good() -> Iterator[tuple[str, bytes, int, int]]:
     yield "webp-animated", saved(picture, "WEBP", save_all=True, append_images=[noise(16, 24)]), 16, 24
     yield "avif-animated", saved(picture, "AVIF", speed=10, save_all=True, append_images=[picture]), 16, 24
     yield "heic-of-2-pictures", saved(picture, "HEIF", save_all=True, append_images=[noise(9, 9)]), 16, 24
+    second = saved(noise(9, 9), "HEIF", save_all=True, append_images=[picture], primary_index=1)
+    yield "heic-whose-second-picture-is-primary", second, 16, 24
+    turned = exif(struct.pack("<HHHIIHHIIi", 2, *(0x112, 3, 1, 6), *(0x112, 3, 1, 6), 0))
+    yield "heic-exif-orientation-twice", saved(picture, "HEIF", exif=turned), 24, 16
     yield "heic-as-mif1", saved(picture, "HEIF").replace(b"ftypheic", b"ftypmif1"), 16, 24
     yield "heic-garbage-exif", saved(picture, "HEIF", exif=b"Exif\x00\x00" + bytes(range(200))), 16, 24
     yield "tiff-of-2-pages", saved(picture, "TIFF", save_all=True, append_images=[noise(9, 9)]), 16, 24
