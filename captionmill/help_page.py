@@ -106,7 +106,8 @@ def _record(param: Any, ctx: Any) -> tuple[str, str] | None:
     if record is None:
         return None
     names, told = record
-    names = re.sub(r"<([^<>]*)>$", r"\1", names)
+    kind = r"" if isinstance(param, TyperArgument) else r"\1"
+    names = re.sub(r" ?<([^<>]*)>$", kind and rf" {kind}", names)
     for pattern, plain in PLAINER:
         told = re.sub(pattern, plain, told)
     return names, told

@@ -46,7 +46,7 @@ Add = Annotated[
     bool,
     typer.Option(
         "--add",
-        help="Keep the sources of the run that --out holds, beside those named here.",
+        help="The sources of the run in --out are kept beside those named here.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -64,9 +64,10 @@ WindowSize = Annotated[
 KeepGoing = Annotated[
     bool,
     typer.Option(
-        "--keep-going",
-        help="Go on even when the first jobs all fail for one reason.",
+        "--keep-going/--no-keep-going",
+        help="The run goes on even when its first jobs all fail for one reason.",
         rich_help_panel=RUNNING,
+        hidden=True,
     ),
 ]
 Model = Annotated[
@@ -92,6 +93,7 @@ Overwrite = Annotated[
         "--overwrite/--no-overwrite",
         help="Output files that are there and not as the run wrote them are replaced.",
         rich_help_panel=SINKS,
+        hidden=True,
     ),
 ]
 

@@ -72,6 +72,7 @@ def run(
     source: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="SOURCE...",
             help="Images, folders, globs, manifests, datasets, shards or URLs, any mix; none with --resume.",
             show_default=False,
         ),
@@ -174,7 +175,7 @@ def run(
 @app.command(rich_help_panel=RUNS)
 @with_groups
 def submit(
-    source: Annotated[list[str], typer.Argument(help="As for `run`.")],
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="As for `run`.")],
     out: Annotated[Path, typer.Option(help="The run's folder.", rich_help_panel=RUNNING)],
     add: Add = False,
     *,
@@ -287,7 +288,7 @@ def retry(
 @app.command(rich_help_panel=RUNS)
 @with_groups
 def estimate(
-    source: Annotated[list[str], typer.Argument(help="As for `run`.")],
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="As for `run`.")],
     *,
     model: Model = None,
     questions: QuestionOptions,
@@ -315,8 +316,6 @@ def estimate(
         ).model_copy(update={"sinks": ()})
         if server is None:
             check_model(model)
-        else:
-            check_live(submission.model, server)
         sample_of = Sample(submission.open(), sample)
         opened = RunFolder(folder / "run", create=True)
         tell_planned(opened.plan(submission, sample_of), questions, console, as_json=as_json)

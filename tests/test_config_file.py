@@ -67,6 +67,10 @@ VALUES: dict[str, list[Any]] = {
     "seed": [11],
     "sink": [["csv"], ["jsonl", "csv:tables/a.csv"], ["sidecar:/data/captions"]],
     "sidecars": ["overwrite"],
+    "sidecar_name": ["full"],
+    "final_newline": [True, False],
+    "overwrite": [True],
+    "keep_going": [True],
     "caption_question": ["q1"],
     "caption_extension": [".caption"],
     "prefix": ["sks "],
@@ -148,7 +152,15 @@ def function_params(context: Any) -> dict[str, Any]:
 
 def told(context: Any) -> dict[str, Any]:
     """What else the command was told: everything that is no part of a submission, paths absolute."""
-    names = ("out", "redis_url", "window", "as_json", *(field.name for field in fields(LocalOptions)))
+    names = (
+        "out",
+        "redis_url",
+        "window",
+        "as_json",
+        "keep_going",
+        "overwrite",
+        *(field.name for field in fields(LocalOptions)),
+    )
     found = {name: context.params[name] for name in names}
     return found | {"out": found["out"] and found["out"].absolute()}
 
@@ -204,9 +216,13 @@ def test_an_option_wins_over_the_file(key: str) -> None:
     """Every key: a value in the file, another one on the command line."""
     first = VALUES[key][0]
     others: dict[type, Any] = {bool: not first, int: 5, float: 0.25, str: "other", list: ["other"]}
-    other = {"format": "json", "sidecars": "append", "early_stopping": "false", "detail": 5}.get(
-        key, others[type(first)]
-    )
+    other = {
+        "format": "json",
+        "sidecars": "append",
+        "sidecar_name": "stem",
+        "early_stopping": "false",
+        "detail": 5,
+    }.get(key, others[type(first)])
     alone = [] if key == "source" else ["photos"]
     config_file.write_config(Path("a.toml"), parsed(*alone, *typed(key, first)))
     context = parsed("--config", "a.toml", *typed(key, other))

@@ -138,7 +138,7 @@ def test_completion_is_installed_in_the_home_folder(tmp_path: Path) -> None:
         (("run", "--num-beams"), "captionmill: Option '--num-beams' requires an argument."),
         (("run", "a", "b", "--format", "word"), "captionmill: "),
         (("submit", "photos"), "captionmill: Missing option '--out'. See: captionmill submit --help"),
-        (("estimate",), "captionmill: Missing argument 'source'. See: captionmill estimate --help"),
+        (("estimate",), "captionmill: Missing argument 'SOURCE...'. See: captionmill estimate --help"),
         (("--versoin",), "--version"),
     ],
 )

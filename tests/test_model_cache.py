@@ -240,12 +240,15 @@ def test_no_model_at_all_is_refused_before_planning(cache: Cache, tmp_path: Path
 
 
 def test_retry_refuses_a_model_before_the_ledger_is_changed(
-    first: tuple[Cache, subprocess.CompletedProcess[str], Path],
+    cache: Cache, images: Path, tmp_path: Path
 ) -> None:
-    cache, _, out = first
-    before = (out / "ledger.sqlite").read_bytes()
+    (images / "broken.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert cache.run("run", images, "--model", DEMO_FOLDER, "--out", out).returncode == 1
+    before = cache.run("status", out, "--json").stdout
+    assert json.loads(before)["failed"] == 1
     refused(cache.run("retry", out, "--model", "chekpoint"), "There is no folder chekpoint")
-    assert (out / "ledger.sqlite").read_bytes() == before
+    assert cache.run("status", out, "--json").stdout == before
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON
 from model_prep.command import app, arguments_of
 from model_prep.options import ConversionOptions, Preset, VisionFormatChoice, WeightFormatChoice
 from tests.model_caches import CONVERTED, DEMO_CHECKPOINT, Cache, refused
-from tests.processes import ROOT, wait_until
+from tests.processes import ROOT, spawn, wait_until
 from tests.without_torch import hide_torch
 
 
@@ -123,26 +123,25 @@ def is_free(lock: Path) -> bool:
 
 
 def test_a_second_command_waits_for_the_first(
-    tiny: tuple[Cache, dict[str, dict[str, Any]]], tiny_checkpoint: Path
+    tiny: tuple[Cache, dict[str, dict[str, Any]]], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     cache, kept = tiny
     name = next(name for name in kept if "balanced" in name)
-    manifest = cache.models / name / MODEL / MANIFEST_JSON
+    manifest, log = cache.models / name / MODEL / MANIFEST_JSON, tmp_path / "second.log"
     content = manifest.read_bytes()
     manifest.unlink()
     with (cache.models / name / LOCK).open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-        with cache.start("convert", tiny_checkpoint) as second:
-            assert second.stderr is not None
-            assert (
-                second.stderr.readline() == f"Another command is converting {name}; this one waits for it.\n"
-            )
-            refused(cache.run("models", "remove", "--yes", name), f"Another command is converting {name}")
-            manifest.write_bytes(content)  # the first one has finished
-            fcntl.lockf(lock, fcntl.LOCK_UN)
-            _, told = second.communicate()
-    assert second.returncode == 0
-    assert CONVERTED not in told
+        command = [sys.executable, "-m", "captionmill", "convert", str(tiny_checkpoint)]
+        second = spawn(command, log, cache.environment)
+        waits = f"Another command is converting {name}; this one waits for it."
+        wait_until(lambda: waits in log.read_text() or second.poll() is not None)
+        refused(cache.run("models", "remove", "--yes", name), f"Another command is converting {name}")
+        manifest.write_bytes(content)  # the first one has finished
+        fcntl.lockf(lock, fcntl.LOCK_UN)
+    assert second.wait() == 0
+    assert waits in log.read_text()
+    assert CONVERTED not in log.read_text()
 
 
 def test_help_needs_no_torch(tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ REFUSALS = {
     "somebody's file": (["{photos}", "--sink", "csv:{work}/file"], "not from this run"),
     "a form for no folder": (["{work}/good.jsonl", "--sink", "hf"], "--sink hf:FOLDER/metadata.jsonl"),
     "another name": (["{photos}", "--sink", "hf:{photos}/told.jsonl"], "{photos}/metadata.jsonl"),
-    "no server": (["{photos}", "--redis", AWAY], "Redis does not answer"),
+    "no server": (["{photos}", "--redis", AWAY], "Nothing listens at"),
     "no URL": (["{photos}", "--redis", "http://127.0.0.1/"], "redis://"),
     "two models": (["{photos}", "--redis", "{server}"], "name one with --model"),
     "no model": (["{photos}", "--redis", ""], "Which model shall answer?"),
-    "no model folder": (["{photos}", "--model", "{work}/none", "--redis", ""], "no model folder"),
+    "no model folder": (["{photos}", "--model", "{work}/none", "--redis", ""], "no name of a kept model"),
     "too many workers": (
         ["{photos}", "--model", MODEL, "--workers", "999", "--redis", ""],
         "--workers 999 is too many",
@@ -78,7 +78,8 @@ def given(options: list[str], work: Path, server: str, out: Path) -> list[str]:
         filled += ["--redis", server]
     elif filled[-1] == "":  # none is named, and local mode would begin
         filled = filled[:-2]
-    return [*filled, "--question", "What?", "--out", str(out)]
+    # The run that was there before is of another source.
+    return [*filled, "--question", "What?", "--add", "--out", str(out)]
 
 
 def dump(out: Path) -> list[str]:
@@ -148,7 +149,7 @@ def test_a_package_that_a_sink_needs_is_missed_before_planning(redis_url: str, w
     options = given(["{photos}", "--sink", "parquet"], work, redis_url, work / "out")
     ran = captionmill("run", *options, script=WITHOUT)
     assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.startswith("captionmill: Parquet needs pyarrow: install it")
+    assert ran.stderr.startswith("captionmill: Parquet needs pyarrow, which is not installed: pip install")
     assert tree(work) == before
 
 

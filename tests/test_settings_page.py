@@ -42,7 +42,7 @@ def test_every_setting_is_described_in_plain_words(name: str) -> None:
 @pytest.fixture(scope="module")
 def help_page() -> str:
     """As a terminal of 80 columns shows it."""
-    command = [sys.executable, "-m", "captionmill", "worker", "--help"]
+    command = [sys.executable, "-m", "captionmill", "worker", "--help-all"]
     shown = subprocess.run(
         command, cwd=ROOT, check=True, capture_output=True, text=True, env={"COLUMNS": "80", "PATH": ""}
     )
@@ -51,11 +51,11 @@ def help_page() -> str:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_option_is_whole_on_the_help_page(help_page: str, name: str) -> None:
-    assert re.search(rf"^│ {option(name)} ", help_page, flags=re.MULTILINE)
+    assert re.search(rf"^  {option(name)}\b", help_page, flags=re.MULTILINE)
 
 
 def test_nothing_is_cut_on_the_help_page(help_page: str) -> None:
     assert "…" not in help_page
     assert max(map(len, help_page.splitlines())) <= 80
-    titles = re.findall(r"^╭─ (.+?) ─", help_page, flags=re.MULTILINE)
-    assert titles == ["Options", *GROUPS]
+    titles = re.findall(r"^(\S.*):$", help_page, flags=re.MULTILINE)
+    assert titles == [*GROUPS, "Options"]
