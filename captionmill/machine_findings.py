@@ -22,6 +22,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "interop": "tokenizers as OpenVINO models, for OpenVINO GenAI",
     "datasets": "data sets of Hugging Face: hf://owner/name, and folders that `datasets` saved",
     "parquet": "Parquet files as source and as sink",
+    "heic": "HEIC photos, as phones take them, in runs and in workers",
     "remote": "s3:// and other addresses; each store needs its own package, too, such as s3fs",
     "chat": "a page to try prompts on: `captionmill chat`",
 }

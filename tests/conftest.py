@@ -1,6 +1,7 @@
 """A real server and three real models, two small random ones and the demo's, for all tests that need them."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.processes import ROOT, start_server
 
 DEMO_MODEL = ROOT / "demo" / "model"
 
+# A shell that starts the tests in the background has them ignore it, and their child processes with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # OpenVINO's threads and torch's would fight for the cores
 
 

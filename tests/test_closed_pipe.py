@@ -32,6 +32,7 @@ def unread(*arguments: str | Path, both: bool = False, script: str | None = None
             stderr=writer if both else subprocess.PIPE,
             text=True,
             check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
     finally:
         os.close(writer)

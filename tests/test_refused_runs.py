@@ -209,6 +209,8 @@ def test_a_kill_while_planning_leaves_no_run_and_no_hindrance(run_before: Path, 
     assert dump(work / "run") == ledger
     ran = captionmill("status", work / "new")
     assert (ran.returncode, ran.stderr) == (2, f"captionmill: {work / 'new'} holds no run.\n")
+    for left in (work / "new" / ".planning").iterdir():
+        left.write_bytes(b"half a ledger" * 1000)
     submitted = PLANNED.replace("END", "pass")
     for name in ("run", "new"):
         command = [sys.executable, "-c", submitted, str(work / "photos"), str(work / name)]
