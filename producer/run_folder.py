@@ -243,7 +243,7 @@ class RunFolder:
             except LedgerError as error:
                 raise SourceError(str(error)) from None
             if not rows.count:
-                raise SourceError(f"{shown_sources(submission.sources)}: there are no rows.")
+                raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):

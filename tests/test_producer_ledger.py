@@ -248,5 +248,5 @@ def test_a_ledger_of_another_version_is_refused(ledger: Ledger, tmp_path: Path) 
     ledger.close()
     with closing(sqlite3.connect(tmp_path / "run" / LEDGER)) as db:
         db.execute("PRAGMA user_version = 1")
-    with pytest.raises(LedgerError, match="has version 1, and this program reads 2: go on with the release"):
+    with pytest.raises(LedgerError, match="has version 1, and this program reads 3: go on with the release"):
         Ledger(tmp_path / "run")
