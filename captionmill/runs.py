@@ -61,7 +61,10 @@ from producer.workers import live_workers
 DRY_ROWS: Final = 5
 OUT_SUFFIX: Final = "-answers"
 RESUMED: Final = frozenset(
-    ("resume", "out", "model", "redis_url", "window", "as_json", *(one.name for one in fields(LocalOptions)))
+    (
+        *("resume", "out", "model", "redis_url", "window", "as_json", "overwrite", "keep_going"),
+        *(one.name for one in fields(LocalOptions)),
+    )
 )
 """Parameters of `run` that --resume uses."""
 

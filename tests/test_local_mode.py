@@ -89,7 +89,7 @@ def test_a_folder_is_captioned_by_one_command(newcomer: Newcomer) -> None:
     before = newcomer.files()
     code, said, warned = newcomer.type("run", "photos/0", "--recursive", "--model", MODEL_FOLDER)
     assert code == 0, said + warned
-    assert 'No --question is given; rows without one are asked: "Describe the image."' in said
+    assert 'No --question is given, so this is asked of 14 images: "Describe the image."' in said
     assert "The run's folder is 0-answers (--out names another one)." in said
     (line,) = [one for one in said.splitlines() if one.startswith("No server is named")]
     assert "1 worker on CPU" in line
