@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-STOPPED_S = 60.0
+from tests.processes import PATIENCE_S
 
 
 def descendants(process: int) -> set[int]:
@@ -37,7 +37,7 @@ def alive(process: int) -> bool:
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + STOPPED_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited in vain until {what}")

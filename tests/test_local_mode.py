@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from pillow_heif import register_heif_opener
 
 from captionmill.local_site import SiteError, core_shares
 from demo.samples import IMAGES, MODEL_FOLDER
@@ -16,6 +18,9 @@ from producer.run_folder import RunFolder
 from tests.family import alive, descendants, listening_ports, listens, wait_for
 
 PICTURES = 40
+ALL = 200
+HEIC = 4
+BROKEN = 5
 
 
 def environment(cache: Path, **changes: str) -> dict[str, str]:
@@ -136,6 +141,41 @@ def test_a_run_that_is_stopped_goes_on(newcomer: Newcomer, number: signal.Signal
     assert len(newcomer.answers("out")) == PICTURES
     assert newcomer.files() == before
     assert list((newcomer.home / "cache").rglob("*")) == []
+
+
+@pytest.mark.parametrize("model", ["openvino", "checkpoint"])
+def test_a_folder_as_people_have_them(newcomer: Newcomer, model: str) -> None:
+    """200 pictures in folders, HEIC and broken ones and other files; stopped by Ctrl-C, then killed."""
+    newcomer.draw(ALL - HEIC - BROKEN)
+    register_heif_opener()
+    for number in range(HEIC):
+        with Image.open(IMAGES / "01-square.png") as picture:
+            picture.rotate(number).save(newcomer.photos / f"phone-{number}.heic")
+    for number in range(BROKEN):
+        (newcomer.photos / "1" / f"broken-{number}.jpg").write_text("no picture")
+    (newcomer.photos / "1" / "notes.txt").write_text("Mine.")
+    (newcomer.photos / "2" / "film.mp4").write_bytes(b"")
+    before = newcomer.files()
+    checkpoint = MODEL_FOLDER.parent / model
+    command: tuple[str | Path, ...] = (*RUN[:3], "--model", checkpoint, "--out", "out")
+    done = 0
+    for number in (signal.SIGINT, signal.SIGKILL):
+        running = newcomer.start(*command)
+        wait_for(lambda: _complete_rows(newcomer.home / "out") > done, "there are more answers")  # noqa: B023
+        ended(running, number)
+        done = _complete_rows(newcomer.home / "out")
+        assert done < ALL
+        command = ("run", "--resume", "--out", "out")
+    code, said, warned = newcomer.type(*command)
+    assert code == 1, said + warned
+    assert f"{ALL} images: {ALL - BROKEN} questions answered, {BROKEN} failed." in said
+    assert f"{BROKEN}  not_an_image" in said
+    assert "2 files skipped: 1 .mp4, 1 .txt" in said
+    rows = [json.loads(line) for line in (newcomer.home / "out" / "answers.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows) == ALL
+    assert newcomer.files() == before
+    kept = [path.name for path in (newcomer.home / "cache").glob("captionmill/*")]
+    assert kept == ([] if model == "openvino" else ["models"])
 
 
 def _complete_rows(out: Path) -> int:
