@@ -50,6 +50,12 @@ def find_model(model: str) -> Path:
     return kept.model_folder
 
 
+def is_demo(model: str) -> bool:
+    """Whether it names the model that ships; a clone has another folder of this name."""
+    path = Path(model)
+    return model == DEMO and not (path / LANGUAGE_XML).exists() and not (path / CONFIG_JSON).exists()
+
+
 def check_model(model: str | None) -> None:
     """Refuse a model that find_model could never find, before anything is begun. Raises ModelError."""
     if model is None:
@@ -115,7 +121,7 @@ def _look_up(model: str) -> Path | tuple[KeptModel, Record]:
     path = Path(model)
     if (path / LANGUAGE_XML).is_file():
         return path.absolute()
-    if model == DEMO and not (path / CONFIG_JSON).exists():  # a clone has a folder of this name
+    if is_demo(model):
         return MODEL_FOLDER
     if not path.exists() and (kept := kept_as(model)) is not None:
         return kept, _record(kept)

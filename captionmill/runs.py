@@ -17,7 +17,7 @@ from captionmill.cache import cache_folder
 from captionmill.dry_run import look, show
 from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
-from captionmill.model_cache import check_model
+from captionmill.model_cache import check_model, is_demo
 from captionmill.options import (
     RUNNING,
     Add,
@@ -132,7 +132,7 @@ def run(
     with sentences():
         server = server_or_none(redis_url, local)
         if resume:
-            _check_resumed(context, server)
+            _check_resumed(context)
             if out is None:
                 refuse("--resume needs --out, the folder of the run to go on with.")
             if server is not None:
@@ -390,10 +390,10 @@ def make_submission(
     )
 
 
-def _check_resumed(context: typer.Context, server: str | None) -> None:
+def _check_resumed(context: typer.Context) -> None:
     """Refuse beside --resume what would change nothing."""
-    used = RESUMED if server is None else RESUMED - {"model"}
-    idle = [config_file.typed_name(param) for param in config_file.given(context) if param.name not in used]
+    given = config_file.given(context)
+    idle = [config_file.typed_name(param) for param in given if param.name not in RESUMED]
     if idle:
         refuse(
             f"--resume goes on with what was submitted, where {', '.join(idle)} would change nothing: "
@@ -402,8 +402,10 @@ def _check_resumed(context: typer.Context, server: str | None) -> None:
 
 
 def _absolute_model(model: str | None) -> str | None:
-    """A folder's absolute path, so that the run can go on from elsewhere; else the hub id."""
-    return os.path.abspath(model) if model is not None and os.path.exists(model) else model
+    """A folder's absolute path, so that the run can go on from elsewhere; else the model's name."""
+    if model is None or is_demo(model) or not os.path.exists(model):
+        return model
+    return os.path.abspath(model)
 
 
 def default_out(sources: Sequence[str]) -> Path:
@@ -549,7 +551,7 @@ def work(
     }
     tell(found, console, as_json=as_json)
     if not as_json:
-        console.print(f"Answers: {shown(out)}\nTo look at: {shown(page)}")
+        console.print(f"Answers: {shown(out)}\nTo look at: {shown(out / page.name)}")
     return EXIT_FAILURES if found["failed"] else 0
 
 

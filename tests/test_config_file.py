@@ -372,7 +372,6 @@ def test_a_run_from_a_file(here: Path) -> None:
         (("--question", "Other?"), "where --question would change nothing"),
         (("photos", "--num-beams", "4"), "where source, --num-beams would change nothing"),
         (("--config", "a.toml"), "where --config would change nothing"),
-        (("--redis", "redis://127.0.0.1:1/0", "--model", "m"), "where --model would change nothing"),
     ],
 )
 def test_an_option_that_resume_would_not_use_is_refused(given: tuple[str, ...], sentence: str) -> None:

@@ -242,3 +242,24 @@ def test_a_broken_link_is_a_row(tree: Path) -> None:
     os.symlink(tree / "gone.png", tree / "photos" / "link.png")
     rows: list[Row] = list(opened(tree / "photos").rows())
     assert [row.id for row in rows] == ["a.jpg", "b.png", "link.png"]
+
+
+def test_captions_of_images_are_not_told(tmp_path: Path) -> None:
+    names = (
+        "a.jpg",
+        "a.txt",
+        "b.webp",
+        "b.txt",
+        "b.webp.txt",
+        "c.png",
+        "c.caption",
+        "d.txt",
+        "in/a.txt",
+        "in/b.png",
+    )
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    source = open_sources([(str(tmp_path), SourceOptions(recursive=True))])
+    assert tuple(row.id for row in source.rows()) == images
+    assert source.skipped.fields() == {"files": {".txt": 2}}

@@ -17,7 +17,7 @@ from producer.sources.files import (
     split_pattern,
 )
 from producer.sources.refusal import SourceError, shown
-from producer.sources.skipped import Skipped
+from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
 
 MOST_BELOW: Final = 1_000_000
 """Names that are looked at in the folders below, only to say what is there: some seconds' work."""
@@ -27,7 +27,7 @@ class ImageFiles:
     """Image files below a folder, in order of name, those of a folder before those of its folders.
 
     Hidden names and links to folders are passed over, and so are files of other names than images have;
-    `skipped` tells how many, after the last row.
+    `skipped` tells how many, after the last row, but for the captions of images.
     """
 
     columns: tuple[str, ...] | None = ()
@@ -61,15 +61,22 @@ class ImageFiles:
         empty = True
         suffixes = image_suffixes()
         passed, skipped = PassedOver(), Skipped()
+        captions = Captions(skipped)
         for name in matches(self.root, self._pattern, passed):
-            suffix = os.path.splitext(name)[1]
+            folder, base = os.path.split(name)
+            stem, suffix = os.path.splitext(base)
+            if suffix.lower() in CAPTION_SUFFIXES:
+                captions.note_text(folder, stem, suffix)
+                continue
             if suffix.lower() not in suffixes:
                 skipped.note_file(suffix)
                 continue
+            captions.note_image(folder, base)
             empty = False
             place = joined(self.root, name)
             image = ImageUrl(url=place) if is_remote(self.root) else ImagePath.of(place)
             yield Row(id=name, name=name, image=image)
+        captions.end()
         skipped.hidden, skipped.links = passed.hidden, passed.links
         if self._tells_of_subfolders:
             skipped.in_subfolders, complete = count_below(

@@ -1,5 +1,6 @@
 """What a source left out, counted, and the words for it; looks into no folder."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any, Final, Self
 
 from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
 
+CAPTION_SUFFIXES: Final = (".txt", ".caption")
 NO_SUFFIX: Final = ""
 OTHER: Final = "other"
 """Stands for what is no suffix, such as the number in `scan.0001`, and for those beyond MOST_SUFFIXES."""
@@ -104,3 +106,37 @@ def _kind(suffix: str) -> str:
 def _can_be_had(suffix: str) -> bool:
     """Whether they would be images if something were installed."""
     return suffix in HEIC_SUFFIXES and not reads_heic()
+
+
+class Captions:
+    """Text files beside images of the same name: they are captions, and are not counted.
+
+    For one folder after the other, in whatever order its files come.
+    """
+
+    def __init__(self, skipped: Skipped) -> None:
+        """`skipped` counts the texts that belong to no image."""
+        self._skipped = skipped
+        self._folder: str | None = None
+        self._images: set[str] = set()
+        self._texts: list[tuple[str, str]] = []
+
+    def note_image(self, folder: str, name: str) -> None:
+        self._enter(folder)
+        self._images |= {name, os.path.splitext(name)[0]}
+
+    def note_text(self, folder: str, stem: str, suffix: str) -> None:
+        self._enter(folder)
+        self._texts.append((stem, suffix))
+
+    def end(self) -> None:
+        """After the last file."""
+        self._enter(None)
+
+    def _enter(self, folder: str | None) -> None:
+        if folder == self._folder:
+            return
+        for stem, suffix in self._texts:
+            if stem not in self._images:
+                self._skipped.note_file(suffix)
+        self._folder, self._images, self._texts = folder, set(), []
