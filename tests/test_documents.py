@@ -19,6 +19,8 @@ MOST_WORDS = 900
 ALL = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
 PORT = "6380"
 """Of the documents' own server; the test takes a free one."""
+LISTENS = f"until (: < /dev/tcp/127.0.0.1/{PORT}) 2> /dev/null; do sleep 0.1; done\n"
+"""A person sees that the server has started before typing on."""
 BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^>]*) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL)
 
 
@@ -63,7 +65,11 @@ def test_the_commands_of_a_document_run(document: str, home: Path) -> None:
         "XDG_CACHE_HOME": str(home / "cache"),
         "XDG_DATA_HOME": str(home / "data"),
     }
-    run = [one.text for one in blocks(document) if one.reason is None]
+    run = [
+        one.text + (LISTENS if "captionmill server" in one.text else "")
+        for one in blocks(document)
+        if one.reason is None
+    ]
     assert len(run) >= 5
     script = "set -eux\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + "\n".join(run).replace(
         PORT, str(free_port())
