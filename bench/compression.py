@@ -159,7 +159,7 @@ class Variants:
         return path
 
     def _tiles(self) -> list[FloatArray]:
-        tiler = load_tiler(self._folders.own("fp16"), anyres=True)
+        tiler = load_tiler(self._folders.own("fp16"), "anyres")
         sizes = MIXED_SIZES_PX[:SAMPLES]
         return [tiler(draw(size, seed)).pixel_values for seed, size in enumerate(sizes)]
 
@@ -314,7 +314,7 @@ def main(
     folders = Folders(out.resolve(), size)
     make_own(folders, lambda stage: print(stage, file=sys.stderr))
     variants = Variants(folders)
-    pixel_values = load_tiler(folders.own("fp16"), anyres=True)(draw(PICTURE_PX, seed=0)).pixel_values
+    pixel_values = load_tiler(folders.own("fp16"), "anyres")(draw(PICTURE_PX, seed=0)).pixel_values
     chosen = _chosen(vision, list(VISION)), _chosen(language, list(LANGUAGE))
     for name in chosen[0]:
         variants.vision(name)

@@ -64,7 +64,7 @@ def formats(kept: KeptModel) -> str:
 def loss(kept: KeptModel) -> str:
     """What was found to change against the checkpoint, in a few words."""
     found = kept.verification()
-    if found is None:
+    if found is None or found.parity is None:
         return "not verified"
     if found.left_out:
         return "what compression changes was not compared, as memory was short"

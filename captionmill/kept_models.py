@@ -55,6 +55,13 @@ class Recipe(Contract):
     settings: PrepSettings = PrepSettings()
     name: str | None = None
     calibration: str | None = None
+    chat_template: str | None = None
+    """the text of a file, or the name of a conversation"""
+    vision_tower: str | None = None
+    """hub id, or the resolved path of a checkpoint folder"""
+    vision_tower_files: dict[str, tuple[int, int]] | None = None
+    """as files, of a vision tower's folder"""
+    allow_untested: bool = False
     folder_version: int = FOLDER_VERSION
 
     @property

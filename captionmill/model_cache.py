@@ -22,12 +22,15 @@ from captionmill.kept_models import (
 from contract.model_folder import CONFIG_JSON, LANGUAGE_XML, MANIFEST_JSON
 from demo.samples import MODEL_FOLDER
 from model_prep.command import arguments_of
+from model_prep.conversations import CONVERSATIONS
 from model_prep.options import ConversionOptions
 from model_prep.refusal import ConversionError
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 DEMO: Final = "demo"
 """Names the small model that ships with the program."""
+WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
+"""As model_prep.source has them, whose libraries are not loaded here."""
 DEFAULTS: Final = ConversionOptions()
 WANTED: Final = (
     "Which model shall answer? Name one with --model: a model folder, a checkpoint folder or a hub id. "
@@ -101,6 +104,8 @@ def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
             "and a hub id has the form owner/name."
         )
     calibration = options.calibration and str(Path(options.calibration).absolute())
+    template, template_text = _template(options.chat_template)
+    tower, tower_files = _tower(options.vision_tower)
     try:
         recipe = Recipe(
             source=source,
@@ -109,12 +114,40 @@ def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
             settings=options.settings(),
             name=name,
             calibration=calibration,
+            chat_template=template_text,
+            vision_tower=tower,
+            vision_tower_files=tower_files,
+            allow_untested=options.allow_untested,
         )
     except ConversionError as refusal:
         raise ModelError(str(refusal)) from None
     # Whether progress is told as JSON makes no other model.
-    asked = replace(options, name=name, calibration=calibration, as_json=False)
+    asked = replace(
+        options,
+        name=name,
+        calibration=calibration,
+        chat_template=template,
+        vision_tower=tower,
+        as_json=False,
+    )
     return kept_for(recipe), Record(recipe=recipe, options=tuple(arguments_of(asked)))
+
+
+def _template(given: str | None) -> tuple[str | None, str | None]:
+    """As the conversion is to be given it, and what tells it from another: of a file its text."""
+    if given is None or given in CONVERSATIONS or not (path := Path(given)).is_file():
+        return given, given
+    try:
+        return str(path.absolute()), path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"The chat template {given} cannot be read: {error}.") from None
+
+
+def _tower(given: str | None) -> tuple[str | None, dict[str, tuple[int, int]] | None]:
+    """As the conversion is to be given it, and of a folder its files."""
+    if given is None or not (path := Path(given)).is_dir():
+        return given, None
+    return str(path.resolve()), files_of(path)
 
 
 def _look_up(model: str) -> Path | tuple[KeptModel, Record]:
@@ -155,8 +188,8 @@ def _require_checkpoint(path: Path) -> None:
             f"{path} is no model folder, as it has no {LANGUAGE_XML}, and no checkpoint folder, as it has no "
             f"{CONFIG_JSON}."
         )
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(f"{path} has no weights in *.safetensors, the one form that is converted.")
+    if not any(found for pattern in WEIGHTS for found in path.glob(pattern)):
+        raise ModelError(f"{path} has no weights: neither {' nor '.join(WEIGHTS)}.")
 
 
 def _say_waiting(kept: KeptModel) -> None:

@@ -142,11 +142,14 @@ def verify(
         str | None, typer.Option(help="Compare its answers with this checkpoint's, too.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    vision_tower: Annotated[
+        str | None, typer.Option(help="As for convert: the checkpoint's, where it is another one.")
+    ] = None,
 ) -> None:
     """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
     with sentences():
         folder = Path(name) if Path(name).is_dir() else _named(name).model_folder
-    verify_command(folder, checkpoint, revision)
+    verify_command(folder, checkpoint, revision, vision_tower)
 
 
 @models.command("remove")

@@ -3,7 +3,7 @@
 Names are those that optimum-intel, OpenVINO GenAI and OpenVINO Model Server look for.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,11 @@ POSITION_IDS: Final = "position_ids"
 BEAM_IDX: Final = "beam_idx"
 LOGITS: Final = "logits"
 
+Packing = Literal["view", "anyres", "anyres_max", "rows"]
+"""How an image's features become its run of tokens: one view; a base tile and a grid with an image newline
+after each row; the same with the grid shrunk to vision_aspect_ratio's tiles; or rows of patches of an image
+of any size, with a break token after each and an end token after the last."""
+
 WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
 VisionFormat = Literal["fp32", "fp16", "int8"]
 
@@ -48,6 +53,10 @@ class FolderManifest(Contract):
     )
     source: str = Field(description="hub id or name of the checkpoint it was made from")
     revision: str | None = Field(description="its commit on the hub")
+    packing: Packing | None = Field(
+        default=None,
+        description="of an image's features; in folders made before it was recorded, by model_type",
+    )
     weight_format: WeightFormat
     vision_format: VisionFormat
     settings: dict[str, object] = Field(description="everything the conversion was asked for")
@@ -63,3 +72,14 @@ class FolderManifest(Contract):
     def size_bytes(self) -> int:
         """Of all files, the manifest excepted."""
         return sum(file.size_bytes for file in self.files.values())
+
+
+def context_tokens(text_config: Any) -> int:
+    """So many tokens see each other: the context, or a sliding window that is narrower and in use.
+
+    `text_config` is a language model's config as transformers has it.
+    """
+    context: int = text_config.max_position_embeddings
+    window = getattr(text_config, "sliding_window", None)
+    layers = getattr(text_config, "layer_types", None) or ("sliding_attention",)
+    return min(context, window) if window is not None and "sliding_attention" in layers else context

@@ -80,7 +80,7 @@ class Workshop:
 
     @cached_property
     def _tiles(self) -> list[FloatArray]:
-        tiler = load_tiler(self._exact, anyres=True)
+        tiler = load_tiler(self._exact, "anyres")
         return [tiler(draw(make_scene(seed))).pixel_values for seed in self._seeds]
 
     @cached_property

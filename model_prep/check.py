@@ -24,15 +24,18 @@ from contract.model_folder import (
     VISION_XML,
     FolderManifest,
 )
-from model_prep.checkpoint import load_processor, open_checkpoint
+from model_prep.checkpoint import open_checkpoint
 from model_prep.inference import Language
 from model_prep.pictures import drawn_samples
+from model_prep.processor import load_processing
+from model_prep.reading import Reading
 from model_prep.reference import Reference
 from model_prep.refusal import ConversionError
-from model_prep.source import find_source
+from model_prep.source import fetch_weights, find_source
 from model_prep.verification import compare_parity
 from model_prep.verified import PARITY_TOLERANCE
 
+CHAT_TEMPLATE: Final = "chat_template.jinja"
 INPUTS: Final = {
     VISION_XML: {PIXEL_VALUES},
     TEXT_XML: {INPUT_IDS},
@@ -50,8 +53,12 @@ class Check:
     detail: str
 
 
-def check_folder(folder: Path, checkpoint: str | None, revision: str | None) -> list[Check]:
+def check_folder(
+    folder: Path, checkpoint: str | None, revision: str | None, vision_tower: str | None = None
+) -> list[Check]:
     """Look at a published folder and, if a `checkpoint` is given, at what both compute.
+
+    `vision_tower` is that of a checkpoint in the layout of LLaVA's own repositories.
 
     Raises ConversionError if there is no such folder or checkpoint.
     """
@@ -61,7 +68,7 @@ def check_folder(folder: Path, checkpoint: str | None, revision: str | None) -> 
         return checks
     checks += [_check_ports(folder, xml) for xml in INPUTS]
     if checkpoint is not None and all(check.outcome != "failed" for check in checks):
-        checks.append(_check_parity(folder, manifest, checkpoint, revision))
+        checks.append(_check_parity(folder, manifest, checkpoint, revision, vision_tower))
     return checks
 
 
@@ -111,10 +118,14 @@ def _check_ports(folder: Path, xml: str) -> Check:
     return Check(xml, "ok", "has the ports of a model folder")
 
 
-def _check_parity(folder: Path, manifest: FolderManifest, source: str, revision: str | None) -> Check:
+def _check_parity(
+    folder: Path, manifest: FolderManifest, source: str, revision: str | None, vision_tower: str | None
+) -> Check:
     found = find_source(source, revision)
-    checkpoint = open_checkpoint(str(found.folder))
-    reference = Reference(checkpoint, load_processor(str(found.folder)))
+    checkpoint = open_checkpoint(str(found.folder), Reading(None, vision_tower, allow_untested=True))
+    for one in (found, *checkpoint.tower_sources):
+        fetch_weights(one)
+    reference = Reference(checkpoint, load_processing(checkpoint, str(folder / CHAT_TEMPLATE)))
     language = Language(folder / LANGUAGE_XML)
     parity, _ = compare_parity(reference, drawn_samples(), folder / VISION_XML, language, reference.layers)
     said = (

@@ -6,15 +6,19 @@ Knows no OpenVINO.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from model_prep.family import FAMILIES, Family
-from model_prep.refusal import ConversionError
+from contract.model_folder import Packing
+from model_prep.families import FAMILIES, TESTED_LANGUAGE_MODELS
+from model_prep.families.family import Family
+from model_prep.original import OriginalLayout, is_original, open_original
+from model_prep.reading import AS_IT_SAYS, Reading
+from model_prep.refusal import ConversionError, refusing
+from model_prep.source import Source
 
 ASPECT_RATIO = re.compile(r"anyres_max_[1-9]\d*")
 LENGTH_BOUND_ROPE = ("dynamic", "longrope")
@@ -40,34 +44,70 @@ class Checkpoint:
     """A checkpoint that can be converted, its weights not read yet."""
 
     source: str
+    raw: dict[str, Any]
+    """config.json in transformers' layout"""
     config: PretrainedConfig
     parameters: ParameterCounts
+    attention: str
+    """how transformers is to compute attention in the language model"""
+    original: OriginalLayout | None = None
+    """what reads the weights of a checkpoint in LLaVA's own layout"""
 
     @property
     def family(self) -> Family:
         return FAMILIES[self.config.model_type]
 
     @property
+    def packing(self) -> Packing:
+        return self.family.packing_of(self.config.vision_config.model_type)
+
+    @property
     def name(self) -> str:
         """The hub id, or a local folder's own name: where it lies is nobody else's concern."""
         return Path(self.source).resolve().name if Path(self.source).exists() else self.source
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files lie."""
+        return (Path(self.source), *(() if self.original is None else (self.original.tower,)))
 
-def open_checkpoint(source: str) -> Checkpoint:
-    """Read the config of a local folder or hub id. Raises ConversionError if it cannot be converted."""
-    raw = _read_config(source)
+    @property
+    def tower_sources(self) -> tuple[Source, ...]:
+        """Where its vision tower is from, if that is a checkpoint of its own."""
+        return () if self.original is None else (self.original.tower_source,)
+
+    def says(self, field: str) -> bool:
+        """Whether config.json itself has the field."""
+        return self.raw.get(field) is not None
+
+    def read_processor(self) -> ProcessorMixin:
+        """As the files have it. May raise whatever they lead to."""
+        if self.original is not None:
+            return self.original.read_processor()
+        processor = self.family.processor_of(self.config.vision_config.model_type)
+        return processor.from_pretrained(self.source)
+
+
+def open_checkpoint(source: str, reading: Reading = AS_IT_SAYS) -> Checkpoint:
+    """Read the config of a local folder. Raises ConversionError if it cannot be converted."""
+    raw, original = read_config(source), None
+    require_unquantized(raw, source)
+    if is_original(raw):
+        with refusing(f"The config of {source} is not valid"):
+            raw, original = open_original(raw, source, reading.vision_tower)
+    elif reading.vision_tower is not None:
+        raise ConversionError(
+            f"--vision-tower decides nothing: {source} has its own, being in transformers' layout."
+        )
     family = _family(raw)
-    _require_part(raw, "text_config", "language model", family.text_model_types)
-    _require_part(raw, "vision_config", "vision tower", family.vision_model_types)
-    try:
-        config = family.config.from_dict(raw)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ConversionError(f"The config of {source} is not valid: {_reason(error)}") from error
-    _require_packing(config, family)
-    _require_attention(source, config.text_config)
-    with torch.device("meta"):
+    _require_part(raw, "text_config", "language model", _language_models(reading), _UNTESTED)
+    _require_part(raw, "vision_config", "vision tower", family.towers)
+    config = _config(family, raw, source)
+    with torch.device("meta"), refusing(f"The config of {source} is not valid"):
         skeleton = family.model(config)
-    return Checkpoint(source, config, count_parameters(skeleton))
+        counts = count_parameters(skeleton)
+    attention = "sdpa" if skeleton.model.language_model._supports_sdpa else "eager"
+    return Checkpoint(source, raw, config, counts, attention, original)
 
 
 def count_parameters(model: Any) -> ParameterCounts:
@@ -94,18 +134,17 @@ def load_model(
 
     Raises ConversionError if any is missing or of another shape.
     """
-    try:
+    original = checkpoint.original
+    with refusing(f"The weights of {checkpoint.source} cannot be read"):
         model, loading = checkpoint.family.model.from_pretrained(
-            checkpoint.source,
+            checkpoint.source if original is None else None,
             config=checkpoint.config,
+            state_dict=None if original is None else original.state_dict(),
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation={"": "sdpa", "text_config": checkpoint.attention, "vision_config": "sdpa"},
             output_loading_info=True,
+            weights_only=True,
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ConversionError(
-            f"The weights of {checkpoint.source} cannot be read: {_reason(error)}"
-        ) from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ConversionError(
@@ -115,42 +154,82 @@ def load_model(
     return model
 
 
-def load_processor(source: str) -> ProcessorMixin:
-    """Read processor, tokenizer and chat template. Raises ConversionError if one of them is missing."""
-    try:
-        processor = _family(_read_config(source)).processor.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"The processor of {source} cannot be read: {_reason(error)}") from error
-    if not processor.chat_template:
-        raise ConversionError(f"{source} has no chat template, and prompts are made from it alone.")
-    if not processor.tokenizer.is_fast:
-        raise ConversionError(f"{source} has no tokenizer.json, the one form a worker reads.")
-    return processor
+def read_config(source: str) -> dict[str, Any]:
+    """config.json of a folder. Raises ConversionError if there is none that can be read."""
+    if not (Path(source) / "config.json").is_file():
+        raise ConversionError(f"{source} is not a checkpoint: it is no folder with a config.json.")
+    with refusing(f"{source} is not a checkpoint"):
+        raw, _ = PretrainedConfig.get_config_dict(source)
+    return dict(raw)
+
+
+def require_unquantized(raw: dict[str, Any], source: str) -> None:
+    """Raise ConversionError for weights that another engine's quantization has rounded."""
+    parts = (raw, *(raw.get(part) for part in ("text_config", "vision_config")))
+    found = [part["quantization_config"] for part in parts if isinstance(part, dict) and _quantized(part)]
+    if not found:
+        return
+    method = (
+        found[0].get("quant_method") or "another engine" if isinstance(found[0], dict) else "another engine"
+    )
+    base = raw.get("_name_or_path")
+    base = base if isinstance(base, str) and base.strip("./") and base != source else None
+    unquantized = f"{base}, which it was made of" if base else "the checkpoint that it was made of"
+    raise ConversionError(
+        f"The weights of {source} are quantized for {method or 'another engine'}, "
+        "and what that rounded is lost; "
+        f"convert {unquantized}."
+    )
+
+
+_UNTESTED: Final = "--allow-untested converts another one of transformers, and its verification decides"
+
+
+def _quantized(part: dict[str, Any]) -> bool:
+    return part.get("quantization_config") is not None
+
+
+def _language_models(reading: Reading) -> tuple[str, ...]:
+    return tuple(CONFIG_MAPPING) if reading.allow_untested else TESTED_LANGUAGE_MODELS
+
+
+def _config(family: Family, raw: dict[str, Any], source: str) -> PretrainedConfig:
+    """The config as transformers reads it, everything that a worker needs in it."""
+    with refusing(f"The config of {source} is not valid"):
+        config = family.config.from_dict(raw)
+        _require_packing(config, family)
+        _require_rope(config.text_config)
+        _require_numbers(config)
+    return config
 
 
 def _family(raw: dict[str, Any]) -> Family:
     """By model_type. LLaVA's own repositories use the same with classes and weights that are others."""
     _require("architecture", raw.get("model_type"), tuple(FAMILIES))
     family = FAMILIES[raw["model_type"]]
-    for architecture in raw.get("architectures") or ():
+    architectures = raw.get("architectures") or []
+    for architecture in architectures if isinstance(architectures, list) else [architectures]:
         _require("architecture", architecture, (family.model.__name__,))
     return family
 
 
-def _require_part(raw: dict[str, Any], part: str, what: str, supported: tuple[str, ...]) -> None:
+def _require_part(
+    raw: dict[str, Any], part: str, what: str, supported: tuple[str, ...], otherwise: str | None = None
+) -> None:
     """Asked before the config is made, which would name an unknown model_type among hundreds."""
     config = raw.get(part)
     if isinstance(config, dict) and "model_type" in config:
-        _require(what, config["model_type"], supported)
+        _require(what, config["model_type"], supported, otherwise)
 
 
 def _require_packing(config: PretrainedConfig, family: Family) -> None:
     """Features must be laid out as a worker packs them, and as transformers itself can."""
-    _require(
-        "vision_feature_select_strategy",
-        config.vision_feature_select_strategy,
-        family.select_strategies(config.vision_config.model_type),
-    )
+    if hasattr(config, "vision_feature_select_strategy"):
+        _require(
+            "vision_feature_select_strategy",
+            config.vision_feature_select_strategy,
+            family.select_strategies(config.vision_config.model_type),
+        )
     # Asked of the class: an entry of that name in another family's config decides nothing.
     if not hasattr(family.config, "vision_aspect_ratio"):
         return
@@ -158,36 +237,27 @@ def _require_packing(config: PretrainedConfig, family: Family) -> None:
         _require("vision_aspect_ratio", config.vision_aspect_ratio, ("anyres_max_N",))
 
 
-def _require_attention(source: str, text: PretrainedConfig) -> None:
-    """Every token must see all before it, at angles that do not depend on how many follow."""
-    window = getattr(text, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ("sliding_attention",))
-    context = text.max_position_embeddings
-    if window is not None and slides and window < context:
-        raise ConversionError(
-            f"Sliding windows are not supported; {source} has one, {window} of {context} tokens."
-        )
-    rope_type = (text.rope_parameters or {}).get("rope_type")
+def _require_rope(text: PretrainedConfig) -> None:
+    """Every token must be seen at an angle that does not depend on how many follow."""
+    rope_type = (getattr(text, "rope_parameters", None) or {}).get("rope_type")
     if rope_type in LENGTH_BOUND_ROPE:
         raise ConversionError(
             f"Rotary embeddings of type {rope_type!r} are not supported: they change with a prompt's length."
         )
 
 
-def _read_config(source: str) -> dict[str, Any]:
-    if Path(source).exists() and not (Path(source) / "config.json").is_file():
-        raise ConversionError(f"{source} is not a checkpoint: it is no folder with a config.json.")
-    try:
-        raw, _ = PretrainedConfig.get_config_dict(source)
-    except (OSError, ValueError, HFValidationError) as error:
-        raise ConversionError(f"{source} is not a checkpoint: {_reason(error)}") from error
-    return dict(raw)
+def _require_numbers(config: PretrainedConfig) -> None:
+    """What a worker reads of the config must be there. Raises ValueError."""
+    text, vision = config.text_config, config.vision_config
+    for part, field in ((text, "max_position_embeddings"), (vision, "image_size"), (vision, "patch_size")):
+        value = getattr(part, field, None)
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(f"{field} is {value!r}.")
+    if not isinstance(config.image_token_id, int):
+        raise ValueError(f"image_token_index is {config.image_token_id!r}.")
 
 
-def _require(what: str, found: object, supported: tuple[str, ...]) -> None:
+def _require(what: str, found: object, supported: tuple[str, ...], otherwise: str | None = None) -> None:
     if found not in supported:
-        raise ConversionError(f"The {what} {found!r} is not supported; supported: {', '.join(supported)}.")
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        named = f"The {what} {found!r} is not supported; supported: {', '.join(supported)}"
+        raise ConversionError(f"{named}; {otherwise}." if otherwise else f"{named}.")

@@ -69,6 +69,7 @@ def convert_into(out: Path, model: str, options: ConversionOptions) -> None:
             "calibration": options.calibration,
             "overwrite": options.overwrite,
             "stop_after": stop_after,
+            "reading": options.reading(),
         }
         if events is not None:
             asked |= {"on_stage": events.stage, "on_bytes": events.downloaded}
@@ -96,6 +97,9 @@ def verify_command(
         str | None, typer.Option(help="Compare its answers with this checkpoint's, too.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    vision_tower: Annotated[
+        str | None, typer.Option(help="As for convert: the checkpoint's, where it is another one.")
+    ] = None,
 ) -> None:
     """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
     with _sentences(None):
@@ -103,7 +107,7 @@ def verify_command(
         from model_prep.check import check_folder
 
         quiet_libraries()
-        checks = check_folder(folder, checkpoint, revision)
+        checks = check_folder(folder, checkpoint, revision, vision_tower)
     for check in checks:
         typer.echo(_line(check))
     if any(check.outcome == "failed" for check in checks):
@@ -169,10 +173,12 @@ def _print_summary(out: Path, manifest: FolderManifest) -> None:
     found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
     console = Console(stderr=True)
     parity = found.parity
-    console.print(
-        f"Beside the checkpoint in float32: logits differ by at most {parity.max_logit_difference:.1e} of "
-        f"the largest, {parity.token_agreement:.1%} of {parity.tokens} tokens are the same."
-    )
+    if parity is not None:
+        console.print(
+            f"Beside the checkpoint in float32, {parity.images} images: logits differ by at most "
+            f"{parity.max_logit_difference:.1e} of the largest, {parity.token_agreement:.1%} of "
+            f"{parity.tokens} tokens are the same."
+        )
     if found.losses:
         table = Table(
             "part", "format", "size", "speed", "tokens the same", "answers the same", "logit KL, nats"
@@ -191,8 +197,8 @@ def _print_summary(out: Path, manifest: FolderManifest) -> None:
         console.print(table)
     if found.calibration_skipped:
         console.print(f"{found.calibration_skipped} images to calibrate with could not be read.")
-    if found.left_out:
-        console.print(found.left_out)
+    for sentence in filter(None, (found.left_out, *found.notes)):
+        console.print(sentence)
 
 
 def _line(check: "Check") -> str:

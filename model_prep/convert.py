@@ -10,17 +10,26 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import openvino
 
-from contract.model_folder import CONFIG_JSON, LANGUAGE_XML, TEXT_XML, VISION_XML, FolderManifest
+from contract.model_folder import (
+    CONFIG_JSON,
+    LANGUAGE_XML,
+    TEXT_XML,
+    VISION_XML,
+    FolderManifest,
+    context_tokens,
+)
 from model_prep.calibration import Samples, read_samples
-from model_prep.checkpoint import Checkpoint, load_model, load_processor, open_checkpoint
+from model_prep.checkpoint import Checkpoint, load_model, open_checkpoint
 from model_prep.compress import (
     BYTES_PER_WEIGHT,
     bytes_per_weight,
@@ -29,15 +38,18 @@ from model_prep.compress import (
     compress_vision,
 )
 from model_prep.export import export_language, export_text, export_vision
+from model_prep.generation import end_token_ids, sampling_defaults, write_generation_config
 from model_prep.graph_names import name_by_place
 from model_prep.inference import Language
 from model_prep.pictures import drawn_samples
+from model_prep.processor import Processing, load_processing
 from model_prep.publish import publish, require_place
+from model_prep.reading import AS_IT_SAYS, Reading
 from model_prep.reference import Prompt, Reference
 from model_prep.refusal import ConversionError
 from model_prep.resources import available_memory_bytes, require_disk, require_memory
 from model_prep.settings import PrepSettings
-from model_prep.source import Source, fetch_weights, find_source
+from model_prep.source import Source, fetch_weights, find_source, weight_files
 from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
 from model_prep.verification import compare_parity, measure_loss
 from model_prep.verified import (
@@ -61,8 +73,14 @@ NO_SAMPLES: Final = Samples((), skipped=0)
 NAME_PATTERN: Final = r"[A-Za-z0-9._-]+"
 FLOAT_BYTES: Final = 4
 COMPARED_IMAGES: Final = 4
+VERIFYING_SHARE: Final = 0.25
+"""Of the time that the exports took, for a quick verification."""
+SECONDS_FILE: Final = ".seconds"
+"""What an export took, beside it."""
 COMPARING_SHARE: Final = 0.5
 """Of the memory that is available, for the two models in float32 that are compared."""
+COMPUTED_FROM: Final = (CONFIG_JSON, "*.safetensors", "*.bin")
+"""Files of a checkpoint that decide what its parts compute."""
 CALIBRATING_COPIES: Final = 4
 """Of the vision model's weights in float32, while it is calibrated."""
 
@@ -77,7 +95,8 @@ class Conversion:
 
     source: Source
     checkpoint: Checkpoint
-    processor: Any
+    processing: Processing
+    ends: int | list[int]
     settings: PrepSettings
     samples: Samples
     calibration_key: str | None
@@ -86,22 +105,34 @@ class Conversion:
     _prompts: list[Prompt] | None = None
 
     @property
-    def made_from(self) -> Inputs:
-        """What every product depends on."""
+    def files(self) -> Inputs:
+        """All files of the checkpoint, as they are now."""
+        folders = enumerate(self.checkpoint.folders)
+        return {str(number): _stamps(folder, "*") for number, folder in folders}
+
+    @property
+    def computed_from(self) -> Inputs:
+        """What decides an export: config and weights, and no other file of the checkpoint."""
+        folders = enumerate(self.checkpoint.folders)
         return {
-            "files": {
-                path.name: [path.stat().st_size, path.stat().st_mtime_ns]
-                for path in sorted(self.source.folder.iterdir())
-                if path.is_file()
-            },
+            "files": {str(number): _stamps(folder, *COMPUTED_FROM) for number, folder in folders},
             "made_with": made_with(),
+        }
+
+    @property
+    def _asked_about(self) -> Inputs:
+        """What decides a prompt: calibration images, and every file that makes tokens or pixels of it."""
+        return {
+            "calibration": self.calibration_key,
+            "files": self.files,
+            "chat_template": self.processing.template.text,
         }
 
     def prompts(self) -> list[Prompt]:
         """The calibration samples as the checkpoint's own vision model shows them to its decoder."""
         if self._prompts is None:
             self.on_stage("calibration prompts")
-            reference = Reference(self.checkpoint, self.processor, layers=0)
+            reference = Reference(self.checkpoint, self.processing, layers=0)
             self._prompts = [reference.prompt(sample.image, sample.text) for sample in self.samples]
         return self._prompts
 
@@ -110,10 +141,12 @@ class Conversion:
 
         def make(folder: Path) -> None:
             self.on_stage(f"exporting {PART_NAMES[xml]}")
+            begun = time.perf_counter()
             model = load_model(self.checkpoint, "auto")
             save(EXPORTS[xml](model), folder / xml)
+            (folder / SECONDS_FILE).write_text(f"{time.perf_counter() - begun:.3f}")
 
-        product = self.work.product(f"export-{Path(xml).stem}", {**self.made_from, "part": xml}, make)
+        product = self.work.product(f"export-{Path(xml).stem}", {**self.computed_from, "part": xml}, make)
         gc.collect()
         return product
 
@@ -139,7 +172,7 @@ class Conversion:
         inputs = {
             "exported": exported.key,
             "settings": asked.model_dump(),
-            "calibration": self.calibration_key if calibrated else None,
+            "calibration": self._asked_about if calibrated else None,
         }
         product = self.work.product(Path(xml).stem, inputs, make)
         gc.collect()
@@ -152,14 +185,20 @@ class Conversion:
             self.on_stage("config, processor and tokenizer")
             model = load_model(self.checkpoint, "auto")
             _write_config(model, folder)
-            model.generation_config.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
+            write_generation_config(self.ends, self.source.folder, folder)
+            processor = self.processing.processor
+            processor.save_pretrained(folder)
             # Readers of the optimum layout look for the image processor in a file of its own.
-            self.processor.image_processor.save_pretrained(folder)
+            processor.image_processor.save_pretrained(folder)
             if self.settings.openvino_tokenizer:
-                write_openvino_tokenizer(self.processor.tokenizer, folder)
+                write_openvino_tokenizer(processor.tokenizer, folder)
 
-        inputs = {**self.made_from, "openvino_tokenizer": self.settings.openvino_tokenizer}
+        inputs = {
+            "files": self.files,
+            "made_with": made_with(),
+            "openvino_tokenizer": self.settings.openvino_tokenizer,
+            "chat_template": self.processing.template.text,
+        }
         return self.work.product("companions", inputs, make)
 
     def verify(self, exported: dict[str, Product], compressed: dict[str, Product]) -> Product:
@@ -174,22 +213,35 @@ class Conversion:
         inputs = {
             "exported": {xml: product.key for xml, product in exported.items()},
             "compressed": {xml: product.key for xml, product in compressed.items()},
-            "calibration": self.calibration_key,
+            "asked": self._asked_about,
+            "depth": self.settings.verify,
         }
         return self.work.product("verification", inputs, make)
 
     def _verification(self, exported: dict[str, Product], compressed: dict[str, Product]) -> Verification:
+        if self.settings.verify == "none":
+            return self._verified(None, {}, "Nothing was compared, as --verify none asked.")
         exact = {xml: product.folder / xml for xml, product in exported.items()}
         changed = {
             xml: product.folder / xml
             for xml, product in compressed.items()
             if not filecmp.cmp(_weights(exact[xml]), _weights(product.folder / xml), shallow=False)
         }
+        wanted = _wanted(changed)
         layers, of_layers = self._layers_that_fit(), self.checkpoint.config.text_config.num_hidden_layers
-        reference = Reference(self.checkpoint, self.processor, layers)
+        reference = Reference(self.checkpoint, self.processing, layers)
         language = Language(exact[LANGUAGE_XML] if layers == of_layers else self._shortened(layers))
         samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
-        parity, answered = compare_parity(reference, samples, exact[VISION_XML], language, of_layers)
+        budget_s = inf
+        if self.settings.verify == "quick":
+            # The losses are measured on the same pictures, and each takes about as long.
+            export_s = sum(
+                float((product.folder / SECONDS_FILE).read_text()) for product in exported.values()
+            )
+            budget_s = VERIFYING_SHARE * export_s / (1 + len(wanted))
+        parity, answered = compare_parity(
+            reference, samples, exact[VISION_XML], language, of_layers, budget_s
+        )
         del language
         if not parity.holds:
             raise ConversionError(
@@ -203,23 +255,32 @@ class Conversion:
                 "was not compared."
             )
             return self._verified(parity, {}, left_out)
-        wanted = {
-            "vision": {VISION_XML: changed[VISION_XML]} if VISION_XML in changed else {},
-            "language": {xml: path for xml, path in changed.items() if xml != VISION_XML},
-            "whole": changed if VISION_XML in changed and len(changed) > 1 else {},
-        }
-        losses = {
-            name: measure_loss(reference, answered, exact, parts) for name, parts in wanted.items() if parts
-        }
+        losses = {name: measure_loss(reference, answered, exact, parts) for name, parts in wanted.items()}
         return self._verified(parity, losses, None)
 
-    def _verified(self, parity: Parity, losses: dict[str, Loss], left_out: str | None) -> Verification:
+    def _verified(self, parity: Parity | None, losses: dict[str, Loss], left_out: str | None) -> Verification:
         return Verification(
             parity=parity,
             losses=losses,
             left_out=left_out,
+            notes=self._notes(),
             calibration_images=len(self.samples),
             calibration_skipped=self.samples.skipped,
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        """What a worker does otherwise than the checkpoint's files have it."""
+        sampling = sampling_defaults(self.source.folder)
+        said = ", ".join(f"{name} {value}" for name, value in sampling.items())
+        text = self.checkpoint.config.text_config
+        context, window = text.max_position_embeddings, context_tokens(text)
+        return tuple(
+            sentence
+            for sentence, applies in (
+                (f"A worker generates as each job asks, and not with {said}.", sampling),
+                (f"A sliding window caps the context to {window} of {context} tokens.", window < context),
+            )
+            if applies
         )
 
     def _shortened(self, layers: int) -> openvino.Model:
@@ -249,6 +310,7 @@ def convert(
     calibration: str | None = None,
     overwrite: bool = False,
     stop_after: Step | None = None,
+    reading: Reading = AS_IT_SAYS,
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_bytes: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> FolderManifest | None:
@@ -256,8 +318,9 @@ def convert(
 
     `name` stands in the model id, the source's own if it is None. `calibration` is what
     model_prep.calibration.read_samples reads. After the step `stop_after` nothing is published, and None
-    returned. `on_stage` is called with the name of each stage as it begins, at most
-    STAGE_COUNT of them, and `on_bytes` with how many bytes of the weights have come, of how many.
+    returned. `reading` is what the checkpoint does not say itself. `on_stage` is called with the name of
+    each stage as it begins, at most STAGE_COUNT of them, and `on_bytes` with how many bytes of the weights
+    have come, of how many.
 
     Raises ConversionError; whatever is raised, `out` is as it was before, and the parts that were finished
     are kept beside it for the next call.
@@ -272,23 +335,26 @@ def convert(
         raise ConversionError(
             f"The name {chosen!r} is not of letters, digits and ._- alone; --name sets another."
         )
-    checkpoint = open_checkpoint(str(found.folder))
+    checkpoint = open_checkpoint(str(found.folder), reading)
     if settings.needs_calibration and calibration is None:
         raise ConversionError(
             "These settings calibrate on images; --calibration names a folder or a manifest of them."
         )
-    _require_room(out, found, checkpoint, settings)
-    processor = load_processor(str(found.folder))
+    _require_room(out, checkpoint, settings)
+    processing = load_processing(checkpoint, reading.chat_template)
+    ends = end_token_ids(found.folder, checkpoint.config, processing.processor.tokenizer)
     samples = read_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
     if stop_after == "check":
         return None
-    if found.revision is not None:
+    remote = [one for one in (found, *checkpoint.tower_sources) if one.revision is not None]
+    if remote:
         on_stage("downloading the weights")
-        fetch_weights(found, on_bytes)
-        _require_room(out, found, checkpoint, settings)
+        for one in remote:
+            fetch_weights(one, on_bytes)
+        _require_room(out, checkpoint, settings)
     with opened(work_path(out)) as work:
         conversion = Conversion(
-            found, checkpoint, processor, settings, samples, _key_of(samples), work, on_stage
+            found, checkpoint, processing, ends, settings, samples, _key_of(samples), work, on_stage
         )
         exported = {xml: conversion.export(xml) for xml in EXPORTS}
         if stop_after == "export":
@@ -309,9 +375,10 @@ def convert(
                 model=f"{chosen}-{settings.format_name}-{digest}",
                 source=found.name,
                 revision=found.revision,
+                packing=checkpoint.packing,
                 weight_format=settings.language.weight_format,
                 vision_format=settings.vision.vision_format,
-                settings=settings.model_dump(),
+                settings=settings.model_dump() | reading.recorded,
                 properties=settings.properties,
                 made_with=made_with(),
                 files=files,
@@ -342,16 +409,32 @@ def save(model: openvino.Model, xml: Path) -> None:
         ) from error
 
 
-def _require_room(out: Path, source: Source, checkpoint: Checkpoint, settings: PrepSettings) -> None:
+def _wanted(changed: dict[str, Path]) -> dict[str, dict[str, Path]]:
+    """The parts of which a loss is measured, by name: what compression changed."""
+    parts = {
+        "vision": {VISION_XML: changed[VISION_XML]} if VISION_XML in changed else {},
+        "language": {xml: path for xml, path in changed.items() if xml != VISION_XML},
+        "whole": changed if VISION_XML in changed and len(changed) > 1 else {},
+    }
+    return {name: files for name, files in parts.items() if files}
+
+
+def _require_room(out: Path, checkpoint: Checkpoint, settings: PrepSettings) -> None:
     """Raise ConversionError unless disk and memory will do."""
     counts = checkpoint.parameters
     per_weight = bytes_per_weight(settings.language)
     compressed = (counts.language + counts.embeddings) * per_weight
     compressed += counts.vision * BYTES_PER_WEIGHT[settings.vision.vision_format]
-    stored = sum(path.stat().st_size for path in source.folder.glob("*.safetensors"))
+    stored = sum(path.stat().st_size for folder in checkpoint.folders for path in weight_files(folder))
     at_work = sum(path.stat().st_size for path in work_path(out).rglob("*") if path.is_file())
     require_disk(out, max(0, round(stored + compressed) - at_work))
     require_memory(round(max(counts.language * per_weight, CALIBRATING_COPIES * FLOAT_BYTES * counts.vision)))
+
+
+def _stamps(folder: Path, *patterns: str) -> dict[str, list[int]]:
+    """Of each file of these names: size and when it was changed."""
+    files = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 def _weights(xml: Path) -> Path:

@@ -19,6 +19,7 @@ from contract.model_folder import (
     PIXEL_VALUES,
     POSITION_IDS,
 )
+from model_prep.families.family import ROW_TOWERS
 from model_prep.stateful import PAST_PREFIX, PRESENT_PREFIX, make_stateful
 from model_prep.wrappers import LanguageModel, TextEmbeddings, VisionEmbeddings
 
@@ -26,6 +27,8 @@ TRACE_ROWS = 2
 TRACE_PAST = 3
 TRACE_POSITIONS = 5
 """Sizes of the traced example: all different and none of them 1, so that no axis is taken for a constant."""
+TRACE_PATCHES = (3, 4)
+"""Rows and columns of the image that a tower of any size is traced with."""
 ANY = -1
 HALVES = (torch.float16, torch.bfloat16)
 VISION_FEATURES = "last_hidden_state"
@@ -33,12 +36,22 @@ VISION_FEATURES = "last_hidden_state"
 
 
 def export_vision(model: PreTrainedModel) -> Model:
-    """pixel_values (tile, 3, height, width) → features (tile, patch, hidden), projected; size fixed."""
-    side = model.config.vision_config.image_size
-    example = {"pixel_values": torch.zeros(TRACE_ROWS, 3, side, side)}
-    vision = _trace(VisionEmbeddings(model), example)
+    """pixel_values (tile, 3, height, width) → features (tile, patch, hidden), projected.
+
+    The size is fixed; but of a tower that reads images row by row there is one tile of any size.
+    """
+    tower = model.config.vision_config
+    if tower.model_type in ROW_TOWERS:
+        rows, columns = TRACE_PATCHES
+        example, shape = (1, 3, rows * tower.patch_size, columns * tower.patch_size), [1, 3, ANY, ANY]
+    else:
+        example, shape = (
+            (TRACE_ROWS, 3, tower.image_size, tower.image_size),
+            [ANY, 3, *[tower.image_size] * 2],
+        )
+    vision = _trace(VisionEmbeddings(model), {"pixel_values": torch.zeros(example)})
     _name_ports(vision, [PIXEL_VALUES], [VISION_FEATURES])
-    vision.reshape({PIXEL_VALUES: PartialShape([ANY, 3, side, side])})
+    vision.reshape({PIXEL_VALUES: PartialShape(shape)})
     return vision
 
 

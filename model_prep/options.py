@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from model_prep.conversations import CONVERSATIONS
+from model_prep.reading import Reading
 from model_prep.refusal import ConversionError
 from model_prep.settings import PRESETS, LanguageSettings, PrepSettings, VisionSettings
 
@@ -37,6 +39,14 @@ class VisionFormatChoice(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+
+
+class VerifyChoice(StrEnum):
+    """model_prep.settings.VerifyDepth."""
+
+    FULL = "full"
+    QUICK = "quick"
+    NONE = "none"
 
 
 class StepChoice(StrEnum):
@@ -93,6 +103,20 @@ class ConversionOptions:
     ] = None
     samples: Annotated[int | None, typer.Option(help="How many of them.")] = None
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
+    verify: Annotated[
+        VerifyChoice,
+        typer.Option(help="Compare: quick takes at most a quarter of the export's time, full all pictures."),
+    ] = VerifyChoice.QUICK
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help=f"For a checkpoint without one: a file, or one of {', '.join(CONVERSATIONS)}."),
+    ] = None
+    vision_tower: Annotated[
+        str | None, typer.Option(help="Folder or hub id of it, in the layout of LLaVA's own repositories.")
+    ] = None
+    allow_untested: Annotated[
+        bool, typer.Option("--allow-untested", help="Take language models that no test has converted.")
+    ] = False
     name: Annotated[str | None, typer.Option(help="Name in the model id; MODEL's own if not given.")] = None
     stop_after: Annotated[
         StepChoice | None, typer.Option(help="Do no more; the next call goes on from there.")
@@ -103,6 +127,10 @@ class ConversionOptions:
     as_json: Annotated[
         bool, typer.Option("--json", help="Progress and the model id as lines of JSON on stdout.")
     ] = False
+
+    def reading(self) -> Reading:
+        """What the checkpoint does not say itself."""
+        return Reading(self.chat_template, self.vision_tower, self.allow_untested)
 
     def settings(self) -> PrepSettings:
         """The preset with what was given beside it. Raises ConversionError for what decides nothing."""
@@ -126,6 +154,7 @@ class ConversionOptions:
                     else self.dynamic_quantization_group_size
                 ),
                 openvino_tokenizer=self.openvino_tokenizer,
+                verify=self.verify.value,
                 samples=preset.samples if self.samples is None else self.samples,
             )
         except ValidationError as invalid:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_prep.checkpoint import Checkpoint, load_model
+from model_prep.processor import Processing
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -37,7 +38,7 @@ class _PromptReachedError(Exception):
 class Reference:
     """The checkpoint with its weights in float32. `layers` keeps the first of the decoder's; 0 none."""
 
-    def __init__(self, checkpoint: Checkpoint, processor: Any, layers: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, processing: Processing, layers: int | None = None) -> None:
         """Raises ConversionError if the weights cannot be read."""
         model = load_model(checkpoint, "auto")
         decoder = model.model.language_model
@@ -46,7 +47,8 @@ class Reference:
         if layers == 0:
             model.lm_head = torch.nn.Identity()
         self.model = model.float()
-        self._processor = processor
+        self._processing = processing
+        self._look_up_nothing_beyond_the_table()
 
     @property
     def layers(self) -> int:
@@ -59,7 +61,7 @@ class Reference:
 
         It maps tiles (tile, 3, height, width) to features (tile, patch, hidden).
         """
-        inputs = self._inputs(image, text)
+        inputs = self._processing.inputs(image, text)
         seen: dict[str, FloatArray] = {}
 
         def keep_tiles(_tower: Any, arguments: Any, named: Any) -> None:
@@ -103,9 +105,9 @@ class Reference:
             logits: FloatArray = self.model.lm_head(hidden.last_hidden_state)[0].numpy()
         return logits
 
-    def _inputs(self, image: Image.Image, text: str) -> Any:
-        content = [{"type": "image"}, {"type": "text", "text": text}]
-        prompt = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
+    def _look_up_nothing_beyond_the_table(self) -> None:
+        """An image token may have no embedding, for the image's features take its place."""
+        table = self.model.get_input_embeddings()
+        table.register_forward_pre_hook(
+            lambda module, arguments: (arguments[0].clamp(max=module.num_embeddings - 1),)
         )
-        return self._processor(images=image, text=prompt, return_tensors="pt")

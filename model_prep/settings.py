@@ -64,6 +64,9 @@ class VisionSettings(Contract):
         return self.vision_format == "int8"
 
 
+VerifyDepth = Literal["full", "quick", "none"]
+
+
 class PrepSettings(Contract):
     """A whole conversion, as its folder's manifest records it."""
 
@@ -76,6 +79,11 @@ class PrepSettings(Contract):
     )
     openvino_tokenizer: bool = Field(
         default=False, description="also write the tokenizer as OpenVINO models, which OpenVINO GenAI reads"
+    )
+    verify: VerifyDepth = Field(
+        default="quick",
+        description="what is compared: all pictures; as many as a quarter of the export's time allows, "
+        "and at least one; or nothing",
     )
     samples: int = Field(default=50, ge=1, description="images to calibrate with")
 

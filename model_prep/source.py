@@ -14,7 +14,8 @@ from model_prep.refusal import ConversionError
 DESCRIPTIONS: Final = ("*.json", "*.jinja", "*.model", "*.txt")
 """Config, processor and tokenizer."""
 WEIGHTS: Final = ("*.safetensors",)
-"""Weights in other formats are pickles."""
+PICKLES: Final = ("pytorch_model*.bin",)
+"""Weights of checkpoints that have none in safetensors; nothing but tensors is read from them."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,23 @@ def find_source(source: str, revision: str | None) -> Source:
     return Source(folder, source, folder.name)
 
 
-def fetch_weights(source: Source, on_bytes: Callable[[int, int], None]) -> None:
-    """Download the weights of a checkpoint on the hub beside what is there of it.
+def weight_files(folder: Path) -> list[Path]:
+    """Those that hold a checkpoint's weights: in safetensors, else pickled."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob(*PICKLES))
+
+
+def fetch_weights(source: Source, on_bytes: Callable[[int, int], None] = lambda _done, _total: None) -> None:
+    """Download the weights of a checkpoint on the hub beside what is there of it: safetensors, else pickles.
+
+    A folder on this machine is left as it is.
 
     `on_bytes` is called with the bytes that are here and those of all files. Raises ConversionError.
     """
-    _download(source.name, source.revision, WEIGHTS, on_bytes)
+    if source.revision is None:
+        return
+    folder = _download(source.name, source.revision, WEIGHTS, on_bytes)
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        _download(source.name, source.revision, PICKLES, on_bytes)
 
 
 def _download(

@@ -1,8 +1,10 @@
 """Compares the parts of a model folder with the checkpoint and with each other; writes no file."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +31,29 @@ class Answered:
 
 
 def compare_parity(
-    reference: Reference, samples: Sequence[Sample], vision_xml: Path, language: Language, of_layers: int
+    reference: Reference,
+    samples: Sequence[Sample],
+    vision_xml: Path,
+    language: Language,
+    of_layers: int,
+    budget_s: float = inf,
 ) -> tuple[Parity, list[Answered]]:
-    """The exact export against torch, on every sample; and what it answers.
+    """The exact export against torch; and what it answers.
 
-    `language` has as many layers as the reference, of `of_layers`.
+    `language` has as many layers as the reference, of `of_layers`. Of the samples at least one is compared,
+    and as many as `budget_s` allows when each takes as long as the first.
     """
     vision = compile_part(vision_xml)
     feature_difference = logit_difference = 0.0
     same: list[bool] = []
     answered = []
-    for sample in samples:
+    allowed = 1.0
+    begun = time.perf_counter()
+    for number, sample in enumerate(samples):
+        if number == 1:
+            allowed = budget_s / (time.perf_counter() - begun)
+        if number >= max(1, allowed):
+            break
         prompt = reference.prompt(sample.image, sample.text)
         feature_difference = max(feature_difference, _relative(vision(prompt.tiles), prompt.features))
         token_ids, logits = language.greedy(prompt.inputs_embeds, reference.embed, NEW_TOKENS)
@@ -49,7 +63,7 @@ def compare_parity(
         same += (logits.argmax(-1) == expected.argmax(-1)).tolist()
         answered.append(Answered(prompt, sample, token_ids, logits))
     parity = Parity(
-        images=len(samples),
+        images=len(answered),
         layers=reference.layers,
         of_layers=of_layers,
         max_feature_difference=feature_difference,

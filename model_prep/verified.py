@@ -51,9 +51,10 @@ class Loss(Contract):
 class Verification(Contract):
     """What was compared, and what came of it. A comparison for which memory was short is null, with why."""
 
-    parity: Parity
+    parity: Parity | None
     losses: dict[str, Loss] = Field(description="vision, language and whole, where they are not exact")
     left_out: str | None = Field(description="what was not compared, and why")
+    notes: tuple[str, ...] = Field(default=(), description="what a worker makes of the checkpoint's settings")
     calibration_images: int
     calibration_skipped: int = Field(description="of those tried, how many could not be read")
 
@@ -61,15 +62,15 @@ class Verification(Contract):
 def report(verification: Verification, title: str) -> str:
     """Markdown for whoever decides whether to use the folder."""
     parity = verification.parity
-    lines = [
-        f"# Verification of {title}",
-        "",
-        f"The exact export beside the checkpoint in float32, {parity.images} images, {parity.layers} of "
-        f"{parity.of_layers} layers: largest difference of a logit {parity.max_logit_difference:.1e} and of "
-        f"an image feature {parity.max_feature_difference:.1e} of the largest; {parity.token_agreement:.1%} "
-        f"of {parity.tokens} tokens the same.",
-        "",
-    ]
+    lines = [f"# Verification of {title}", ""]
+    if parity is not None:
+        lines += [
+            f"The exact export beside the checkpoint in float32, {parity.images} images, {parity.layers} of "
+            f"{parity.of_layers} layers: largest difference of a logit {parity.max_logit_difference:.1e} and "
+            f"of an image feature {parity.max_feature_difference:.1e} of the largest; "
+            f"{parity.token_agreement:.1%} of {parity.tokens} tokens the same.",
+            "",
+        ]
     if verification.losses:
         lines += [
             f"What compression changes, on the same images, answers of {NEW_TOKENS} tokens:",
@@ -90,6 +91,6 @@ def report(verification: Verification, title: str) -> str:
             "more could not be read.",
             "",
         ]
-    if verification.left_out:
-        lines += [verification.left_out, ""]
+    for sentence in filter(None, (verification.left_out, *verification.notes)):
+        lines += [sentence, ""]
     return "\n".join(lines)

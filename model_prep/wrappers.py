@@ -21,7 +21,9 @@ class VisionEmbeddings(nn.Module):
         layer = model.config.vision_feature_layer
         self.layers = [layer] if isinstance(layer, int) else list(layer)
         # Named for the class token, it leaves out the first one of a tower without class token too.
-        self.first = 1 if model.config.vision_feature_select_strategy == "default" else 0
+        # A family whose config does not say leaves it out.
+        strategy = getattr(model.config, "vision_feature_select_strategy", "default")
+        self.first = 1 if strategy == "default" else 0
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """pixel_values (tile, 3, height, width) → features (tile, patch, hidden)."""

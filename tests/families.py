@@ -33,7 +33,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from model_prep.onevision import LlavaOnevisionProcessor
+from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from tests.checkpoints import (
     CHAT_TEMPLATE,
     GRID_PINPOINTS,

@@ -5,7 +5,7 @@ Knows no OpenVINO and no engine.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -14,12 +14,17 @@ from transformers.image_processing_utils import select_best_resolution
 
 from contract.answer import FinishReason
 from contract.job import GenerationParameters
-from model_prep.onevision import LlavaOnevisionProcessor
+from model_prep.families.next_video_processor import LlavaNextVideoProcessor
+from model_prep.families.onevision_processor import LlavaOnevisionProcessor
+from model_prep.families.pixtral_processor import PixtralProcessor
 
 PROCESSORS = {
     "llava": LlavaProcessor,
     "llava_next": LlavaNextProcessor,
+    "llava_next_video": LlavaNextVideoProcessor,
     "llava_onevision": LlavaOnevisionProcessor,
+    "pixtral": PixtralProcessor,
+    "vipllava": LlavaProcessor,
 }
 SEARCH_OPTIONS = {
     "max_new_tokens",
@@ -46,9 +51,16 @@ class Expected:
 class Reference:
     """The checkpoint's model with the processor that it ships."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, form: Literal["parts", "string"] = "parts") -> None:
+        """`form` says whether the chat template takes a turn's content as a list of parts or as text."""
         self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self.processor = PROCESSORS[self.model.config.model_type].from_pretrained(checkpoint)
+        config = self.model.config
+        kind = "pixtral" if config.vision_config.model_type == "pixtral" else config.model_type
+        self.processor = PROCESSORS[kind].from_pretrained(checkpoint)
+        self._form = form
+        table = self.model.get_input_embeddings()
+        # An image token beyond the embeddings: its place is the image's.
+        table.register_forward_pre_hook(lambda _, given: (given[0].clamp(max=table.num_embeddings - 1),))
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -65,11 +77,15 @@ class Reference:
 
     def inputs(self, image: Image.Image, question: str) -> Any:
         """What generate() takes of one user turn."""
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content: Any = [{"type": "image"}, {"type": "text", "text": question}]
+        if self._form == "string":
+            content = question
         text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
-        return self.processor(images=image, text=text, return_tensors="pt")
+        bos = self.processor.tokenizer.bos_token
+        begun = bos is not None and text.startswith(bos)
+        return self.processor(images=image, text=text, return_tensors="pt", add_special_tokens=not begun)
 
     def generate(
         self,

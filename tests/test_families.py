@@ -15,9 +15,10 @@ from PIL import Image
 from contract.answer import Answer
 from contract.job import Detail, GenerationParameters, Job, Question
 from contract.model_folder import MANIFEST_JSON
-from model_prep.checkpoint import load_model, load_processor, open_checkpoint
+from model_prep.checkpoint import load_model, open_checkpoint
 from model_prep.convert import convert
 from model_prep.export import export_language, export_text, export_vision
+from model_prep.processor import load_processing
 from model_prep.refusal import ConversionError
 from model_prep.settings import PRESETS
 from tests.families import FAMILIES, SIDE_PATCHES
@@ -234,10 +235,18 @@ def test_a_sliding_window_that_nothing_slides_in_is_accepted(altered: Path, wind
     assert open_checkpoint(str(altered)).config.text_config.model_type == "qwen2"
 
 
-def test_a_sliding_window_that_is_used_is_refused(altered: Path) -> None:
+def test_a_sliding_window_that_is_used_caps_the_context(onevision: Pair, altered: Path) -> None:
+    """Within it every token sees all before it, so that nothing slides."""
     edit(altered / "config.json", lambda config: _set_window(config, SLIDING | {"max_window_layers": 1}))
-    with pytest.raises(ConversionError, match=r"Sliding windows .*, 64 of 1024 tokens"):
-        open_checkpoint(str(altered))
+    assert open_checkpoint(str(altered)).config.text_config.model_type == "qwen2"
+    for path in onevision.folder.glob("openvino_*"):
+        (altered / path.name).symlink_to(path)
+    edit(
+        altered / "config.json",
+        lambda config: config.update(image_newline=[0.0] * config["text_config"]["hidden_size"]),
+    )
+    assert read_folder(altered).context_tokens == SLIDING["sliding_window"]
+    assert onevision.model.context_tokens == 1024
 
 
 def _set_window(config: dict[str, Any], window: dict[str, Any]) -> None:
@@ -273,7 +282,7 @@ def test_onevisions_processor_is_read_as_the_hub_has_it(onevision: Pair, altered
         altered / "video_preprocessor_config.json",
         lambda config: config.update(video_processor_type="LlavaOnevisionVideoProcessor"),
     )
-    processor = load_processor(str(altered))
+    processor = load_processing(open_checkpoint(str(altered))).processor
     assert processor.to_dict() == onevision.reference.processor.to_dict()
 
 

@@ -108,9 +108,8 @@ def test_a_folder_without_image_newline_is_refused(
 
 def test_another_model_type_is_refused(foreign: Path) -> None:
     edit(foreign / CONFIG_JSON, lambda config: config.update(model_type="blip-2"))
-    with pytest.raises(
-        ModelFolderError, match="'blip-2'; this worker runs llava, llava_next, llava_onevision"
-    ):
+    names = "llava, vipllava, llava_next, llava_next_video, llava_onevision"
+    with pytest.raises(ModelFolderError, match=f"'blip-2'; this worker runs {names}"):
         read_folder(foreign)
 
 

@@ -19,7 +19,8 @@ from tests.checkpoints import (
     make_processor,
     make_tokenizer,
 )
-from worker.llava.prompt import PromptWriter, expand_image_token
+from worker.llava.image_run import RowMarks, image_run, place_run
+from worker.llava.prompt import PromptWriter
 from worker.llava.tiles import AnyresTiler
 
 IMAGE_TOKEN_ID = 3
@@ -101,7 +102,34 @@ def test_parts_that_spell_a_control_token_together_are_refused() -> None:
 def test_a_template_that_raises_is_a_refusal_in_its_own_words() -> None:
     template = "{{ raise_exception('Conversation roles must alternate') }}"
     assert_refused("Which shape?", "Conversation roles must alternate", template)
-    assert_refused("Which shape?", "chat template refuses", "{{ messages[0]['content'] + '!' }}")
+    assert_refused("Which shape?", "chat template refuses", "{{ messages[0]['content'] + 1 }}")
+
+
+STRING_TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}{{ '<<SYS>>' + messages[0]['content'] }}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{% for message in messages %}{{ '[' + message['role'] + '] ' }}"
+    "{{ ('<image>\n' if loop.first else '') + message['content'] | trim + '</s>' }}{% endfor %}"
+)
+"""The shape of JoyCaption's: content is text, and the first user turn has the image wherever it stood."""
+
+
+def test_a_template_that_takes_strings_is_given_strings() -> None:
+    assert ask("Which shape?", STRING_TEMPLATE) == "<s>[user] <image>\nWhich shape?</s>"
+    parts = (TextPart(text="Which"), ImagePart(), TextPart(text="shape?"))
+    asked = (Turn(role="system", content="Be brief."), Turn(role="user", content=parts))
+    assert ask(asked, STRING_TEMPLATE) == "<s><<SYS>>Be brief.[user] <image>\nWhich\nshape?</s>"
+
+
+def test_a_template_that_writes_an_image_nobody_placed_is_a_refusal() -> None:
+    with pytest.raises(Refusal, match="does not place"):
+        ask("Which shape?", STRING_TEMPLATE, with_image=False)
+
+
+def test_a_template_for_text_alone_prints_no_list() -> None:
+    template = STRING_TEMPLATE.replace("<image>\n", "")
+    assert ask("Which shape?", template, with_image=False) == "<s>[user] Which shape?</s>"
+    assert_refused("Which shape?", "does not place", template)
 
 
 def test_a_template_that_drops_a_turn_is_a_refusal() -> None:
@@ -208,7 +236,14 @@ def word_tokenizer() -> Tokenizer:
 
 def test_the_image_token_is_repeated_in_its_place() -> None:
     token_ids = np.array([1, 9, 3, 8], dtype=np.int64)
-    assert expand_image_token(token_ids, 3, 4).tolist() == [1, 9, 3, 3, 3, 3, 8]
+    assert place_run(token_ids, 3, image_run(3, 4)).tolist() == [1, 9, 3, 3, 3, 3, 8]
+    assert place_run(token_ids[2:], 3, image_run(3, 2)).tolist() == [3, 3, 8]
+    assert place_run(token_ids[:3], 3, image_run(3, 2)).tolist() == [1, 9, 3, 3]
+
+
+def test_rows_of_an_image_end_in_marks() -> None:
+    run = image_run(3, 6, columns=2, marks=RowMarks(break_id=5, end_id=6))
+    assert run.tolist() == [3, 3, 5, 3, 3, 5, 3, 3, 6]
 
 
 @pytest.mark.parametrize(

@@ -215,8 +215,14 @@ def on_the_hub(_: Path, __: Path) -> Path:
         (misspelt, ("There is no folder chekpoint", "captionmill models")),
         (empty, ("no model folder", LANGUAGE_XML, "no checkpoint folder", "config.json")),
         (a_file, ("no model folder", "no checkpoint folder")),
-        (without_weights, ("has no weights in *.safetensors",)),
-        (unsupported, ("'clip_vision_model' is not supported", "llava, llava_next, llava_onevision")),
+        (without_weights, ("has no weights", "*.safetensors", "pytorch_model*.bin")),
+        (
+            unsupported,
+            (
+                "'clip_vision_model' is not supported",
+                "llava, vipllava, llava_next, llava_next_video, llava_onevision",
+            ),
+        ),
         (without_language, ("lacks its openvino_language_model.xml",)),
         (on_the_hub, ("nobody/nothing is not a checkpoint", "the hub cannot be asked")),
     ],

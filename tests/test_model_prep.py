@@ -37,12 +37,18 @@ from contract.model_folder import (
     VISION_XML,
     FolderManifest,
 )
+from model_prep.checkpoint import open_checkpoint
 from model_prep.command import app
 from model_prep.convert import convert as model_prep_convert
 from model_prep.export import export_vision
+from model_prep.inference import Language
+from model_prep.pictures import drawn_samples
+from model_prep.processor import load_processing
 from model_prep.progress import STAGE_COUNT
 from model_prep.publish import staged
+from model_prep.reference import Reference
 from model_prep.settings import PRESETS, LanguageSettings, PrepSettings
+from model_prep.verification import compare_parity
 from model_prep.verified import VERIFICATION_JSON, VERIFICATION_MD, Verification
 from model_prep.work import work_path
 from tests.checkpoints import CHAT_TEMPLATE, make_tiny_checkpoint
@@ -255,18 +261,18 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_another_architecture_is_refused_before_weights_are_looked_for(tmp_path: Path) -> None:
     source, out = tmp_path / "other", tmp_path / "out"
     CLIPVisionConfig().save_pretrained(source)
-    names = "llava, llava_next, llava_onevision"
+    names = "llava, vipllava, llava_next, llava_next_video, llava_onevision"
     assert_refused(convert(source, out), out, "'clip_vision_model' is not supported", names)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"text_config": {"model_type": "gpt2"}}, ("gpt2", "llama, mistral, qwen2")),
-        ({"text_config": {"model_type": "nobody's"}}, ("nobody's", "llama, mistral, qwen2")),
+        ({"text_config": {"model_type": "gpt2"}}, ("gpt2", "llama, mistral, phi3", "--allow-untested")),
+        ({"text_config": {"model_type": "nobody's"}}, ("nobody's", "llama, mistral, phi3")),
         (
-            {"vision_config": {"model_type": "pixtral"}},
-            ("pixtral", "clip_vision_model, siglip_vision_model"),
+            {"vision_config": {"model_type": "dinov2"}},
+            ("dinov2", "clip_vision_model, siglip_vision_model"),
         ),
         ({"vision_feature_select_strategy": "full"}, ("'full'", "supported: default.")),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, ("'default'", "supported: full.")),
@@ -276,13 +282,12 @@ def test_another_architecture_is_refused_before_weights_are_looked_for(tmp_path:
         ),
         (
             {"model_type": "llava_onevision", "architectures": None},
-            ("'mistral'", "supported: qwen2."),
+            ("'clip_vision_model'", "supported: siglip_vision_model."),
         ),
         (
             {"text_config": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}},
             ("'dynamic'", "prompt's length"),
         ),
-        ({"text_config": {"sliding_window": 256}}, ("Sliding windows", "256 of 1024")),
         ({"text_config": {"vocab_size": 2**44}}, ("GB of disk", "free")),
         ({"image_token_index": "three"}, ("config", "not valid", "image_token_index")),
     ],
@@ -293,9 +298,8 @@ def test_another_architecture_is_refused_before_weights_are_looked_for(tmp_path:
         "class token",
         "no class token",
         "classes of another repository",
-        "language model of another family",
+        "vision tower of another family",
         "rotary embeddings",
-        "sliding window",
         "disk",
         "invalid",
     ],
@@ -409,6 +413,19 @@ def test_other_settings_make_only_what_differs(checkpoint: Path, tmp_path: Path)
     assert {"compressing token embeddings", "compressing language model"} <= set(stages)
 
 
+def test_a_corrected_template_keeps_what_was_exported(altered: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = PRESETS["balanced"]
+    template = altered / "chat_template.jinja"
+    model_prep_convert(str(altered), out, settings, stop_after="verify")
+    template.write_text(template.read_text().replace("[INST]", "[ASK]"))
+    stages: list[str] = []
+    model_prep_convert(str(altered), out, settings, on_stage=stages.append)
+    assert [stage for stage in stages if "exporting" in stage or "compressing" in stage] == []
+    assert stages[-3:] == ["config, processor and tokenizer", "verifying", "publishing"]
+    assert "[ASK]" in (out / "chat_template.jinja").read_text()
+
+
 def test_another_checkpoint_in_the_same_place_is_converted_anew(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert convert(checkpoint, out, "--stop-after", "export").exit_code == 0
@@ -440,6 +457,7 @@ with opened(Path(sys.argv[1])):
 
 def test_the_folder_says_what_was_verified(folder: Path) -> None:
     found = Verification.model_validate_json((folder / VERIFICATION_JSON).read_bytes())
+    assert found.parity is not None
     assert found.parity.holds
     assert found.parity.token_agreement == 1.0
     assert (found.parity.layers, found.parity.of_layers) == (3, 3)
@@ -449,13 +467,40 @@ def test_the_folder_says_what_was_verified(folder: Path) -> None:
 
 def test_what_compression_loses_is_measured(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert convert(checkpoint, out, "--weight-format", "int8", "--vision-format", "fp16").exit_code == 0
+    options = ("--weight-format", "int8", "--vision-format", "fp16", "--verify", "full")
+    assert convert(checkpoint, out, *options).exit_code == 0
     found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
     assert set(found.losses) == {"vision", "language", "whole"}
     assert 0 <= found.losses["vision"].logit_kl < found.losses["language"].logit_kl < 0.1
     assert found.losses["vision"].size_ratio == pytest.approx(0.5, abs=0.1)
     assert found.losses["language"].size_ratio < 0.4
     assert found.losses["language"].token_agreement > 0.8
+
+
+@pytest.mark.parametrize("depth", ["full", "quick", "none"])
+def test_as_much_is_compared_as_was_asked_for(checkpoint: Path, tmp_path: Path, depth: str) -> None:
+    out = tmp_path / "out"
+    assert convert(checkpoint, out, "--verify", depth).exit_code == 0
+    manifest = FolderManifest.model_validate_json((out / MANIFEST_JSON).read_bytes())
+    assert manifest.settings["verify"] == depth
+    found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
+    images = 0 if found.parity is None else found.parity.images
+    assert images in {"full": {3}, "quick": {1, 2, 3}, "none": {0}}[depth]
+    assert (found.left_out is None) == (depth != "none")
+
+
+@pytest.mark.parametrize(("budget_s", "images"), [(0.0, 1), (1e9, 3)], ids=["no time", "time"])
+def test_a_quick_comparison_stops_when_its_time_is_up(
+    checkpoint: Path, folder: Path, budget_s: float, images: int
+) -> None:
+    opened = open_checkpoint(str(checkpoint))
+    reference = Reference(opened, load_processing(opened))
+    language = Language(folder / LANGUAGE_XML)
+    parity, answered = compare_parity(
+        reference, drawn_samples(), folder / VISION_XML, language, 3, budget_s=budget_s
+    )
+    assert parity.images == len(answered) == images
+    assert parity.holds
 
 
 def test_an_export_that_computes_something_else_is_not_published(

@@ -168,7 +168,7 @@ def jpeg_with_profile() -> bytes:
 
 @pytest.fixture(scope="module")
 def tiler() -> Tiler:
-    return load_tiler(FOLDER, anyres=True)
+    return load_tiler(FOLDER, "anyres")
 
 
 def steps(tiler: Tiler, image: Image.Image) -> NDArray[np.float64]:

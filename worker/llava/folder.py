@@ -13,6 +13,7 @@ import numpy as np
 import openvino
 from pydantic import ValidationError
 from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from contract.model_folder import (
     CONFIG_JSON,
@@ -22,9 +23,11 @@ from contract.model_folder import (
     VISION_XML,
     FolderFile,
     FolderManifest,
+    Packing,
+    context_tokens,
 )
 from worker.llava.arrays import FloatArray
-from worker.llava.family import FAMILIES, Family, most_plane_tiles
+from worker.llava.packing import PACKINGS, most_plane_tiles, packing_by_type
 
 GENERATION_CONFIG_JSON = "generation_config.json"
 
@@ -40,15 +43,16 @@ class ModelFolder:
     path: Path
     model_id: str
     config: PretrainedConfig
+    packing: Packing
     image_newline: FloatArray | None
-    """(hidden,); None where the family has none"""
+    """(hidden,); None where the packing has none"""
     most_plane_tiles: int | None
     """the grid's features are shrunk to those of so many tiles; None where they never are"""
     eos_token_ids: tuple[int, ...]
 
     @property
-    def family(self) -> Family:
-        return FAMILIES[self.config.model_type]
+    def context_tokens(self) -> int:
+        return context_tokens(self.config.text_config)
 
     @property
     def hidden(self) -> int:
@@ -91,16 +95,20 @@ def read_folder(path: Path, *, hashed: bool = True) -> ModelFolder:
     for name in (CONFIG_JSON, VISION_XML, TEXT_XML, LANGUAGE_XML):
         if not (path / name).is_file():
             raise ModelFolderError(f"{path} is no model folder: it has no {name}.")
-    model_id = (
-        _check_manifest(path, hashed=hashed) if (path / MANIFEST_JSON).exists() else path.resolve().name
-    )
-    config = _read_config(path)
+    manifest = _check_manifest(path, hashed=hashed) if (path / MANIFEST_JSON).exists() else None
+    config, packing = _read_config(path, manifest)
     try:
-        plane_tiles = most_plane_tiles(config)
+        plane_tiles = most_plane_tiles(config, packing)
     except ValueError as error:
         raise ModelFolderError(f"{path} holds a model that this worker does not run: {error}.") from error
     return ModelFolder(
-        path, model_id, config, _image_newline(path, config), plane_tiles, _eos_token_ids(path, config)
+        path,
+        path.resolve().name if manifest is None else manifest.model,
+        config,
+        packing,
+        _image_newline(path, config, packing),
+        plane_tiles,
+        _eos_token_ids(path, config),
     )
 
 
@@ -120,8 +128,8 @@ def compile_part(
     return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)), computing)
 
 
-def _check_manifest(path: Path, *, hashed: bool) -> str:
-    """The model id, when all files are as the manifest says."""
+def _check_manifest(path: Path, *, hashed: bool) -> FolderManifest:
+    """The manifest, when all files are as it says."""
     manifest = _read_manifest(path)
     for name, expected in manifest.files.items():
         if not (path / name).is_file():
@@ -129,7 +137,7 @@ def _check_manifest(path: Path, *, hashed: bool) -> str:
         same_size = (path / name).stat().st_size == expected.size_bytes
         if not same_size or (hashed and _describe(path / name) != expected):
             raise ModelFolderError(f"{path} is not what was published: {name} differs from its manifest.")
-    return manifest.model
+    return manifest
 
 
 def _read_manifest(path: Path) -> FolderManifest:
@@ -147,21 +155,22 @@ def _describe(path: Path) -> FolderFile:
         )
 
 
-def _read_config(path: Path) -> PretrainedConfig:
+def _read_config(path: Path, manifest: FolderManifest | None) -> tuple[PretrainedConfig, Packing]:
     try:
         raw = json.loads((path / CONFIG_JSON).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelFolderError(f"{path / CONFIG_JSON} is not JSON: {error}.") from error
-    family = FAMILIES.get(raw.get("model_type"))
-    if family is None:
+    model_type = raw.get("model_type")
+    packing = (manifest and manifest.packing) or packing_by_type(raw)
+    if packing is None or model_type not in CONFIG_MAPPING:
         raise ModelFolderError(
-            f"{path} holds a model of type {raw.get('model_type')!r}; this worker runs {', '.join(FAMILIES)}."
+            f"{path} holds a model of type {model_type!r}; this worker runs {', '.join(PACKINGS)}."
         )
-    return family.config.from_dict(raw)
+    return CONFIG_MAPPING[model_type].from_dict(raw), packing
 
 
-def _image_newline(path: Path, config: PretrainedConfig) -> FloatArray | None:
-    if not FAMILIES[config.model_type].anyres:
+def _image_newline(path: Path, config: PretrainedConfig, packing: Packing) -> FloatArray | None:
+    if packing not in ("anyres", "anyres_max"):
         return None
     newline = getattr(config, "image_newline", None)
     hidden = config.text_config.hidden_size
@@ -178,7 +187,7 @@ def _eos_token_ids(path: Path, config: PretrainedConfig) -> tuple[int, ...]:
     found = getattr(config.text_config, "eos_token_id", None)
     if (path / GENERATION_CONFIG_JSON).is_file():
         generation = json.loads((path / GENERATION_CONFIG_JSON).read_text(encoding="utf-8"))
-        found = generation.get("eos_token_id", found)
+        found = found if generation.get("eos_token_id") is None else generation["eos_token_id"]
     if found is None:
         raise ModelFolderError(f"{path} names no eos_token_id, so that no answer could ever end.")
     return tuple(found) if isinstance(found, list) else (int(found),)

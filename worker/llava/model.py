@@ -16,8 +16,9 @@ from contract.model_folder import TEXT_XML, VISION_XML
 from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
+from worker.llava.image_run import RowMarks, image_run, place_run
 from worker.llava.pack import pack_features
-from worker.llava.prompt import PromptWriter, expand_image_token
+from worker.llava.prompt import PromptWriter
 from worker.llava.tiles import Tiler, Tiles, load_tiler
 
 
@@ -29,6 +30,8 @@ class ImageFeatures:
     """(image token, hidden), read-only"""
     key: bytes
     """equal for equal image, detail and model"""
+    columns: int | None = None
+    """so many of them are a row with a mark after it; None for a run without marks"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class LlavaModel:
         embeddings: Part,
         image_cache_bytes: int,
         preparing: Callable[[], AbstractContextManager[object]],
+        marks: RowMarks | None = None,
     ) -> None:
+        """`marks` end the rows of images where the folder's packing has rows."""
         self._folder = folder
         self._tiler = tiler
         self._writer = writer
@@ -78,6 +83,7 @@ class LlavaModel:
         self._embeddings = embeddings
         self._features = FeatureCache(image_cache_bytes)
         self._preparing = preparing
+        self._marks = marks
         self._observer: ImageObserver | None = None
 
     @classmethod
@@ -97,21 +103,23 @@ class LlavaModel:
         tiles within `preparing()`, urgent ones without it.
         """
         described = read_folder(folder)
-        tiler = load_tiler(folder, anyres=described.family.anyres)
+        tiler = load_tiler(folder, described.packing)
         side = described.config.vision_config.image_size
-        if tiler.tile_px != (side, side):
+        if tiler.tile_px not in ((side, side), None):
             raise ModelFolderError(
                 f"{folder} does not fit together: its tiles are {tiler.tile_px} px and its vision "
                 f"model reads {side} px."
             )
+        writer = PromptWriter.load(folder, described.image_token_id)
         return cls(
             described,
             tiler,
-            PromptWriter.load(folder, described.image_token_id),
+            writer,
             vision=compile_part(folder, VISION_XML, device, properties, computing),
             embeddings=compile_part(folder, TEXT_XML, device, properties),
             image_cache_bytes=image_cache_bytes,
             preparing=preparing,
+            marks=writer.row_marks(folder) if described.packing == "rows" else None,
         )
 
     @property
@@ -128,8 +136,7 @@ class LlavaModel:
 
     @property
     def context_tokens(self) -> int:
-        tokens: int = self._folder.config.text_config.max_position_embeddings
-        return tokens
+        return self._folder.context_tokens
 
     @property
     def language_xml(self) -> Path:
@@ -168,7 +175,9 @@ class LlavaModel:
                 tiles = self._tiler(image, detail)
             return self._encode(tiles, urgent)
 
-        features = ImageFeatures(self._features.get(key, encode, share=not urgent), key)
+        found = self._features.get(key, encode, share=not urgent)
+        columns = found.shape[1] if self._marks is not None else None
+        features = ImageFeatures(found.reshape(-1, self.hidden), key, columns)
         if self._observer is not None:
             self._observer.looked_at(kept=kept)
         return features
@@ -188,12 +197,14 @@ class LlavaModel:
         if features is None or not (token_ids == image_token).any():
             assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
-        image_tokens = len(features.packed)
-        token_ids = expand_image_token(token_ids, image_token, image_tokens)
-        inputs_embeds = self.embed(token_ids[None])[0]
+        run = image_run(image_token, len(features.packed), features.columns, self._marks)
+        image_tokens, begins = len(run), int(np.flatnonzero(token_ids == image_token)[0])
+        token_ids = place_run(token_ids, image_token, run)
         places = token_ids == image_token
+        # The image token may lie beyond the embeddings of a checkpoint that never looks it up.
+        inputs_embeds = self.embed(np.where(places, 0, token_ids)[None])[0]
         inputs_embeds[places] = features.packed
-        prefix_tokens = int(np.flatnonzero(places)[-1]) + 1
+        prefix_tokens = begins + image_tokens
         if prefix_tokens == len(token_ids):
             return Prompt(token_ids, inputs_embeds, image_tokens)
         prefix_key = hashlib.sha256(features.key + token_ids[:prefix_tokens].tobytes()).digest()
@@ -223,8 +234,12 @@ class LlavaModel:
         return self._writer.decode_so_far(token_ids, stop)
 
     def _encode(self, tiles: Tiles, urgent: bool) -> FloatArray:
-        """Vision model and packing: the tiles of an image → (image token, hidden)."""
+        """Vision model and packing: tiles of an image → (image token, hidden), or (row, column, hidden)."""
         features = self._vision(tiles.pixel_values, urgent)
+        if self._marks is not None:
+            patch_px = self._folder.config.vision_config.patch_size
+            height, width = tiles.pixel_values.shape[-2:]
+            return features.reshape(height // patch_px, width // patch_px, self.hidden)
         return pack_features(
             features,
             tiles.grid,

@@ -13,13 +13,17 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
+from contract.chat_template import ContentForm, content_form, messages, parts_of, starts_itself
 from contract.failure import FailureCode, Refusal
-from contract.job import ImagePart, Part, Question, TextPart, Turn
+from contract.job import Question, TextPart, Turn
 from worker.llava.arrays import IntArray
 from worker.llava.folder import ModelFolderError
+from worker.llava.image_run import RowMarks
 from worker.llava.stop import StopTexts
 
 LEGACY_TEMPLATE_JSON = "chat_template.json"
+TEMPLATE_ERRORS = (TemplateError, TypeError, AttributeError, ValueError, LookupError)
+"""What templates raise on messages that they are not written for."""
 REPLACEMENT = "\ufffd"
 """What a tokenizer writes for bytes that are no character, or not yet."""
 
@@ -31,6 +35,7 @@ class PromptWriter:
         self._tokenizer = tokenizer
         self._template = template
         self._image_token_id = image_token_id
+        self._form = self._content_form()
         self._control_tokens = tuple(
             token.content
             for token in tokenizer.added_tokens_decoder.values()
@@ -48,6 +53,10 @@ class PromptWriter:
         if not isinstance(template, str):
             raise ModelFolderError(f"{folder} has no chat template, and prompts are made from it alone.")
         return cls(tokenizer, template, image_token_id)
+
+    def row_marks(self, folder: Path) -> RowMarks:
+        """The tokens that end the rows of an image. Raises ModelFolderError if there are none."""
+        return RowMarks.load(folder, self._tokenizer)
 
     def token_ids(self, question: Question, *, with_image: bool) -> IntArray:
         """The prompt (position,) int64, with one image token where the image goes.
@@ -117,8 +126,8 @@ class PromptWriter:
 
     def _encode(self, text: str) -> list[int]:
         """Token ids of a rendered text, which may bring its beginning-of-sequence token itself."""
-        starts_itself = bool(self._tokenizer.bos_token) and text.startswith(self._tokenizer.bos_token)
-        token_ids: list[int] = self._tokenizer(text, add_special_tokens=not starts_itself)["input_ids"]
+        add = not starts_itself(text, self._tokenizer.bos_token)
+        token_ids: list[int] = self._tokenizer(text, add_special_tokens=add)["input_ids"]
         return token_ids
 
     def _spoken(self, prompt: str, turns: tuple[Turn, ...], said: Turn) -> tuple[list[int], str]:
@@ -149,44 +158,37 @@ class PromptWriter:
 
     def _refuse_control_tokens(self, turn: Turn) -> None:
         # Parts are joined, for two of them may spell a token that neither does.
-        text = "".join(part.text for part in _parts(turn) if isinstance(part, TextPart))
+        text = "".join(part.text for part in parts_of(turn) if isinstance(part, TextPart))
         for token in self._control_tokens:
             if token in text:
                 raise _refusal(f"a {turn.role} turn contains {token!r}, a control token of this model")
 
     def _render(self, turns: tuple[Turn, ...], *, answered: bool = False) -> str:
         """The conversation as text, up to where the answer begins or, `answered`, with it at the end."""
-        messages = [_message(turn) for turn in turns]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, chat_template=self._template, tokenize=False, add_generation_prompt=not answered
-            )
-        except (TemplateError, TypeError) as error:
+            text = self._through_template(messages(turns, self._form), answered=answered)
+        except TEMPLATE_ERRORS as error:
             raise _refusal(f"the model's chat template refuses the conversation: {error}") from error
         for turn in turns:
-            for part in _parts(turn):
+            for part in parts_of(turn):
                 if isinstance(part, TextPart) and part.text.strip() not in text:
                     raise _refusal(f"the model's chat template leaves out text of a {turn.role} turn")
         return text
 
+    def _through_template(self, conversation: list[dict[str, Any]], *, answered: bool = False) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            conversation, chat_template=self._template, tokenize=False, add_generation_prompt=not answered
+        )
+        return text
 
-def expand_image_token(token_ids: IntArray, image_token_id: int, image_tokens: int) -> IntArray:
-    """token_ids (position,) with its image token repeated `image_tokens` times."""
-    repeats = np.where(token_ids == image_token_id, image_tokens, 1)
-    return np.repeat(token_ids, repeats)
+    def _content_form(self) -> ContentForm:
+        """That of the template; of one for text alone the form in which questions without image come through.
 
-
-def _parts(turn: Turn) -> tuple[Part, ...]:
-    return (TextPart(text=turn.content),) if isinstance(turn.content, str) else turn.content
-
-
-def _message(turn: Turn) -> dict[str, Any]:
-    """A turn as templates of vision-language models expect it: content is always a list of parts."""
-    content = [
-        {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-        for part in _parts(turn)
-    ]
-    return {"role": turn.role, "content": content}
+        A template that fits neither is asked in parts, and refuses question by question.
+        """
+        image_token = self._tokenizer.convert_ids_to_tokens(self._image_token_id)
+        found = content_form(self._through_template, str(image_token), TEMPLATE_ERRORS)
+        return "string" if found in ("string", "text") else "parts"
 
 
 def _legacy_template(folder: Path) -> Any:

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_utils import select_best_resolution
 
 from contract.job import Detail
+from contract.model_folder import Packing
 from worker.llava.arrays import FloatArray
 from worker.llava.folder import ModelFolderError
 
@@ -33,8 +34,8 @@ class Tiler(Protocol):
     """The checkpoint's image processor, which is transformers' own."""
 
     @property
-    def tile_px(self) -> tuple[int, int]:
-        """(height, width) of every tile."""
+    def tile_px(self) -> tuple[int, int] | None:
+        """(height, width) of every tile; None where it is the image's."""
         ...
 
     def pinpoints(self, detail: Detail) -> list[list[int]]:
@@ -103,18 +104,39 @@ class ViewTiler:
         return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
 
 
-def load_tiler(folder: Path, *, anyres: bool) -> Tiler:
+class RowTiler:
+    """One view of the image in its own shape, whatever the detail: shrunk to fit, its sides whole patches."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def tile_px(self) -> None:
+        return None
+
+    def pinpoints(self, detail: Detail) -> list[list[int]]:  # noqa: ARG002 - one view for every detail
+        return []
+
+    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:  # noqa: ARG002
+        features = self._processor.preprocess(image, return_tensors="np")
+        return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
+
+
+def load_tiler(folder: Path, packing: Packing) -> Tiler:
     """The image processor that `folder` names, on numpy and Pillow. Raises ModelFolderError."""
     try:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"The image processor of {folder} cannot be read: {error}") from error
+    anyres = packing in ("anyres", "anyres_max")
     if hasattr(processor, "image_grid_pinpoints") != anyres:
         wanted = "cuts images into tiles" if anyres else "leaves images whole"
         raise ModelFolderError(
             f"{folder} does not fit together: its model needs an image processor that {wanted}, "
             f"and its own is a {type(processor).__name__}."
         )
+    if packing == "rows":
+        return RowTiler(processor)
     return AnyresTiler(processor) if anyres else ViewTiler(processor)
 
 

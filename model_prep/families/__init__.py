@@ -1,0 +1,27 @@
+"""The families of checkpoints that can be converted, one file each, and the language models in them."""
+
+from typing import Final
+
+from model_prep.families.family import Family
+from model_prep.families.llava import LLAVA
+from model_prep.families.llava_next import LLAVA_NEXT
+from model_prep.families.llava_next_video import LLAVA_NEXT_VIDEO
+from model_prep.families.llava_onevision import LLAVA_ONEVISION
+from model_prep.families.vipllava import VIPLLAVA
+
+FAMILIES: Final[dict[str, Family]] = {
+    family.config.model_type: family
+    for family in (LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION)
+}
+TESTED_LANGUAGE_MODELS: Final = (
+    "gemma",
+    "gemma2",
+    "granite",
+    "llama",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+)
+"""model_types that the tests convert and ask. Others may do: the exporter traces any decoder of transformers
+with one shape of keys and values, one causal mask and positions on one axis."""

@@ -1,0 +1,1 @@
+"""Tiny checkpoints in the layouts that repositories are published in."""

@@ -1,0 +1,224 @@
+"""Makes the twin of a layout: a tiny model with random weights, whole and as transformers writes it today."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma2Config,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaNextConfig,
+    LlavaNextProcessor,
+    LlavaNextVideoConfig,
+    LlavaOnevisionConfig,
+    LlavaProcessor,
+    MistralConfig,
+    OlmoConfig,
+    Phi3Config,
+    PixtralVisionConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    VipLlavaConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from model_prep.families.next_video_processor import LlavaNextVideoProcessor
+from model_prep.families.onevision_processor import LlavaOnevisionProcessor
+from model_prep.families.pixtral_processor import PixtralProcessor
+from tests.checkpoints import GRID_PINPOINTS, PATCH_PX, TILE_PX
+from tests.families import (
+    ASPECT_RATIO,
+    ONEVISION_PINPOINTS,
+    ONEVISION_TILE_PX,
+    SIDE_PATCHES,
+    clip,
+    save,
+    siglip,
+    text,
+)
+from tests.layouts.tokenizers import LLAMA, Tokens, make_bpe
+
+LANGUAGES: dict[str, type[PretrainedConfig]] = {
+    config.model_type: config
+    for config in (
+        GemmaConfig,
+        Gemma2Config,
+        GraniteConfig,
+        LlamaConfig,
+        MistralConfig,
+        OlmoConfig,
+        Phi3Config,
+        Qwen2Config,
+        Qwen3Config,
+    )
+}
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+CROP = {"height": TILE_PX, "width": TILE_PX}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The facts of a model: its family, its parts, and what their configs say beside the small sizes."""
+
+    family: str = "llava"
+    language: str = "llama"
+    tower: str = "clip"
+    tokens: Tokens = LLAMA
+    text: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    vocabulary: int | None = None
+    """rows of the embeddings beside the tokenizer's: 0 none, -1 one fewer; None up to a multiple of 64"""
+    tied: bool = False
+    ends: tuple[str, ...] = ()
+    """ends of sequence beside the tokenizer's"""
+    pads: bool = False
+    """images are padded to a square"""
+    dtype: torch.dtype = torch.float32
+
+
+def make_twin(
+    folder: Path, model: Model, template: str, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
+    """Write the checkpoint that a layout is compared with; return `folder`."""
+    tokenizer = tokenizer or make_bpe(model.tokens)
+    image_token_id = tokenizer.convert_tokens_to_ids(model.tokens.image)
+    tower = _tower(model)
+    language = _language(model, tokenizer)
+    common: dict[str, Any] = {
+        "vision_config": tower,
+        "text_config": language,
+        "image_token_index": image_token_id,
+        "tie_word_embeddings": model.tied,
+    }
+    processor, config = FAMILIES[model.family](model, tokenizer, common)
+    processor.image_token, processor.image_token_id = model.tokens.image, image_token_id
+    processor.chat_template = tokenizer.chat_template = template
+    ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(list(model.ends))]
+    return save(folder, processor, config, model.dtype, ends=ends if model.ends else None)
+
+
+def _language(model: Model, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    vocabulary = (
+        -(-len(tokenizer) // 64) * 64 if model.vocabulary is None else len(tokenizer) + model.vocabulary
+    )
+    return text(
+        LANGUAGES[model.language],
+        tokenizer,
+        **{"vocab_size": vocabulary, "tie_word_embeddings": model.tied, "head_dim": 12} | model.text,
+    )
+
+
+def _tower(model: Model) -> PretrainedConfig:
+    if model.tower == "clip":
+        return clip(**model.vision)
+    if model.tower == "siglip":
+        side = ONEVISION_TILE_PX if model.family == "llava_onevision" else TILE_PX
+        return siglip(side, **model.vision)
+    return PixtralVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8 * PATCH_PX,
+        patch_size=PATCH_PX,
+        **model.vision,
+    )
+
+
+def _view(model: Model, tokenizer: Any, config: PretrainedConfig) -> Any:
+    images: Any
+    if model.tower == "siglip":
+        images = SiglipImageProcessorPil(size=CROP)
+    elif model.pads:
+        images = LlavaImageProcessorPil(size={"shortest_edge": TILE_PX}, crop_size=CROP, do_pad=True)
+    else:
+        images = CLIPImageProcessorPil(size={"shortest_edge": TILE_PX}, crop_size=CROP)
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy=getattr(config, "vision_feature_select_strategy", "default"),
+        num_additional_image_tokens=int(model.tower == "clip"),
+    )
+
+
+def _llava(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    config = LlavaConfig(**(common | {"image_seq_length": SIDE_PATCHES**2} | model.config))
+    if model.tower != "pixtral":
+        return _view(model, tokenizer, config), config
+    images = PixtralImageProcessorPil(size={"longest_edge": 8 * PATCH_PX}, patch_size=PATCH_PX)
+    return PixtralProcessor(images, tokenizer, patch_size=PATCH_PX), config
+
+
+def _vipllava(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    config = VipLlavaConfig(**(common | {"image_seq_length": SIDE_PATCHES**2} | model.config))
+    return _view(model, tokenizer, config), config
+
+
+def _next(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    video = model.family == "llava_next_video"
+    more = {"image_grid_pinpoints": GRID_PINPOINTS, "image_seq_length": SIDE_PATCHES**2}
+    if video:
+        more["video_token_index"] = tokenizer.convert_tokens_to_ids("<video>")
+    config = (LlavaNextVideoConfig if video else LlavaNextConfig)(**(common | more | model.config))
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": TILE_PX},
+        crop_size=CROP,
+        image_grid_pinpoints=config.image_grid_pinpoints,
+        **(HALF if model.tower == "siglip" else {}),
+    )
+    processor = (LlavaNextVideoProcessor if video else LlavaNextProcessor)(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=int(model.tower == "clip"),
+    )
+    return processor, config
+
+
+def _onevision(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    more = {
+        "video_token_index": 0,
+        "image_grid_pinpoints": ONEVISION_PINPOINTS,
+        "vision_aspect_ratio": ASPECT_RATIO,
+    }
+    config = LlavaOnevisionConfig(**(common | more | model.config))
+    images = LlavaOnevisionImageProcessorPil(
+        size={"height": ONEVISION_TILE_PX, "width": ONEVISION_TILE_PX},
+        image_grid_pinpoints=ONEVISION_PINPOINTS,
+        **HALF,
+    )
+    processor = LlavaOnevisionProcessor(
+        images,
+        tokenizer,
+        num_image_tokens=SIDE_PATCHES**2,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio=ASPECT_RATIO,
+    )
+    return processor, config
+
+
+Make = Callable[[Model, Any, dict[str, Any]], tuple[Any, PretrainedConfig]]
+FAMILIES: dict[str, Make] = {
+    "llava": _llava,
+    "vipllava": _vipllava,
+    "llava_next": _next,
+    "llava_next_video": _next,
+    "llava_onevision": _onevision,
+}
