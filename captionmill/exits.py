@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ def sentences() -> Iterator[None]:
         refuse(str(error))
     except (redis.RedisError, BrokerAwayError) as error:
         refuse(f"Redis does not answer ({error}); is it running, and is --redis right?")
+    except sqlite3.Error as error:
+        refuse(f"SQLite cannot go on with the run's ledger, or with what a sink keeps beside it: {error}.")
     except BrokenPipeError:
         end_quietly()
     except OSError as error:

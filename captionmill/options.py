@@ -400,6 +400,15 @@ class SinkChoices:
             hidden=True,
         ),
     ] = False
+    raw_cells: Annotated[
+        bool,
+        typer.Option(
+            "--raw-cells/--no-raw-cells",
+            help="csv and tsv, for programs: no apostrophe before cells like formulas.",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
+    ] = False
     text_column: Annotated[
         str, typer.Option(help="hf: the column of the caption.", rich_help_panel=SINKS, hidden=True)
     ] = "text"
@@ -452,6 +461,7 @@ class SinkChoices:
             final_newline=self.final_newline,
             sidecar_policy=self.sidecars,
             long_table=self.long_table,
+            raw_cells=self.raw_cells,
             text_column=self.text_column,
             vqa_columns=self.vqa_columns,
             samples_per_shard=self.samples_per_shard,

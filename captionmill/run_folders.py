@@ -1,14 +1,15 @@
-"""Commands that look at runs, or withdraw one: watch, status, list, cancel."""
+"""Commands that look at runs, mend or withdraw one: watch, status, list, repair, cancel."""
 
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from captionmill.app import RUNS, app, make_console
-from captionmill.exits import refuse, sentences
+from captionmill.exits import EXIT_REFUSED, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, local_server
 from captionmill.options import AsJson, RedisUrl, RunFolderPath
 from captionmill.runs import tell
@@ -16,6 +17,8 @@ from producer.connection import connect
 from producer.driving import event, summary
 from producer.ledger import LEDGER, LedgerError
 from producer.planning import PLANNING
+from producer.repair import WORKSHOP, Repaired
+from producer.repair import repair as repair_ledger
 from producer.run_folder import RunFolder
 from producer.settings import named_server, server_url
 from producer.sources import shown, shown_sources
@@ -42,20 +45,22 @@ def list_runs(
     folder: Annotated[Path, typer.Argument(help="Where runs' folders are.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs in a folder and its folders."""
+    """List the runs in a folder and its folders. Exit code 2 if one of them cannot be read."""
     with sentences():
         if not folder.is_dir():
             reason = "is a file, not a folder" if folder.exists() else "is not there"
             refuse(f"{shown(folder)} {reason}: name the folder that the runs' folders are in.")
         table = Table("folder", "sources", "rows", "complete", "failed questions", "state")
+        all_read = True
         for ledger in sorted(folder.glob(f"**/{LEDGER}")):
-            if ledger.parent.name == PLANNING:
+            if ledger.parent.name in (PLANNING, WORKSHOP):
                 continue
             try:
                 with closing(RunFolder(ledger.parent, read_only=True)) as opened:
                     found = summary(opened)
             except LedgerError as error:
                 found = {"folder": shown(ledger.parent), "error": str(error)}
+                all_read = False
             if as_json:
                 event("run", found)
             elif "error" in found:
@@ -66,6 +71,43 @@ def list_runs(
                 table.add_row(found["folder"], shown_sources(found["sources"]), *counts, state)
         if not as_json:
             make_console(as_json=False).print(table)
+        if not all_read:
+            raise typer.Exit(EXIT_REFUSED)
+
+
+def _repaired(made: Repaired) -> dict[str, Any]:
+    outputs = [shown(path) for path in made.unknown_outputs]
+    return asdict(made) | {"kept": shown(made.kept), "unknown_outputs": outputs}
+
+
+def _unknown_outputs(made: Repaired) -> str:
+    if not made.unknown_outputs:
+        return ""
+    names = ", ".join(map(shown, made.unknown_outputs))
+    return (
+        f"The new ledger cannot tell whether these are as the run wrote them: {names}. Move them away, or "
+        "have them written anew by adding --overwrite below.\n"
+    )
+
+
+@app.command(rich_help_panel=RUNS)
+def repair(folder: RunFolderPath, as_json: AsJson = False) -> None:
+    """Make a damaged ledger anew, from the source and the answers on disk. `run --resume` asks the rest."""
+    with sentences():
+        made = repair_ledger(folder)
+        console = make_console(as_json=as_json)
+        if as_json:
+            event("repaired", {} if made is None else _repaired(made))
+        elif made is None:
+            console.print(f"The ledger of {shown(folder)} is whole; nothing was changed.")
+        else:
+            console.print(
+                f"The new ledger of {shown(folder)} has {made.rows} rows. Answers were taken over: "
+                f"{made.from_ledger} of the damaged ledger, {made.from_files} of the files beside it.\n"
+                f"The damaged one is kept as {shown(made.kept)}.\n"
+                f"{_unknown_outputs(made)}"
+                f"Ask what is missing with: captionmill run --resume --out {shown(folder)}"
+            )
 
 
 @app.command(rich_help_panel=RUNS)

@@ -14,6 +14,8 @@ INTERACTIVE_QUEUE: Final = "captionmill.interactive"
 """Questions somebody waits for: a worker takes them beside its bulk jobs and the engine serves them first."""
 SUSPECT_QUEUE: Final = "captionmill.suspect"
 """Jobs that were under way when a worker died. Each is answered with nothing else under way in its worker."""
+MESSAGE_MAX_BYTES: Final = 64 * 2**20
+"""A larger message is no message of jobs."""
 VISIBILITY_TIMEOUT_S: Final = 900
 """Longer than three times the longest stay of a job in a worker, and the same everywhere."""
 

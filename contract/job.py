@@ -106,6 +106,14 @@ class _File(Contract):
     path: Text = Field(min_length=1)
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
 
+    @model_validator(mode="after")
+    def _whole_name(self) -> Self:
+        try:
+            self.path.encode(self.encoding)
+        except UnicodeEncodeError:
+            raise ValueError(f"the path cannot be written in {self.encoding}") from None
+        return self
+
     def to_path(self) -> Path:
         """The file name as this system writes it; other bytes than UTF-8 become surrogates, as in `os`."""
         return Path(os.fsdecode(self.path.encode(self.encoding)))

@@ -91,6 +91,10 @@ class Checkpoint:
 def open_checkpoint(source: str, reading: Reading = AS_IT_SAYS) -> Checkpoint:
     """Read the config of a local folder. Raises ConversionError if it cannot be converted."""
     raw, original = read_config(source), None
+    if "auto_map" in raw:
+        raise ConversionError(
+            f"{source} brings code of its own (auto_map in config.json), and no code of a checkpoint is run."
+        )
     require_unquantized(raw, source)
     if is_original(raw):
         with refusing(f"The config of {source} is not valid"):

@@ -158,12 +158,13 @@ class Feeder:
         missing: dict[bytes, Wish] = {}
         waiting = 0
         for wish in self._asking.ready(row, self._ledger.outcomes(position) if one.begun else {}):
-            if isinstance(wish.asked, Failure):
+            refused = image.refusal if image is not None and image.refusal is not None else wish.asked
+            if isinstance(refused, Failure):
                 key = b"refused" + position.to_bytes(5, "big") + wish.number.to_bytes(4, "big")
-                self._ledger.settle(key, wish.asked)
+                self._ledger.settle(key, refused)
             else:
                 digest = None if image is None else image.digest
-                key = question_key(digest, wish.asked, wish.parameters, detail)
+                key = question_key(digest, refused, wish.parameters, detail)
                 known = key not in missing and self._known(key)
                 if known is None:
                     missing[key] = wish

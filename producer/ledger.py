@@ -27,11 +27,12 @@ from pydantic import TypeAdapter
 
 from contract.answer import Answer, Outcome
 from contract.failure import Failure, FailureCode
+from producer.database import Connection, LedgerDamagedError, check_header, check_pages, open_database
+from producer.database import LedgerError as LedgerError
 from producer.rows import Answered, AnsweredRow, Row
 
 LEDGER: Final = "ledger.sqlite"
 VERSION: Final = 3
-BUSY_S: Final = 60.0
 CHUNK: Final = 500
 OF_THE_DISK: Final = (
     sqlite3.SQLITE_FULL,
@@ -41,7 +42,6 @@ OF_THE_DISK: Final = (
     sqlite3.SQLITE_CANTOPEN,
 )
 """Primary codes of what an operator can mend; others are bugs."""
-CACHE_KIB: Final = 64 * 1024
 
 ROW_COLUMNS: Final = """
     position INTEGER PRIMARY KEY,
@@ -91,10 +91,9 @@ ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question
 
 OUTCOME: Final[TypeAdapter[Outcome]] = TypeAdapter(Outcome)
 ROW: Final[TypeAdapter[Row]] = TypeAdapter(Row)
-
-
-class LedgerError(Exception):
-    """The run folder cannot be used as asked; the message says why."""
+OutputKnown = tuple[int, int, bool, int | None]
+"""As producer.sinks.output_record.Known."""
+OUTPUT_KNOWN: Final[TypeAdapter[list[OutputKnown]]] = TypeAdapter(list[OutputKnown])
 
 
 class JobState(IntEnum):
@@ -161,45 +160,53 @@ class Ledger:
         require_folder(folder)
         if not create and not path.exists():
             raise LedgerError(f"{_shown(folder)} holds no run.")
+        self.folder = folder
         # SQLite leaves two files behind where it may only read.
         looks = read_only and not os.access(folder, os.W_OK)
         try:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
-            mode = "ro" if looks else "rwc" if create else "rw"
-            self._db = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=BUSY_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            if not read_only:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = FULL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and not read_only:
-                with self.transaction():
-                    for statement in (SCHEMA + ROW_INDICES).split(";"):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise LedgerError(
-                    f"{_shown(path)} has version {version}, and this program reads {VERSION}: go on with the "
-                    "release that began the run, or start a new run folder."
-                )
-            if not read_only:
-                self._db.execute(OUTPUT)
+            if path.exists():
+                check_header(path)
+            self._db = open_database(path, mode="ro" if looks else "rwc" if create else "rw")
+            self._open(path, create=create, read_only=read_only)
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{_shown(path)} cannot be opened: {error}.") from None
-        self.folder = folder
         self._db.execute(
             "CREATE TEMP TABLE got (job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT)"
         )
         self._db.execute("CREATE TEMP TABLE touched (position INTEGER PRIMARY KEY, n INTEGER)")
         if read_only:
             self._db.execute("PRAGMA query_only = ON")
+
+    def _open(self, path: Path, *, create: bool, read_only: bool) -> None:
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        is_empty = not self._db.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+        if version == 0 and is_empty and create:
+            with self.transaction():
+                for statement in (SCHEMA + ROW_INDICES).split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version == 0 or is_empty:
+            raise LedgerDamagedError(self.folder, "it holds nothing")
+        elif not 0 < version <= VERSION and self._has_our_tables():
+            raise LedgerDamagedError(self.folder, f"its tables are those of version {VERSION}, not {version}")
+        elif version != VERSION:
+            raise LedgerError(
+                f"{_shown(path)} has version {version}, and this program reads {VERSION}: go on with the "
+                "release that began the run, or start a new run folder."
+            )
+        check_pages(self._db, path)
+        if not read_only:
+            self._db.execute(OUTPUT)
+
+    def _has_our_tables(self) -> bool:
+        told = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema")}
+        ours = [" ".join(one.split()) for one in SCHEMA.split(";") if one.strip() and " row (" not in one]
+        return {" ".join(sql.split()) for sql in told if sql} >= set(ours)
 
     def __enter__(self) -> Self:
         return self
@@ -233,12 +240,29 @@ class Ledger:
                 "when there is room, go on with run --resume."
             ) from error
 
+    def check_everything(self) -> None:
+        """Read all there is. Raises LedgerDamagedError."""
+        check_pages(self._db, self.folder / LEDGER, most_bytes=None)
+        with self._db.reading():
+            for row_id, content in self._db.execute("SELECT id, content FROM row"):
+                _row(row_id, content)
+            for (outcome,) in self._db.execute("SELECT outcome FROM ask WHERE outcome IS NOT NULL"):
+                OUTCOME.validate_json(outcome)
+            for table, column in (("question", "prompt"), ("state", "value")):
+                for (text,) in self._db.execute(f"SELECT {column} FROM {table}"):
+                    json.loads(text)
+            for (known,) in self._db.execute("SELECT known FROM output"):
+                OUTPUT_KNOWN.validate_json(known)
+            for state, message in self._db.execute("SELECT state, message FROM job WHERE state < 3"):
+                JobState(state), _job(message)
+
     # What belongs to no table of its own.
 
     def state(self, name: str) -> Any:
         """None for what was never set."""
         found = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
-        return None if found is None else json.loads(found[0])
+        with self._db.reading():
+            return None if found is None else json.loads(found[0])
 
     def set_state(self, name: str, value: Any) -> None:
         self._db.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value)))
@@ -278,9 +302,10 @@ class Ledger:
             ).fetchall()
             if len(chosen) >= limit:
                 break
-        return [
-            NextRow(position, _row(row_id, content), fed > 0) for position, row_id, content, fed in chosen
-        ]
+        with self._db.reading():
+            return [
+                NextRow(position, _row(row_id, content), fed > 0) for position, row_id, content, fed in chosen
+            ]
 
     def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
         """Question id → outcome, of the row's questions that have been fed."""
@@ -288,10 +313,11 @@ class Ledger:
             "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.id = q.ask WHERE q.position = ?",
             (position,),
         )
-        return {
-            question: None if outcome is None else OUTCOME.validate_json(outcome)
-            for question, outcome in found
-        }
+        with self._db.reading():
+            return {
+                question: None if outcome is None else OUTCOME.validate_json(outcome)
+                for question, outcome in found
+            }
 
     def ask(self, key: bytes) -> tuple[bool, str | None, FailureCode | None] | None:
         """(has an outcome, the model it is of, the failure's code); None for a key that was never asked."""
@@ -300,7 +326,8 @@ class Ledger:
         ).fetchone()
         if found is None:
             return None
-        return bool(found[0]), found[1], None if found[2] is None else FailureCode(found[2])
+        with self._db.reading():
+            return bool(found[0]), found[1], None if found[2] is None else FailureCode(found[2])
 
     def next_index(self) -> int:
         found = self._db.execute("SELECT max(idx) FROM job").fetchone()[0]
@@ -317,6 +344,12 @@ class Ledger:
     def settle(self, key: bytes, failure: Failure) -> None:
         """Give a question an outcome that no worker was asked for."""
         self._db.execute(ASK, (key, None, None, failure.model_dump_json(), failure.code))
+
+    def know(self, key: bytes, outcome: Answer | Failure, model: str | None) -> None:
+        """Note an outcome that was kept elsewhere, over one that is there."""
+        code = outcome.code if isinstance(outcome, Failure) else None
+        self._db.execute(ASK, (key, None, None, outcome.model_dump_json(), code))
+        self._db.execute("UPDATE ask SET model = ? WHERE key = ?", (model, key))
 
     def add_questions(self, position: int, asked: Sequence[Asked], waiting: int) -> None:
         """Note what a row asks now; `waiting` of it has no outcome yet. Each was asked or settled."""
@@ -341,13 +374,16 @@ class Ledger:
         """Jobs without a record, the oldest first."""
         # Sorted here: ORDER BY would have SQLite walk through all jobs there ever were.
         found = sorted(self._db.execute("SELECT idx, state, message FROM job WHERE state < 3").fetchall())
-        return [OpenJob(index, JobState(state), message) for index, state, message in found]
+        with self._db.reading():
+            return [OpenJob(index, JobState(state), _job(message)) for index, state, message in found]
 
     def message(self, index: int) -> str | None:
         """None if the job has its record."""
         found = self._db.execute("SELECT message FROM job WHERE idx = ?", (index,)).fetchone()
-        message: str | None = found[0]
-        return message
+        if found is None:
+            raise LedgerDamagedError(self.folder, f"job {index} is gone")
+        with self._db.reading():
+            return None if found[0] is None else _job(found[0])
 
     def uploads(self) -> set[str]:
         """Hashes of the images in the store that open jobs need."""
@@ -429,9 +465,10 @@ class Ledger:
         following = int(self.state("last_seq") or 0) + 1
         complete: list[tuple[int, int]] = []
         for position in positions:
-            total, fed = self._db.execute(
-                "SELECT total, fed FROM row WHERE position = ?", (position,)
-            ).fetchone()
+            found = self._db.execute("SELECT total, fed FROM row WHERE position = ?", (position,)).fetchone()
+            if found is None:
+                raise LedgerDamagedError(self.folder, f"row {position} is gone")
+            total, fed = found
             if fed < total:
                 self._db.execute("UPDATE row SET due = 1 WHERE position = ?", (position,))
             else:
@@ -471,7 +508,8 @@ class Ledger:
         found = self._db.execute(
             "SELECT position, id, content, seq FROM row WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         ).fetchall()
-        rows = self._answered([one[:3] for one in found])
+        with self._db.reading():
+            rows = self._answered([one[:3] for one in found])
         return rows, found[-1][3] if found else after
 
     def in_order(self) -> Iterator[AnsweredRow]:
@@ -482,7 +520,9 @@ class Ledger:
             "ORDER BY position LIMIT ?",
             (after, CHUNK),
         ).fetchall():
-            yield from self._answered(found)
+            with self._db.reading():
+                answered = self._answered(found)
+            yield from answered
             after = found[-1][0]
 
     def _answered(self, rows: Sequence[tuple[int, bytes, str]]) -> list[AnsweredRow]:
@@ -536,10 +576,11 @@ class Ledger:
             "JOIN row r ON r.position = q.position WHERE a.code = ? ORDER BY q.position LIMIT ?",
             (code, limit),
         ).fetchall()
-        return [
-            (_row(row_id, content), Failure.model_validate_json(outcome))
-            for row_id, content, outcome in found
-        ]
+        with self._db.reading():
+            return [
+                (_row(row_id, content), Failure.model_validate_json(outcome))
+                for row_id, content, outcome in found
+            ]
 
     def has_answers(self) -> bool:
         """Whether the folder knows any answer, of this submission or an earlier one."""
@@ -600,11 +641,11 @@ class Ledger:
         self.set_state("emitted", 0)
         self.set_state("places", {})
 
-    def output(self, path: bytes) -> list[list[Any]]:
+    def output(self, path: bytes) -> list[OutputKnown]:
         """What `keep_output` kept of an output file; nothing for one that the run folder did not write."""
         found = self._db.execute("SELECT known FROM output WHERE path = ?", (path,)).fetchone()
-        known: list[list[Any]] = [] if found is None else json.loads(found[0])
-        return known
+        with self._db.reading():
+            return [] if found is None else OUTPUT_KNOWN.validate_json(found[0])
 
     def keep_output(self, path: bytes, known: Sequence[Sequence[Any]]) -> None:
         if known:
@@ -616,7 +657,7 @@ class Ledger:
 class NewRows:
     """Takes the rows of a submission, one after the other."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
         self._batch: list[tuple[int, bytes, str, int]] = []
         self.count = 0
@@ -678,6 +719,12 @@ def _content(row: Row) -> str:
     if row.refusal is not None:
         content["refusal"] = row.refusal.model_dump(mode="json")
     return json.dumps(content)
+
+
+def _job(message: str) -> str:
+    """What no worker could read would never be answered. Raises ValueError."""
+    json.loads(message)
+    return message
 
 
 def _row(row_id: bytes, content: str) -> Row:

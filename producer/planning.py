@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from producer.ledger import LEDGER, LedgerError, require_folder
-from producer.run_folder import Planned, RunFolder, Submission
+from producer.run_folder import SUBMISSION_FILE, Planned, RunFolder, Submission
 from producer.sinks.files import sync_folder
 from producer.sources import Source, shown
 
@@ -74,10 +74,11 @@ def _staging(out: Path) -> Iterator[Path]:
 
 
 def _put_in_place(staging: Path, out: Path) -> None:
-    """Rename the ledger, which is one file once it was closed. Raises LedgerError."""
+    """Rename the ledger, which is one file once it was closed, and its companion. Raises LedgerError."""
     if (out / LEDGER).exists():
         raise LedgerError(f"Another process has planned a run in {shown(out)} in the meantime.")
-    if os.listdir(staging) != [LEDGER]:
+    if sorted(os.listdir(staging)) != sorted((LEDGER, SUBMISSION_FILE)):
         raise LedgerError(f"The ledger of {shown(out)} cannot be completed; is the disk full?")
-    (staging / LEDGER).rename(out / LEDGER)
+    for name in (LEDGER, SUBMISSION_FILE):
+        (staging / name).rename(out / name)
     sync_folder(out)

@@ -3,10 +3,12 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from contract.failure import Failure, FailureCode
 from contract.job import (
     INLINE_MAX_BYTES,
     ImageInline,
@@ -18,6 +20,7 @@ from contract.job import (
 )
 from producer.ledger import FileDigest
 from producer.rows import Embedded, RowImage
+from producer.sources import shown
 
 READ_BYTES: Final = 1 << 20
 SHIPPED_MAX_BYTES: Final = 50_000_000
@@ -33,15 +36,23 @@ class Resolved:
     reference: ImageReference
     content: bytes | None = None
     """What must be in the store before the job is sent; the reference is then an ImageStored."""
+    refusal: Failure | None = None
+    """Why it is not sent, and nothing is asked about it."""
 
 
 class Resolver:
     """Safe among threads: what it keeps of files is handed in and out."""
 
-    def __init__(self, read_embedded: Callable[[int], bytes], *, ship: bool) -> None:
-        """`ship` sends bytes to workers that do not see the producer's files; embedded ones always go."""
+    def __init__(
+        self, read_embedded: Callable[[int], bytes], *, ship: bool, roots: Sequence[Path] = ()
+    ) -> None:
+        """`ship` sends bytes to workers that do not see the producer's files; embedded ones always go.
+
+        Files are sent from below `roots` alone, so that no link in a folder sends what lies elsewhere.
+        """
         self._read_embedded = read_embedded
         self._ship = ship
+        self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
 
     def place(self, image: RowImage) -> bytes | None:
         """Under which the digest of an image in a file is kept; None for other images."""
@@ -55,6 +66,8 @@ class Resolver:
             return Resolved(_digest(b"url", image.url.encode()), image), None
         if isinstance(image, Embedded):
             content = self._read_embedded(image.place)
+            if len(content) > SHIPPED_MAX_BYTES:
+                return _too_large(image), None
             return shipped(content), None
         try:
             return self._file(image, known)
@@ -83,6 +96,21 @@ class Resolver:
         except OSError:
             return None
 
+    def _is_below_roots(self, descriptor: int) -> bool:
+        # Of the file that is open: what its path leads to may be exchanged meanwhile.
+        opened = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return any(opened.is_relative_to(root) for root in self._roots)
+
+    def _outside(self, image: ImagePath) -> Resolved:
+        path = image.to_path()
+        places = " and ".join(shown(root) for root in self._roots) or "the source"
+        message = (
+            f"{shown(path)} leads out of {places}, and --ship sends nothing from elsewhere: put the file "
+            "itself there, or name its folder as the source or with --image-root."
+        )
+        refusal = Failure(code=FailureCode.IMAGE_NOT_ALLOWED, message=message)
+        return Resolved(_digest(b"outside", os.fsencode(path)), image, refusal=refusal)
+
     def _file(
         self, image: ImagePath | ImageMember, known: FileDigest | None
     ) -> tuple[Resolved, FileDigest | None]:
@@ -90,6 +118,8 @@ class Resolver:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("no regular file")
+            if self._ship and isinstance(image, ImagePath) and not self._is_below_roots(file.fileno()):
+                return self._outside(image), None
             fresh = known is not None and known[:2] == (status.st_size, status.st_mtime_ns)
             if known is not None and fresh and not self._ship:
                 return Resolved(known.digest, image), known
@@ -111,6 +141,13 @@ def shipped(content: bytes) -> Resolved:
     if len(content) <= INLINE_MAX_BYTES:
         return Resolved(digest, ImageInline.of(content))
     return Resolved(digest, ImageStored(sha256=digest.hex()), content)
+
+
+def _too_large(image: Embedded) -> Resolved:
+    message = f"The image within the source has more than {SHIPPED_MAX_BYTES} bytes."
+    refusal = Failure(code=FailureCode.IMAGE_TOO_LARGE, message=message)
+    nowhere = ImagePath(path=f"within the source, at {image.place}")
+    return Resolved(_digest(b"large", b"%d" % image.place), nowhere, refusal=refusal)
 
 
 def _open_regular(path: str, flags: int) -> int:

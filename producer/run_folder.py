@@ -1,6 +1,7 @@
 """A run's folder: the ledger, what was asked for, and who works on it now; knows no command line.
 
 ledger.sqlite   everything that is known of the run
+submission.json   what was asked for once more, for the repair of a damaged ledger
 feeder.lock, collector.lock   held by the process that sends, and by the one that collects
 answers.jsonl, failures.jsonl and what else was asked for, written by sinks
 """
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.asking import Asking
 from producer.collect import Collector
+from producer.database import LedgerDamagedError
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs, FirstJobsFailError
 from producer.image_folders import ImageFolders
@@ -36,6 +38,7 @@ from producer.references import Resolver
 from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
 from producer.rows import AnsweredRow
 from producer.run import CANCELLED_KEPT_S, Run
+from producer.sinks.files import own_file
 from producer.sinks.kinds import beside_images, make_sinks, open_sinks
 from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.sink import Sink, SinkOptions
@@ -45,6 +48,7 @@ from producer.sources import (
     SourceError,
     SourceOptions,
     open_sources,
+    own_folders,
     place_of,
     shown,
     shown_sources,
@@ -60,7 +64,10 @@ FINISHED: Final = "finished"
 MODEL: Final = "model"
 IMAGE_FOLDERS: Final = "image_folders"
 SKIPPED: Final = "skipped"
+LEFT_RUNS: Final = "left_runs"
 """Names in the ledger's state."""
+SUBMISSION_FILE: Final = "submission.json"
+"""A copy for the repair of a damaged ledger; nothing else reads it."""
 FEEDER_ENDS_S: Final = 60.0
 """For another process that sends to see that the run is stopped; it looks every few seconds."""
 LOOK_EVERY_S: Final = 0.2
@@ -113,6 +120,11 @@ class Submission(BaseModel):
     def open(self) -> Source:
         """Raises SourceError."""
         return open_sources([(one, self.options_of(one)) for one in self.sources])
+
+    def own_folders(self) -> tuple[Path, ...]:
+        """The local folders that the sources show."""
+        every = (own_folders(one, self.options_of(one)) for one in self.sources)
+        return tuple(dict.fromkeys(folder for folders in every for folder in folders))
 
     def options_of(self, source: str) -> SourceOptions:
         return self.earlier_options.get(source, self.options)
@@ -168,7 +180,7 @@ class RunFolder:
         self.record = OutputRecord(self.ledger, path)
         if create and self.ledger.state(RUN) is None:
             with self.ledger.transaction():
-                self.ledger.set_state(RUN, _new_run_id(path))
+                self.ledger.set_state(RUN, new_run_id(path))
 
     @property
     def run(self) -> str:
@@ -179,9 +191,11 @@ class RunFolder:
     def submission(self) -> Submission:
         """Raises LedgerError where nothing was submitted."""
         kept = self.ledger.state(SUBMISSION)
+        if kept is None and (self.path / SUBMISSION_FILE).exists():
+            raise LedgerDamagedError(self.path, "what was submitted is gone")
         if kept is None:
             raise LedgerError(f"{shown(self.path)} holds no submission; its planning was not finished.")
-        return Submission.model_validate(kept)
+        return _read_submission(self.path, kept)
 
     @property
     def image_folders(self) -> tuple[Path, ...]:
@@ -203,16 +217,8 @@ class RunFolder:
     @contextmanager
     def role(self, role: Role) -> Iterator[None]:
         """Be the one process that does this. Raises LedgerError when another one is."""
-        descriptor = os.open(self.path / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                does = "sends the jobs" if role == "feeder" else "collects the answers"
-                raise LedgerError(f"Another process {does} of {shown(self.path)}.") from None
+        with held(self.path, role):
             yield
-        finally:
-            os.close(descriptor)
 
     @property
     def contact_sheet(self) -> OutputFile:
@@ -225,11 +231,20 @@ class RunFolder:
         refused, or with `overwrite` taken for its own. Raises SourceError and SinkError; the ledger is then
         as it was.
         """
+        return self._plan(submission, source, "adopt" if overwrite else "refuse")
+
+    def plan_again(self, submission: Submission, source: Source) -> Planned:
+        """The same for a ledger that takes a damaged one's place; what its record says of outputs holds."""
+        return self._plan(submission, source, "leave")
+
+    def _plan(
+        self, submission: Submission, source: Source, changed: Literal["refuse", "adopt", "leave"]
+    ) -> Planned:
         submission = submission.beside_images(source)
         check(submission.prompts, source.columns)
         asking = Asking(submission.prompts, submission.parameters, submission.detail)
-        files = self._output_files(submission)
-        if not overwrite:
+        files = self.output_files(submission)
+        if changed == "refuse":
             refuse_changed(files)
         folders = ImageFolders()
         planned = Planned(skipped=source.skipped)
@@ -253,11 +268,16 @@ class RunFolder:
             self.ledger.set_state(FINISHED, False)
             self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
             self.ledger.set_state(SKIPPED, source.skipped.fields())
-            if overwrite:
+            if changed == "adopt":
                 _adopt_changed(files)
+        self._keep_copy(submission)
         return planned
 
-    def _output_files(self, submission: Submission) -> list[OutputFile]:
+    def _keep_copy(self, submission: Submission) -> None:
+        with own_file(self.ledger.folder / SUBMISSION_FILE) as file:
+            file.write(submission.model_dump_json(indent=1).encode())
+
+    def output_files(self, submission: Submission) -> list[OutputFile]:
         """All that the submission's run writes. Raises SinkError for what cannot be written as asked."""
         sinks = make_sinks(submission.sinks, self.path, submission.sink_options, lambda _: None, self.record)
         return [self.contact_sheet, *(file for sink in sinks for file in sink.files())]
@@ -267,7 +287,7 @@ class RunFolder:
 
         All outputs will be written anew, as after `plan`. Raises SinkError.
         """
-        files = self._output_files(self.submission)
+        files = self.output_files(self.submission)
         if not overwrite:
             refuse_changed(files)
         with self.ledger.transaction():
@@ -282,11 +302,11 @@ class RunFolder:
 
     def check_outputs(self) -> None:
         """Raises SinkError where a person's file would be written over when the run goes on."""
-        refuse_changed(self._output_files(self.submission))
+        refuse_changed(self.output_files(self.submission))
 
     def begin_outputs(self) -> None:
         """Have all outputs written again from the first row on, over whatever is there now."""
-        files = self._output_files(self.submission)
+        files = self.output_files(self.submission)
         with self.role("collector"), self.ledger.transaction():
             self.ledger.begin_outputs()
             _adopt_changed(files)
@@ -296,6 +316,7 @@ class RunFolder:
         changed = self.submission.model_copy(update={"model": model})
         with self.ledger.transaction():
             self.ledger.set_state(SUBMISSION, changed.model_dump(mode="json"))
+        self._keep_copy(changed)
 
     def cancel(self, connection: redis.Redis, forget: Sequence[str] = ()) -> int:
         """Withdraw what was sent and is not answered; workers drop it. Returns the number of jobs.
@@ -307,9 +328,8 @@ class RunFolder:
         with self.ledger.transaction():
             count = self.ledger.withdraw()
             self.ledger.forget_failures(forget)
-            self.ledger.set_state(RUN, _new_run_id(self.path))
-        connection.delete(results_key(old), done_key(old), attempts_key(old), holders_key(old))
-        Uploads(connection, old).keep_only(set())
+            self.ledger.set_state(RUN, new_run_id(self.path))
+        _free(connection, old)
         return count
 
     @contextmanager
@@ -344,13 +364,18 @@ class RunFolder:
             workers = live_workers(connection)
             if feed:
                 stack.enter_context(self.role("feeder"))
+                self._free_left_runs(connection)
                 uploads = Uploads(connection, self.run, submission.upload_budget_bytes)
                 feeder = Feeder(
                     self.ledger,
                     queue,
                     uploads,
                     asking,
-                    Resolver(lazily.read, ship=submission.ship),
+                    Resolver(
+                        lazily.read,
+                        ship=submission.ship,
+                        roots=submission.own_folders(),
+                    ),
                     run=self.run,
                     model=self._model(submission, {worker.model for worker in workers}),
                 )
@@ -431,6 +456,14 @@ class RunFolder:
                     raise
             time.sleep(LOOK_EVERY_S)
 
+    def _free_left_runs(self, connection: redis.Redis) -> None:
+        left = self.ledger.state(LEFT_RUNS)
+        if left:
+            for run in left:
+                _free(connection, run)
+            with self.ledger.transaction():
+                self.ledger.set_state(LEFT_RUNS, [])
+
     def _model(self, submission: Submission, live: set[str]) -> str | None:
         """The model id that jobs ask for, and that earlier answers must be of."""
         model = model_to_ask(submission.model, live, self.ledger.state(MODEL))
@@ -497,6 +530,33 @@ def _absolute(place: str) -> str:
     return place if "://" in place else os.path.abspath(place)
 
 
+@contextmanager
+def held(path: Path, role: Role) -> Iterator[None]:
+    """Be the one process that does this in the folder. Raises LedgerError when another one is."""
+    descriptor = os.open(path / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            does = "sends the jobs" if role == "feeder" else "collects the answers"
+            raise LedgerError(f"Another process {does} of {shown(path)}.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def note_left_run(ledger: Ledger, run: str) -> None:
+    """Another id takes the place of this one, whose keys in the store are freed when the run goes on."""
+    ledger.set_state(LEFT_RUNS, [*(ledger.state(LEFT_RUNS) or ()), run])
+
+
+def _free(connection: redis.Redis, run: str) -> None:
+    """Have workers drop the run's jobs, and free what it has in the store."""
+    connection.set(cancelled_key(run), 1, ex=CANCELLED_KEPT_S)
+    connection.delete(results_key(run), done_key(run), attempts_key(run), holders_key(run))
+    Uploads(connection, run).keep_only(set())
+
+
 def _submitted(out: Path) -> Submission | None:
     """What was asked for in a folder, which need not be there. Raises LedgerError."""
     if not (out / LEDGER).exists():
@@ -504,9 +564,16 @@ def _submitted(out: Path) -> Submission | None:
     ledger = Ledger(out, read_only=True)
     kept = ledger.state(SUBMISSION)
     ledger.close()
-    return None if kept is None else Submission.model_validate(kept)
+    return None if kept is None else _read_submission(out, kept)
 
 
-def _new_run_id(path: Path) -> str:
+def _read_submission(path: Path, kept: Any) -> Submission:
+    try:
+        return Submission.model_validate(kept)
+    except ValidationError as invalid:
+        raise LedgerDamagedError(path, "its submission makes no sense") from invalid
+
+
+def new_run_id(path: Path) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-")[:40] or "run"
     return f"{name}-{uuid.uuid4().hex[:12]}"

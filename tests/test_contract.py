@@ -297,3 +297,10 @@ def test_the_short_form_places_the_image_before_the_text() -> None:
     assert [part.type for part in with_image.content if not isinstance(part, str)] == ["image", "text"]
     assert question.uses_image(with_image=True)
     assert not question.uses_image(with_image=False)
+
+
+def test_a_path_that_its_encoding_cannot_write_is_refused() -> None:
+    """A worker could not even look for it."""
+    assert ImagePath(path="é", encoding="latin-1").to_path().name.encode(errors="surrogateescape") == b"\xe9"
+    with pytest.raises(ValidationError, match="the path cannot be written in latin-1"):
+        ImagePath(path="€", encoding="latin-1")

@@ -19,7 +19,9 @@ from tests.checkpoints import (
     make_processor,
     make_tokenizer,
 )
+from tests.processes import ROOT
 from worker.llava.image_run import RowMarks, image_run, place_run
+from worker.llava.model import LlavaModel
 from worker.llava.prompt import PromptWriter
 from worker.llava.tiles import AnyresTiler
 
@@ -278,3 +280,24 @@ def test_the_grid_is_height_before_width(size: tuple[int, int], grid: tuple[int,
     tiles = AnyresTiler(make_processor().image_processor)(Image.new("RGB", (size[1], size[0])))
     assert (tiles.grid, tiles.image_size) == (grid, size)
     assert tiles.pixel_values.shape == (1 + grid[0] * grid[1], 3, 56, 56)
+
+
+@pytest.mark.parametrize("text", ["word " * 300, "x" * 3000, "ä€\U0001f600" * 500, " \n\t" * 900, "a"])
+def test_a_text_takes_no_fewer_tokens_than_its_characters_say(text: str) -> None:
+    """Of the tokenizer that ships, whose longest token has eleven characters."""
+    folder = ROOT / "demo" / "model" / "openvino"
+    writer = PromptWriter.load(folder, IMAGE_TOKEN_ID)
+    least = writer.least_tokens(Question(id="q", messages=f"{text}."))
+    assert least <= len(writer._encode(text))
+    assert least == len("".join(f"{text}.".split())) // 44
+
+
+def test_megabytes_are_refused_before_they_are_tokenized() -> None:
+    folder = ROOT / "demo" / "model" / "openvino"
+    model = LlavaModel.load(folder, "CPU", {}, 0)
+    for question in (
+        Question(id="q", messages="x" * 3_000_000),
+        Question(id="q", messages="What?", choices=("yes", "x" * 3_000_000)),
+    ):
+        with pytest.raises(Refusal, match=r"A text of the question has more than 68181 tokens"):
+            model.prompt(question, None)

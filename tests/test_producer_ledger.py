@@ -10,6 +10,7 @@ import pytest
 from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import ImagePath, Question
+from producer.database import LedgerDamagedError
 from producer.ledger import LEDGER, Asked, FileDigest, JobState, Ledger, LedgerError, OpenJob, Result
 from producer.rows import Row
 
@@ -41,7 +42,7 @@ def feed(ledger: Ledger, position: int, index: int, *keys: bytes, first: int = 0
         new = {one.key: one.id for one in asked if ledger.ask(one.key) is None}
         states = [ledger.ask(one.key) for one in asked]
         if new:
-            ledger.add_job(index, f"job {index}", None, new)
+            ledger.add_job(index, f'"job {index}"', None, new)
         ledger.add_questions(position, asked, sum(state is None or not state[0] for state in states))
 
 
@@ -96,7 +97,7 @@ def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> 
     feed(ledger, 0, 0, b"same")
     record(ledger, 0, FAILED)
     with ledger.transaction():
-        ledger.add_job(1, "job 1", None, {b"same": "q0"})
+        ledger.add_job(1, '"job 1"', None, {b"same": "q0"})
         ledger.add_questions(1, [Asked(0, "q0", "What 0?", b"same")], 1)
     assert ledger.ask(b"same") == (False, None, None)
     record(ledger, 1, answer("at last"))
@@ -191,10 +192,10 @@ def test_open_jobs_tell_what_a_crash_left_unsure(ledger: Ledger, tmp_path: Path)
     ledger.close()
     with Ledger(tmp_path / "run") as again:
         assert again.open_jobs() == [
-            OpenJob(1, JobState.SENT, "job 1"),
-            OpenJob(2, JobState.SENDING, "job 2"),
+            OpenJob(1, JobState.SENT, '"job 1"'),
+            OpenJob(2, JobState.SENDING, '"job 2"'),
         ]
-        assert (again.message(0), again.message(1)) == (None, "job 1")
+        assert (again.message(0), again.message(1)) == (None, '"job 1"')
 
 
 def test_a_plan_that_fails_changes_nothing(ledger: Ledger) -> None:
@@ -240,7 +241,7 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="holds no run"):
         Ledger(tmp_path)
     (tmp_path / "ledger.sqlite").write_bytes(b"hello" * 1000)
-    with pytest.raises(LedgerError, match="cannot be opened"):
+    with pytest.raises(LedgerError, match=r"is damaged \(file is not a database\).*captionmill repair"):
         Ledger(tmp_path)
 
 
@@ -248,5 +249,13 @@ def test_a_ledger_of_another_version_is_refused(ledger: Ledger, tmp_path: Path) 
     ledger.close()
     with closing(sqlite3.connect(tmp_path / "run" / LEDGER)) as db:
         db.execute("PRAGMA user_version = 1")
+        db.execute("ALTER TABLE file ADD COLUMN inode INTEGER")
     with pytest.raises(LedgerError, match="has version 1, and this program reads 3: go on with the release"):
         Ledger(tmp_path / "run")
+
+
+def test_a_version_that_the_tables_belie_is_damage(ledger: Ledger) -> None:
+    with closing(sqlite3.connect(ledger.folder / LEDGER)) as changed:
+        changed.execute("PRAGMA user_version = 77")
+    with pytest.raises(LedgerDamagedError, match="its tables are those of version 3, not 77"):
+        Ledger(ledger.folder)

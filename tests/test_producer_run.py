@@ -38,7 +38,7 @@ from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
 from producer.run import PIECE_BITS, Round, WorkersCrashError
 from producer.run_folder import RunFolder, Submission
-from producer.sources import SourceError
+from producer.sources import SourceError, SourceOptions
 from producer.window import MOST_TOGETHER, TOGETHER_S
 from tests.producer_driver import Rows, Workers, answer, lines, texts, write
 from tests.workers import announce
@@ -55,6 +55,10 @@ def numbered(count: int = JOBS, first: int = 0) -> list[Row]:
 
 def submission(*questions: str, **fields: Any) -> Submission:
     return Submission(sources=("rows",), prompts=read_prompts(questions or ("What?",), None, None), **fields)
+
+
+def shipping(images: Path, **fields: Any) -> Submission:
+    return submission(ship=True, options=SourceOptions(image_root=str(images)), **fields)
 
 
 def plan(folder: RunFolder, rows: Sequence[Row], asked: Submission | None = None) -> None:
@@ -297,7 +301,7 @@ def test_images_travel_when_workers_do_not_see_them(
     (images / "small").write_bytes(small)
     (images / "large").write_bytes(large)
     rows = [Row(id=name, name=name, image=ImagePath.of(images / name)) for name in ("small", "large")]
-    plan(folder, rows, submission(ship=True))
+    plan(folder, rows, shipping(images))
     workers = Workers(connection)
     stored: list[bytes | None] = []
 
@@ -320,7 +324,7 @@ def test_uploads_stay_within_their_budget_and_are_released(
     for number in range(9):
         (images / str(number)).write_bytes(bytes([number]) * 50_000)
         rows.append(Row(id=str(number), name=None, image=ImagePath.of(images / str(number))))
-    plan(folder, rows, submission(ship=True, upload_budget_bytes=120_000))
+    plan(folder, rows, shipping(images, upload_budget_bytes=120_000))
     workers = Workers(connection)
     most = 0
 

@@ -198,3 +198,12 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
 def test_a_file_url_is_a_local_path(tree: Path) -> None:
     (row,) = rows(f"file://{tree}/sub.dir")
     assert path_of(row) == tree / "sub.dir" / "a b.PNG"
+
+
+def test_a_link_in_a_circle_is_one_file_and_not_the_folders_end(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "round").symlink_to("about")
+    (tmp_path / "about").symlink_to("round")
+    rows = list(open_source(str(tmp_path), SourceOptions(recursive=True)).rows())
+    assert [row.id for row in rows] == ["a.png", "loop.png"]

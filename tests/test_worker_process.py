@@ -79,7 +79,11 @@ class Site:
     def push_interactive(self, body: bytes | str, content_type: str = "application/json") -> None:
         with kombu.Connection(self.redis_url) as broker, broker.Producer() as producer:
             producer.publish(
-                body, routing_key=INTERACTIVE_QUEUE, content_type=content_type, content_encoding="utf-8"
+                body,
+                routing_key=INTERACTIVE_QUEUE,
+                content_type=content_type,
+                content_encoding="utf-8",
+                headers={"task": TASK_NAME},
             )
 
     def workers_told(self) -> list[WorkerRecord]:

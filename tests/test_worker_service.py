@@ -522,6 +522,15 @@ def test_a_message_of_no_job_becomes_a_dead_letter(
     assert records(connection) == []
 
 
+@pytest.mark.parametrize("changes", [{"version": "9" * 10_000}, {"x" * 10_000: 1}])
+def test_a_record_does_not_repeat_what_a_message_says_at_length(
+    answering: Answering, connection: redis.Redis, changes: dict[str, Any]
+) -> None:
+    answering.take([message("one", **changes)])
+    (record,) = records(connection)
+    assert len(record.model_dump_json()) < 1000
+
+
 def test_an_unreachable_store_is_an_error_and_no_record(bench: Bench) -> None:
     store = ResultStore("redis://127.0.0.1:1/0", retries=0)
     with pytest.raises(redis.ConnectionError):

@@ -15,6 +15,7 @@ from contract.failure import Failure, FailureCode
 from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.engine.loop import EngineStoppedError
+from worker.envelope import dead_letter
 from worker.gate import Gate
 from worker.given_back import GivenBack, NotWanted
 from worker.logs import about
@@ -24,6 +25,7 @@ from worker.service import WORKER, internal_error
 log = logging.getLogger(__name__)
 
 COMPLAINTS_SHOWN: Final = 3
+SAID_CHARACTERS: Final = 100
 ELSEWHERE_PAUSE_S: Final = 5.0
 CRASHED: Final = Failure(
     code=FailureCode.CRASHED_WORKER,
@@ -133,8 +135,9 @@ class Answering:
 
     def _take(self, job: object, address: Address | None, urgent: bool, isolated: bool) -> None:
         if address is None:
-            log.error("a message that tells no job is kept as a dead letter")
-            self._store.keep_dead_letter(self._worker, "the message has no valid run and index", job)
+            letter = dead_letter(job)
+            log.error("a message that tells no job is kept as a dead letter: %s", letter.reason)
+            self._store.keep_dead_letter(self._worker, letter.reason, letter.message)
             return
         assert isinstance(job, Mapping), "it has an address"
         if isolated and self._is_elsewhere(address, self._store.holder(address.run, address.index)):
@@ -280,13 +283,21 @@ def _refused(message: Mapping[str, Any], invalid: ValidationError) -> Failure:
     if message.get("version", JOB_VERSION) != JOB_VERSION:
         return Failure(
             code=FailureCode.UNSUPPORTED_VERSION,
-            message=f"The job has version {message['version']!r}; this worker knows version {JOB_VERSION}.",
+            message=f"The job has version {_cut(repr(message['version']))}; "
+            f"this worker knows version {JOB_VERSION}.",
         )
     errors = invalid.errors(include_input=False, include_url=False)
-    complaints = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in errors[:COMPLAINTS_SHOWN]]
+    complaints = [
+        f"{_cut('.'.join(map(str, e['loc']))) or 'job'}: {e['msg']}" for e in errors[:COMPLAINTS_SHOWN]
+    ]
     if len(errors) > COMPLAINTS_SHOWN:
         complaints.append(f"and {len(errors) - COMPLAINTS_SHOWN} more")
     return Failure(code=FailureCode.INVALID_JOB, message=f"The job is not valid: {'; '.join(complaints)}.")
+
+
+def _cut(said: str) -> str:
+    """What a message says of itself may have any length."""
+    return said if len(said) <= SAID_CHARACTERS else f"{said[:SAID_CHARACTERS]}…"
 
 
 def _question_ids(message: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from celery import signals
 
 from contract.broker import CELERY_OPTIONS, JOB_QUEUE
 from worker.settings import PREFIX, SettingsError, load_settings
+from worker.transport import install_transport
 
 if TYPE_CHECKING:
     from worker.answering import Answering
@@ -72,6 +73,7 @@ def _configuration() -> dict[str, Any]:
 
 
 check_versions(celery.__version__, kombu.__version__)
+install_transport()
 app = celery.Celery("captionmill", include=["worker.tasks"])
 app.add_defaults(_configuration)
 """Called when Celery first looks at its configuration, so that importing this file needs no settings."""

@@ -19,8 +19,9 @@ from typing import Any, Final
 import kombu
 from kombu.mixins import ConsumerMixin
 
-from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TRANSPORT_OPTIONS
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TASK_NAME, TRANSPORT_OPTIONS
 from worker.engine.loop import EngineStoppedError
+from worker.transport import install_transport
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class SuspectQueue:
                 exchange="",
                 routing_key=SUSPECT_QUEUE,
                 serializer="json",
+                headers={"task": TASK_NAME},
                 delivery_mode=2,
                 retry=True,
                 retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.5},
@@ -184,7 +186,8 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
         """In a thread of the pool. Nothing may escape it, as an end is owed to every message."""
         end = message.ack
         try:
-            self._take(_jobs_of(message))
+            jobs, *_ = message.decode()
+            self._take(jobs)
         except BaseException as kept:  # noqa: BLE001 - as in worker/tasks.py
             if isinstance(kept, EngineStoppedError):
                 # Without an engine this process would only turn messages round: drain, let another one start.
@@ -202,19 +205,9 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
 
 
 def _connection(redis_url: str) -> Any:
+    install_transport()
     return kombu.Connection(
         redis_url,
         transport_options=SIDE_OPTIONS,
         connect_timeout=CELERY_OPTIONS["broker_connection_timeout"],
     )
-
-
-def _jobs_of(message: Any) -> Sequence[object]:
-    """The task's arguments as worker/tasks.py takes them, or all that the message holds if it has none."""
-    try:
-        body = message.decode()
-    except Exception:  # noqa: BLE001 - whatever a codec makes of garbage; it ends as a dead letter
-        return (message.body,)
-    if isinstance(body, list) and len(body) == 3 and isinstance(body[0], list) and body[0] and not body[1]:
-        return body[0]
-    return (body,)

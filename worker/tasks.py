@@ -14,13 +14,12 @@ log = logging.getLogger(__name__)
 
 
 @app.task(name=TASK_NAME, typing=False)  # type: ignore[untyped-decorator]
-def answer_jobs(*arguments: object, **named: object) -> None:
-    """Takes whatever a message holds: wrong arguments must end in a dead letter, not in a lost slot.
+def answer_jobs(*jobs: object) -> None:
+    """Takes what worker.envelope makes of a message: whatever is no job ends as a dead letter.
 
     Raises Reject alone, which puts the message back: the worker ends, or the result store is away. Those of
     its jobs that have a record by then are dropped by whoever takes it next.
     """
-    jobs = arguments if arguments and not named else ({"arguments": arguments, **named},)
     try:
         loaded_worker().answering.take(jobs)
     except BaseException as kept:  # noqa: BLE001 - anything but Reject would take the pool's slot with it

@@ -1,12 +1,19 @@
 """Which columns a table of answered rows has, and of which types; knows no table format."""
 
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from producer.rows import AnsweredRow
 
+_FORMULAS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What formulas begin with, and the same in full width."""
+_PASSED_OVER: Final = "\t\r\n \xa0\u3000\ufeff\0"
+"""What some spreadsheets leave out before them."""
+_CONTROLS: Final = ("\t", "\r", "\n", "\0")
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 Kind = Literal["bool", "int", "float", "text", "json"]
 """Of a column's values; json: they are of several kinds or have parts, and are written as JSON text."""
 
@@ -67,6 +74,12 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     return printable(value) if isinstance(value, str) else json_text(value)
+
+
+def no_formula(text: str) -> str:
+    """The cell, with an apostrophe before what a spreadsheet might take for a formula, and run."""
+    is_formula = text.lstrip(_PASSED_OVER)[:1] in _FORMULAS and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula or text[:1] in _CONTROLS else text
 
 
 def printable(text: str) -> str:

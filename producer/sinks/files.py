@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,17 +85,30 @@ def replaced_file(file: OutputFile) -> Iterator[BinaryIO]:
 
     Raises SinkError, and leaves it, if a person's content is there at the end.
     """
-    temporary = temporary_beside(file.path)
+    with _written_aside(file.path, file.replace) as written:
+        yield written
+
+
+@contextmanager
+def own_file(path: Path) -> Iterator[BinaryIO]:
+    """The same for a file of the run folder's own, whatever is there."""
+    with _written_aside(path, lambda temporary: os.replace(temporary, path)) as written:
+        yield written
+
+
+@contextmanager
+def _written_aside(path: Path, put_in_place: Callable[[Path], None]) -> Iterator[BinaryIO]:
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as written:
             yield written
             written.flush()
             os.fsync(written.fileno())
-        file.replace(temporary)
+        put_in_place(temporary)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(file.path.parent)
+    sync_folder(path.parent)
 
 
 def temporary_beside(path: Path) -> Path:

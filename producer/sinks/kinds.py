@@ -99,7 +99,10 @@ def _lines(lines: Lines) -> Callable[[_Asked], Sink]:
 
 def _table(asked: _Asked) -> Sink:
     tabs = asked.kind == "tsv" or asked.path.suffix.lower() in (".tsv", ".tab")
-    return TableSink(asked.name, asked.file(), tabs=tabs, long=asked.options.long_table)
+    options = asked.options
+    return TableSink(
+        asked.name, asked.file(), tabs=tabs, long=options.long_table, raw_cells=options.raw_cells
+    )
 
 
 _KINDS: Final[dict[str, tuple[str, Callable[[_Asked], Sink]]]] = {
@@ -192,6 +195,16 @@ def _made(
         _check_place(asked)
         made.append((asked, sink))
     return made
+
+
+def answer_paths(specs: Sequence[str], folder: Path) -> list[Path]:
+    """The files of the specs that hold whole rows with their answers."""
+    kinds = [spec.partition(":")[::2] for spec in specs or [DEFAULT_KIND]]
+    return [
+        Path(os.path.abspath(given or folder / _KINDS[DEFAULT_KIND][0]))
+        for kind, given in kinds
+        if kind == DEFAULT_KIND
+    ]
 
 
 def _asked(

@@ -98,6 +98,8 @@ class SinkOptions:
     """What becomes of a sidecar that the run did not write."""
     long_table: bool = False
     """csv, tsv: one line per question rather than per row."""
+    raw_cells: bool = False
+    """csv, tsv: cells that a spreadsheet would take for formulas are written as they are."""
     text_column: str = "text"
     """hf: the caption's column."""
     vqa_columns: bool = False

@@ -10,7 +10,7 @@ from contract.answer import Answer
 from contract.failure import Failure
 from producer.rows import AnsweredRow
 from producer.sinks.answers import image_text, prompt_text
-from producer.sinks.columns import Columns, cell, printable
+from producer.sinks.columns import Columns, cell, no_formula, printable
 from producer.sinks.files import GrowingFile, replaced_file
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, Rows, SinkError
@@ -27,11 +27,15 @@ class TableSink:
     order.
     """
 
-    def __init__(self, name: str, file: OutputFile, *, tabs: bool, long: bool) -> None:
+    def __init__(
+        self, name: str, file: OutputFile, *, tabs: bool, long: bool, raw_cells: bool = False
+    ) -> None:
+        """Without `raw_cells`, no spreadsheet takes a cell for a formula."""
         self.name = name
         self.left_alone = LeftAlone()
         self._dialect = "excel-tab" if tabs else "excel"
         self._long = long
+        self._raw_cells = raw_cells
         self._file = GrowingFile(file)
         self._columns: Columns | None = None
         self._late = False
@@ -116,9 +120,16 @@ class TableSink:
             yield [*own, one.question, prompt_text(one.prompt), text, code, *carried]
 
     def _lines(self, lines: Any) -> bytes:
-        text = io.StringIO(newline="")
-        csv.writer(text, dialect=self._dialect, lineterminator="\n").writerows(lines)
-        return text.getvalue().encode()
+        if not self._raw_cells:
+            lines = ([no_formula(one) for one in line] for line in lines)
+        return b"".join(_line(line, self._dialect) for line in lines)
+
+
+def _line(cells: Sequence[str], dialect: str) -> bytes:
+    text = io.StringIO(newline="")
+    # Only what is in its line ends is quoted, and a carriage return ends a line for most who read.
+    csv.writer(text, dialect=dialect, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 def _starts_with(path: Path, content: bytes) -> bool:

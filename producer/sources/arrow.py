@@ -6,6 +6,7 @@ from typing import Any
 
 from producer.rows import Embedded, Row
 from producer.sources.fields import Roles, carried_columns, find_roles, json_ready, row_of
+from producer.sources.lines import LINE_MAX_BYTES
 from producer.sources.parameters import PARAMETER_COLUMNS
 from producer.sources.refusal import SourceError, library, listed
 from producer.sources.source import SourceOptions
@@ -71,6 +72,7 @@ class ArrowRows:
         images = table.column(self.image).to_pylist() if there else [None] * table.num_rows
         for position, record, value in zip(itertools.count(first), records, images, strict=False):
             try:
+                _refuse_long(record)
                 yield self._row(self._cleaned(record), value, position, embedded)
             except SourceError as error:
                 raise SourceError(f"row {position + 1}: {error}") from None
@@ -153,6 +155,12 @@ class ArrowRows:
         if self._is_bytes(kind):
             return True
         return any(self._has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _refuse_long(record: dict[str, Any]) -> None:
+    for name, value in record.items():
+        if isinstance(value, str) and len(value) > LINE_MAX_BYTES:
+            raise SourceError(f'"{name}" has more than {LINE_MAX_BYTES // 2**20} MiB')
 
 
 def _without_nulls(value: Any) -> Any:

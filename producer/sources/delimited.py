@@ -6,13 +6,13 @@ from typing import IO, Any, Final
 
 from producer.sources.conversation import QUESTION_COLUMNS
 from producer.sources.files import open_plain, reading
-from producer.sources.lines import Line, lines
+from producer.sources.lines import LINE_MAX_BYTES, Line, TooLongError, at_fault, lines
 from producer.sources.parameters import PARAMETER_COLUMNS, listed_texts, parsed
 from producer.sources.records import Record
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
 
-csv.field_size_limit(2**31 - 1)  # a cell may hold an image as a data: URL
+csv.field_size_limit(LINE_MAX_BYTES)  # a cell may hold an image as a data: URL
 
 
 class Delimited:
@@ -51,7 +51,7 @@ class Delimited:
                     if cells and first.offset_bytes:
                         yield Record(number, first.offset_bytes, self._fields(cells))
             except SourceError as error:
-                yield SourceError(f"line {number or 1}: {error}")
+                yield SourceError(f"line {at_fault(error, number)}: {error}")
 
     def at(self, place: int) -> Mapping[str, Any]:
         if self._again is None:
@@ -67,8 +67,12 @@ class Delimited:
         begun: list[Line] = []
 
         def texts() -> Iterator[str]:
+            size = 0
             for line in source:
+                size = size + len(line.text) if begun else len(line.text)
                 begun.append(line)
+                if size > LINE_MAX_BYTES:
+                    raise TooLongError(begun[0].number, "the row")
                 yield line.text
 
         reader = csv.reader(texts(), delimiter=self._delimiter, strict=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from producer.rows import Row
 from producer.sources.files import open_plain, reading
 from producer.sources.images import data_url_content, is_data_url, named_image
-from producer.sources.lines import line_at, lines
+from producer.sources.lines import at_fault, line_at, lines
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
 
@@ -36,7 +36,7 @@ class FileList:
                     image = named_image(text, self._root, line.offset_bytes)
                     yield Row(id=str(number), name=None if is_data_url(text) else text, image=image)
             except SourceError as error:
-                raise SourceError(f"{shown(self._source)}, line {number or 1}: {error}") from None
+                raise SourceError(f"{shown(self._source)}, line {at_fault(error, number)}: {error}") from None
         if empty:
             raise SourceError(f"{shown(self._source)} has no lines.")
 

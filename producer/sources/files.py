@@ -1,6 +1,7 @@
 """Opens and lists files and folders, local ones or those that fsspec reaches; knows nothing of rows."""
 
 import gzip
+import io
 import os
 import re
 import urllib.parse
@@ -16,6 +17,11 @@ from typing import IO, Any, Final, cast
 from producer.sources.heic import HEIC_SUFFIXES, reads_heic
 from producer.sources.refusal import SourceError, library, shown
 
+UNPACKED_AT_ONCE_BYTES: Final = 1 << 18
+UNPACKED_FREE_BYTES: Final = 256 * 2**20
+"""So much may come of a gzip file however small it is."""
+MOST_RATIO: Final = 200
+"""Of unpacked to packed bytes beyond that. Lines of a manifest come to 10 to 50, zeros to 1000."""
 IMAGE_SUFFIXES: Final = HEIC_SUFFIXES | {
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 }
@@ -154,9 +160,47 @@ def open_plain(source: str) -> IO[bytes]:
     """The file, or what a gzip file (.gz, .tgz) unpacks to; offsets are those of the unpacked bytes."""
     if not source.lower().endswith((".gz", ".tgz")):
         return open_raw(source)
-    with reading(source):
-        unpacked = gzip.open(open_raw(source) if is_remote(source) else source, "rb")  # noqa: SIM115
-    return cast(IO[bytes], unpacked)
+    packed = open_raw(source)
+    return cast(IO[bytes], io.BufferedReader(_Unpacked(packed, shown(source)), UNPACKED_AT_ONCE_BYTES))
+
+
+class _Unpacked(io.RawIOBase):
+    """What a gzip file unpacks to, as long as that is in proportion. Raises SourceError."""
+
+    def __init__(self, packed: IO[bytes], name: str) -> None:
+        self._packed = packed
+        self._file = gzip.GzipFile(fileobj=packed, mode="rb")
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with reading(self._name):
+            # By pieces, as whoever reads may ask for a gigabyte at once.
+            size = self._file.readinto(memoryview(buffer)[:UNPACKED_AT_ONCE_BYTES])
+        unpacked, packed = self._file.tell(), self._packed.tell()
+        if unpacked > UNPACKED_FREE_BYTES and unpacked > MOST_RATIO * packed:
+            raise SourceError(
+                f"{self._name} unpacks to more than {MOST_RATIO} times its size; if that is as it should be, "
+                "unpack it first."
+            )
+        return size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            self._packed.close()
+        super().close()
 
 
 def entries(folder: str, *, hidden: bool = False) -> list[Entry]:
@@ -171,10 +215,18 @@ def entries(folder: str, *, hidden: bool = False) -> list[Entry]:
             ]
     else:
         with reading(folder), os.scandir(folder) as scanned:
-            found = [Entry(one.name, one.is_dir(), one.is_symlink()) for one in scanned]
+            found = [Entry(one.name, _is_folder(one), one.is_symlink()) for one in scanned]
     given = [entry for entry in found if entry.name and (hidden or not entry.is_hidden)]
     given.sort(key=lambda entry: os.fsencode(entry.name))
     return given
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """A link in a circle leads to no folder; it is one file that cannot be read, and not the folder's end."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def count_below(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
 from producer.sources.files import open_plain
-from producer.sources.lines import line_at, lines
+from producer.sources.lines import LINE_MAX_BYTES, at_fault, line_at, lines
 from producer.sources.records import Record
 from producer.sources.refusal import SourceError
 
@@ -36,7 +36,7 @@ class JsonLines:
                     if line.text.strip():
                         yield Record(number, line.offset_bytes, parsed_object(line.text))
             except SourceError as error:
-                yield SourceError(f"line {number or 1}: {error}")
+                yield SourceError(f"line {at_fault(error, number)}: {error}")
 
     def at(self, place: int) -> Mapping[str, Any]:
         if self._again is None:
@@ -158,6 +158,8 @@ def _entry(buffer: _Buffer, decoder: json.JSONDecoder) -> dict[str, Any]:
             cut = error.msg.startswith("Unterminated") or error.pos > len(buffer.text) - _LONGEST_TOKEN
             if buffer.ended or not cut:
                 raise SourceError(f"not JSON: {error.msg}") from None
+            if len(buffer.text) - buffer.at > LINE_MAX_BYTES:
+                raise SourceError(f"the entry has more than {LINE_MAX_BYTES // 2**20} MiB") from None
             buffer.more(size_bytes)
             # Doubled, so that a long entry is not tried once per chunk.
             size_bytes *= 2

@@ -319,3 +319,18 @@ def _parts_of_split(source: str, parts: Sequence[str], split: str | None) -> lis
 
 def _named(splits: Iterable[str]) -> str:
     return listed(sorted({split for split in splits if split})) or "none"
+
+
+def own_folders(source: str, options: SourceOptions) -> tuple[Path, ...]:
+    """The local folders that a source shows: its own, and its image root's. Nothing is looked at there."""
+    place = place_of(source)
+    places = [] if is_remote(place) else [_own_folder(place)]
+    if options.image_root is not None and not is_remote(options.image_root):
+        places.append(os.path.abspath(options.image_root))
+    return tuple(map(Path, places))
+
+
+def _own_folder(source: str) -> str:
+    if os.path.isdir(source):
+        return source
+    return split_pattern(source)[0] if has_wildcard(source) else parent(source)

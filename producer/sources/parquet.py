@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from producer.rows import Row
 from producer.sources.arrow import ArrowRows
-from producer.sources.files import open_raw, reading
+from producer.sources.files import MOST_RATIO, open_raw, reading
+from producer.sources.lines import LINE_MAX_BYTES
 from producer.sources.refusal import SourceError, library, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
@@ -17,6 +18,8 @@ BATCH_ROWS: Final = 32
 """Rows that are in memory at once: with their images, hundreds of megabytes at the worst."""
 TEXT_BATCH_ROWS: Final = 1024
 _BUFFER_BYTES: Final = 1 << 20
+UNPACKED_COLUMN_BYTES: Final = 1 << 30
+"""So much of a column may come of one row group however small it is."""
 
 
 class Parquet:
@@ -56,7 +59,10 @@ class Parquet:
         for part in self._parts:
             with self._opened(part) as file:
                 for group in range(file.num_row_groups):
-                    batches, embedded = self._batches_of(file, group)
+                    try:
+                        batches, embedded = self._batches_of(file, group)
+                    except SourceError as error:
+                        raise SourceError(f"{shown(part)}, row group {group + 1}: {error}.") from None
                     for batch in batches:
                         try:
                             yield from self._table.rows(batch, position, embedded=embedded)
@@ -83,10 +89,25 @@ class Parquet:
             columns.append(self._table.image)
         elif to_path is not None:
             columns.append(to_path)
+        self._refuse_bombs(file.metadata.row_group(group), columns)
         size = BATCH_ROWS if self._table.image in columns or not columns else TEXT_BATCH_ROWS
         # With no column at all a batch would have no rows either.
         columns = columns or [self._table.image]
         return file.iter_batches(size, row_groups=[group], columns=columns), embedded
+
+    def _refuse_bombs(self, group: Any, columns: Sequence[str]) -> None:
+        """Raises SourceError for cells that do not fit into memory, as far as the file's footer tells."""
+        for number in range(group.num_columns):
+            column = group.column(number)
+            name = column.path_in_schema.partition(".")[0]
+            unpacked, packed = column.total_uncompressed_size, max(1, column.total_compressed_size)
+            is_huge = unpacked > max(1, column.num_values) * LINE_MAX_BYTES
+            is_bomb = unpacked > UNPACKED_COLUMN_BYTES and unpacked > MOST_RATIO * packed
+            if name in columns and (is_huge or is_bomb):
+                raise SourceError(
+                    f'the column "{name}" unpacks from {packed} to {unpacked} bytes; leave it out, or write '
+                    "the file anew with smaller row groups"
+                )
 
     def _seek(self, place: int) -> None:
         """Go on to the batch that holds `place`, or begin its row group again if it lies behind."""

@@ -23,6 +23,14 @@ _KEY: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _SHARD_PLACES: Final = 1 << 44
 """Places within one shard: more bytes than a shard has."""
 _TEXT_MAX_BYTES: Final = 1 << 26
+_HEADERS: Final = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+"""Types of members that tell something of the next one, and are read into memory."""
+_HEADER_MAX_BYTES: Final = 1 << 20
+EMBEDDED_MAX_BYTES: Final = 50_000_000
+"""As the workers' default bound on an image; what is larger is not read into memory."""
 
 
 def shard_names(source: str) -> list[str]:
@@ -38,6 +46,16 @@ def shard_names(source: str) -> list[str]:
         for number in range(first, last + step, step)
         for name in shard_names(f"{source[: match.start()]}{number:0{width}d}{source[match.end() :]}")
     ]
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A member whose header is read only if it is no longer than a name can be."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > _HEADER_MAX_BYTES:
+            raise tarfile.ReadError(f"one of its headers has {self.size} bytes")
+        told: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
+        return told
 
 
 @dataclass
@@ -92,7 +110,7 @@ class Shards:
             stream = self._open[1]
             try:
                 stream.seek(offset)
-                with tarfile.open(fileobj=stream, mode="r:") as archive:
+                with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo) as archive:
                     member = archive.next()
                     content = None if member is None else archive.extractfile(member)
                     if content is not None:
@@ -105,7 +123,7 @@ class Shards:
         sample: _Sample | None = None
         with open_plain(shard) as stream:
             try:
-                with tarfile.open(fileobj=stream, mode="r:") as archive:
+                with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo) as archive:
                     # tarfile would remember every member.
                     kept: list[tarfile.TarInfo] = vars(archive)["members"]
                     while (member := archive.next()) is not None:
@@ -133,10 +151,10 @@ class Shards:
             raise SourceError(f"{where}: sparse members are not read.")
         sample.members[kind] = member
         if kind in ("txt", "json"):
-            content = archive.extractfile(member)
-            assert content is not None
             if member.size > _TEXT_MAX_BYTES:
                 raise SourceError(f"{where}: {member.size} bytes are too many for text.")
+            content = archive.extractfile(member)
+            assert content is not None
             sample.texts[kind] = content.read()
 
     def _row(self, sample: _Sample, shard: int) -> Row:
@@ -189,5 +207,8 @@ class Shards:
             return None, Failure(code=FailureCode.IMAGE_BROKEN, message=message)
         shard = self._shards[number]
         if is_remote(shard) or not shard.lower().endswith(".tar"):
+            if member.size > EMBEDDED_MAX_BYTES:
+                message = f"The member {shown(member.name)} has more than {EMBEDDED_MAX_BYTES} bytes."
+                return None, Failure(code=FailureCode.IMAGE_TOO_LARGE, message=message)
             return Embedded(place=number * _SHARD_PLACES + member.offset), None
         return ImageMember.of(shard, member.offset_data, member.size, shown(member.name)), None

@@ -158,8 +158,14 @@ def _describe(path: Path) -> FolderFile:
 def _read_config(path: Path, manifest: FolderManifest | None) -> tuple[PretrainedConfig, Packing]:
     try:
         raw = json.loads((path / CONFIG_JSON).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path / CONFIG_JSON} is not JSON: {error}.") from error
+    if not isinstance(raw, dict):
+        raise ModelFolderError(f"{path / CONFIG_JSON} is no JSON object.")
+    if "auto_map" in raw:
+        raise ModelFolderError(
+            f"{path} brings code of its own (auto_map in {CONFIG_JSON}), and a worker runs none of that."
+        )
     model_type = raw.get("model_type")
     packing = (manifest and manifest.packing) or packing_by_type(raw)
     if packing is None or model_type not in CONFIG_MAPPING:

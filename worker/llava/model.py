@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from contract.failure import FailureCode, Refusal
 from contract.job import Detail, Question
 from contract.model_folder import TEXT_XML, VISION_XML
 from worker.llava.arrays import FloatArray, IntArray
@@ -190,8 +191,15 @@ class LlavaModel:
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
         """The conversation through the checkpoint's chat template, the image's features in their place.
 
-        Without features the question must place no image. Raises Refusal(QUESTION_REFUSED).
+        Without features the question must place no image. Raises Refusal, of QUESTION_REFUSED or of
+        QUESTION_TOO_LONG.
         """
+        if (least := self._writer.least_tokens(question)) > self.context_tokens:
+            raise Refusal(
+                FailureCode.QUESTION_TOO_LONG,
+                f"A text of the question has more than {least} tokens; the model's context is "
+                f"{self.context_tokens} tokens.",
+            )
         token_ids = self._writer.token_ids(question, with_image=features is not None)
         image_token = self._folder.image_token_id
         if features is None or not (token_ids == image_token).any():

@@ -11,19 +11,23 @@ from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
+from jinja2.exceptions import SecurityError
 from transformers import PreTrainedTokenizerFast
 
-from contract.chat_template import ContentForm, content_form, messages, parts_of, starts_itself
+from contract.chat_template import PROBED, ContentForm, content_form, messages, parts_of, starts_itself
 from contract.failure import FailureCode, Refusal
 from contract.job import Question, TextPart, Turn
 from worker.llava.arrays import IntArray
 from worker.llava.folder import ModelFolderError
 from worker.llava.image_run import RowMarks
 from worker.llava.stop import StopTexts
+from worker.llava.template_trial import complaint
 
 LEGACY_TEMPLATE_JSON = "chat_template.json"
 TEMPLATE_ERRORS = (TemplateError, TypeError, AttributeError, ValueError, LookupError)
 """What templates raise on messages that they are not written for."""
+SHRINKING = 4
+"""A tokenizer's normalizer composes not more characters than these into one."""
 REPLACEMENT = "\ufffd"
 """What a tokenizer writes for bytes that are no character, or not yet."""
 
@@ -36,6 +40,7 @@ class PromptWriter:
         self._template = template
         self._image_token_id = image_token_id
         self._form = self._content_form()
+        self._longest_characters = _longest_token(tokenizer)
         self._control_tokens = tuple(
             token.content
             for token in tokenizer.added_tokens_decoder.values()
@@ -44,7 +49,7 @@ class PromptWriter:
 
     @classmethod
     def load(cls, folder: Path, image_token_id: int) -> "PromptWriter":
-        """Read tokenizer and template. Raises ModelFolderError if one is missing."""
+        """Read tokenizer and template. Raises ModelFolderError if one is missing or not fit to be run."""
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         except (OSError, ValueError) as error:
@@ -52,7 +57,23 @@ class PromptWriter:
         template = tokenizer.chat_template or _legacy_template(folder)
         if not isinstance(template, str):
             raise ModelFolderError(f"{folder} has no chat template, and prompts are made from it alone.")
+        if (why := complaint(lambda: _render_trial(tokenizer, template))) is not None:
+            raise ModelFolderError(
+                f"The chat template of {folder} {why}; load only folders of people you trust."
+            )
         return cls(tokenizer, template, image_token_id)
+
+    def least_tokens(self, question: Question) -> int:
+        """How many tokens the question's longest text surely takes, without making them; 0 if nobody knows.
+
+        A tokenizer takes seconds for megabytes that no model's context holds.
+        """
+        if not self._longest_characters:
+            return 0
+        turns = question.turns(with_image=False)
+        said = (part.text for turn in turns for part in parts_of(turn) if isinstance(part, TextPart))
+        longest = max((len("".join(text.split())) for text in (*said, *(question.choices or ()))), default=0)
+        return longest // (SHRINKING * self._longest_characters)
 
     def row_marks(self, folder: Path) -> RowMarks:
         """The tokens that end the rows of an image. Raises ModelFolderError if there are none."""
@@ -189,6 +210,35 @@ class PromptWriter:
         image_token = self._tokenizer.convert_ids_to_tokens(self._image_token_id)
         found = content_form(self._through_template, str(image_token), TEMPLATE_ERRORS)
         return "string" if found in ("string", "text") else "parts"
+
+
+def _render_trial(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """The longer text of a short question in both forms. Raises SecurityError, and what ends a loop."""
+    rendered = [""]
+    for form in ("parts", "string"):
+        try:
+            rendered.append(
+                tokenizer.apply_chat_template(
+                    messages((PROBED,), form),
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+            )
+        except SecurityError:
+            raise
+        except TEMPLATE_ERRORS:
+            continue  # it takes the other form
+    return max(rendered, key=len)
+
+
+def _longest_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Characters of the longest token; 0 for a tokenizer that may have one token for a text of any length."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, before = told.get("model") or {}, json.dumps([told.get("pre_tokenizer"), told.get("normalizer")])
+    if model.get("type") != "BPE" or not (model.get("byte_fallback") or '"ByteLevel"' in before):
+        return 0
+    return max(map(len, tokenizer.get_vocab()), default=0)
 
 
 def _legacy_template(folder: Path) -> Any:

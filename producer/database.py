@@ -1,0 +1,160 @@
+"""SQLite's connection to a ledger, whose errors say what a person can do; knows no tables."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from producer.sources import shown
+
+BUSY_S: Final = 60.0
+CACHE_KIB: Final = 64 * 1024
+CHECKED_BYTES: Final = 64 * 2**20
+"""Of a ledger that is looked through when it is opened; pages of a larger one are found out when read."""
+HEADER_BYTES: Final = 100
+DAMAGE: Final = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_SCHEMA,
+    sqlite3.SQLITE_MISMATCH,
+)
+"""Primary codes of what no statement here leads to unless pages are not what SQLite has written."""
+
+
+class LedgerError(Exception):
+    """The run folder cannot be used as asked; the message says why."""
+
+
+class LedgerDamagedError(LedgerError):
+    """The ledger is not as it was written."""
+
+    def __init__(self, folder: Path, reason: object) -> None:
+        super().__init__(
+            f"The ledger of {shown(folder)} is damaged ({reason}); make a new one, from the answers that are "
+            f"there, with: captionmill repair {shown(folder)}"
+        )
+
+
+class Cursor(sqlite3.Cursor):
+    """Raises LedgerDamagedError in place of SQLite's own words for it."""
+
+    connection: "Connection"
+
+    def execute(self, *arguments: Any) -> Self:
+        try:
+            return super().execute(*arguments)
+        except sqlite3.Error as error:
+            self.connection.raise_if_damaged(error)
+            raise
+
+    def executemany(self, *arguments: Any) -> Self:
+        try:
+            return super().executemany(*arguments)
+        except sqlite3.Error as error:
+            self.connection.raise_if_damaged(error)
+            raise
+
+    def fetchone(self) -> Any:
+        try:
+            return super().fetchone()
+        except sqlite3.Error as error:
+            self.connection.raise_if_damaged(error)
+            raise
+
+    def fetchall(self) -> list[Any]:
+        try:
+            return super().fetchall()
+        except sqlite3.Error as error:
+            self.connection.raise_if_damaged(error)
+            raise
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except sqlite3.Error as error:
+            self.connection.raise_if_damaged(error)
+            raise
+
+
+class Connection(sqlite3.Connection):
+    folder: Path
+    """The run's."""
+
+    def execute(self, *arguments: Any) -> Cursor:
+        return self.cursor(Cursor).execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Cursor:
+        return self.cursor(Cursor).executemany(*arguments)
+
+    def raise_if_damaged(self, error: sqlite3.Error) -> None:
+        """Raises LedgerDamagedError."""
+        if is_damage(error):
+            # Where a text is not UTF-8, SQLite's sentence would hold all of it.
+            reason = error if hasattr(error, "sqlite_errorcode") else "a text in it is not UTF-8"
+            raise LedgerDamagedError(self.folder, reason) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what makes sense of what was read. Raises LedgerDamagedError."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            # JSON that is none, a model's fields, an enumeration's value.
+            raise LedgerDamagedError(
+                self.folder, f"what it holds makes no sense: {type(error).__name__}"
+            ) from error
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return isinstance(error, sqlite3.OperationalError)  # text that is not UTF-8
+    missing = code == sqlite3.SQLITE_ERROR and ("no such" in str(error) or "file format" in str(error))
+    return missing or code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in DAMAGE
+
+
+def open_database(path: Path, *, mode: str) -> Connection:
+    """`path` is a ledger in its run's folder, `mode` one of SQLite's URIs. Raises what SQLite raises."""
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=Connection,
+    )
+    connection.folder = path.parent
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    return connection
+
+
+def check_header(path: Path) -> None:
+    """Raises LedgerDamagedError where the file does not begin as SQLite has written it; it may be empty.
+
+    SQLite would say of some of these bytes that the file is read-only, or of a later release.
+    """
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    journal, fractions, encoding = header[18:20], header[21:24], header[56:60]
+    if header and not (
+        len(header) == HEADER_BYTES
+        and header.startswith(b"SQLite format 3\0")
+        and journal in (b"\1\1", b"\2\2")
+        and fractions == bytes((64, 32, 32))
+        and header[44:48] in (bytes(4), b"\0\0\0\4")
+        and encoding in (bytes(4), b"\0\0\0\1")
+    ):
+        raise LedgerDamagedError(path.parent, "file is not a database")
+
+
+def check_pages(connection: Connection, path: Path, most_bytes: int | None = CHECKED_BYTES) -> None:
+    """Raises LedgerDamagedError where pages of a ledger that is not too large do not fit together."""
+    if most_bytes is not None and path.stat().st_size > most_bytes:
+        return
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise LedgerDamagedError(connection.folder, str(found).replace("\n", " "))

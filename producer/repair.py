@@ -1,0 +1,194 @@
+"""Makes a damaged ledger anew: rows from the source, answers from what can be read; asks nothing."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from contract.answer import Answer
+from contract.failure import Failure
+from contract.job import Question
+from producer.asking import Asking, Wish
+from producer.database import LedgerDamagedError
+from producer.keys import question_key
+from producer.ledger import LEDGER, Ledger, LedgerError
+from producer.references import Resolver
+from producer.rows import Row
+from producer.run_folder import (
+    MODEL,
+    OVERRIDES,
+    RUN,
+    SUBMISSION,
+    SUBMISSION_FILE,
+    RunFolder,
+    Submission,
+    held,
+    new_run_id,
+    note_left_run,
+)
+from producer.salvage import AnswerFiles, DamagedLedger, Known
+from producer.sinks.files import sync_folder
+from producer.sinks.kinds import answer_paths
+from producer.sources import Source, shown
+
+WORKSHOP: Final = "ledger.repair"
+DAMAGED: Final = "ledger.damaged.sqlite"
+COMPANIONS: Final = ("", "-wal", "-shm")
+"""What SQLite puts beside a database belongs to it."""
+CHUNK: Final = 1000
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What the new ledger holds."""
+
+    rows: int
+    from_ledger: int
+    """Outcomes that could be read of the damaged one."""
+    from_files: int
+    """Outcomes of rows in the answers on disk."""
+    kept: Path
+    """Where the damaged ledger lies now."""
+    unknown_outputs: tuple[Path, ...] = ()
+    """Output files that the new ledger does not know as the run's own: a person may have changed them."""
+
+
+def repair(path: Path) -> Repaired | None:
+    """Put a new ledger in the place of a damaged one, which is kept. None: it is whole.
+
+    Raises LedgerError, SourceError and SinkError, with the folder as it was.
+    """
+    if not any((path / name).exists() for name in (LEDGER, DAMAGED, SUBMISSION_FILE)):
+        raise LedgerError(f"{shown(path)} holds no run.")
+    with held(path, "feeder"), held(path, "collector"):
+        if _is_whole(path):
+            return None
+        # A repair that was ended while it put the new one in place has moved the old one away.
+        old = DamagedLedger(path / (LEDGER if (path / LEDGER).exists() else DAMAGED))
+        submission = _submission(path, old)
+        workshop = path / WORKSHOP
+        shutil.rmtree(workshop, ignore_errors=True)
+        try:
+            made = _made(path, old, submission, workshop)
+            _put_in_place(path, workshop)
+        finally:
+            shutil.rmtree(workshop, ignore_errors=True)
+        return made
+
+
+def _is_whole(path: Path) -> bool:
+    if not (path / LEDGER).exists():
+        return False
+    try:
+        with closing(RunFolder(path)) as found:
+            found.ledger.check_everything()
+            found.submission  # noqa: B018 - it is read
+    except LedgerDamagedError:
+        return False
+    return True
+
+
+def _submission(path: Path, old: DamagedLedger) -> Submission:
+    copy: Any = None
+    try:
+        copy = json.loads((path / SUBMISSION_FILE).read_bytes())
+    except (OSError, ValueError):
+        copy = None
+    for told in (copy, old.state(SUBMISSION)):
+        try:
+            return Submission.model_validate(told)
+        except ValidationError:
+            continue
+    raise LedgerError(
+        f"{shown(path)} does not tell any more what it was asked: its answers stay as they are; ask again "
+        "with captionmill run and another --out."
+    )
+
+
+def _made(path: Path, old: DamagedLedger, submission: Submission, workshop: Path) -> Repaired:
+    source = submission.open()
+    with closing(RunFolder(path, create=True, staging=workshop)) as new:
+        ledger = new.ledger
+        with ledger.transaction():
+            for name, known_output in old.outputs():
+                ledger.keep_output(name, known_output)
+        rows = new.plan_again(submission, source).rows
+        overrides = old.state(OVERRIDES)
+        with ledger.transaction():
+            ledger.set_state(RUN, new_run_id(path))
+            if (model := old.state(MODEL)) is not None:
+                ledger.set_state(MODEL, model)
+            if isinstance(overrides, dict):
+                ledger.set_state(OVERRIDES, overrides)
+            if isinstance(run := old.state(RUN), str):
+                note_left_run(ledger, run)
+        from_ledger = _take_asks(ledger, old)
+        asking = Asking(submission.prompts, submission.parameters, submission.detail, ledger.state(OVERRIDES))
+        with closing(AnswerFiles(answer_paths(submission.sinks, path))) as files:
+            from_files = _take_answers(ledger, source, asking, files)
+        unknown = [file.path for file in new.output_files(new.submission) if not file.is_as_written()]
+    return Repaired(rows, from_ledger, from_files, path / DAMAGED, tuple(unknown))
+
+
+def _take_asks(ledger: Ledger, old: DamagedLedger) -> int:
+    count = 0
+    with ledger.transaction():
+        for key, known in old.asks():
+            ledger.know(key, known.outcome, known.model)
+            count += 1
+    return count
+
+
+def _take_answers(ledger: Ledger, source: Source, asking: Asking, files: AnswerFiles) -> int:
+    """What the files say of a row goes before what the damaged ledger says."""
+    resolver = Resolver(source.read, ship=False)
+    count = 0
+    rows = source.rows()
+    while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
+        with ledger.transaction():
+            for row in chunk:
+                answers = files.answers(row.id)
+                if answers and row.refusal is None:
+                    for key, known in _of_row(row, answers, asking, resolver):
+                        ledger.know(key, known.outcome, known.model)
+                        count += 1
+    return count
+
+
+def _of_row(
+    row: Row, answers: Mapping[tuple[str, str], Known], asking: Asking, resolver: Resolver
+) -> list[tuple[bytes, Known]]:
+    """Also of questions that build on other answers, once those are known."""
+    digest = None if row.image is None else resolver.resolve(row.image, None)[0].digest
+    detail = asking.detail(row)
+    outcomes: dict[str, Answer | Failure | None] = {}
+    found: list[tuple[bytes, Known]] = []
+
+    def answered(wish: Wish) -> Known | None:
+        return answers.get((wish.id, json.dumps(wish.prompt)))
+
+    while wishes := [wish for wish in asking.ready(row, outcomes) if answered(wish) is not None]:
+        for wish in wishes:
+            known = answered(wish)
+            assert known is not None, "those without are left out"
+            outcomes[wish.id] = known.outcome
+            if isinstance(wish.asked, Question):
+                found.append((question_key(digest, wish.asked, wish.parameters, detail), known))
+    return found
+
+
+def _put_in_place(path: Path, workshop: Path) -> None:
+    if (path / LEDGER).exists():
+        for companion in COMPANIONS:
+            beside = path / (LEDGER + companion)
+            if beside.exists():
+                os.replace(beside, path / (DAMAGED + companion))
+    for name in (LEDGER, SUBMISSION_FILE):
+        os.replace(workshop / name, path / name)
+    sync_folder(path)

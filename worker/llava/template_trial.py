@@ -1,0 +1,64 @@
+"""Renders a stranger's chat template once, bounded in time and memory; knows no tokenizer and no model."""
+
+import os
+import resource
+import select
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from jinja2.exceptions import SecurityError
+
+TRIAL_S: Final = 10
+TRIAL_BYTES: Final = 512 * 2**20
+"""Of memory beyond what this process has."""
+MOST_CHARACTERS: Final = 1_000_000
+"""That a template may make of one short question."""
+FINE: Final = b"fine"
+
+
+def complaint(render: Callable[[], str]) -> str | None:
+    """Why no worker should render this template, as a clause; None if it may.
+
+    In a copy of this process, as neither a loop nor an allocation can be stopped otherwise. To be called
+    before a model is loaded, which a copy would not survive.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _try(render, writing)
+    os.close(writing)
+    try:
+        ready, _, _ = select.select([reading], [], [], TRIAL_S)
+        told = os.read(reading, 4096) if ready else b""
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if told == FINE:
+        return None
+    return told.decode() or f"takes more than {TRIAL_S} s or {TRIAL_BYTES // 2**20} MiB"
+
+
+def _try(render: Callable[[], str], writing: int) -> None:
+    """In the copy, which ends here whatever comes."""
+    try:
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + TRIAL_BYTES, has + TRIAL_BYTES))
+        os.write(writing, _outcome(render))
+    finally:
+        os._exit(0)
+
+
+def _outcome(render: Callable[[], str]) -> bytes:
+    try:
+        length = len(render())
+    except SecurityError:
+        return b"reaches for what no template needs"
+    except (MemoryError, RecursionError):
+        return b"takes too much memory"
+    except Exception:  # noqa: BLE001 - what it says of other conversations is seen with them
+        return FINE
+    return FINE if length <= MOST_CHARACTERS else b"makes %d characters of a short question" % length
