@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sentencepiece import SentencePieceTrainer
 
+from contract.installing import install_line
 from model_prep.chat_template import encode
 from model_prep.checkpoint import load_model, open_checkpoint
 from model_prep.conversations import CONVERSATIONS, proposed
@@ -328,8 +329,9 @@ def test_what_reads_a_tokenizer_model_is_named(
     sentencepiece_alone: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConversionError, match=r"tokenizer.model and no tokenizer.json.*captionmill\[prep\]"):
+    with pytest.raises(ConversionError, match=r"tokenizer.model and no tokenizer.json") as refusal:
         template_of(sentencepiece_alone, "vicuna_v1")
+    assert install_line("prep") in str(refusal.value)
 
 
 def test_a_tokenizer_model_that_does_not_convert_exactly_is_refused(

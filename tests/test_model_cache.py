@@ -17,7 +17,7 @@ from captionmill.model_cache import wanted
 from contract.installing import install_line
 from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON
 from contract.store import WORKERS_KEY
-from model_prep.options import ConversionOptions
+from model_prep.options import ConversionOptions, VerifyChoice
 from tests.hub import COMMIT, HUB_ID, cached, served
 from tests.model_caches import CONVERTED, DEMO_CHECKPOINT, DEMO_FOLDER, IMAGE, Cache, refused
 from tests.processes import spawn, wait_until
@@ -128,6 +128,43 @@ def test_a_changed_checkpoint_is_another_model(tiny_checkpoint: Path, cache: Cac
     assert kept.name != one["name"]
     (cache.models / one["name"] / MODEL / MANIFEST_JSON).unlink()
     refused(cache.run("ask", IMAGE, "What?", "--model", one["name"]), "is damaged", "has changed since")
+
+
+def test_what_a_checkpoint_does_not_say_makes_another_model(tmp_path: Path) -> None:
+    template, tower = tmp_path / "own.jinja", tmp_path / "tower"
+    template.write_text("one")
+    tower.mkdir()
+    asked = [
+        ConversionOptions(),
+        ConversionOptions(chat_template="vicuna_v1"),
+        ConversionOptions(chat_template=str(template)),
+        ConversionOptions(vision_tower=str(tower)),
+        ConversionOptions(allow_untested=True),
+        ConversionOptions(verify=VerifyChoice.FULL),
+    ]
+    names = {wanted(HUB_ID, options)[0].name for options in asked}
+    assert len(names) == len(asked)
+    template.write_text("another")
+    (tower / "config.json").write_text("{}")
+    changed = {wanted(HUB_ID, options)[0].name for options in asked[2:4]}
+    assert not changed & names
+
+
+def test_a_kept_model_is_made_with_the_template_it_was_asked_with(
+    tiny_checkpoint: Path, cache: Cache, tmp_path: Path
+) -> None:
+    source = tmp_path / "bare"
+    source.mkdir()
+    for path in tiny_checkpoint.iterdir():
+        if path.name != "chat_template.jinja":
+            os.link(path, source / path.name)
+    refused(cache.run("ask", IMAGE, "What?", "--model", source), "--chat-template")
+    cache.convert(source, "--chat-template", "vicuna_v1", "--verify", "none")
+    kept = cache.only()
+    assert kept["state"] == "ready"
+    folder = cache.models / kept["name"] / MODEL
+    assert "ASSISTANT:" in (folder / "chat_template.jinja").read_text()
+    assert "not verified" in cache.run("models", "show", kept["name"]).stdout
 
 
 def test_a_hub_id_is_found_again_without_network(tiny_checkpoint: Path, tmp_path: Path) -> None:
