@@ -77,6 +77,7 @@ VALUES: dict[str, list[Any]] = {
     "suffix": [" ünïcode 'quoted'"],
     "separator": ["\n", ", "],
     "long_table": [True],
+    "raw_cells": [True],
     "text_column": ["caption"],
     "vqa_columns": [True],
     "samples_per_shard": [7],
