@@ -25,7 +25,7 @@ NAME: Final = "captionmill"
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command that is typed."""
     try:
         code = app(prog_name=NAME, standalone_mode=False)
     except TyperException as refused:

@@ -85,7 +85,7 @@ class PanelledGroup(TyperGroup):
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
-            if isinstance(command, TyperCommand) and not command.hidden:
+            if isinstance(command, TyperCommand | TyperGroup) and not command.hidden:
                 first_line = (command.help or "").partition("\n\n")[0].replace("\n", " ")
                 panels.setdefault(command.rich_help_panel or COMMANDS, []).append((name, first_line))
         for panel, records in panels.items():

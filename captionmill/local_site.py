@@ -28,6 +28,9 @@ CONCURRENCY: Final = 8
 """Jobs that each worker takes at once, as `captionmill worker` does by default."""
 DRAIN_S: Final = 5
 """Whoever stops a local run waits; what is not finished by then is asked again when the run goes on."""
+REFUSES: Final = "captionmill worker: "
+"""How a worker begins the sentence that says why it does not start."""
+LAST_LINES: Final = 15
 LOOK_EVERY_S: Final = 0.05
 
 
@@ -61,6 +64,8 @@ class LocalSite:
         self._shares = core_shares(workers.count, workers.devices)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._been_ready = False
+        self._begins: dict[int, int] = {}
+        """Number of a worker to the bytes that its log had before."""
 
     def start_workers(self, stopped: Sequence[int]) -> None:
         """Start all, and wait until the first one takes jobs.
@@ -90,8 +95,7 @@ class LocalSite:
             if process.poll() is None:
                 continue
             if not self._been_ready:
-                log = self._log(number)
-                raise SiteError(f"The worker cannot start; the end of {log}:\n{last_lines(log)}")
+                raise SiteError(self._why_none_starts(number))
             self._processes[number] = self._start(number)
 
     def stop_workers(self) -> None:
@@ -100,11 +104,21 @@ class LocalSite:
         for process in self._processes:
             stop(process)
 
+    def _why_none_starts(self, number: int) -> str:
+        """The worker's own sentence if it gave one, else the end of what it wrote this time."""
+        log = self._log(number)
+        said = log.read_bytes()[self._begins[number] :].decode(errors="replace").strip().splitlines()
+        sentences = [line for line in said if line.startswith(REFUSES)]
+        if sentences:
+            return f"The worker cannot start: {sentences[-1].removeprefix(REFUSES)} (Its log: {log})"
+        return "\n".join((f"The worker cannot start; the end of {log}:", *said[-LAST_LINES:]))
+
     def _log(self, number: int) -> Path:
         return self._folder / f"worker-{number + 1}.log"
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         wanted = self._wanted
+        self._begins[number] = self._log(number).stat().st_size if self._log(number).exists() else 0
         device = wanted.devices[number % len(wanted.devices)]
         environment: dict[str, str | None] = {
             "CAPTIONMILL_REDIS_URL": self.url,

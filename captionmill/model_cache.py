@@ -59,6 +59,11 @@ def is_demo(model: str) -> bool:
     return model == DEMO and not (path / LANGUAGE_XML).exists() and not (path / CONFIG_JSON).exists()
 
 
+def on_a_server(model: str) -> str:
+    """What names the model to a server's workers: the folder of the one that ships, else `model` itself."""
+    return str(MODEL_FOLDER) if is_demo(model) else model
+
+
 def check_model(model: str | None) -> None:
     """Refuse a model that find_model could never find, before anything is begun. Raises ModelError."""
     if model is None:

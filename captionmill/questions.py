@@ -12,6 +12,7 @@ import typer
 
 from captionmill.app import QUESTIONS, app, make_console
 from captionmill.exits import EXIT_FAILURES, refuse, sentences
+from captionmill.model_cache import on_a_server
 from captionmill.options import (
     AsJson,
     GenerationOptions,
@@ -77,7 +78,7 @@ def ask_one(
         connection, queue = connected(site)
         if not site.own and model is not None:
             live = {one.model for one in live_workers(connection)}
-            asked = replace(asked, model=live_model(model_id(model), live))
+            asked = replace(asked, model=live_model(model_id(on_a_server(model)), live))
         pieces: list[str] = []
 
         def write(piece: str) -> None:

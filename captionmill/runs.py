@@ -17,7 +17,7 @@ from captionmill.cache import cache_folder
 from captionmill.dry_run import look, show
 from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
-from captionmill.model_cache import check_model, is_demo
+from captionmill.model_cache import check_model, is_demo, on_a_server
 from captionmill.options import (
     RUNNING,
     Add,
@@ -381,7 +381,7 @@ def make_submission(
         prompts=prompts or (DEFAULT_QUESTION,),
         parameters=GenerationParameters.model_validate(generation.changes()),
         detail=questions.detail,
-        model=None if local or model is None else model_id(model),
+        model=None if local or model is None else model_id(on_a_server(model)),
         local_model=_absolute_model(model) if local else None,
         ship=sinks.ship,
         upload_budget_bytes=sinks.ship_mib * 2**20,
@@ -462,7 +462,7 @@ def change_model(out: Path, model: str | None, server: str) -> None:
     """Have another model answer the rest of the run in `out`, if one is given. Raises as check_live()."""
     if model is None:
         return
-    wanted = model_id(model)
+    wanted = model_id(on_a_server(model))
     check_live(wanted, server)
     opened = RunFolder(out)
     with opened.role("feeder"):

@@ -13,6 +13,7 @@ from captionmill.kept_models import ModelError
 from captionmill.local_site import LocalWorkers, SiteError, core_shares, local_site, passing_folder
 from captionmill.model_cache import WANTED, find_model
 from captionmill.options import LocalOptions
+from captionmill.site_findings import default_device
 from producer.connection import connect
 from producer.driving import signals_as_flag
 from producer.queue import Queue
@@ -54,7 +55,7 @@ def check_local(local: LocalOptions) -> None:
 
 def _wanted(local: LocalOptions) -> tuple[int, tuple[str, ...]]:
     """Number of workers, and their devices."""
-    devices = tuple(local.device or ("CPU",))
+    devices = tuple(local.device or (default_device(),))
     return local.workers or len(devices), devices
 
 

@@ -12,7 +12,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.failure import FailureCode
-from contract.job import Detail, GenerationParameters
+from contract.job import Detail, GenerationParameters, ImagePath
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.asking import Asking
 from producer.collect import Collector
@@ -41,7 +41,7 @@ from producer.run import CANCELLED_KEPT_S, Run
 from producer.sinks.files import own_file
 from producer.sinks.kinds import beside_images, make_sinks, open_sinks
 from producer.sinks.output_record import OutputFile, OutputRecord
-from producer.sinks.sink import Sink, SinkOptions
+from producer.sinks.sink import Sink, SinkError, SinkOptions
 from producer.sources import (
     Skipped,
     Source,
@@ -246,11 +246,16 @@ class RunFolder:
         files = self.output_files(submission)
         if changed == "refuse":
             refuse_changed(files)
+        written = {os.path.realpath(file.path) for file in files}
+        for place in submission.sources:
+            _refuse_overwritten(place, written)
         folders = ImageFolders()
         planned = Planned(skipped=source.skipped)
         with self.ledger.new_rows() as rows:
             try:
                 for row in source.rows():
+                    if isinstance(row.image, ImagePath):
+                        _refuse_overwritten(row.image.to_path(), written)
                     folders.add(row.image)
                     rows.add(row, asking.check(row))
                     planned.asked_by_run += not row.questions and row.refusal is None
@@ -517,6 +522,12 @@ class ReadImages:
 
     def __call__(self, row: AnsweredRow) -> bytes | None:
         return None if row.image is None else self._resolver.content(row.image)
+
+
+def _refuse_overwritten(place: str | os.PathLike[str], written: Collection[str]) -> None:
+    """Raises SinkError for a picture or a manifest that an output would be written over."""
+    if os.path.abspath(place) in written:
+        raise SinkError(f"{shown(place)} is read by the run, so no answers go there: name another file.")
 
 
 def _adopt_changed(files: Iterable[OutputFile]) -> None:

@@ -35,7 +35,7 @@ class Newcomer:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.photos = home / "photos"
-        self._environment = environment(home / "cache")
+        self._environment = environment(home / "cache", HOME=str(home))
         (home / "worker.py").write_text("raise SystemExit('this is the wrong worker')\n")
         (home / "demo").mkdir()
         (home / "demo" / "__init__.py").write_text("raise SystemExit('this is the wrong demo')\n")
@@ -218,6 +218,10 @@ def test_a_worker_that_cannot_start_says_why(newcomer: Newcomer) -> None:
     assert "The worker cannot start" in said
     assert "CAPTIONMILL_KV_CACHE_BYTES" in said
     assert "out/.local/worker-1.log" in said
+    code, _, again = newcomer.type("run", "--resume", "--out", "out", CAPTIONMILL_MAX_ROWS="none")
+    assert code == 2
+    assert "CAPTIONMILL_MAX_ROWS" in again
+    assert "CAPTIONMILL_KV_CACHE_BYTES" not in again
 
 
 def test_two_commands_do_not_work_in_one_folder(newcomer: Newcomer) -> None:

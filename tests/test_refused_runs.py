@@ -31,6 +31,11 @@ REFUSALS = {
     "a file for a folder": (["{photos}", "--sink", "csv:{work}/file/a.csv"], "cannot be made"),
     "a read-only place": (["{photos}", "--sink", "csv:/proc/a.csv"], "Nothing can be written in /proc"),
     "somebody's file": (["{photos}", "--sink", "csv:{work}/file"], "not from this run"),
+    "a picture": (["{photos}", "--sink", "csv:{photos}/a.png", "--overwrite"], "is read by the run"),
+    "a manifest": (
+        ["{work}/good.jsonl", "--sink", "csv:{work}/good.jsonl", "--overwrite"],
+        "is read by the run",
+    ),
     "a form for no folder": (["{work}/good.jsonl", "--sink", "hf"], "--sink hf:FOLDER/metadata.jsonl"),
     "another name": (["{photos}", "--sink", "hf:{photos}/told.jsonl"], "{photos}/metadata.jsonl"),
     "no server": (["{photos}", "--redis", AWAY], "Nothing listens at"),
@@ -167,6 +172,15 @@ def test_a_file_is_no_folder_of_a_run(redis_url: str, work: Path, command: str) 
             f"captionmill: {work / 'file'} is a file, not a folder: name a folder for the run instead.\n"
         )
     assert (work / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite", "collector.lock", "submission.json", "contact_sheet.html"])
+def test_a_file_of_the_run_itself_is_no_output(redis_url: str, work: Path, name: str) -> None:
+    options = given(["{photos}", "--sink", f"csv:{work / 'out' / name}"], work, redis_url, work / "out")
+    ran = captionmill("run", *options)
+    assert ran.returncode == 2
+    assert "is a file of the run itself: name another one for csv." in ran.stderr
+    assert not (work / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none", "is not there"), ("file", "is a file, not a folder")])

@@ -1,1 +1,6 @@
 """Answers jobs: takes them from the queue, generates with OpenVINO and writes one record for each."""
+
+import sys
+
+# OpenVINO would make a file in the user's home and report each use to its makers; without it, it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

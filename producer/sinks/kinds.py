@@ -38,6 +38,15 @@ DEFAULT_KIND: Final = "jsonl"
 FAILURES_KIND: Final = "failures"
 SIDECAR_KIND: Final = "sidecar"
 SIDECAR_RECORD: Final = "sidecars.sqlite"
+OF_THE_RUN: Final = (
+    "ledger.sqlite",
+    SIDECAR_RECORD,
+    "feeder.lock",
+    "collector.lock",
+    "submission.json",
+    "contact_sheet.html",
+)
+"""How names of files begin that a run folder has for itself."""
 IMAGE_FOLDER_KIND: Final = "hf"
 METADATA: Final = "metadata.jsonl"
 """The one name that the datasets library reads beside images."""
@@ -216,6 +225,8 @@ def _asked(
     if separator and not given:
         raise SinkError(f'"{spec}" names no path after the colon.')
     path = Path(os.path.abspath(given or folder / _KINDS[kind][0]))
+    if path.parent == Path(os.path.abspath(folder)) and path.name.startswith(OF_THE_RUN):
+        raise SinkError(f"{shown(path)} is a file of the run itself: name another one for {kind}.")
     return _Asked(spec, kind, path, bool(given), folder, options, read_image, record)
 
 
