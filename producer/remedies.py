@@ -115,7 +115,7 @@ def _outside(row: FailedRow, around: Surroundings) -> str:
         read = _named([shown(one) for one in around.image_folders])
         return (
             f"{name} is outside the folders of the source ({read}), and only these are read: name {folder} "
-            f"as a source, too{_or_ship(around)}."
+            "as a source, too."
         )
     linked = real != path or not any(path.is_relative_to(one) for one in around.image_folders)
     wanted = [shown(one) for one in ([real.parent] if linked else few_folders(around.image_folders))]
@@ -124,7 +124,8 @@ def _outside(row: FailedRow, around: Surroundings) -> str:
     return (
         f"{name} is outside the image roots of the live workers{whose}. Start them with captionmill worker "
         f"{' '.join(f'--image-root {shlex.quote(one)}' for one in wanted)}, or "
-        f"CAPTIONMILL_IMAGE_ROOTS={shlex.quote(os.pathsep.join(wanted))}{_or_ship(around)}."
+        f"CAPTIONMILL_IMAGE_ROOTS={shlex.quote(os.pathsep.join(wanted))}"
+        f"{_or_ship(around) if real == path else ''}."
     )
 
 

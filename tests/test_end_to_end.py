@@ -228,7 +228,7 @@ def test_an_estimate_of_a_source(worker: str, pictures: Path) -> None:
     options = ("--question", "What?", "--redis", worker, "--max-new-tokens", "3", "--sample", "3", "--json")
     ran = command("estimate", folder, *options)
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
+    found = json.loads(ran.stdout.splitlines()[-1])
     assert (found["rows"], found["sample_rows"], found["workers"], found["failed_questions"]) == (6, 3, 1, 0)
     assert 6 <= found["total_tokens"] <= 18
     assert found["total_s"] == pytest.approx(6 / found["images_per_s"])

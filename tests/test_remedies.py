@@ -44,7 +44,7 @@ TESTS = Path(__file__).parent
             HERE,
             {"own": True},
             f"is outside the folders of the source (/photos), and only these are read: name {TESTS} as a "
-            "source, too, or send",
+            "source, too.",
         ),
         (
             "image_not_found",

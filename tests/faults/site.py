@@ -219,9 +219,9 @@ class Site:
             self.wait_until(worker.is_ready)
         return workers
 
-    def produce(self, *, window: int = 64, **changes: str) -> subprocess.Popen[bytes]:
+    def produce(self, *options: str, window: int = 64, **changes: str) -> subprocess.Popen[bytes]:
         """The command, going on with the run from wherever it is."""
-        arguments = ("--out", str(self.out), "--redis", self.producer_url, "--window", str(window))
+        arguments = (*options, "--out", str(self.out), "--redis", self.producer_url, "--window", str(window))
         command = [
             *(sys.executable, "-m", "tests.faults.producer_process"),
             *("run", "--resume", *arguments, "--json"),

@@ -199,7 +199,7 @@ def test_jobs_of_another_version(make_site: MakeSite) -> None:
     """A producer that is newer than the workers."""
     site = make_site("jobs of an unknown version")
     site.plan(["sleep 0.01"] * 20)
-    producer = site.produce()
+    producer = site.produce("--keep-going")
     store = site.server.connection
     site.wait_until(lambda: store.llen(JOB_QUEUE) == 20)
     site.stop_process(producer)
