@@ -71,7 +71,7 @@ def test_the_commands_of_a_document_run(document: str, home: Path) -> None:
         if one.reason is None
     ]
     assert len(run) >= 5
-    script = "set -eux\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + "\n".join(run).replace(
+    script = "set -eux\ntrap 'kill -9 $(jobs -p) 2>/dev/null || true' EXIT\n" + "\n".join(run).replace(
         PORT, str(free_port())
     )
     ran = subprocess.run(
