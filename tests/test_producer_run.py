@@ -33,6 +33,7 @@ from contract.store import (
 )
 from producer.first_jobs import FIRST, FirstJobsFailError
 from producer.ledger import LedgerError
+from producer.model_choice import LiveModelError
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
@@ -587,7 +588,7 @@ def test_workers_with_different_models_need_a_choice(folder: RunFolder, connecti
     plan(folder, numbered(1))
     announce(connection, "one", "model 1")
     announce(connection, "two", "model 2")
-    with pytest.raises(LedgerError, match=r"different models \(model 1, model 2\); name one with --model"):
+    with pytest.raises(LiveModelError, match=r"different models \(model 1, model 2\); name one with --model"):
         drive(folder, connection, Workers(connection))
     announce(connection, "one", "model 2")
     workers = Workers(connection, model="model 2")
