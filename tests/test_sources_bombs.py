@@ -28,10 +28,10 @@ MEMORY_BYTES = 1_400 * MIB
 """Of addresses, with what Python and its libraries take of them."""
 
 
-def packed(path: Path, *pieces: bytes, repeat: int = BOMB_MIB) -> Path:
+def packed(path: Path, *pieces: bytes, repeat: int = BOMB_MIB, level: int = 1) -> Path:
     """Pieces, of which the middle one is repeated."""
     before, again, after = pieces
-    with gzip.open(path, "wb", compresslevel=1) as file:
+    with gzip.open(path, "wb", compresslevel=level) as file:
         file.write(before)
         for _ in range(repeat):
             file.write(again)
