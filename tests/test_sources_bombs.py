@@ -82,9 +82,8 @@ def openai(folder: Path) -> tuple[Path, str]:
 def zeros(folder: Path) -> tuple[Path, str]:
     """Short lines, of which there are more than a file of this size can mean."""
     path = folder / "rows.txt.gz"
-    return packed(
-        path, b"a.png\n", (b" " * 1023 + b"\n") * 1024, b""
-    ), "unpacks to more than 200 times its size"
+    blank = (b" " * 65_535 + b"\n") * 16
+    return packed(path, b"a.png\n", blank, b"", level=9), "unpacks to more than 200 times its size"
 
 
 def tar_member(folder: Path) -> tuple[Path, str]:
