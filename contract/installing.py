@@ -9,25 +9,25 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 PACKAGE: Final = "captionmill"
+_ABOVE_PACKAGES: Final = Path(__file__).resolve().parent.parent
+"""The clone, or the folder of installed packages."""
 
 
 def install_line(extra: str) -> str:
-    """The command that adds `extra`: in the clone that is installed, else to the package by its name."""
-    clone = _clone()
-    if clone is None:
-        return f"pip install {shlex.quote(f'{PACKAGE}[{extra}]')}"
-    # A dot is what people know; it is right only in the clone itself.
-    place = "." if clone == Path(os.path.realpath(os.curdir)) else str(clone)
-    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
+    """The command that adds `extra`: to the clone, the wheel or the folder this came from, else by name."""
+    if (_ABOVE_PACKAGES / "pyproject.toml").is_file():
+        # A dot is what people know; it is right only in the clone itself.
+        place = "." if Path(os.path.realpath(os.curdir)) == _ABOVE_PACKAGES else str(_ABOVE_PACKAGES)
+        return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
+    return f"pip install {shlex.quote(f'{_installed_from() or PACKAGE}[{extra}]')}"
 
 
-def _clone() -> Path | None:
-    """The clone that the package runs from; None if it was installed as a wheel."""
+def _installed_from() -> Path | None:
+    """The wheel or folder that pip was given, if it is still there."""
     try:
         told = distribution(PACKAGE).read_text("direct_url.json")
-    except PackageNotFoundError:  # a clone on PYTHONPATH
-        return Path(__file__).resolve().parent.parent
-    origin = json.loads(told) if told else {}
-    if not origin.get("dir_info", {}).get("editable", False):
+    except PackageNotFoundError:
         return None
-    return Path(os.path.realpath(unquote(urlsplit(origin["url"]).path)))
+    address = urlsplit(json.loads(told)["url"] if told else "")
+    place = Path(unquote(address.path))
+    return place if address.scheme == "file" and place.exists() else None

@@ -15,7 +15,7 @@ Tell = Callable[[str, str, dict[str, Any]], None]
 
 
 class Attendance:
-    """Looks at once and then every LOOK_EVERY_S; says only what has changed."""
+    """Looks at once, then every LOOK_EVERY_S, and each time while nobody was there; says what has changed."""
 
     def __init__(
         self,
@@ -34,7 +34,9 @@ class Attendance:
 
     def look(self) -> None:
         now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
+        looked_lately = self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S
+        # A short run may be answered whole before the next look, and who came is said before its end.
+        if looked_lately and self._attended:
             return
         self._looked_at = now
         live = live_workers(self._redis)

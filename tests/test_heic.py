@@ -129,5 +129,5 @@ def test_a_worker_without_the_decoder_says_what_to_install(tmp_path: Path, brand
     assert ran.stdout.splitlines() == [
         "(20, 20)",
         "not_an_image: The file is a HEIC photo, and this worker cannot decode those: "
-        "pip install 'captionmill[heic]' where it runs.",
+        f"pip install -e '{ROOT}[heic]' where it runs.",
     ]

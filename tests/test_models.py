@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -226,33 +225,3 @@ def test_options_are_read_as_they_were_written(options: ConversionOptions) -> No
     command = get_command(app).commands["convert"]  # type: ignore[attr-defined]
     read = command.make_context("convert", ["m", "--out", "o", *arguments_of(options)]).params
     assert ConversionOptions(**{name: read[name] for name in read if name not in ("model", "out")}) == options
-
-
-@pytest.mark.parametrize(
-    ("origin", "line"),
-    [
-        ({"url": "file:///some/clone", "dir_info": {"editable": True}}, "pip install -e '/some/clone[prep]'"),
-        ({"url": f"file://{ROOT}", "dir_info": {"editable": True}}, "pip install -e '.[prep]'"),
-        ({"url": "file:///some/clone", "dir_info": {}}, "pip install 'captionmill[prep]'"),
-        ({"url": "file:///a.whl", "archive_info": {}}, "pip install 'captionmill[prep]'"),
-        (None, "pip install 'captionmill[prep]'"),
-    ],
-    ids=["another clone", "this clone", "folder", "wheel", "index"],
-)
-def test_the_install_line_fits_the_installation(
-    tmp_path: Path, origin: dict[str, Any] | None, line: str
-) -> None:
-    installed = tmp_path / "captionmill-9.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: captionmill\nVersion: 9\n")
-    if origin is not None:
-        (installed / "direct_url.json").write_text(json.dumps(origin))
-    ran = subprocess.run(
-        [sys.executable, "-c", "from contract.installing import install_line; print(install_line('prep'))"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.strip() == line

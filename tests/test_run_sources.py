@@ -252,12 +252,12 @@ def test_photos_of_a_phone_are_named_where_they_cannot_be_decoded(tree: Path) ->
     program = ("-c", WITHOUT_HEIF)
     ran = captionmill(tree, "run", "photos", "--dry-run", program=program)
     assert ran.returncode == 0, ran.stderr
-    hint = "(pip install 'captionmill[heic]')"
+    hint = f"(pip install -e '{ROOT}[heic]')"
     assert f"3 files skipped: 2 .heic {hint}, 1 .hif {hint}; " in ran.stdout
     ran = captionmill(tree, "run", "photos/p.heic", "--dry-run", program=program)
     assert ran.returncode == 2
     assert "photos/p.heic is a HEIC photo" in ran.stderr
-    assert "pip install 'captionmill[heic]'." in ran.stderr
+    assert f"pip install -e '{ROOT}[heic]'." in ran.stderr
     with_it = captionmill(tree, "run", "photos", "--dry-run", "--json")
     assert events(with_it, "planned")[0] == {
         "event": "planned",

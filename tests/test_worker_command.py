@@ -46,7 +46,8 @@ class Started:
 
     def __init__(self, command: tuple[str, ...], folder: Path, redis_url: str, **environment: str) -> None:
         self.log = folder / "worker.log"
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        # An empty part would be the folder where it is started.
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self.process = spawn(
             list(command),
             self.log,

@@ -5,7 +5,8 @@ from typing import Final
 
 HEIF: Final = "HEIF"
 """Pillow's name of the format."""
-INSTALL: Final = "pip install 'captionmill[heic]'"
+EXTRA: Final = "heic"
+"""What `registered` takes, as pyproject.toml names it."""
 _HEVC_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _MOST_BRANDS: Final = 64
 

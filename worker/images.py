@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from contract.failure import FailureCode, Refusal
+from contract.installing import install_line
 from worker import heif
 from worker.jpeg_scans import scan_count
 
@@ -160,7 +161,8 @@ def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
     if heif.HEIF not in FORMATS and heif.is_heic(content):
         raise Refusal(
             FailureCode.NOT_AN_IMAGE,
-            f"The file is a HEIC photo, and this worker cannot decode those: {heif.INSTALL} where it runs.",
+            "The file is a HEIC photo, and this worker cannot decode those: "
+            f"{install_line(heif.EXTRA)} where it runs.",
         )
     with _decoding(content, limits):
         image = Image.open(io.BytesIO(content), formats=FORMATS)

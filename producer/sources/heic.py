@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from typing import Final
 
 HEIC_SUFFIXES: Final = frozenset({".heic", ".heif", ".hif"})
-INSTALL: Final = "pip install 'captionmill[heic]'"
+EXTRA: Final = "heic"
+"""What `reads_heic` takes, as pyproject.toml names it."""
 
 
 def reads_heic() -> bool:

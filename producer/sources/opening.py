@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
+from contract.installing import install_line
 from producer.sources.delimited import Delimited
 from producer.sources.file_list import FileList
 from producer.sources.files import (
@@ -26,7 +27,7 @@ from producer.sources.files import (
     split_pattern,
 )
 from producer.sources.folder import ImageFiles
-from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
+from producer.sources.heic import EXTRA, HEIC_SUFFIXES, reads_heic
 from producer.sources.image_file import ImageFile
 from producer.sources.jsonl import JsonLines, JsonList, parsed_object
 from producer.sources.lines import lines
@@ -184,7 +185,8 @@ def _image(known: Known) -> Source:
         raise SourceError(f"{shown(known.place)} is not one image.")
     if os.path.splitext(known.place)[1].lower() in HEIC_SUFFIXES and not reads_heic():
         raise SourceError(
-            f"{shown(known.place)} is a HEIC photo, and what decodes those is not installed: {INSTALL}."
+            f"{shown(known.place)} is a HEIC photo, and what decodes those is not installed: "
+            f"{install_line(EXTRA)}."
         )
     return ImageFile(known.place)
 

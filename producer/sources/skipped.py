@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
+from contract.installing import install_line
+from producer.sources.heic import EXTRA, HEIC_SUFFIXES, reads_heic
 
 CAPTION_SUFFIXES: Final = (".txt", ".caption")
 NO_SUFFIX: Final = ""
@@ -100,7 +101,7 @@ def counted(number: int, noun: str) -> str:
 def _kind(suffix: str) -> str:
     if suffix == NO_SUFFIX:
         return "without a suffix"
-    return f"{suffix} ({INSTALL})" if _can_be_had(suffix) else suffix
+    return f"{suffix} ({install_line(EXTRA)})" if _can_be_had(suffix) else suffix
 
 
 def _can_be_had(suffix: str) -> bool:
