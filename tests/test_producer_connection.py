@@ -79,6 +79,9 @@ def _serve(server: socket.socket, answer: bytes | None) -> None:
 
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+LOADING = b"-LOADING Valkey is loading the dataset in memory\r\n" * 5
+NO_PERMISSION = b"-NOPERM this user has no permissions to run the 'ping' command\r\n" * 5
+"""To each command of a client that connects."""
 PLACES: dict[str, tuple[str, str, bytes | None]] = {
     "away": ("redis://127.0.0.1:{free}/0", "Nothing listens at {url}: look at host and port, or start", b""),
     "unknown-host": ("redis://no-such-host.invalid:6379/0", "The host in {url} is not known", b""),
@@ -92,6 +95,8 @@ PLACES: dict[str, tuple[str, str, bytes | None]] = {
     "http": ("redis://127.0.0.1:{other}/0", "What answers at {url} is no Redis or Valkey server", HTTP),
     "ssh": ("redis://127.0.0.1:{other}/0", "is no Redis or Valkey server", b"SSH-2.0-OpenSSH_9.9\r\n"),
     "closes": ("redis://127.0.0.1:{other}/0", "What listens at {url} ends the connection", b""),
+    "loading": ("redis://127.0.0.1:{other}/0", "still loads its data: try again in a moment", LOADING),
+    "no-permission": ("redis://127.0.0.1:{other}/0", "does not let this user in (this user", NO_PERMISSION),
     "silent": ("redis://127.0.0.1:{other}/0", "The server at {url} does not answer in time", None),
 }
 

@@ -115,6 +115,7 @@ def test_it_answers_and_drains_beside_files_called_like_ours(
     wait_until(worker.ready)
     worker.submit(40)
     wait_until(worker.answers)
+    assert "torch" not in Path(f"/proc/{worker.process.pid}/maps").read_text(), "it is installed here"
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait() == 0, worker.log.read_text()
     assert all(text.endswith(" background.") for text in worker.answers())

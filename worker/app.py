@@ -15,6 +15,7 @@ from celery import signals
 
 from contract.broker import CELERY_OPTIONS, JOB_QUEUE
 from worker.settings import PREFIX, SettingsError, load_settings
+from worker.torch_absent import keep_torch_out
 from worker.transport import install_transport
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _load(sender: Any, **_: Any) -> None:
     app.conf.broker_pool_limit = max(10, sender.concurrency)
     if _loaded:
         return
+    keep_torch_out()
     from worker.server_check import ServerRefusedError, check_server
     from worker.startup import StartupError, Worker
 
