@@ -51,8 +51,11 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_imports.py
 
+# Each process has a server and models of its own. `make test TEST_PROCESSES=0` runs them one after another.
+TEST_PROCESSES ?= $(shell nproc)
+
 test: check $(CHAT_VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
 # REDIS_SERVER: the binary; one server at a URL for most tests, and more for those that end theirs.
 REDIS_SERVER ?= $(shell command -v redis-server)

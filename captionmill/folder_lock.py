@@ -15,11 +15,14 @@ class FolderInUseError(Exception):
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Be the one command that works in `folder`, which is there. Raises FolderInUseError."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def only_one(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[None]:
+    """Be the one command that holds `name` in `folder`, which is there.
+
+    With `wait` another is waited for, else it raises FolderInUseError.
+    """
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
         raise FolderInUseError from None

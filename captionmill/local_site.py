@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,8 @@ CONCURRENCY: Final = 8
 """Jobs that each worker takes at once, as `captionmill worker` does by default."""
 DRAIN_S: Final = 5
 """Whoever stops a local run waits; what is not finished by then is asked again when the run goes on."""
+PASSING: Final = "passing.lock"
+"""Held by the command whose folder it is; `lock` beside it is the server's."""
 REFUSES: Final = "captionmill worker: "
 """How a worker begins the sentence that says why it does not start."""
 LAST_LINES: Final = 15
@@ -204,15 +206,19 @@ def passing_folder(cache: Path) -> Iterator[Path]:
     """A folder for one command that keeps nothing. Those of commands that were killed are removed, too."""
     parent = cache / "local"
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.iterdir():
-        try:
-            with only_one(left):
-                shutil.rmtree(left, ignore_errors=True)
-        except (FolderInUseError, OSError):
-            continue  # in use
     folder = parent / f"{os.getpid()}-{time.time_ns()}"
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as kept:
+        # Nobody looks for folders that are left behind while one is made that nobody holds yet.
+        with only_one(parent, wait=True):
+            for left in parent.iterdir():
+                try:
+                    with only_one(left, PASSING):
+                        shutil.rmtree(left, ignore_errors=True)
+                except (FolderInUseError, OSError):
+                    continue  # in use, or the lock
+            folder.mkdir(mode=0o700)
+            kept.enter_context(only_one(folder, PASSING))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from captionmill.kept_models import MODELS
+from tests.command import run_command
 from tests.processes import ROOT
 
 DEMO_CHECKPOINT: Final = ROOT / "demo" / "model" / "checkpoint"
@@ -31,6 +32,8 @@ class Cache:
         return self.home / "captionmill" / MODELS
 
     def run(self, *arguments: str | Path, module: str = "captionmill") -> subprocess.CompletedProcess[str]:
+        if module == "captionmill":
+            return run_command(*arguments, env=self.environment)
         return subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,

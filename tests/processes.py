@@ -25,7 +25,8 @@ MEMORY_ONLY: Final[Mapping[str, str]] = {}
 _prctl = ctypes.CDLL(None).prctl
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a new process: the kernel kills it when the one that started it ends."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -42,7 +43,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             cwd=folder,
             env={**inherited, **environment},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
 

@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from contract.broker import JOB_QUEUE, TRANSPORT_OPTIONS
 from contract.store import WORKERS_KEY, begin_keys, record_keys
+from tests.command import run_command
 from tests.guarded import Guarded, guarded_server
 from tests.processes import ROOT, spawn, start_worker, wait_until
 
@@ -66,14 +67,7 @@ class Site:
 
     def captionmill(self, *arguments: object, user: str = "producer") -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if "CAPTIONMILL" not in name}
-        return subprocess.run(
-            [sys.executable, "-m", "captionmill", *map(str, arguments)],
-            cwd=ROOT,
-            env={**inherited, **self.guarded.environment(user)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_command(*map(str, arguments), env={**inherited, **self.guarded.environment(user)})
 
     def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.command import run_command
 from tests.processes import ROOT
 from tests.test_producer_cli import ask_all, captionmill, photos, worker
 
@@ -21,12 +22,14 @@ def unread(*arguments: str | Path, both: bool = False, script: str | None = None
 
     Or a `script` in its place.
     """
-    start = ["-m", "captionmill"] if script is None else ["-c", script]
     reader, writer = os.pipe()
     os.close(reader)
     try:
+        if script is None:
+            ran = run_command(*arguments, stdout=writer, stderr=writer if both else None)
+            return ran.returncode, ran.stderr
         ran = subprocess.run(
-            [sys.executable, *start, *map(str, arguments)],
+            [sys.executable, "-c", script],
             cwd=ROOT,
             stdout=writer,
             stderr=writer if both else subprocess.PIPE,

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +22,7 @@ from captionmill.runs import make_submission
 from contract.job import GenerationParameters
 from demo.samples import IMAGES, MODEL_FOLDER
 from producer.run_folder import Submission
-from tests.processes import ROOT
+from tests.command import run_command
 
 GROUP: Any = typer.main.get_command(app)
 RUN = GROUP.commands["run"]
@@ -331,13 +330,7 @@ def test_what_cannot_be_written_is_refused() -> None:
 
 def captionmill(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CAPTIONMILL_")}
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "captionmill", *arguments],
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(*arguments, cwd=Path.cwd(), env=environment)
 
 
 def test_a_run_from_a_file(here: Path) -> None:

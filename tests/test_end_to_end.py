@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from PIL import Image
 
 from contract.model_folder import FolderManifest
 from contract.store import WORKERS_KEY
-from tests.processes import ROOT, start_worker, wait_until
+from tests.command import run_command
+from tests.processes import start_worker, wait_until
 from worker.precision import computed_as
 from worker.settings import EXACT
 
@@ -51,13 +51,7 @@ def worker(
 
 
 def captionmill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "captionmill", "run", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("run", *arguments)
 
 
 def answers(out: Path) -> dict[str, dict[str, Any]]:
@@ -184,13 +178,7 @@ def test_a_finished_run_leaves_nothing_in_the_broker(worker: str, pictures: Path
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "captionmill", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(*arguments)
 
 
 def test_one_question_is_answered_as_a_run_answers_it(worker: str, pictures: Path, tmp_path: Path) -> None:

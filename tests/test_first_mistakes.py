@@ -20,6 +20,7 @@ from contract.store import WORKERS_KEY
 from producer import Client
 from producer.first_jobs import FIRST, LEAST, FirstJobsFailError
 from producer.run_folder import RunFolder
+from tests.command import run_command
 from tests.processes import ROOT, spawn, wait_until
 from tests.producer_driver import lines, texts
 
@@ -30,8 +31,7 @@ SHORT = ("--question", "Describe the image.", "--max-new-tokens", "2")
 
 
 def captionmill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "captionmill", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_command(*arguments)
 
 
 def events(told: str, name: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typer.core import TyperOption
 from typer.testing import CliRunner
 
 from captionmill.cli import app
+from tests.command import run_command
 from tests.processes import ROOT
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -37,17 +39,24 @@ FIRST = {
 
 def said(*arguments: str, code: int = 0, environment: Mapping[str, str] = NOTHING) -> str:
     """What the command prints; it ends with `code`, and one of its two outputs is empty."""
+    ran = run_command(*arguments, env={**os.environ, "COLUMNS": str(MOST_COLUMNS), **environment})
+    assert ran.returncode == code, ran.stdout + ran.stderr
+    assert "" in (ran.stdout, ran.stderr)
+    return ran.stdout + ran.stderr
+
+
+def started(*arguments: str, **environment: str) -> str:
+    """What the command prints if a shell starts it: completion looks at which shell that is."""
+    line = shlex.join([sys.executable, "-m", "captionmill", *arguments])
     ran = subprocess.run(
-        [sys.executable, "-m", "captionmill", *arguments],
+        ["bash", "-c", f"{line}; true"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(MOST_COLUMNS), **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode == code, ran.stdout + ran.stderr
-    assert "" in (ran.stdout, ran.stderr)
-    return ran.stdout + ran.stderr
+    return ran.stdout
 
 
 def page(command: str, option: str) -> str:
@@ -112,7 +121,7 @@ def test_version() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     """The script that a shell reads, and what the command then completes."""
-    script = said("--show-completion", shell)
+    script = started("--show-completion", shell)
     assert "_CAPTIONMILL_COMPLETE" in script
     words = {
         "bash": {"COMP_WORDS": "captionmill run --num", "COMP_CWORD": "2"},
@@ -124,7 +133,7 @@ def test_completion(shell: str) -> None:
 
 
 def test_completion_is_installed_in_the_home_folder(tmp_path: Path) -> None:
-    told = said("--install-completion", "bash", environment={"HOME": str(tmp_path)})
+    told = started("--install-completion", "bash", HOME=str(tmp_path))
     assert "bash completion installed" in told
     assert "captionmill" in (tmp_path / ".bashrc").read_text()
 

@@ -20,6 +20,9 @@ from worker.llava.model import LlavaModel
 
 SEED = 1
 EACH = 40
+"""Mutations of each layout."""
+ALWAYS = 10
+"""Those of them that `make test` runs; `make soak` runs all."""
 NAMES = (
     "llava-hf/llava-1.5-7b-hf, 4.46",
     "llava-hf/llava-v1.6-mistral-7b-hf, 3.2024",
@@ -59,7 +62,9 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Base(layout, checkpoint, read(checkpoint, layout))
 
 
-@pytest.mark.parametrize("number", range(EACH))
+@pytest.mark.parametrize(
+    "number", [*range(ALWAYS), *(pytest.param(one, marks=pytest.mark.soak) for one in range(ALWAYS, EACH))]
+)
 def test_a_broken_checkpoint_gives_one_sentence_or_converts(base: Base, number: int, tmp_path: Path) -> None:
     mutation: Mutation = mutations(base.checkpoint, EACH, SEED)[number]
     spoilt = tmp_path / "checkpoint"

@@ -16,6 +16,7 @@ from PIL import Image
 from bench.stub_worker import WORKED_KEY, read_message
 from contract.broker import JOB_QUEUE
 from contract.job import GenerationParameters, Job
+from tests.command import run_command
 from tests.processes import ROOT, spawn, wait_until
 from tests.producer_driver import lines, texts
 
@@ -25,13 +26,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def captionmill(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "captionmill", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(*arguments)
 
 
 def events(ran: subprocess.CompletedProcess[str], name: str) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +14,8 @@ import pytest
 import redis
 
 from producer.connection import CONNECT_TIMEOUT_S, RETRIES, TOLD_AFTER, Pauses
-from tests.processes import ROOT, free_port, start_server
+from tests.command import run_command
+from tests.processes import free_port, start_server
 
 
 def test_a_wait_of_minutes_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -173,9 +173,7 @@ def assert_said(url: str, sentence: str, folder: Path) -> str:
         "--redis",
         url,
     ]
-    ran = subprocess.run(
-        [sys.executable, "-m", "captionmill", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ran = run_command(*words)
     assert ran.returncode == 2, ran.stdout + ran.stderr
     assert ran.stderr.startswith("captionmill: ")
     assert ran.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import redis
 from PIL import Image
 
 from producer.run_folder import RunFolder
+from tests.command import run_command
 from tests.processes import PATIENCE_S, ROOT, spawn
 from tests.test_outputs_kept import tree
 from tests.workers import announce
@@ -52,9 +53,10 @@ REFUSALS = {
 
 def captionmill(*arguments: str | Path, script: str | None = None) -> subprocess.CompletedProcess[str]:
     """The command, or a script in its place. One that is not refused may wait for workers for ever."""
-    start = ["-m", "captionmill"] if script is None else ["-c", script]
+    if script is None:
+        return run_command(*arguments, timeout=PATIENCE_S)
     return subprocess.run(
-        [sys.executable, *start, *map(str, arguments)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,

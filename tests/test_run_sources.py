@@ -14,6 +14,7 @@ from PIL import Image
 
 from bench.stub_worker import WORKED_KEY
 from producer import Client
+from tests.command import run_command
 from tests.processes import ROOT, spawn
 from tests.producer_driver import lines, texts
 
@@ -45,10 +46,15 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+CAPTIONMILL = ("-m", "captionmill")
+
+
 def captionmill(
-    folder: Path, *arguments: str | Path, program: tuple[str, ...] = ("-m", "captionmill")
+    folder: Path, *arguments: str | Path, program: tuple[str, ...] = CAPTIONMILL
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    if program == CAPTIONMILL:
+        return run_command(*arguments, cwd=folder, env=environment)
     return subprocess.run(
         [sys.executable, *program, *map(str, arguments)],
         cwd=folder,

@@ -1,14 +1,13 @@
 """docs/settings.md, the options of `captionmill worker` and the settings themselves say the same."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from captionmill.setting_options import default, described, groups, option, what_if_unset
 from captionmill.settings_page import PAGE, page
 from producer.settings import Settings as ProducerSettings
+from tests.command import run_command
 from tests.processes import ROOT
 from worker.settings import GROUPS, Settings, variable
 
@@ -42,10 +41,8 @@ def test_every_setting_is_described_in_plain_words(name: str) -> None:
 @pytest.fixture(scope="module")
 def help_page() -> str:
     """As a terminal of 80 columns shows it."""
-    command = [sys.executable, "-m", "captionmill", "worker", "--help-all"]
-    shown = subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True, env={"COLUMNS": "80", "PATH": ""}
-    )
+    shown = run_command("worker", "--help-all", env={"COLUMNS": "80", "PATH": ""})
+    assert shown.returncode == 0
     return shown.stdout
 
 

