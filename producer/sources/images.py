@@ -10,25 +10,57 @@ from typing import Final
 from pydantic import ValidationError
 
 from contract.job import ImagePath, ImageUrl
+from contract.quoting import quoted
 from producer.rows import Embedded, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
-from producer.sources.refusal import SourceError, shown
+from producer.sources.refusal import SourceError
 
-_DATA_URL: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
+_DATA_URL: Final = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
+_MOST_HEAD_CHARS: Final = 500
+_BEGINNINGS: Final = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF"),
+    *(b"\0\0\0\x18ftyp", b"\0\0\0\x1cftyp", b"\0\0\0 ftyp", b"\0\0\0$ftyp"),
+)
+"""Of files of images: what base64 that says nothing else of itself is known by."""
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
+_PYTHON_BYTES: Final = re.compile(r"\s*b(['\"])(.*)\1\s*", re.DOTALL)
+SHORTEST_BASE64: Final = 32
+"""Characters. The smallest image takes more."""
+NAME_MAX_BYTES: Final = 255
+PATH_MAX_BYTES: Final = 4096
+"""As Linux has them."""
 
 
 def is_data_url(text: str) -> bool:
-    return text[:5].lower() == "data:"
+    return text[:_MOST_HEAD_CHARS].lstrip()[:5].lower() == "data:"
+
+
+def holds_bytes(text: str) -> bool:
+    """Whether a text is an image itself, a data: URL or base64, and not the name of one."""
+    return is_data_url(text) or _is_base64(text)
+
+
+def _is_base64(text: str) -> bool:
+    match = _PYTHON_BYTES.fullmatch(text) if text[:_MOST_HEAD_CHARS].lstrip()[:1] == "b" else None
+    text = text if match is None else match[2]
+    if len(text) < SHORTEST_BASE64 or not _BASE64.fullmatch(text):
+        return False
+    if len(text) > PATH_MAX_BYTES:
+        return True
+    try:
+        return _decoded(text[:_MOST_HEAD_CHARS].rstrip("="), cut=True).startswith(_BEGINNINGS)
+    except binascii.Error:
+        return False
 
 
 def named_image(text: str, root: str, place: int) -> RowImage:
-    """A path, a file: URL, another URL or a data: URL; a relative path begins at `root`.
+    """A path, a file: URL, another URL, a data: URL or base64; a relative path begins at `root`.
 
-    What a data: URL holds becomes the image embedded at `place`. Raises SourceError for a text that can be
-    none of them.
+    The bytes that a text holds become the image embedded at `place`. Raises SourceError for a text that can
+    be none of them.
     """
-    if is_data_url(text):
-        data_url_content(text)
+    if holds_bytes(text):
+        content_of(text)
         return Embedded(place=place)
     if "\0" in text:
         raise SourceError("the image's name holds a null character")
@@ -39,6 +71,9 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         return _url(text)
     if is_remote(root) and not text.startswith("/"):
         return _url(joined(root, text))
+    raw = os.fsencode(text)
+    if len(raw) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
+        raise SourceError(f"{quoted(text)} is too long for the name of a file")
     return ImagePath.of(os.path.abspath(os.path.join(root, text)))
 
 
@@ -47,21 +82,43 @@ def _url(text: str) -> ImageUrl:
         return ImageUrl(url=text)
     except ValidationError as invalid:
         reason = invalid.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SourceError(f"{shown(text[:200])} is no URL: {reason}") from None
+        raise SourceError(f"{quoted(text)} is no URL: {reason}") from None
 
 
-def data_url_content(text: str) -> bytes:
-    """What a data: URL holds. Raises SourceError if that is no image in base64."""
+def content_of(text: str) -> bytes:
+    """What a text holds that is an image itself; line breaks, blanks and lack of padding change nothing.
+
+    Raises SourceError if that is no image in base64.
+    """
+    if not is_data_url(text):
+        match = _PYTHON_BYTES.fullmatch(text)
+        return _content(text if match is None else match[2], "the base64 in the image's place")
     match = _DATA_URL.match(text)
     if match is None:
         raise SourceError("a data: URL has a comma before its content")
-    kind = match[1].split(";")
-    if not kind[0].lower().startswith("image/") or kind[-1].strip().lower() != "base64":
+    kind = [part.strip().lower() for part in match[1].split(";")]
+    if not kind[0].startswith(("image/", "application/octet-stream")) and kind[0] != "":
+        raise SourceError(
+            f"a data: URL of an image begins with data:image/TYPE;base64, and not {quoted(match[0])}"
+        )
+    if kind[-1] != "base64":
         raise SourceError("a data: URL of an image begins with data:image/TYPE;base64,")
+    return _content(urllib.parse.unquote(text[match.end() :]), "what a data: URL holds")
+
+
+def _content(text: str, what: str) -> bytes:
     try:
-        content = base64.b64decode(urllib.parse.unquote(text[match.end() :]), validate=True)
+        content = _decoded(text)
     except (binascii.Error, ValueError):
-        raise SourceError("what a data: URL holds is not base64") from None
+        raise SourceError(f"{what} is not base64") from None
     if not content:
-        raise SourceError("a data: URL holds no bytes")
+        raise SourceError(f"{what} is empty")
     return content
+
+
+def _decoded(text: str, *, cut: bool = False) -> bytes:
+    """Of base64 in either alphabet; `cut` leaves out what a cut end lacks. Raises binascii.Error."""
+    plain = "".join(text.replace("\\n", "").split()).replace("-", "+").replace("_", "/").rstrip("=")
+    if cut:
+        plain = plain[: len(plain) // 4 * 4]
+    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)

@@ -1,0 +1,27 @@
+"""Names and other input within sentences, which stay sentences however long or odd it is."""
+
+import os
+from typing import Final
+
+QUOTED_MAX_CHARS: Final = 200
+"""Of what came in from outside, such as a cell or a key, in one message."""
+_HEAD_CHARS: Final = 130
+_TAIL_CHARS: Final = 60
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """A name in full: bytes that are not UTF-8, and line ends, are written as escapes."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:  # half of a pair, which stands for no byte
+        raw = os.fspath(name).encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def quoted(text: str | os.PathLike[str]) -> str:
+    """Input as a message quotes it: as `shown`, and of a long one its beginning and its end."""
+    whole = os.fspath(text)
+    if len(whole) > 4 * QUOTED_MAX_CHARS:
+        whole = whole[: 2 * QUOTED_MAX_CHARS] + whole[-2 * QUOTED_MAX_CHARS :]
+    whole = shown(whole)
+    return whole if len(whole) <= QUOTED_MAX_CHARS else f"{whole[:_HEAD_CHARS]}…{whole[-_TAIL_CHARS:]}"
