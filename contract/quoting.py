@@ -19,9 +19,11 @@ def shown(name: str | os.PathLike[str]) -> str:
 
 
 def quoted(text: str | os.PathLike[str]) -> str:
-    """Input as a message quotes it: as `shown`, and of a long one its beginning and its end."""
+    """Input as a message quotes it: also what moves a terminal's cursor is written as an escape, and of a
+    long text its beginning and its end are there.
+    """
     whole = os.fspath(text)
     if len(whole) > 4 * QUOTED_MAX_CHARS:
         whole = whole[: 2 * QUOTED_MAX_CHARS] + whole[-2 * QUOTED_MAX_CHARS :]
-    whole = shown(whole)
+    whole = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown(whole))
     return whole if len(whole) <= QUOTED_MAX_CHARS else f"{whole[:_HEAD_CHARS]}…{whole[-_TAIL_CHARS:]}"

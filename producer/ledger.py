@@ -733,7 +733,8 @@ def _content(row: Row) -> str:
         content["columns"] = dict(row.columns)
     if row.refusal is not None:
         content["refusal"] = row.refusal.model_dump(mode="json")
-    return json.dumps(content)
+    # No number that JSON cannot hold gets past here into an output.
+    return json.dumps(content, allow_nan=False)
 
 
 def _job(message: str) -> str:

@@ -11,12 +11,12 @@ from typing import Any, Final
 from contract.job import Question
 from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.conversation import choices_of, marked, question
+from producer.sources.conversation import choices_of, count_marks, marked, question, without_marks
 from producer.sources.delimited import Delimited
 from producer.sources.files import reading
 from producer.sources.jsonl import JsonLines, JsonList
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS, parameters_of
-from producer.sources.pictures import MARK, several_marks
+from producer.sources.pictures import several_marks
 from producer.sources.records import Records
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
@@ -122,7 +122,7 @@ def render(prompt: Prompt, row: Row, answers: Mapping[str, str]) -> Question:
 
 def _value(piece: _Piece, row: Row, answers: Mapping[str, str]) -> str:
     if piece.answer is not None:
-        return answers[piece.answer].replace(MARK, "")  # a mark places an image in a question alone
+        return without_marks(answers[piece.answer])  # whose marks place nothing
     if piece.column is None:
         return ""
     fields = {"id": row.id, "name": row.name, **row.columns}
@@ -157,8 +157,8 @@ def _prompt(prompt_id: str, text: Any, choices: Any, parameters: Mapping[str, An
     if not isinstance(valid.messages, str):
         raise SourceError("a question's text must be a string")
     list(_pieces(valid.messages))
-    if valid.messages.count(MARK) > 1:
-        raise SourceError(several_marks(valid.messages.count(MARK)).failure.message.removesuffix("."))
+    if count_marks(valid.messages) > 1:
+        raise SourceError(several_marks(count_marks(valid.messages)).failure.message.removesuffix("."))
     return Prompt(prompt_id, valid.messages, valid.choices, parameters or {})
 
 

@@ -1,5 +1,6 @@
 """Questions as rows write them: a text, a list, or turns in any of the usual forms; knows no file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from contract.job import Detail, Question
 from contract.quoting import quoted
 from producer.sources.parameters import listed_texts
-from producer.sources.pictures import MARK, names_in, no_image, several_marks
+from producer.sources.pictures import MARK, names_in, no_image, other_media, several_marks
 from producer.sources.refusal import SourceError
 
 QUESTION_KEYS: Final = ("id", "question", "choices")
@@ -35,6 +36,10 @@ _PART_IDLE: Final = frozenset(
     | {"min_pixels", "max_pixels", "resized_height", "resized_width", "total_pixels"}
 )
 _IMAGE_PART: Final = {"type": "image"}
+_PLACE: Final = re.compile(
+    r"(?:Picture ?\d+: ?)?<img>(?P<name>[^<>]+)</img>|<image(?:[ _]?\d+)?>|<(?P<other>video|audio)>"
+)
+"""Where an image goes within a text: marks with and without numbers, and Qwen-VL's, which names it."""
 
 
 @dataclass
@@ -51,6 +56,15 @@ class Said:
     """How closely to look at the image, as its part says."""
     ignored: set[str] = field(default_factory=set)
     """Keys that change nothing."""
+
+    def ask(self, question_id: str, content: Any, choices: Any) -> None:
+        """Add a question with a text. Raises Refusal."""
+        if isinstance(content, str) and _PLACE.search(content):
+            parts = _parts(content, self)
+            marks = sum(part == _IMAGE_PART for part in parts)
+            self.marks = max(self.marks, marks)
+            content = _short_or_turns(parts)
+        self.asked.append((question_id, content, choices))
 
     def questions(self, *, with_image: bool) -> tuple[Question, ...]:
         """Raises SourceError for what is no question, and Refusal where images and their places differ."""
@@ -74,14 +88,19 @@ def said(record: Mapping[str, Any], question_column: str | None) -> Said:
     choices = choices_of(record.get("choices"))
     if choices is not None and form not in (question_column or "", "messages"):
         raise SourceError('"choices" stands beside "question" or "messages", or in an object of "questions"')
+    found = Said()
     if form is None:
-        return Said()
+        return found
     content = record[form]
     if form == question_column:
-        return _single(content, choices)
-    if form == "messages":
-        return spoken(_until_asked(content), choices)
-    return _listed(content) if form == "questions" else _llava(content)
+        found.ask("q1", content, choices)
+    elif form == "questions":
+        _listed(content, found)
+    elif form == "messages":
+        found = spoken(_begun(_until_asked(content), record), choices)
+    else:
+        _llava(_begun(content, record), found)
+    return found
 
 
 def spoken(messages: Any, choices: Any = None) -> Said:
@@ -90,7 +109,7 @@ def spoken(messages: Any, choices: Any = None) -> Said:
         raise SourceError('"messages" must be a list of turns')
     found = Said()
     turns = [_turn(turn, found) for turn in messages]
-    found.marks = sum(_count(turn) for turn in turns)
+    found.marks = sum(map(_count, turns))
     found.asked = [("q1", turns, choices)]
     return found
 
@@ -109,33 +128,33 @@ def choices_of(value: Any) -> Any:
 
 
 def marked(text: str, *, with_image: bool) -> Any:
-    """A text as `question` takes it, with the image where its mark is. Raises Refusal."""
-    single = _single(text, None)
-    if single.marks and not with_image:
+    """A text of the run as `question` takes it, with the image where its mark is. Raises Refusal."""
+    marks = count_marks(text)
+    if marks and not with_image:
         raise no_image(f"its text places one with {MARK}, and none is named")
-    if single.marks > 1:
-        raise several_marks(single.marks)
-    return single.asked[0][1]
+    if marks > 1:
+        raise several_marks(marks)
+    return _short_or_turns(_parts(text)) if marks else text
 
 
-def _single(content: Any, choices: Any) -> Said:
-    if not isinstance(content, str):
-        return Said(asked=[("q1", content, choices)])
-    marks = content.count(MARK)
-    return Said(asked=[("q1", _short_or_turns(content) if marks == 1 else content, choices)], marks=marks)
+def count_marks(text: str) -> int:
+    return sum(match["name"] is None for match in _PLACE.finditer(text))
 
 
-def _short_or_turns(text: str) -> Any:
-    """The short form, which has its image first, or one turn with the image where the mark is."""
-    if text.lstrip().startswith(MARK):
-        return text.replace(MARK, "").lstrip("\r\n ")
-    return [{"role": "user", "content": _parts(text)}]
+def without_marks(text: str) -> str:
+    return _PLACE.sub("", text)
 
 
-def _listed(content: Any) -> Said:
+def _short_or_turns(parts: list[Any]) -> Any:
+    """The short form, which has its image first, or one turn with the image where it is."""
+    if len(parts) == 2 and parts[0] == _IMAGE_PART:
+        return parts[1]["text"].lstrip()
+    return [{"role": "user", "content": parts}]
+
+
+def _listed(content: Any, found: Said) -> None:
     if not isinstance(content, list | tuple) or not content:
         raise SourceError('"questions" must be a list of at least one question')
-    found = Said()
     for number, one in enumerate(content, start=1):
         question_id, text, choices = f"q{number}", one, None
         if isinstance(one, dict):
@@ -143,28 +162,27 @@ def _listed(content: Any) -> Said:
             if one.keys() | {"choices"} != set(QUESTION_KEYS) or not isinstance(one["id"], str):
                 raise SourceError('a question is a text or an object of "id" and "question", and "choices"')
             question_id, text, choices = one["id"], one["question"], choices_of(one.get("choices"))
-        single = _single(text, choices)
-        found.asked.append((question_id, single.asked[0][1], choices))
-        found.marks = max(found.marks, single.marks)
+        found.ask(question_id, text, choices)
     ids = [question_id for question_id, _, _ in found.asked]
     if len(set(ids)) != len(ids):
         raise SourceError("question ids must differ within a line")
-    return found
 
 
-def _llava(content: Any) -> Said:
-    """Each human turn as a question of its own; what the other side said is not used."""
+def _llava(content: Any, found: Said) -> None:
+    """Each human turn as a question of its own, after a system turn; what was answered is not used."""
     if not isinstance(content, list | tuple) or not all(isinstance(turn, dict) for turn in content):
         raise SourceError('"conversations" must be a list of objects of "from" and "value"')
-    found = Said()
     turns = [_turn(turn, found) for turn in content]
-    human = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
+    human = [turn for turn in turns if turn["role"] == "user"]
     texts = [_text_alone(turn["content"]) for turn in human]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise SourceError('"conversations" has no turn of "human" with a text')
-    found.marks = sum(_count(turn) for turn in human)
-    found.asked = [(f"q{number}", text, None) for number, text in enumerate(texts, start=1)]
-    return found
+    found.marks = sum(map(_count, human))
+    system = [turn for turn in turns if turn["role"] == "system" and turn["content"]]
+    found.asked = [
+        (f"q{number}", [*system, {"role": "user", "content": text}] if system else text, None)
+        for number, text in enumerate(texts, start=1)
+    ]
 
 
 def _text_alone(content: Any) -> Any:
@@ -177,6 +195,16 @@ def _text_alone(content: Any) -> Any:
     if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
         return None
     return "".join(part["text"] for part in parts).strip()
+
+
+def _begun(messages: Any, record: Mapping[str, Any]) -> Any:
+    """With a column `system` as their first turn, as ShareGPT's successors have it."""
+    system = record.get("system")
+    if not isinstance(messages, list | tuple) or not isinstance(system, str) or not system.strip():
+        return messages
+    if messages and isinstance(messages[0], dict) and _role(messages[0]) == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def _until_asked(messages: Any) -> Any:
@@ -198,11 +226,13 @@ def _turn(turn: Any, found: Said) -> Any:
     """A turn in our form; what is none is left for `question` to refuse."""
     if not isinstance(turn, dict):
         return turn
-    content = turn.get("content", turn.get("value"))
-    if isinstance(content, str) and MARK in content:
-        content = _parts(content)
+    role, content = _role(turn), turn.get("content", turn.get("value"))
+    if isinstance(content, str):
+        # An answer may speak of a mark, and places nothing.
+        if role == "user" and _PLACE.search(content):
+            content = _parts(content, found)
     elif isinstance(content, list | tuple):
-        content = [part for one in content for part in _part(one, found)]
+        content = [part for one in content for part in _part(one, found, role)]
     other = {}
     for key, value in turn.items():
         if key in _TURN_KEYS or value is None:
@@ -211,23 +241,25 @@ def _turn(turn: Any, found: Said) -> Any:
             found.ignored.add(f'"{quoted(key)}" of a turn')
         else:
             other[key] = value
-    return {"role": _role(turn), "content": content, **other}
+    return {"role": role, "content": content, **other}
 
 
-def _part(part: Any, found: Said) -> list[Any]:
+def _part(part: Any, found: Said, role: Any) -> list[Any]:
     """A part of a turn's content as our parts, and the image that it names among those found."""
     if isinstance(part, str):
-        return _parts(part)
+        part = {"type": "text", "text": part}
     if not isinstance(part, dict):
         return [part]
     part = {key: value for key, value in part.items() if value is not None}
-    kind = part.get("type")
-    if kind in _TEXT_TYPES or (kind is None and isinstance(part.get("text"), str)):
+    kind, text = part.get("type"), part.get("text")
+    if kind in _TEXT_TYPES or (kind is None and isinstance(text, str)):
         _note_idle(part, found)
-        return _parts(part["text"]) if isinstance(part.get("text"), str) else [{**part, "type": "text"}]
-    named = {key: part[key] for key in _IMAGE_KEYS if key in part}
+        if role == "user" and isinstance(text, str) and _PLACE.search(text):
+            return _parts(text, found)
+        return [{"type": "text", "text": text}]
+    named = [part[key] for key in _IMAGE_KEYS if key in part]
     if kind in _IMAGE_TYPES or (kind is None and named):
-        names = [name for value in list(named.values())[:1] for name in names_in(value)]
+        names = names_in(named[0]) if named else []
         if kind in ("image_url", "input_image") and not names:
             raise SourceError('an "image_url" part has no "url"')
         _note_idle(part, found)
@@ -253,19 +285,26 @@ def _note_idle(part: Mapping[str, Any], found: Said) -> None:
             found.ignored.add(f'"{key}" of a part')
 
 
-def _parts(text: str) -> list[Any]:
-    """A text with its marks as parts; of a line end beside a mark nothing is left."""
-    pieces = text.split(MARK)
+def _parts(text: str, found: Said | None = None) -> list[Any]:
+    """A text with its marks as parts; of a line end beside a mark nothing is left. Raises Refusal."""
     parts: list[Any] = []
-    for number, piece in enumerate(pieces):
-        if number:
-            parts.append(_IMAGE_PART)
+    at = 0
+    for match in [*_PLACE.finditer(text), None]:
+        piece = text[at : len(text) if match is None else match.start()]
+        if at:
             piece = piece.removeprefix("\r").removeprefix("\n")
-        if number < len(pieces) - 1:
+        if match is not None:
             piece = piece.removesuffix("\n").removesuffix("\r")
         if piece.strip():
             parts.append({"type": "text", "text": piece})
-    return parts or [{"type": "text", "text": text}]
+        if match is not None:
+            at = match.end()
+            if match["other"] is not None:
+                raise other_media(match["other"])
+            if match["name"] is not None and found is not None:
+                found.images.append(match["name"].strip())
+            parts.append(_IMAGE_PART)
+    return parts
 
 
 def _count(turn: Any) -> int:

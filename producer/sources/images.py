@@ -1,5 +1,6 @@
 """Turns the name of an image in a source into a reference; opens no image."""
 
+import ast
 import base64
 import binascii
 import os
@@ -23,7 +24,9 @@ _BEGINNINGS: Final = (
 )
 """Of files of images: what base64 that says nothing else of itself is known by."""
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
-_PYTHON_BYTES: Final = re.compile(r"\s*b(['\"])(.*)\1\s*", re.DOTALL)
+_QUOTED: Final = re.compile(r"\s*b?(['\"])(.*)\1\s*", re.DOTALL)
+_PRINTED: Final = re.compile(r"\s*b['\"](\\x89PNG|\\xff\\xd8|GIF8|BM|RIFF|II\*|MM\\x00|\\x00\\x00\\x00)")
+"""Bytes as Python prints them, of the beginnings above."""
 SHORTEST_BASE64: Final = 32
 """Characters. The smallest image takes more."""
 NAME_MAX_BYTES: Final = 255
@@ -37,12 +40,11 @@ def is_data_url(text: str) -> bool:
 
 def holds_bytes(text: str) -> bool:
     """Whether a text is an image itself, a data: URL or base64, and not the name of one."""
-    return is_data_url(text) or _is_base64(text)
+    return is_data_url(text) or _is_base64(text) or _PRINTED.match(text) is not None
 
 
 def _is_base64(text: str) -> bool:
-    match = _PYTHON_BYTES.fullmatch(text) if text[:_MOST_HEAD_CHARS].lstrip()[:1] == "b" else None
-    text = text if match is None else match[2]
+    text = _bare(text)
     if len(text) < SHORTEST_BASE64 or not _BASE64.fullmatch(text):
         return False
     if len(text) > PATH_MAX_BYTES:
@@ -51,6 +53,26 @@ def _is_base64(text: str) -> bool:
         return _decoded(text[:_MOST_HEAD_CHARS].rstrip("="), cut=True).startswith(_BEGINNINGS)
     except binascii.Error:
         return False
+
+
+def _bare(text: str) -> str:
+    """Without the quotation marks that came along from JSON, or from Python as b'...'."""
+    stripped = text[:_MOST_HEAD_CHARS].lstrip()
+    if stripped[:1] not in ("b", "'", '"'):
+        return text
+    match = _QUOTED.fullmatch(text)
+    return text if match is None else match[2].replace("\\n", "")
+
+
+def _printed_bytes(text: str) -> bytes | None:
+    """The bytes of an image as Python prints them, where they are not base64 themselves."""
+    if not _PRINTED.match(text):
+        return None
+    try:
+        content = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError):
+        return None
+    return content if isinstance(content, bytes) and content.startswith(_BEGINNINGS) else None
 
 
 def named_image(text: str, root: str, place: int) -> RowImage:
@@ -91,8 +113,8 @@ def content_of(text: str) -> bytes:
     Raises SourceError if that is no image in base64.
     """
     if not is_data_url(text):
-        match = _PYTHON_BYTES.fullmatch(text)
-        return _content(text if match is None else match[2], "the base64 in the image's place")
+        printed = _printed_bytes(text)
+        return _content(_bare(text), "what stands in the image's place") if printed is None else printed
     match = _DATA_URL.match(text)
     if match is None:
         raise SourceError("a data: URL has a comma before its content")
@@ -118,7 +140,20 @@ def _content(text: str, what: str) -> bytes:
 
 def _decoded(text: str, *, cut: bool = False) -> bytes:
     """Of base64 in either alphabet; `cut` leaves out what a cut end lacks. Raises binascii.Error."""
-    plain = "".join(text.replace("\\n", "").split()).replace("-", "+").replace("_", "/").rstrip("=")
+    plain = "".join(_with_plus(text.strip()).split()).replace("-", "+").replace("_", "/").rstrip("=")
     if cut:
         plain = plain[: len(plain) // 4 * 4]
     return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+
+
+def _with_plus(text: str) -> str:
+    """With a plus for each blank, where the blanks do not fold the text into lines of one length.
+
+    Forms of the web make blanks of the plus signs.
+    """
+    if " " not in text or "\n" in text or "  " in text:
+        return text
+    *lines, last = text.split(" ")
+    width = len(lines[0])
+    are_lines = width % 4 == 0 and len(last) <= width and all(len(line) == width for line in lines)
+    return text if are_lines else text.replace(" ", "+")

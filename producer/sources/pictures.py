@@ -2,7 +2,6 @@
 
 import os
 import re
-import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -15,6 +14,9 @@ from producer.sources.refusal import SourceError, listed
 
 MARK: Final = "<image>"
 """Where the image goes within a text, as LLaVA and those after it write it."""
+_NUMBERED: Final = re.compile(r"<?image[ _]?\d+>?")
+"""Keys of an object that has an image under the mark that stands for it."""
+_VIDEO_SUFFIXES: Final = frozenset({".mp4", ".webm", ".avi", ".mov", ".mkv"})
 _IN_BYTES: Final = ("bytes", "base64", "data", "b64_json")
 _KEYS: Final = (
     *_IN_BYTES,
@@ -46,6 +48,8 @@ def names_in(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for one in value for name in names_in(one)]
     if isinstance(value, Mapping):
+        if value and all(isinstance(key, str) and _NUMBERED.fullmatch(key) for key in value):
+            return names_in(list(value.values()))
         for key in _KEYS:
             if value.get(key) not in (None, ""):
                 found = names_in(value[key])
@@ -71,6 +75,10 @@ def several_images(count: int) -> Refusal:
     )
 
 
+def other_media(kind: str) -> Refusal:
+    return Refusal(FailureCode.INVALID_JOB, f"The row is about a {kind}, and only images are asked about.")
+
+
 def several_marks(count: int) -> Refusal:
     return Refusal(
         FailureCode.INVALID_JOB,
@@ -94,6 +102,8 @@ def refuse_missing(record: Mapping[str, Any], column: str | None, text_columns: 
     for name, value in record.items():
         place = None if name in asked else _place_of_image(name, value)
         if place is not None:
+            if _suffix(str(value)) in _VIDEO_SUFFIXES:
+                raise other_media("video")
             choose = f"--image-column {quoted(name)} reads it, and " if place == name else ""
             raise no_image(f'"{quoted(place)}" looks like one; {choose}{TEXT_ONLY}')
 
@@ -120,19 +130,22 @@ def looks_like_image(text: str) -> bool:
         return True
     if not _is_name(text):
         return False
-    if scheme_of(text) is not None:
-        return True
-    return os.path.splitext(urllib.parse.urlsplit(text).path)[1].lower() in IMAGE_SUFFIXES
+    return scheme_of(text) is not None or _suffix(text) in IMAGE_SUFFIXES | _VIDEO_SUFFIXES
 
 
 def _is_name(text: str) -> bool:
     """Whether it could be a path or a URL: one line, no sentence."""
     stripped = text.strip()
-    return bool(stripped) and "\n" not in stripped and (" " not in stripped or _has_suffix(stripped))
+    return (
+        bool(stripped)
+        and "\n" not in stripped
+        and (" " not in stripped or _suffix(stripped) in IMAGE_SUFFIXES)
+    )
 
 
-def _has_suffix(text: str) -> bool:
-    return os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES
+def _suffix(name: str) -> str:
+    """Of a path or a URL, in lower case."""
+    return os.path.splitext(name.strip().partition("?")[0].partition("#")[0])[1].lower()
 
 
 def _texts(place: str, value: Any) -> Iterator[tuple[str, str]]:
