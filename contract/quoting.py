@@ -11,11 +11,16 @@ _TAIL_CHARS: Final = 60
 
 def shown(name: str | os.PathLike[str]) -> str:
     """A name in full: bytes that are not UTF-8, and line ends, are written as escapes."""
+    return spelled(os.fspath(name)).replace("\n", "\\n").replace("\r", "\\r")
+
+
+def spelled(text: str) -> str:
+    """A text as UTF-8 can hold it: other bytes, and halves of characters, are written as escapes."""
     try:
-        raw = os.fsencode(name)
-    except UnicodeEncodeError:  # half of a pair, which stands for no byte
-        raw = os.fspath(name).encode("utf-8", "surrogatepass")
-    return raw.decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\r", "\\r")
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = text.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def quoted(text: str | os.PathLike[str]) -> str:

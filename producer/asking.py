@@ -97,7 +97,8 @@ class Asking:
         if idle:
             raise SourceError(
                 f"{', '.join(idle)} decides nothing in this run: where a question has choices, no parameter "
-                "but length_penalty decides, and what a row says itself goes first."
+                "but length_penalty decides, and what a row says itself goes first (--parameters none leaves "
+                "columns out)."
             )
 
     def _check_job(self, row: Row, parameters: GenerationParameters, wishes: Sequence[Wish]) -> None:
@@ -139,6 +140,8 @@ class Asking:
             decides = frozenset({"length_penalty"}) if _is_scored(wish) else frozenset(_DEFAULTS)
             self._used |= merged.run & decides
             found |= merged.offered & decides
+        if "do_sample" in found and "do_sample" not in row.columns:
+            found.add("temperature")  # of 0
         return tuple(sorted(found & row.columns.keys()))
 
     def ready(self, row: Row, outcomes: Mapping[str, Answer | Failure | None]) -> list[Wish]:

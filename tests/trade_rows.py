@@ -1,4 +1,4 @@
-"""Rows as people of this trade have written them, each anew, with what its author wanted and where it was told.
+"""Rows as people of this trade write them, each anew, with what its author wanted and where that was told.
 
 PLACE stands for the folder with a.png and b.png, both pictures; BASE64 for the bytes of a.png in base64.
 """
@@ -14,7 +14,7 @@ IMAGE: Final = {"type": "image"}
 
 @dataclass(frozen=True)
 class Answered:
-    """The row is asked, and with its picture unless `image` says so."""
+    """The row is asked, with its picture."""
 
     prompts: tuple[Any, ...] = (DESCRIBE,)
     """As asked; of turns the texts and images of each."""
@@ -22,7 +22,8 @@ class Answered:
     columns: dict[str, Any] = field(default_factory=dict)
     """Some of those that the outputs carry."""
     id: str | None = None
-    image: bool = True
+    is_low: bool = False
+    """Whether the picture is looked at once, with few tokens."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ CASES: Final = (
     ),
     Case(
         "DAMO-NLP-SG/VideoLLaMA2#84", "videos and pictures in one file: the video is not answered blindly",
-        {"id": 1, "video": "videos/x.mp4", "conversations": [human("<video>\nWhat happens?"), gpt("Much.")]},
+        {"id": "v1", "video": "videos/x.mp4", "conversations": [human("<video>\nWhat happens?"), gpt("x")]},
         Failed("invalid_job", "The row is about a video"),
     ),
     Case(
@@ -146,14 +147,20 @@ CASES: Final = (
         Answered(),
     ),
     Case(
-        "hiyouga/LlamaFactory#8440", "an answer that speaks of <image> places none",
+        "hiyouga/LlamaFactory#8440", "an answer at the end that speaks of <image> places none",
         {
-            "messages": [
-                user("<image>\nParse it."), assistant("![fig](<image>)"), user("Shorter?"), assistant("<image>"),
-            ],
+            "messages": [user("<image>\nParse it."), assistant("![fig](<image>)")],
             "images": ["PLACE/a.png"],
         },
-        Answered(turns([IMAGE, text("Parse it.")], "![fig](<image>)", "Shorter?")),
+        Answered(turns([IMAGE, text("Parse it.")])),
+    ),
+    Case(
+        "hiyouga/LlamaFactory#8440", "an answer in between that speaks of <image> is told",
+        {
+            "messages": [user("<image>\nParse it."), assistant("![fig](<image>)"), user("Shorter?")],
+            "images": ["PLACE/a.png"],
+        },
+        Failed("question_refused", "assistant turn contains '<image>'"),
     ),
     Case(
         "modelscope/ms-swift#5247", "one picture and a mark in each turn is said, not guessed",
@@ -165,7 +172,7 @@ CASES: Final = (
     ),
     Case(
         "QwenLM/Qwen3-VL#1117", "two pictures under `images` with LLaVA's turns",
-        {"images": ["PLACE/a.png", "PLACE/b.png"], "conversations": [human("<image>\n<image>\nDifferences?")]},
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "conversations": [human("<image>\n<image>\nWhich?")]},
         Failed("invalid_job", "The row has 2 images"),
     ),
     Case(
@@ -225,7 +232,7 @@ CASES: Final = (
         Answered(([{"role": "system", "content": "Be brief."}, user([IMAGE, text("What?")])],)),
     ),
     Case(
-        "anthropics/anthropic-sdk-python#1546", "Anthropic's parts", {
+        "issue", "Anthropic's parts", {
             "messages": [
                 user([
                     {"type": "image",
@@ -240,7 +247,7 @@ CASES: Final = (
         "posit-dev/chatlas#218", "a part with a picture and its detail between texts",
         {"messages": [user([text("Look."), {"type": "image", "image": "PLACE/a.png", "detail": "low"},
                             text("What?")], id="9KN98")]},
-        Answered(turns([text("Look."), IMAGE, text("What?")])),
+        Answered(turns([text("Look."), IMAGE, text("What?")]), is_low=True),
     ),
     Case(
         "modelscope/ms-swift#10125", "parts that Parquet filled with each other's null fields",
@@ -256,8 +263,8 @@ CASES: Final = (
     ),
     # Pictures as values.
     Case(
-        "huggingface/trl#5132", "`image` with a list of one", {"image": ["PLACE/a.png"], "question": DESCRIBE},
-        Answered(),
+        "huggingface/trl#5132", "`image` with a list of one",
+        {"image": ["PLACE/a.png"], "question": DESCRIBE}, Answered(),
     ),
     Case(
         "unslothai/unsloth#11031", "`image` with a list of two is not answered about the first",
@@ -278,7 +285,7 @@ CASES: Final = (
         Failed("invalid_job", "The row has 2 images"), "nested",
     ),
     Case(
-        "huggingface/dataset-viewer#2545", "an object that has the picture under `src`",
+        "issue", "an object that has the picture under `src`, as the dataset viewer's rows",
         {"image": {"src": "file://PLACE/a.png", "height": 24, "width": 24}, "question": DESCRIBE}, Answered(),
     ),
     Case("modelscope/ms-swift#5273", "bare base64", {"images": ["BASE64"], "question": DESCRIBE}, Answered()),
@@ -290,8 +297,8 @@ CASES: Final = (
     ),
     Case("OFA-Sys/OFA#91", "base64 in a cell", {"image": "BASE64", "question": DESCRIBE}, Answered(), "csv"),
     Case(
-        "pandas-dev/pandas#9712", "base64 as Python prints bytes", {"image": "b'BASE64'", "question": DESCRIBE},
-        Answered(), "csv",
+        "pandas-dev/pandas#9712", "base64 as Python prints bytes",
+        {"image": "b'BASE64'", "question": DESCRIBE}, Answered(), "csv",
     ),
     Case(
         "eto-ai/rikai#687", "raw bytes as Python prints them", {"image": "PRINTED", "question": DESCRIBE},
@@ -362,7 +369,8 @@ CASES: Final = (
     ),
     Case(
         "bojieli/ai-agent-book#360", "a whole number as a spreadsheet writes it",
-        {"image": "PLACE/a.png", "question": DESCRIBE, "seed": "10.0"}, Answered(columns={"seed": "10.0"}), "csv",
+        {"image": "PLACE/a.png", "question": DESCRIBE, "seed": "10.0"},
+        Answered(columns={"seed": "10.0"}), "csv",
     ),
     # Batch requests.
     Case(
@@ -376,8 +384,8 @@ CASES: Final = (
         Answered(ONE_IMAGE), "openai",
     ),
     Case(
-        "huggingface/transformers#36896", "a temperature of 0 is greedy", body(temperature=0, top_p=0.5, seed=3),
-        Answered(ONE_IMAGE), "openai",
+        "huggingface/transformers#36896", "a temperature of 0 is greedy",
+        body(temperature=0, top_p=0.5, seed=3), Answered(ONE_IMAGE), "openai",
     ),
     Case(
         "vllm-project/vllm#24652", "a second picture is not ignored",

@@ -1,6 +1,7 @@
 """Makes a row of named values, whichever file they come from; opens nothing."""
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -173,6 +174,12 @@ def _id(record: Mapping[str, Any], column: str | None, number: str) -> str:
         value = int(value)
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise SourceError(f'"{quoted(column or "")}" must be a text or a whole number')
+    try:
+        os.fsencode(str(value))
+    except UnicodeEncodeError:
+        raise SourceError(
+            f'"{quoted(column or "")}" holds half of a character: {quoted(str(value))}'
+        ) from None
     return str(value)
 
 

@@ -93,7 +93,10 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         return _url(text)
     if is_remote(root) and not text.startswith("/"):
         return _url(joined(root, text))
-    raw = os.fsencode(text)
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise SourceError(f"{quoted(text)} holds half of a character, so it is the name of no file") from None
     if len(raw) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
         raise SourceError(f"{quoted(text)} is too long for the name of a file")
     return ImagePath.of(os.path.abspath(os.path.join(root, text)))
@@ -151,7 +154,7 @@ def _with_plus(text: str) -> str:
 
     Forms of the web make blanks of the plus signs.
     """
-    if " " not in text or "\n" in text or "  " in text:
+    if " " not in text or "\n" in text:
         return text
     *lines, last = text.split(" ")
     width = len(lines[0])
