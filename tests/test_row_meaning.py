@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,6 +31,12 @@ from tests.test_trade_rows import captionmill
 PICTURE = {"image": "a.png", "question": "Q?"}
 TEXT = {"question": "Q?"}
 CHOICES = {**PICTURE, "choices": ["yes", "no"]}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own: commands that run elsewhere clear what they take for left over."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def written(folder: Path, *rows: Any) -> Path:
@@ -292,7 +299,7 @@ def test_outputs_are_json_whatever_came_in(tmp_path: Path) -> None:
         for sink in open_sinks(kinds, out, SinkOptions(), read_path, record_in(out)):
             sink.resume(None)
             sink.write(answered)
-            sink.finish(lambda answered=answered: iter(answered))
+            sink.finish(partial(iter, answered))
             sink.close()
         told = sorted(path for path in out.iterdir() if path.suffix in (".json", ".jsonl"))
         assert len(told) >= 7
