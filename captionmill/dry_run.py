@@ -27,11 +27,11 @@ EXAMPLES: Final = 3
 
 @dataclass
 class Looked:
-    """What a look at every row has found. Obeys producer.sources.Source, and notes the rows as they pass."""
+    """What a look at every row has found. Obeys producer.sources.Source, and looks at rows as they pass."""
 
     source: Source
-    most_first: int
     first: list[Row] = field(default_factory=list)
+    """As they are planned."""
     files: int = 0
     """Images that are files of their own."""
     urls: int = 0
@@ -54,8 +54,6 @@ class Looked:
 
     def rows(self) -> Iterator[Row]:
         for row in self.source.rows():
-            if len(self.first) < self.most_first:
-                self.first.append(row)
             if isinstance(row.image, ImageUrl):
                 self.urls += 1
             elif isinstance(row.image, ImagePath):
@@ -76,11 +74,13 @@ class Looked:
 
 def look(submission: Submission, first: int) -> tuple[Looked, Planned]:
     """Read all rows and check them as a run does. Raises what planning a run raises."""
-    looked = Looked(submission.open(), first)
+    looked = Looked(submission.open())
     with passing_folder(cache_folder()) as folder:
         opened = RunFolder(folder / "run", create=True)
         try:
-            return looked, opened.plan(submission, looked)
+            planned = opened.plan(submission, looked)
+            looked.first += [one.row for one in opened.ledger.next_rows(first)]
+            return looked, planned
         finally:
             opened.close()
 
@@ -127,6 +127,7 @@ def _job(row: Row, asking: Asking) -> dict[str, Any]:
         "id": shown(row.id),
         "image": None if row.image is None else row.image.model_dump(mode="json"),
         "detail": asking.detail(row),
+        "failure": None if row.refusal is None else row.refusal.model_dump(mode="json", exclude={"kind"}),
         "questions": [
             {
                 "id": wish.id,
@@ -148,6 +149,8 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
                 f"{name}={json.dumps(value)}" for name, value in asked["parameters"].items()
             )
             text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+            if job["failure"] is not None:
+                text = f"{job['failure']['code']}: {job['failure']['message']}"
             table.add_row(row, asked["id"], text, parameters)
             row = ""
     return table

@@ -10,10 +10,11 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from captionmill.config_file import read_config, replaces_what_is_asked
-from contract.job import Detail, GenerationParameters
+from contract.job import Detail, GenerationParameters, greedy_at_zero
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
-from producer.sources import Format, SourceOptions
+from producer.sources import Format, SourceError, SourceOptions
+from producer.sources.parameters import parameter_columns
 from producer.uploads import BUDGET_BYTES
 
 DEFAULTS: Final = GenerationParameters()
@@ -115,6 +116,14 @@ def read_detail(text: str) -> Detail:
     return detail
 
 
+def read_parameter_columns(text: str) -> tuple[str, ...] | None:
+    """Raises typer.BadParameter."""
+    try:
+        return parameter_columns(text)
+    except SourceError as error:
+        raise typer.BadParameter(f"{error}.") from None
+
+
 def read_questions(given: str | Sequence[Mapping[str, Any]]) -> Path | Sequence[Mapping[str, Any]]:
     """A file's name, or the tables that stand in a file of options."""
     return Path(given) if isinstance(given, str) else given
@@ -192,7 +201,9 @@ class GenerationOptions:
     ] = None
     temperature: Annotated[
         float | None,
-        _generation("temperature", "A value above 1 draws more widely, one below 1 more narrowly."),
+        _generation(
+            "temperature", "A value above 1 draws more widely, one below 1 more narrowly; 0 is greedy."
+        ),
     ] = None
     top_k: Annotated[
         int | None, _generation("top_k", "Only the N likeliest tokens are drawn; 0 keeps all.", min=0)
@@ -216,7 +227,7 @@ class GenerationOptions:
         if self.early_stopping is not None:
             words: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
             changes["early_stopping"] = words[self.early_stopping.value]
-        return changes
+        return greedy_at_zero(changes)
 
 
 @dataclass(frozen=True)
@@ -304,6 +315,26 @@ class SourceChoices:
         str | None,
         typer.Option(help="The split of a dataset that has several.", rich_help_panel=SOURCE, hidden=True),
     ] = None
+    parameters: Annotated[
+        Any,
+        typer.Option(
+            parser=read_parameter_columns,
+            metavar="none|all|NAME,…",
+            help="Columns that decide how their rows are answered, such as seed or stop.",
+            show_default="those of the parameters' names, where the values fit",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = None
+    text_only: Annotated[
+        bool,
+        typer.Option(
+            "--text-only/--no-text-only",
+            help="Rows without an image are asked without one.",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = False
     own_questions: Annotated[
         bool,
         typer.Option(
@@ -323,6 +354,8 @@ class SourceChoices:
             id_column=self.id_column,
             image_root=self.image_root,
             split=self.split,
+            parameters=self.parameters,
+            text_only=self.text_only,
             own_questions=self.own_questions,
         )
 

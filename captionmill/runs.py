@@ -39,6 +39,7 @@ from captionmill.serving import Site, check_local, connected, own_site, server_o
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
+from producer.asking import layered
 from producer.attendance import Attendance
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary
@@ -275,7 +276,7 @@ def retry(
             else:
                 check_live(submission.model, server)
             changes = GenerationParameters.model_validate(
-                submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
+                layered(submission.parameters.model_dump(exclude_defaults=True), generation.changes())
             ).model_dump(mode="json")
             changed = {name: changes[name] for name in generation.changes()}
             with opened.role("feeder"), opened.role("collector"):
@@ -436,7 +437,8 @@ def plan(
 def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
     """What a person may not expect of the sources, before the first job is sent."""
     if as_json:
-        event("planned", {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()})
+        told = {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()}
+        event("planned", told | planned.notes.fields())
     if planned.skipped:
         console.print(f"{planned.skipped.told()}.")
     if planned.gone:
@@ -444,6 +446,8 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
             "No longer in the sources as they are read now, and so no longer in the outputs: "
             f"{counted(planned.gone, 'row')} of the earlier run. Their answers are kept."
         )
+    for sentence in planned.notes.told():
+        console.print(sentence)
     if planned.asked_by_run and not questions.question and questions.questions is None:
         those = "" if planned.asked_by_run == planned.rows else " that bring no question"
         console.print(

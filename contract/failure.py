@@ -11,6 +11,7 @@ class FailureCode(StrEnum):
 
     INVALID_JOB = "invalid_job"
     UNSUPPORTED_VERSION = "unsupported_version"
+    NO_IMAGE = "no_image"
     IMAGE_NOT_FOUND = "image_not_found"
     IMAGE_NOT_ALLOWED = "image_not_allowed"
     IMAGE_UNREADABLE = "image_unreadable"

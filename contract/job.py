@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -228,14 +229,19 @@ class GenerationParameters(Contract):
         default=(), max_length=16, description="texts that end an answer, which is cut before them"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _greedy_at_zero(cls, fields: Any) -> Any:
+        return greedy_at_zero(fields) if isinstance(fields, Mapping) else fields
+
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         if self.do_sample and self.num_beams > 1:
             raise ValueError("do_sample draws tokens and num_beams searches for them: choose one")
-        if not self.do_sample and any(getattr(self, name) != default for name, default in _SAMPLING.items()):
-            raise ValueError(f"{', '.join(_SAMPLING)} decide nothing without do_sample")
+        if not self.do_sample and any(getattr(self, name) != default for name, default in SAMPLING.items()):
+            raise ValueError(f"{', '.join(SAMPLING)} decide nothing without do_sample")
         if self.num_beams == 1 and self.early_stopping is not False:
             raise ValueError("early_stopping decides nothing without num_beams")
         if not self.do_sample and self.num_return_sequences > self.num_beams:
@@ -243,11 +249,19 @@ class GenerationParameters(Contract):
         return self
 
 
-_SAMPLING: Final = {
+SAMPLING: Final = {
     name: GenerationParameters.model_fields[name].default
     for name in ("temperature", "top_k", "top_p", "min_p", "seed")
 }
 """What only sampling reads, with the values that stand for not being asked."""
+
+
+def greedy_at_zero(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same fields of GenerationParameters, where a temperature of 0 stands for no sampling at all."""
+    temperature = fields.get("temperature")
+    if isinstance(temperature, bool) or temperature != 0:
+        return dict(fields)
+    return {name: value for name, value in fields.items() if name not in SAMPLING} | {"do_sample": False}
 
 
 class Job(Contract):

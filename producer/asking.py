@@ -1,23 +1,25 @@
 """What a row is asked, with which parameters and in which order; knows no ledger and no queue."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from contract.answer import Answer
-from contract.failure import Failure, FailureCode
-from contract.job import Detail, GenerationParameters, ImagePath, Job, Question
-from producer.keys import effective
+from contract.failure import Failure, FailureCode, Refusal
+from contract.job import SAMPLING, Detail, GenerationParameters, ImagePath, Job, Question
+from contract.quoting import quoted
 from producer.questions import Prompt, render
 from producer.rows import Row
-from producer.sources import SourceError, shown
+from producer.sources import SourceError
 
 REFUSED_ID: Final = "q1"
 """Question id of a row that cannot be asked anything."""
 ANY_IMAGE: Final = ImagePath(path="image")
 ANY_TEXT: Final = "answer"
+_DEFAULTS: Final = GenerationParameters().model_dump()
+_MOST_MERGED: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,24 @@ class Wish:
     """Its messages as JSON."""
     asked: Question | Failure
     parameters: GenerationParameters
+
+
+class Checked(NamedTuple):
+    """What planning learns of a row."""
+
+    questions: int
+    decided_by: tuple[str, ...]
+    """Columns of parameters' names that decide how it is answered."""
+
+
+class _Merged(NamedTuple):
+    """Parameters of all layers, and what came of those that may decide nothing."""
+
+    parameters: GenerationParameters
+    run: frozenset[str]
+    """Fields of the run that decide, or that another layer replaced."""
+    offered: frozenset[str]
+    """Fields that columns offered and that decide."""
 
 
 class Asking:
@@ -45,48 +65,84 @@ class Asking:
         """`overrides` are fields of GenerationParameters that go before all others."""
         self._prompts = tuple(prompts)
         self._parameters = parameters
+        self._given = parameters.model_dump(exclude_defaults=True)
         self._detail = detail
         self._overrides = dict(overrides or {})
-        self._merged: dict[str, GenerationParameters] = {}
+        self._kept: dict[str, _Merged] = {}
+        self._used: set[str] = set()
+        """Of what is given for the run: what decided something in the rows that were checked."""
 
     def detail(self, row: Row) -> Detail:
         return self._detail if row.detail is None else row.detail
 
-    def check(self, row: Row) -> int:
-        """The number of the row's questions. Raises SourceError where one could not be a job's."""
+    def check(self, row: Row) -> Checked:
+        """Raises SourceError where one of the row's questions could not be a job's."""
         if row.refusal is not None:
-            return 1
+            return Checked(1, ())
         answered = {prompt.id: ANY_TEXT for prompt in self._prompts}
         wishes = list(self._wishes(row, answered))
         if not wishes:
-            raise SourceError(f'The row "{shown(row.id)}" has no question, and no --question was given.')
-        questions = [wish.asked for wish in wishes if isinstance(wish.asked, Question)]
-        if all(question.choices is not None for question in questions) and any(
-            wish.parameters != effective(wish.parameters, choices=True) for wish in wishes
-        ):
-            raise SourceError(
-                f'The row "{shown(row.id)}": where every question has choices, no parameter but '
-                "length_penalty decides."
-            )
+            raise SourceError(f'The row "{quoted(row.id)}" has no question, and no --question was given.')
+        self._refuse_idle_of_row(row, wishes)
         try:
             for parameters, group in by_parameters(wishes).items():
-                asked = tuple(wish.asked for wish in group if isinstance(wish.asked, Question))
-                if row.image is not None and not all(one.uses_image(with_image=True) for one in asked):
-                    raise SourceError(
-                        f'The row "{shown(row.id)}" has an image, but its conversation places none; the '
-                        'first user turn needs {"type": "image"}.'
-                    )
-                Job(
-                    run="run",
-                    index=0,
-                    image=None if row.image is None else ANY_IMAGE,
-                    questions=asked,
-                    parameters=parameters,
-                    detail=self.detail(row),
-                )
+                self._check_job(row, parameters, group)
         except ValidationError as invalid:
-            raise SourceError(f'The row "{shown(row.id)}": {first_complaint(invalid)}') from None
-        return len(wishes)
+            raise SourceError(f'The row "{quoted(row.id)}": {first_complaint(invalid)}') from None
+        return Checked(len(wishes), self._note_used(row, wishes))
+
+    def refuse_idle(self) -> None:
+        """After the last row: raise SourceError for an option of the run that decides nothing in any."""
+        idle = [f"--{name.replace('_', '-')}" for name in self._given if name not in self._used]
+        if idle:
+            raise SourceError(
+                f"{', '.join(idle)} decides nothing in this run: where a question has choices, no parameter "
+                "but length_penalty decides, and what a row says itself goes first (--parameters none leaves "
+                "columns out)."
+            )
+
+    def _check_job(self, row: Row, parameters: GenerationParameters, wishes: Sequence[Wish]) -> None:
+        asked = tuple(wish.asked for wish in wishes if isinstance(wish.asked, Question))
+        if not asked:
+            return
+        if row.image is not None and not all(one.uses_image(with_image=True) for one in asked):
+            raise SourceError(
+                f'The row "{quoted(row.id)}" has an image, but its conversation places none; the '
+                'first user turn needs {"type": "image"}.'
+            )
+        Job(
+            run="run",
+            index=0,
+            image=None if row.image is None else ANY_IMAGE,
+            questions=asked,
+            parameters=parameters,
+            detail=self.detail(row),
+        )
+
+    def _refuse_idle_of_row(self, row: Row, wishes: Sequence[Wish]) -> None:
+        """Where all questions have choices: parameters of theirs that cannot be meant for others."""
+        if not all(_is_scored(wish) for wish in wishes):
+            return
+        prompts = () if row.questions else self._prompts
+        for one in (*(prompt.parameters for prompt in prompts), row.parameters):
+            if any(name != "length_penalty" and value != _DEFAULTS[name] for name, value in one.items()):
+                raise SourceError(
+                    f'The row "{quoted(row.id)}": where every question has choices, no parameter but '
+                    "length_penalty decides."
+                )
+
+    def _note_used(self, row: Row, wishes: Sequence[Wish]) -> tuple[str, ...]:
+        """The columns that decide how the row is answered."""
+        found = {*row.parameters, *({"detail"} if row.detail is not None else ())}
+        own = {} if row.questions else {prompt.id: prompt.parameters for prompt in self._prompts}
+        for wish in wishes:
+            merged = self._merged(row, own.get(wish.id, {}))
+            decides = frozenset({"length_penalty"}) if _is_scored(wish) else frozenset(_DEFAULTS)
+            self._used |= merged.run & decides
+            found |= merged.offered & decides
+        if "do_sample" in found and "do_sample" not in row.columns:
+            found.add("temperature")  # of 0
+        return tuple(sorted(found & row.columns.keys()))
 
     def ready(self, row: Row, outcomes: Mapping[str, Answer | Failure | None]) -> list[Wish]:
         """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there."""
@@ -111,29 +167,71 @@ class Asking:
                 )
                 wishes.append(Wish(number, prompt.id, prompt.text, failure, self._parameters))
             elif all(one in answers for one in prompt.answers):
-                question = render(prompt, row, answers)
-                wishes.append(self._wish(number, row, question, prompt.parameters))
+                try:
+                    question = render(prompt, row, answers)
+                except Refusal as refusal:
+                    wishes.append(Wish(number, prompt.id, prompt.text, refusal.failure, self._parameters))
+                else:
+                    wishes.append(self._wish(number, row, question, prompt.parameters))
         return wishes
 
     def _wish(self, number: int, row: Row, question: Question, own: Mapping[str, Any]) -> Wish:
         prompt = question.model_dump(mode="json")["messages"]
-        return Wish(number, question.id, prompt, question, self._with(row, own))
+        return Wish(number, question.id, prompt, question, self._merged(row, own).parameters)
 
-    def _with(self, row: Row, own: Mapping[str, Any]) -> GenerationParameters:
+    def _merged(self, row: Row, own: Mapping[str, Any]) -> _Merged:
         """The run's parameters, over them the prompt's, over them the row's."""
-        changes = {**own, **row.parameters, **self._overrides}
-        if not changes:
-            return self._parameters
-        key = repr(sorted(changes.items()))
-        if key not in self._merged:
-            if len(self._merged) > 1000:
-                self._merged.clear()
-            fields = self._parameters.model_dump(exclude_defaults=True) | changes
+        key = repr((sorted(own.items()), sorted(row.offered.items()), sorted(row.parameters.items())))
+        if key not in self._kept:
+            if len(self._kept) > _MOST_MERGED:
+                self._kept.clear()
             try:
-                self._merged[key] = GenerationParameters.model_validate(fields)
+                self._kept[key] = self._merge(own, row)
             except ValidationError as invalid:
-                raise SourceError(f'The row "{shown(row.id)}": {first_complaint(invalid)}') from None
-        return self._merged[key]
+                raise SourceError(f'The row "{quoted(row.id)}": {first_complaint(invalid)}') from None
+        return self._kept[key]
+
+    def _merge(self, own: Mapping[str, Any], row: Row) -> _Merged:
+        above = layered(row.parameters, self._overrides)
+        fields = layered(self._given, own, row.offered, above)
+        offered = frozenset(name for name in row.offered if name in fields and name not in above)
+        for name in offered:
+            if _decides_nothing(name, fields):
+                del fields[name]
+        try:
+            parameters = GenerationParameters.model_validate(fields)
+        except ValidationError:
+            if not offered:
+                raise
+            # Columns that do not go together, or not with the rest, are no parameters.
+            return self._merge(own, replace(row, offered={}))
+        return _Merged(parameters, frozenset(self._given.keys() & fields.keys()), offered & fields.keys())
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of GenerationParameters, later ones before earlier ones, without those that these make idle."""
+    fields: dict[str, Any] = {}
+    for upper in layers:
+        samples, beams = upper.get("do_sample"), upper.get("num_beams")
+        idle: set[str] = set()
+        if samples:
+            idle |= {"num_beams", "early_stopping"}
+        elif samples is False or (beams is not None and beams > 1):
+            idle |= {"do_sample", *SAMPLING}
+        if beams == 1:
+            idle |= {"early_stopping"}
+        fields = {name: value for name, value in fields.items() if name not in idle} | dict(upper)
+    return fields
+
+
+def _decides_nothing(name: str, fields: Mapping[str, Any]) -> bool:
+    if name in SAMPLING:
+        return not fields.get("do_sample")
+    return name == "early_stopping" and fields.get("num_beams", 1) == 1
+
+
+def _is_scored(wish: Wish) -> bool:
+    return isinstance(wish.asked, Question) and wish.asked.choices is not None
 
 
 def by_parameters(wishes: Sequence[Wish]) -> dict[GenerationParameters, list[Wish]]:

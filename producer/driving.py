@@ -19,6 +19,7 @@ from producer.progress import show_progress
 from producer.run_folder import RunFolder, Work
 from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
+from producer.sources.skipped import counted
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
         "failures": failures,
         "finished": folder.finished,
         "skipped": folder.skipped.fields(),
+        "without_image": folder.without_image,
     }
     if outputs is not None:
         result["left_alone"] = {sink.name: dict(sink.left_alone) for sink in outputs.sinks if sink.left_alone}
@@ -106,6 +108,8 @@ def report(found: dict[str, Any], console: Console) -> None:
     console.print(
         f"{found['rows']} images:{state} {found['answered']} questions answered, {found['failed']} failed."
     )
+    if found["without_image"]:
+        console.print(f"Asked without an image: {counted(found['without_image'], 'row')}.")
     if "jobs_sent" in found:
         console.print(f"New jobs: {found['jobs_sent']}; what the folder knew already was not asked again.")
     if found["skipped"]:

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 
 from contract.answer import Answer, Outcome
 from contract.failure import Failure, FailureCode
+from contract.quoting import quoted, shown
 from producer.database import Connection, LedgerDamagedError, check_header, check_pages, open_database
 from producer.database import LedgerError as LedgerError
 from producer.rows import Answered, AnsweredRow, Row
@@ -159,7 +160,7 @@ class Ledger:
         path = folder / LEDGER
         require_folder(folder)
         if not create and not path.exists():
-            raise LedgerError(f"{_shown(folder)} holds no run.")
+            raise LedgerError(f"{shown(folder)} holds no run.")
         self.folder = folder
         # SQLite leaves two files behind where it may only read.
         looks = read_only and not os.access(folder, os.W_OK)
@@ -171,7 +172,7 @@ class Ledger:
             self._db = open_database(path, mode="ro" if looks else "rwc" if create else "rw")
             self._open(path, create=create, read_only=read_only)
         except (OSError, sqlite3.Error) as error:
-            raise LedgerError(f"{_shown(path)} cannot be opened: {error}.") from None
+            raise LedgerError(f"{shown(path)} cannot be opened: {error}.") from None
         self._db.execute(
             "CREATE TEMP TABLE got (job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT)"
         )
@@ -196,7 +197,7 @@ class Ledger:
             raise LedgerDamagedError(self.folder, f"its tables are those of version {VERSION}, not {version}")
         elif version != VERSION:
             raise LedgerError(
-                f"{_shown(path)} has version {version}, and this program reads {VERSION}: go on with the "
+                f"{shown(path)} has version {version}, and this program reads {VERSION}: go on with the "
                 "release that began the run, or start a new run folder."
             )
         check_pages(self._db, path)
@@ -236,7 +237,7 @@ class Ledger:
             if error.sqlite_errorcode & 0xFF not in OF_THE_DISK:
                 raise
             raise LedgerError(
-                f"{_shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
+                f"{shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
                 "when there is room, go on with run --resume."
             ) from error
 
@@ -677,6 +678,16 @@ class NewRows:
         ).fetchone()[0]
         return found
 
+    def refuse_bare(self, failure: Failure) -> None:
+        """Let rows end in `failure` that have no image and no leave to be asked without one."""
+        self.flush()
+        self._db.execute(
+            "UPDATE row_next SET total = 1, content = json_set(content, '$.refusal', json(?)) WHERE "
+            "json_extract(content, '$.image') IS NULL AND json_extract(content, '$.refusal') IS NULL AND "
+            "json_extract(content, '$.text_only') IS NULL",
+            (failure.model_dump_json(),),
+        )
+
     def flush(self) -> None:
         """Raises LedgerError as `add` does."""
         try:
@@ -694,7 +705,7 @@ class NewRows:
                 "SELECT position FROM row_next WHERE id = ? AND position < ?", (row_id, position)
             ).fetchone()
             if known is not None or row_id in seen:
-                return f'Row {position + 1} has the id "{_shown(os.fsdecode(row_id))}" of an earlier row.'
+                return f'Row {position + 1} has the id "{quoted(os.fsdecode(row_id))}" of an earlier row.'
             seen.add(row_id)
         raise AssertionError("no id was there before")
 
@@ -712,13 +723,18 @@ def _content(row: Row) -> str:
         content["questions"] = [one.model_dump(mode="json") for one in row.questions]
     if row.parameters:
         content["parameters"] = dict(row.parameters)
+    if row.offered:
+        content["offered"] = dict(row.offered)
+    if row.text_only:
+        content["text_only"] = True
     if row.detail is not None:
         content["detail"] = row.detail
     if row.columns:
         content["columns"] = dict(row.columns)
     if row.refusal is not None:
         content["refusal"] = row.refusal.model_dump(mode="json")
-    return json.dumps(content)
+    # No number that JSON cannot hold gets past here into an output.
+    return json.dumps(content, allow_nan=False)
 
 
 def _job(message: str) -> str:
@@ -737,8 +753,4 @@ def require_folder(folder: Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise LedgerError(f"{_shown(place)} is a file, not a folder: name a folder for the run instead.")
-
-
-def _shown(name: str | os.PathLike[str]) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+        raise LedgerError(f"{shown(place)} is a file, not a folder: name a folder for the run instead.")

@@ -9,12 +9,14 @@ from string import Formatter
 from typing import Any, Final
 
 from contract.job import Question
+from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.conversation import question
+from producer.sources.conversation import choices_of, count_marks, marked, question, without_marks
 from producer.sources.delimited import Delimited
 from producer.sources.files import reading
 from producer.sources.jsonl import JsonLines, JsonList
-from producer.sources.parameters import PARAMETER_COLUMNS, parameters_of
+from producer.sources.parameters import GROUP, PARAMETER_COLUMNS, parameters_of
+from producer.sources.pictures import several_marks
 from producer.sources.records import Records
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
@@ -22,7 +24,7 @@ from producer.sources.source import SourceOptions
 PROMPT_KEYS: Final = ("id", "text", "choices")
 ROW_FIELDS: Final = ("id", "name")
 """What a template may name besides columns; a column of such a name goes first."""
-_PARAMETERS: Final = tuple(name for name in PARAMETER_COLUMNS if name != "detail")
+_PARAMETERS: Final = (*(name for name in PARAMETER_COLUMNS if name != "detail"), GROUP)
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,19 @@ def check(prompts: Iterable[Prompt], columns: tuple[str, ...] | None) -> None:
 def render(prompt: Prompt, row: Row, answers: Mapping[str, str]) -> Question:
     """The question as it is asked of `row`; `answers` holds those that the prompt builds on.
 
-    Raises SourceError if the row has nothing for a placeholder, or what it makes is no question.
+    Raises SourceError if the row has nothing for a placeholder, or what it makes is no question, and Refusal
+    where it places an image that the row has not.
     """
     try:
         text = "".join(piece.text + _value(piece, row, answers) for piece in _pieces(prompt.text))
-        return question(prompt.id, text, prompt.choices)
+        return question(prompt.id, marked(text, with_image=row.image is not None), prompt.choices)
     except SourceError as error:
-        raise SourceError(f"Row {shown(row.id)}, question {prompt.id}: {error}.") from None
+        raise SourceError(f"Row {quoted(row.id)}, question {prompt.id}: {error}.") from None
 
 
 def _value(piece: _Piece, row: Row, answers: Mapping[str, str]) -> str:
     if piece.answer is not None:
-        return answers[piece.answer]
+        return without_marks(answers[piece.answer])  # whose marks place nothing
     if piece.column is None:
         return ""
     fields = {"id": row.id, "name": row.name, **row.columns}
@@ -154,6 +157,8 @@ def _prompt(prompt_id: str, text: Any, choices: Any, parameters: Mapping[str, An
     if not isinstance(valid.messages, str):
         raise SourceError("a question's text must be a string")
     list(_pieces(valid.messages))
+    if count_marks(valid.messages) > 1:
+        raise SourceError(several_marks(count_marks(valid.messages)).failure.message.removesuffix("."))
     return Prompt(prompt_id, valid.messages, valid.choices, parameters or {})
 
 
@@ -200,7 +205,7 @@ def read_prompt(fields: Mapping[str, Any], number: str) -> Prompt:
         prompt_id = number
     if isinstance(prompt_id, bool) or not isinstance(prompt_id, str | int):
         raise SourceError('"id" must be a string or a number')
-    return _prompt(str(prompt_id), fields["text"], fields.get("choices"), parameters_of(fields))
+    return _prompt(str(prompt_id), fields["text"], choices_of(fields.get("choices")), parameters_of(fields))
 
 
 def _in_order(prompts: Sequence[Prompt]) -> Iterator[Prompt]:

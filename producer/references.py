@@ -18,6 +18,7 @@ from contract.job import (
     ImageStored,
     ImageUrl,
 )
+from contract.quoting import quoted
 from producer.ledger import FileDigest
 from producer.rows import Embedded, RowImage
 from producer.sources import shown
@@ -105,7 +106,7 @@ class Resolver:
         path = image.to_path()
         places = " and ".join(shown(root) for root in self._roots) or "the source"
         message = (
-            f"{shown(path)} leads out of {places}, and --ship sends nothing from elsewhere: put the file "
+            f"{quoted(path)} leads out of {places}, and --ship sends nothing from elsewhere: put the file "
             "itself there, or name its folder as the source or with --image-root."
         )
         refusal = Failure(code=FailureCode.IMAGE_NOT_ALLOWED, message=message)

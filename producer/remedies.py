@@ -10,6 +10,7 @@ from typing import Final
 
 from contract.failure import Failure, FailureCode
 from contract.job import ImageMember, ImagePath
+from contract.quoting import quoted
 from contract.store import WorkerRecord
 from producer.rows import RowImage
 from producer.sources import shown
@@ -110,7 +111,7 @@ def _outside(row: FailedRow, around: Surroundings) -> str:
         return row.failure.message
     real = Path(os.path.realpath(path))
     folder = shown(real.parent)
-    name = shown(path) if real == path else f"{shown(path)} leads to {shown(real)}, which"
+    name = quoted(path) if real == path else f"{quoted(path)} leads to {shown(real)}, which"
     if around.own:
         read = _named([shown(one) for one in around.image_folders])
         return (
@@ -135,11 +136,11 @@ def _not_found(row: FailedRow, around: Surroundings) -> str:
         return row.failure.message
     if not path.exists():
         where = "" if around.own else ", neither here nor for the workers"
-        return f"There is no file {shown(path)}{where}: look at the source, and at --image-root."
+        return f"There is no file {quoted(path)}{where}: look at the source, and at --image-root."
     workers = _named([one.worker for one in around.workers])
     whose = f" of the live workers ({workers})" if workers else " of the workers"
     return (
-        f"{shown(path)} is here, but not on the machines{whose}. Mount {shown(path.parent)} there under the "
+        f"{quoted(path)} is here, but not on the machines{whose}. Mount {shown(path.parent)} there under the "
         f"same name{_or_ship(around)}."
     )
 

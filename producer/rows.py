@@ -35,11 +35,17 @@ class Row:
     """Its own; a row without any is asked the run's."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Fields of GenerationParameters that are the row's own."""
+    offered: Mapping[str, Any] = field(default_factory=dict)
+    """The same from columns that may mean something else; they decide where they can."""
     detail: Detail | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What else the source says of it, JSON-ready: for templates and for sinks that carry columns over."""
     refusal: Failure | None = None
     """Why its questions cannot even be asked; they then end in this failure."""
+    text_only: bool = False
+    """Whether it may be asked without an image though other rows have one."""
+    ignored: tuple[str, ...] = ()
+    """What it says that changes no answer, for people; the ledger does without."""
 
 
 @dataclass(frozen=True)

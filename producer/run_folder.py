@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -33,6 +33,7 @@ from producer.image_folders import ImageFolders
 from producer.ledger import LEDGER, Ledger, LedgerError
 from producer.model_choice import model_to_ask
 from producer.outputs import Outputs, refuse_changed
+from producer.plan_notes import BARE, PlanNotes
 from producer.questions import Prompt, check
 from producer.references import Resolver
 from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
@@ -64,6 +65,7 @@ FINISHED: Final = "finished"
 MODEL: Final = "model"
 IMAGE_FOLDERS: Final = "image_folders"
 SKIPPED: Final = "skipped"
+WITHOUT_IMAGE: Final = "without_image"
 LEFT_RUNS: Final = "left_runs"
 """Names in the ledger's state."""
 SUBMISSION_FILE: Final = "submission.json"
@@ -166,6 +168,7 @@ class Planned:
     """Of the rows, those that bring no question of their own."""
     gone: int = 0
     """Rows that the same sources had when they were planned before, and have no more."""
+    notes: PlanNotes = field(default_factory=PlanNotes)
 
 
 class RunFolder:
@@ -206,6 +209,11 @@ class RunFolder:
     def skipped(self) -> Skipped:
         """What the sources left out when the rows were planned."""
         return Skipped.of(self.ledger.state(SKIPPED) or {})
+
+    @property
+    def without_image(self) -> int:
+        """Rows that are asked without an image."""
+        return self.ledger.state(WITHOUT_IMAGE) or 0
 
     @property
     def finished(self) -> bool:
@@ -257,13 +265,21 @@ class RunFolder:
                     if isinstance(row.image, ImagePath):
                         _refuse_overwritten(row.image.to_path(), written)
                     folders.add(row.image)
-                    rows.add(row, asking.check(row))
+                    checked = asking.check(row)
+                    rows.add(row, checked.questions)
+                    planned.notes.add(row, checked.decided_by)
                     planned.asked_by_run += not row.questions and row.refusal is None
                 rows.flush()
             except LedgerError as error:
                 raise SourceError(str(error)) from None
             if not rows.count:
                 raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
+            if planned.notes.must_refuse_bare:
+                rows.refuse_bare(BARE)
+                planned.notes.note_bare_refused()
+            planned.notes.refuse_without_any()
+            planned.notes.refuse_undecided(submission.options.parameters)
+            asking.refuse_idle()
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):
@@ -273,6 +289,7 @@ class RunFolder:
             self.ledger.set_state(FINISHED, False)
             self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
             self.ledger.set_state(SKIPPED, source.skipped.fields())
+            self.ledger.set_state(WITHOUT_IMAGE, planned.notes.without_image)
             if changed == "adopt":
                 _adopt_changed(files)
         self._keep_copy(submission)

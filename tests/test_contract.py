@@ -108,6 +108,12 @@ def test_jobs_refused(changes: dict[str, Any]) -> None:
         Job.model_validate(job(**changes))
 
 
+@pytest.mark.parametrize("others", [{}, {"do_sample": True, "top_p": 0.5, "seed": 3}, {"num_beams": 4}])
+def test_a_temperature_of_0_is_greedy(others: dict[str, Any]) -> None:
+    greedy = GenerationParameters.model_validate({"temperature": 0, "max_new_tokens": 7, **others})
+    assert greedy == GenerationParameters(max_new_tokens=7, num_beams=others.get("num_beams", 1))
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -141,7 +147,6 @@ def test_parameters_accepted(parameters: dict[str, Any]) -> None:
         ({"min_new_tokens": 6, "max_new_tokens": 5}, "min_new_tokens"),
         ({"min_new_tokens": -1}, "min_new_tokens"),
         ({"num_beams": 65}, "num_beams"),
-        ({"do_sample": True, "temperature": 0.0}, "temperature"),
         ({"do_sample": True, "temperature": float("inf")}, "temperature"),
         ({"do_sample": True, "temperature": float("nan")}, "temperature"),
         ({"do_sample": True, "top_k": -1}, "top_k"),

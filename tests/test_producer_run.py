@@ -285,8 +285,8 @@ def test_urls_and_what_is_out_of_reach_go_by_name(folder: RunFolder, connection:
         Row(id="1", name="1", image=ImageUrl(url="https://example.org/a.png")),
         Row(id="2", name="2", image=ImageUrl(url="https://example.org/a.png")),
         Row(id="3", name="3", image=ImagePath.of("/nowhere/a.png")),
-        Row(id="4", name="4", image=None),
-        Row(id="5", name="5", image=None, questions=(Question(id="own", messages="Mine?"),)),
+        Row(id="4", name="4", image=None, text_only=True),
+        Row(id="5", name="5", image=None, questions=(Question(id="own", messages="Mine?"),), text_only=True),
     ]
     plan(folder, rows)
     workers = Workers(connection)
@@ -385,7 +385,8 @@ def test_parameters_of_rows_and_prompts(folder: RunFolder, connection: redis.Red
         Prompt(id="b", text="B?", parameters={"max_new_tokens": 5}),
         Prompt(id="c", text="C?", choices=("yes", "no")),
     )
-    rows = [*numbered(1), Row(id="own", name=None, image=None, parameters={"max_new_tokens": 7})]
+    own = Row(id="own", name=None, image=None, parameters={"max_new_tokens": 7}, text_only=True)
+    rows = [*numbered(1), own]
     asked = Submission(sources=("x",), prompts=prompts, parameters=GenerationParameters(max_new_tokens=9))
     plan(folder, rows, asked)
     workers = Workers(connection)

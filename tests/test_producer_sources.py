@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,41 +165,26 @@ def test_a_manifests_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
     [
         ("{", "not JSON: .* at column"),
         ("[]", "not a JSON object"),
-        ({"image": ""}, '"image" must be a path'),
-        ({"image": ["a.png"]}, '"image" must be a path'),
-        ({"image": "data:image/png;base64,A"}, "not base64"),
-        ({"image": "data:text/html,A"}, "begins with data:image"),
-        ({"image": "a\0.png"}, "null character"),
-        ({"imag": "What?"}, 'neither an image nor "question"'),
-        ({"imag": "a.png", "question": "Who?"}, '"imag" looks like one; choose with --image-column'),
         ({"path": "a.png", "url": "b.png"}, '"path", "url" could each be meant; choose with --image-column'),
-        ('{"image": "a.png", "score": NaN}', "NaN is no value"),
         ("[" * 100_000, "too deep"),
-        ({"image": "a.png", "top_p": 2}, "top_p: .*less than or equal to 1"),
-        ({"image": "a.png", "parameters": {"beams": 2}}, '"beams" in "parameters" is not one of'),
+        ({"image": "a.png", "parameters": {"top_p": 2}}, "top_p: .*less than or equal to 1"),
         (
-            {"image": "a.png", "seed": 1, "parameters": {"seed": 2}},
-            '"seed" stands in "parameters" and beside',
+            {"image": "a.png", "parameters": {"num_beams": 2, "beams": 2}},
+            '"beams" in "parameters" is not one of',
         ),
-        ({"image": "a.png", "detail": "lo"}, "detail: "),
         ({"image": "a.png", "question": ""}, "must not be empty"),
         ({"image": "a.png", "question": 7}, "messages"),
-        ({"image": "a.png", "question": None}, "messages"),
         ({"image": "a.png", "question": "\udce9"}, "no characters"),
         ({"image": "a.png", "questions": []}, "at least one question"),
         ({"image": "a.png", "questions": [{"id": "x"}]}, 'an object of "id" and "question"'),
         ({"image": "a.png", "questions": ["A?", {"id": "q1", "question": "B?"}]}, "ids must differ"),
         ({"image": "a.png", "question": "A?", "questions": ["B?"]}, "only one of question, questions"),
         ({"image": "a.png", "question": "A?", "choices": ["yes"]}, "choices: .* at least 2"),
-        ({"image": "a.png", "question": "A?", "choices": []}, "choices: .* at least 2"),
         ({"image": "a.png", "question": "A?", "choices": ["yes", " yes"]}, "choices must differ"),
         ({"image": "a.png", "questions": ["A?"], "choices": ["yes", "no"]}, '"choices" stands beside'),
         ({"image": "a.png", "choices": ["yes", "no"]}, '"choices" stands beside'),
         ({"image": "a.png", "question": "A?", "id": True}, '"id" must be'),
-        ({"image": "b.png", "messages": OPENAI}, '"image" and the image in "messages" differ'),
         ({"image": "a.png", "messages": OPENAI[:1]}, "last one a user turn"),
-        ({"image": "a.png", "messages": [{"role": "user", "content": "Hm?"}]}, "places no image"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 'there is no "image"'),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 'has no "url"'),
         ({"messages": "What?"}, '"messages" must be a list'),
     ],
@@ -207,6 +193,32 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: Any, sentence: 
     source = manifest(tmp_path, {"image": "a.png", "question": "Good?"}, "", line)
     with pytest.raises(SourceError, match=rf"rows\.jsonl, line 3: .*{sentence}"):
         rows(source)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "sentence"),
+    [
+        ({"image": ""}, "no_image", '"image" is empty; --text-only'),
+        ({"image": 7}, "no_image", "7 names no image"),
+        ({"image": ["a.png", "b.png"]}, "invalid_job", "2 images, and a row holds one"),
+        ({"image": "data:image/png;base64,A"}, "invalid_job", "not base64"),
+        ({"image": "data:text/html,A"}, "invalid_job", "begins with data:image"),
+        ({"image": "a\0.png"}, "invalid_job", "null character"),
+        ({"imag": "What?"}, "no_image", r'nor does it bring a "question".*\(columns: "imag"\)'),
+        ({"imag": "a.png", "question": "Who?"}, "no_image", '"imag" looks like one; --image-column imag'),
+        ({"image": "b.png", "messages": OPENAI}, "invalid_job", "2 images"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "no_image", "places one with"),
+    ],
+)
+def test_a_row_whose_image_is_not_to_be_had_fails_alone(
+    tmp_path: Path, line: Any, code: str, sentence: str
+) -> None:
+    good = {"image": "a.png", "question": "Good?"}
+    first, bad, last = rows(manifest(tmp_path, good, line, good))
+    assert (first.refusal, last.refusal) == (None, None)
+    assert bad.refusal is not None
+    assert (bad.refusal.code, bad.image, bad.questions) == (code, None, ())
+    assert re.search(sentence, bad.refusal.message)
 
 
 def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:

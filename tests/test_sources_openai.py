@@ -163,7 +163,7 @@ def test_two_images_and_foreign_endpoints_are_refused_alone(tmp_path: Path) -> N
         batch(tmp_path, line("a", two), line("b", method="GET"), line("c", url="/v1/embeddings")).rows()
     )
     messages = [row.refusal.message for row in rows if row.refusal is not None]
-    assert messages[0] == "a row holds one image, and this one has 2."
+    assert messages[0] == "The row has 2 images, and a row holds one: make a row of each image."
     assert messages[1:] == ["only POST /v1/chat/completions is answered."] * 2
 
 

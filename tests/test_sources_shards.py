@@ -66,9 +66,9 @@ def test_samples_of_a_shard(tmp_path: Path, suffix: str) -> None:
     key = MEMBERS[0][0].removesuffix(".JPG")
     assert [row.id for row in found] == [key, "two", "three"]
     assert [row.name for row in found] == [MEMBERS[0][0], "two.png", "three.image.webp"]
-    assert found[0].columns == {"url": "https://example.org/x.jpg", "txt": "A caption."}
+    assert found[0].columns == {"url": "https://example.org/x.jpg", "seed": 4, "txt": "A caption."}
     assert [question.messages for question in found[0].questions] == ["Q?"]
-    assert found[0].parameters == {"seed": 4}
+    assert found[0].offered == {"seed": 4}
     assert isinstance(found[0].image, ImageMember if suffix == ".tar" else Embedded)
     pictures = [b"picture one", b"picture two", b"picture three"]
     assert [content_of(source, row) for row in found] == pictures
@@ -132,7 +132,6 @@ def test_remote_shards(request: pytest.FixtureRequest, tmp_path: Path) -> None:
         ([("a.jpg", b"1"), ("a.JPG", b"2")], {}, r"a\.JPG: the sample has two members"),
         ([("a.jpg", b"1"), ("a.png", b"2")], {}, "sample a: the sample has several images, jpg, png"),
         ([("a.jpg", b"1")], {"image_column": "png"}, 'no member has the extension "png"'),
-        ([("a.txt", b"1")], {}, "sample a: neither an image"),
         ([("a.jpg", b"1"), ("a.json", b"[]")], {}, "sample a: not a JSON object"),
         ([("a.jpg", b"1"), ("a.json", b"{}")], {"id_column": "n"}, 'sample a: there is no column "n"'),
         ([("a", b"1")], {}, "has no samples"),

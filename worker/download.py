@@ -32,6 +32,7 @@ from ssrfguard import (
 from ssrfguard.httpx import SafeBackend
 
 from contract.failure import FailureCode, Refusal
+from contract.quoting import QUOTED_MAX_CHARS
 
 CONNECT_TIMEOUT_S: Final = 5.0
 RESOLVE_TIMEOUT_S: Final = 10.0
@@ -62,7 +63,7 @@ HEADERS: Final = (
     ("Accept-Encoding", "identity"),
     ("User-Agent", "captionmill"),
 )
-SHOWN_CHARACTERS: Final = 300
+SHOWN_CHARACTERS: Final = QUOTED_MAX_CHARS
 NOT_ALLOWED: Final = (BlockedURLError, BlockedAddressError, httpx.InvalidURL)
 Resolver = Callable[..., Iterable[Any]]
 """As socket.getaddrinfo."""

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
+from contract.quoting import quoted
 from worker import heif
 from worker.jpeg_scans import scan_count
 
@@ -78,10 +79,10 @@ def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise Refusal(
             FailureCode.IMAGE_TOO_LARGE,
-            f"{shown(path)} has more than the {max_bytes} bytes that are allowed.",
+            f"{quoted(path)} has more than the {max_bytes} bytes that are allowed.",
         )
     if not content:
-        raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown(path)} is empty.")
+        raise Refusal(FailureCode.NOT_AN_IMAGE, f"{quoted(path)} is empty.")
     return content
 
 
@@ -89,7 +90,7 @@ def read_member(
     path: Path, roots: tuple[Path, ...], max_bytes: int, offset: int, size_bytes: int, name: str
 ) -> bytes:
     """The `size_bytes` from `offset` on of a shard, which is a file as in read_bytes(). Raises Refusal."""
-    member = f"{shown(Path(name))} in {shown(path)}"
+    member = f"{quoted(name)} in {quoted(path)}"
     if size_bytes > max_bytes:
         raise Refusal(
             FailureCode.IMAGE_TOO_LARGE, f"{member} has more than the {max_bytes} bytes that are allowed."
@@ -111,10 +112,10 @@ def _reading(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
         with _opened(path, roots) as descriptor:
             yield descriptor
     except (FileNotFoundError, NotADirectoryError):
-        raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no file {shown(path)}.") from None
+        raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no file {quoted(path)}.") from None
     except (OSError, ValueError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Refusal(FailureCode.IMAGE_UNREADABLE, f"{shown(path)} cannot be read: {reason}.") from None
+        raise Refusal(FailureCode.IMAGE_UNREADABLE, f"{quoted(path)} cannot be read: {reason}.") from None
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def _opened(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
         if not any(opened.is_relative_to(root) for root in roots):
             raise _outside(path)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Refusal(FailureCode.IMAGE_NOT_ALLOWED, f"{shown(path)} is not a regular file.")
+            raise Refusal(FailureCode.IMAGE_NOT_ALLOWED, f"{quoted(path)} is not a regular file.")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -149,7 +150,7 @@ def _resolved(path: Path, roots: tuple[Path, ...]) -> Path:
 
 
 def _outside(path: Path) -> Refusal:
-    return Refusal(FailureCode.IMAGE_NOT_ALLOWED, f"{shown(path)} is outside the worker's image roots.")
+    return Refusal(FailureCode.IMAGE_NOT_ALLOWED, f"{quoted(path)} is outside the worker's image roots.")
 
 
 def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:

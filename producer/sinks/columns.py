@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from contract.quoting import spelled
 from producer.rows import AnsweredRow
 
 _FORMULAS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -83,11 +84,11 @@ def no_formula(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Bytes of a file name that are not UTF-8 are written as escapes."""
+    """Bytes of a file name that are not UTF-8, and halves of characters, are written as escapes."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return spelled(text)
     return text
 
 

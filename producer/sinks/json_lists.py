@@ -1,11 +1,14 @@
 """Answers as the JSON lists of COCO, LLaVA, VQA and Label Studio; knows their form, and not when to write."""
 
 import math
+import os
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
+from contract.job import ImageUrl
 from producer.rows import Answered, AnsweredRow
 from producer.sinks.answers import answers_of, caption, image_text, turn_text
 from producer.sinks.files import json_text
@@ -45,7 +48,7 @@ def vqa_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, An
     for one, answer in answers_of(row):
         if options.question in (None, one.question):
             if len(row.answers) == 1:
-                question_id = row.columns.get("question_id", _number(row.id))
+                question_id = _number(row.columns.get("question_id") or row.id)
             else:
                 question_id = f"{row.id}/{one.question}"
             yield {"question_id": question_id, "answer": answer.text}
@@ -79,7 +82,7 @@ def label_studio_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dic
     answers = [(one, answer) for one, answer in answers_of(row) if options.question in (None, one.question)]
     if not answers:
         return
-    image = (row.name if options.image_prefix else image_text(row)) or row.name
+    image = _label_studio_image(row, options.image_prefix)
     name_of_one = len(row.answers) == 1 or options.question is not None
     certain = [min(1.0, math.exp(answer.mean_log_prob)) for _, answer in answers]
     result = [
@@ -93,7 +96,7 @@ def label_studio_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dic
         for (one, answer), score in zip(answers, certain, strict=True)
     ]
     yield {
-        "data": {"image": None if image is None else options.image_prefix + image, "id": row.id},
+        "data": {"image": image, "id": row.id},
         "predictions": [{"model_version": row.model or "", "score": min(certain), "result": result}],
     }
 
@@ -106,12 +109,26 @@ def _llava_turns(one: Answered) -> Iterator[dict[str, str]]:
 
 
 def _coco_id(row: AnsweredRow) -> Any:
-    if "image_id" in row.columns:
-        return row.columns["image_id"]
+    own = row.columns.get("image_id")
+    if own is not None:
+        padded = re.fullmatch(r"0*([0-9]{1,18})", own) if isinstance(own, str) else None
+        return _number(padded[1] if padded else own)
     digits = re.search(r"(?:^|_)([0-9]{12})$", PurePath(row.name or "").stem)
     return int(digits[1]) if digits else _number(row.id)
 
 
-def _number(row_id: str) -> int | str:
-    """An id that is a number is one in the list, as the tools that load it expect."""
-    return int(row_id) if re.fullmatch(r"0|[1-9][0-9]{0,17}", row_id) else row_id
+def _label_studio_image(row: AnsweredRow, prefix: str) -> str | None:
+    """A URL of the image's escaped name behind the prefix; without one its full path or URL."""
+    if not prefix:
+        return image_text(row) or row.name
+    if row.name is None or isinstance(row.image, ImageUrl):
+        return image_text(row)
+    return prefix + urllib.parse.quote(os.fsencode(row.name))
+
+
+def _number(value: Any) -> Any:
+    """An id that is a whole number is one in the list, as the tools that load it expect."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    number = re.fullmatch(r"(0|[1-9][0-9]{0,17})(\.0+)?", value) if isinstance(value, str) else None
+    return value if number is None else int(number[1])

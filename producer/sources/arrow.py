@@ -5,9 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from producer.rows import Embedded, Row
-from producer.sources.fields import Roles, carried_columns, find_roles, json_ready, row_of
+from producer.sources.fields import (
+    NO_COLUMN,
+    Roles,
+    carried_columns,
+    find_roles,
+    json_ready,
+    may_lack_images,
+    row_of,
+)
+from producer.sources.images import content_of, holds_bytes
 from producer.sources.lines import LINE_MAX_BYTES
-from producer.sources.parameters import PARAMETER_COLUMNS
 from producer.sources.refusal import SourceError, library, listed
 from producer.sources.source import SourceOptions
 
@@ -32,6 +40,7 @@ class ArrowRows:
         for asked in (options.question_column, options.id_column):
             if asked in kinds and asked not in readable:
                 raise SourceError(f'"{asked}" holds bytes and no text')
+        self.image: str | None
         inside = None if options.image_column or "image" in kinds else self._embedding(kinds)
         if inside is not None:
             self.roles = find_roles(readable, options, images=False)
@@ -39,13 +48,11 @@ class ArrowRows:
         else:
             images = [name for name in kinds if name in readable or self._is_image(kinds[name])]
             self.roles = find_roles(images, options)
-            if self.roles.image is None:
-                raise SourceError(
-                    f"no column names an image (columns: {listed(list(kinds))}); name it with --image-column"
-                )
+            if self.roles.image is None and not may_lack_images(tuple(kinds), options):
+                raise SourceError(NO_COLUMN.format(listed(list(kinds))))
             self.image = self.roles.image
-        self._image_type = kinds[self.image]
-        if not (self._is_image(self._image_type) or self._is_text(self._image_type)):
+        self._image_type = None if self.image is None else kinds[self.image]
+        if not (self.image is None or self._is_image(self._image_type) or self._is_name(self._image_type)):
             raise SourceError(f'"{self.image}" holds no image: its type is {self._image_type}')
         self.other = [name for name in readable if name != self.image]
         """Columns that a row needs besides the image."""
@@ -53,11 +60,15 @@ class ArrowRows:
 
     @property
     def leaves(self) -> tuple[str | None, str | None]:
-        """Where images have their bytes and their paths in Parquet's notation."""
+        """Where images have their bytes and their paths in Parquet's notation; None if in no one place."""
+        if self._image_type is None or self._is_list(self._image_type):
+            return None, None
         if self._is_text(self._image_type):
             return None, self.image
         if self._is_bytes(self._image_type):
             return self.image, None
+        if not self._is_image(self._image_type):
+            return None, None
         named = [self._image_type.field(number).name for number in range(self._image_type.num_fields)]
         return f"{self.image}.bytes", f"{self.image}.path" if "path" in named else None
 
@@ -68,7 +79,7 @@ class ArrowRows:
         row, from 1.
         """
         records = table.select(self.other).to_pylist() if self.other else [{}] * table.num_rows
-        there = self.image in table.schema.names
+        there = self.image is not None and self.image in table.schema.names
         images = table.column(self.image).to_pylist() if there else [None] * table.num_rows
         for position, record, value in zip(itertools.count(first), records, images, strict=False):
             try:
@@ -79,15 +90,20 @@ class ArrowRows:
 
     def content(self, value: Any) -> bytes | None:
         """The bytes of an image's cell."""
+        if isinstance(value, list):
+            there = [one for one in value if one is not None]
+            value = there[0] if len(there) == 1 else None
         if isinstance(value, dict):
             value = value.get("bytes")
+        if isinstance(value, str) and holds_bytes(value):
+            return content_of(value)
         return value if isinstance(value, bytes) else None
 
     def _row(self, record: dict[str, Any], value: Any, position: int, embedded: bool) -> Row:
-        path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
-        image = Embedded(place=position) if embedded or self.content(value) is not None else None
-        if image is None and path:
-            record = {**record, self.image: path}
+        image = Embedded(place=position) if embedded or self._inside(value) else None
+        path = _path(value)
+        if image is None and self.image is not None:
+            record = {**record, self.image: _named_only(value)}
         return row_of(
             record,
             Roles(self.image, self.roles.question, self.roles.id),
@@ -99,18 +115,20 @@ class ArrowRows:
             name=path or None,
         )
 
+    def _inside(self, value: Any) -> bool:
+        """Whether the cell has an image's bytes, as bytes."""
+        if isinstance(value, list):
+            there = [one for one in value if one is not None]
+            return len(there) == 1 and self._inside(there[0])
+        return isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes)
+
     def _cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
-        """JSON-ready, labels by name, and without the nulls that would otherwise ask for something."""
-        asking = {self.roles.question, "questions", "messages", "conversations", "choices"}
-        absent = {*asking, *PARAMETER_COLUMNS} if self._options.own_questions else {*PARAMETER_COLUMNS}
-        cleaned = {
-            name: self._label(name, json_ready(value))
-            for name, value in record.items()
-            if value is not None or name not in absent
-        }
-        messages = cleaned.get("messages")
-        if self._options.own_questions and isinstance(messages, list):
-            cleaned["messages"] = [_without_nulls(turn) for turn in messages]
+        """JSON-ready, labels by name, and turns without the fields that are other turns'."""
+        cleaned = {name: self._label(name, json_ready(value)) for name, value in record.items()}
+        for name in ("messages", "conversations"):
+            turns = cleaned.get(name)
+            if self._options.own_questions and isinstance(turns, list):
+                cleaned[name] = [_without_nulls(turn) for turn in turns]
         return cleaned
 
     def _label(self, name: str, value: Any) -> Any:
@@ -143,6 +161,9 @@ class ArrowRows:
         return any(getattr(self._types, test)(kind) for test in tests)
 
     def _is_image(self, kind: Any) -> bool:
+        """Whether its values are images themselves, or lists of such."""
+        if self._is_list(kind):
+            return self._is_image(kind.value_type)
         if self._types.is_struct(kind):
             return (
                 {"bytes"}
@@ -150,6 +171,18 @@ class ArrowRows:
                 <= {"bytes", "path"}
             )
         return self._is_bytes(kind)
+
+    def _is_name(self, kind: Any) -> bool:
+        """Whether its values can name images: texts, objects of texts, lists of such."""
+        if self._is_list(kind):
+            return self._is_name(kind.value_type)
+        if self._types.is_struct(kind):
+            return any(self._is_name(kind.field(number).type) for number in range(kind.num_fields))
+        return self._is_text(kind) or self._types.is_null(kind)
+
+    def _is_list(self, kind: Any) -> bool:
+        tests = ("is_list", "is_large_list", "is_fixed_size_list")
+        return any(getattr(self._types, test)(kind) for test in tests)
 
     def _has_bytes(self, kind: Any) -> bool:
         if self._is_bytes(kind):
@@ -161,6 +194,24 @@ def _refuse_long(record: dict[str, Any]) -> None:
     for name, value in record.items():
         if isinstance(value, str) and len(value) > LINE_MAX_BYTES:
             raise SourceError(f'"{name}" has more than {LINE_MAX_BYTES // 2**20} MiB')
+
+
+def _path(value: Any) -> str | None:
+    """The name that a cell gives its image."""
+    if isinstance(value, list):
+        there = [one for one in value if one is not None]
+        return _path(there[0]) if len(there) == 1 else None
+    name = value.get("path") if isinstance(value, dict) else value
+    return name if isinstance(name, str) and not holds_bytes(name) else None
+
+
+def _named_only(value: Any) -> Any:
+    """A cell without bytes, of which a row with several images tells the number alone."""
+    if isinstance(value, list):
+        return [_named_only(one) for one in value]
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return {"path": value.get("path") or "bytes"}
+    return "bytes" if isinstance(value, bytes) else value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -4,10 +4,9 @@ import csv
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
-from producer.sources.conversation import QUESTION_COLUMNS
 from producer.sources.files import open_plain, reading
 from producer.sources.lines import LINE_MAX_BYTES, Line, TooLongError, at_fault, lines
-from producer.sources.parameters import PARAMETER_COLUMNS, listed_texts, parsed
+from producer.sources.parameters import GROUP, parsed
 from producer.sources.records import Record
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
@@ -97,19 +96,14 @@ class Delimited:
         return self._read(dict(zip(self.columns, cells, strict=True)))
 
     def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Lists and objects as such; without the blank cells that would otherwise ask for something."""
+        """Lists and objects as such, and a blank cell as null."""
         options = self._options
-        asking = (*QUESTION_COLUMNS, options.question_column or "question") if options.own_questions else ()
-        for name in (*asking, *PARAMETER_COLUMNS):
-            if name not in fields or name == options.image_column:
-                continue
-            if not fields[name].strip():
-                del fields[name]
-            elif name == "choices":
-                fields[name] = listed_texts(fields[name])
-            elif name in ("questions", "messages", "conversations", "parameters"):
-                fields[name] = parsed(fields[name])
-        for name in fields:
-            if fields[name] == "" and name.lower() != "id" and name != options.id_column:
+        objects = {"questions", "messages", "conversations"} if options.own_questions else set()
+        for name, text in fields.items():
+            if not text.strip():
                 fields[name] = None
+            elif name == options.image_column:
+                continue
+            elif name in objects or (name == GROUP and text.lstrip().startswith("{")):
+                fields[name] = parsed(text)
         return fields

@@ -3,14 +3,16 @@
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from contract.failure import Refusal
+from contract.quoting import quoted
 from producer.rows import Row, RowImage
-from producer.sources.conversation import QUESTION_COLUMNS, questions_of
-from producer.sources.files import IMAGE_SUFFIXES
-from producer.sources.images import is_data_url, named_image
-from producer.sources.parameters import PARAMETER_COLUMNS, detail_of, parameters_of
+from producer.sources.conversation import QUESTION_COLUMNS, Said, said
+from producer.sources.images import holds_bytes, named_image
+from producer.sources.parameters import brought
+from producer.sources.pictures import as_refusal, names_in, refuse_missing, refuse_unasked, the_one
 from producer.sources.refusal import SourceError, listed
 from producer.sources.source import SourceOptions
 
@@ -18,8 +20,11 @@ IMAGE_COLUMNS: Final = (
     "file_name", "filename", "file", "image_path", "image_file", "image_url", "img", "img_path", "path",
     "filepath", "file_path", "url",
 )  # fmt: skip
-"""Where an image's name is looked for if there is no column `image`."""
+"""Where an image's name is looked for if there is no column `image`, nor `images`."""
 ID_COLUMNS: Final = ("id", "question_id")
+NO_COLUMN: Final = (
+    "no column names an image (columns: {}); name it with --image-column, or with --text-only ask without one"
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,11 @@ def find_roles(columns: Sequence[str], options: SourceOptions, *, images: bool =
     """
     for asked in (options.image_column if images else None, options.question_column, options.id_column):
         if asked is not None and asked not in columns:
-            raise SourceError(f'there is no column "{asked}"; there are {listed(columns) or "none"}')
+            raise SourceError(f'there is no column "{quoted(asked)}"; there are {listed(columns) or "none"}')
     image = options.image_column if images else None
     if image is None and images:
-        image = _one_of(("image",), columns) or _one_of(IMAGE_COLUMNS, columns, option="--image-column")
+        image = _one_of(("image",), columns) or _one_of(("images",), columns)
+        image = image or _one_of(IMAGE_COLUMNS, columns, option="--image-column")
     row_id = options.id_column
     for name in ID_COLUMNS:
         row_id = row_id or _one_of((name,), columns)
@@ -55,6 +61,12 @@ def find_roles(columns: Sequence[str], options: SourceOptions, *, images: bool =
     return Roles(image, question if options.own_questions else None, row_id)
 
 
+def may_lack_images(columns: Sequence[str], options: SourceOptions) -> bool:
+    """Whether a table need have no column of an image: its turns may name them, or nobody wants any."""
+    turns = ("messages", "conversations")
+    return options.text_only or (options.own_questions and any(name in columns for name in turns))
+
+
 def _one_of(names: Collection[str], columns: Sequence[str], option: str | None = None) -> str | None:
     found = [column for column in columns if column in names]
     found = found or [column for column in columns if column.lower() in names]
@@ -65,8 +77,8 @@ def _one_of(names: Collection[str], columns: Sequence[str], option: str | None =
 
 
 def carried_columns(columns: Sequence[str], roles: Roles, options: SourceOptions) -> tuple[str, ...]:
-    """The columns that rows carry on: those without a role."""
-    taken = {roles.image, roles.question, roles.id, *PARAMETER_COLUMNS}
+    """The columns that rows carry on: those without a role; those that decide something, too."""
+    taken = {roles.image, roles.question, roles.id}
     if options.own_questions:
         taken.update(QUESTION_COLUMNS)
     return tuple(column for column in columns if column not in taken)
@@ -86,66 +98,88 @@ def row_of(
     """A row of `record`; `image` with its `name` if the source has it elsewhere, else the record names it.
 
     `number` is the id of a row that has none, `root` where relative names begin, `place` where an image
-    within the record can be found again. Raises SourceError for what is no row.
+    within the record can be found again. A row whose image is not found, or is not one, has a refusal. Raises
+    SourceError for what is no row.
     """
     carried = carried_columns(tuple(record), roles, options)
-    questions, placed = questions_of(record, roles.question) if options.own_questions else ((), None)
-    if image is None:
-        text = _image_name(record, roles.image, placed)
-        if text is not None:
-            image = named_image(text, root, place)
-            name = None if is_data_url(text) else text
-    for question in questions:
-        if question.uses_image(with_image=False) and image is None:
-            raise SourceError('the conversation places an image, but there is no "image"')
-        if image is not None and not question.uses_image(with_image=True):
-            raise SourceError('the conversation places no image; its first user turn needs {"type": "image"}')
-    if image is None:
-        _require_no_image({column: record[column] for column in carried}, bool(questions))
-    return Row(
+    row = Row(
         id=_id(record, roles.id, number),
         name=name,
         image=image,
-        questions=questions,
-        parameters=parameters_of(record),
-        detail=detail_of(record),
         columns={column: record[column] for column in carried},
+        text_only=options.text_only,
+    )
+    try:
+        found = said(record, roles.question) if options.own_questions else Said()
+        if image is None:
+            text = the_one(_names(record, roles.image, found))
+            if text is None:
+                _refuse_without(record, roles, options, found)
+            else:
+                image, name = _named(text, root, place), None if holds_bytes(text) else text
+        questions = found.questions(with_image=image is not None)
+    except Refusal as refusal:
+        return replace(row, image=None, refusal=refusal.failure)
+    given = brought(record, options.parameters)
+    return replace(
+        row,
+        name=name,
+        image=image,
+        questions=questions,
+        parameters=given.parameters,
+        offered=given.offered,
+        detail=given.detail if found.detail is None else found.detail,
+        ignored=tuple(sorted(found.ignored)),
     )
 
 
 def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) -> str | None:
     """How the record names its image; for a second look at a record that `row_of` took."""
-    placed = questions_of(record, roles.question)[1] if options.own_questions else None
-    return _image_name(record, roles.image, placed)
+    found = said(record, roles.question) if options.own_questions else Said()
+    try:
+        return the_one(_names(record, roles.image, found))
+    except Refusal:
+        return None
 
 
-def _image_name(record: Mapping[str, Any], column: str | None, placed: str | None) -> str | None:
-    value = record.get(column) if column is not None else None
-    if value is not None and not (isinstance(value, str) and value):
-        raise SourceError(f'"{column}" must be a path or a URL')
-    if placed is not None and value not in (None, placed):
-        raise SourceError('"image" and the image in "messages" differ')
-    return placed or value
+def _names(record: Mapping[str, Any], column: str | None, found: Said) -> list[str]:
+    """The images that the record names, in a column and in its turns, where the same may stand in both."""
+    inside = [] if column is None else names_in(record.get(column))
+    return inside + [name for name in found.images if name not in inside]
 
 
-def _require_no_image(columns: Mapping[str, Any], asks: bool) -> None:
-    """Refuse a row whose image has only not been found: asked without it, a model makes something up."""
-    for column, value in columns.items():
-        if isinstance(value, str) and os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES:
-            raise SourceError(f'there is no image, but "{column}" looks like one; choose with --image-column')
-    if not asks:
-        raise SourceError(
-            f'neither an image nor "question", "questions" or "messages" '
-            f"(other columns: {listed(tuple(columns)) or 'none'}); --image-column names the image's column"
-        )
+def _named(text: str, root: str, place: int) -> RowImage:
+    try:
+        return named_image(text, root, place)
+    except SourceError as error:
+        raise as_refusal(error) from None
+
+
+def _refuse_without(record: Mapping[str, Any], roles: Roles, options: SourceOptions, found: Said) -> None:
+    """Raise Refusal where a row without an image is not to be asked."""
+    if options.text_only:
+        return
+    asked = (roles.question, *(QUESTION_COLUMNS if options.own_questions else ()))
+    refuse_missing(record, roles.image, [one for one in asked if one is not None])
+    if not found.asked and options.own_questions:
+        refuse_unasked(record)
 
 
 def _id(record: Mapping[str, Any], column: str | None, number: str) -> str:
-    if column is None:
+    """As the record has it, a whole number without a point; its number where it is null."""
+    value = None if column is None else record[column]
+    if value is None or value == "":
         return number
-    value = record[column]
-    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-        raise SourceError(f'"{column}" must be a string or a number')
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise SourceError(f'"{quoted(column or "")}" must be a text or a whole number')
+    try:
+        os.fsencode(str(value))
+    except UnicodeEncodeError:
+        raise SourceError(
+            f'"{quoted(column or "")}" holds half of a character: {quoted(str(value))}'
+        ) from None
     return str(value)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from producer.rows import Row
 from producer.sources.files import open_plain, reading
-from producer.sources.images import data_url_content, is_data_url, named_image
+from producer.sources.images import content_of, holds_bytes, named_image
 from producer.sources.lines import at_fault, line_at, lines
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
@@ -34,7 +34,7 @@ class FileList:
                         continue
                     empty = False
                     image = named_image(text, self._root, line.offset_bytes)
-                    yield Row(id=str(number), name=None if is_data_url(text) else text, image=image)
+                    yield Row(id=str(number), name=None if holds_bytes(text) else text, image=image)
             except SourceError as error:
                 raise SourceError(f"{shown(self._source)}, line {at_fault(error, number)}: {error}") from None
         if empty:
@@ -43,6 +43,6 @@ class FileList:
     def read(self, place: int) -> bytes:
         with reading(self._source), open_plain(self._source) as stream:
             text = line_at(stream, place).rstrip("\r\n")
-        if not is_data_url(text):
+        if not holds_bytes(text):
             raise SourceError(f"{shown(self._source)} was changed while it was in use.")
-        return data_url_content(text)
+        return content_of(text)

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from contract.quoting import quoted
 from producer.sources.heic import HEIC_SUFFIXES, reads_heic
 from producer.sources.refusal import SourceError, library, shown
 
@@ -70,7 +71,7 @@ def local_path(url: str) -> str:
     """The path that a file:// URL means, with its percent escapes undone."""
     parts = urllib.parse.urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise SourceError(f"{shown(url)} is on another host; a file: URL has three slashes.")
+        raise SourceError(f"{quoted(url)} is on another host; a file: URL has three slashes.")
     # urlsplit would end the path at "?" or "#", which names of files may hold.
     path = url[len("file://") + len(parts.netloc) :]
     return urllib.parse.unquote(path, errors="surrogateescape")

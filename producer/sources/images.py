@@ -1,5 +1,6 @@
 """Turns the name of an image in a source into a reference; opens no image."""
 
+import ast
 import base64
 import binascii
 import os
@@ -10,25 +11,78 @@ from typing import Final
 from pydantic import ValidationError
 
 from contract.job import ImagePath, ImageUrl
+from contract.quoting import quoted
 from producer.rows import Embedded, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
-from producer.sources.refusal import SourceError, shown
+from producer.sources.refusal import SourceError
 
-_DATA_URL: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
+_DATA_URL: Final = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
+_MOST_HEAD_CHARS: Final = 500
+_BEGINNINGS: Final = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF"),
+    *(b"\0\0\0\x18ftyp", b"\0\0\0\x1cftyp", b"\0\0\0 ftyp", b"\0\0\0$ftyp"),
+)
+"""Of files of images: what base64 that says nothing else of itself is known by."""
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
+_QUOTED: Final = re.compile(r"\s*b?(['\"])(.*)\1\s*", re.DOTALL)
+_PRINTED: Final = re.compile(r"\s*b['\"](\\x89PNG|\\xff\\xd8|GIF8|BM|RIFF|II\*|MM\\x00|\\x00\\x00\\x00)")
+"""Bytes as Python prints them, of the beginnings above."""
+SHORTEST_BASE64: Final = 32
+"""Characters. The smallest image takes more."""
+NAME_MAX_BYTES: Final = 255
+PATH_MAX_BYTES: Final = 4096
+"""As Linux has them."""
 
 
 def is_data_url(text: str) -> bool:
-    return text[:5].lower() == "data:"
+    return text[:_MOST_HEAD_CHARS].lstrip()[:5].lower() == "data:"
+
+
+def holds_bytes(text: str) -> bool:
+    """Whether a text is an image itself, a data: URL or base64, and not the name of one."""
+    return is_data_url(text) or _is_base64(text) or _PRINTED.match(text) is not None
+
+
+def _is_base64(text: str) -> bool:
+    text = _bare(text)
+    if len(text) < SHORTEST_BASE64 or not _BASE64.fullmatch(text):
+        return False
+    if len(text) > PATH_MAX_BYTES:
+        return True
+    try:
+        return _decoded(text[:_MOST_HEAD_CHARS].rstrip("="), cut=True).startswith(_BEGINNINGS)
+    except binascii.Error:
+        return False
+
+
+def _bare(text: str) -> str:
+    """Without the quotation marks that came along from JSON, or from Python as b'...'."""
+    stripped = text[:_MOST_HEAD_CHARS].lstrip()
+    if stripped[:1] not in ("b", "'", '"'):
+        return text
+    match = _QUOTED.fullmatch(text)
+    return text if match is None else match[2].replace("\\n", "")
+
+
+def _printed_bytes(text: str) -> bytes | None:
+    """The bytes of an image as Python prints them, where they are not base64 themselves."""
+    if not _PRINTED.match(text):
+        return None
+    try:
+        content = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError):
+        return None
+    return content if isinstance(content, bytes) and content.startswith(_BEGINNINGS) else None
 
 
 def named_image(text: str, root: str, place: int) -> RowImage:
-    """A path, a file: URL, another URL or a data: URL; a relative path begins at `root`.
+    """A path, a file: URL, another URL, a data: URL or base64; a relative path begins at `root`.
 
-    What a data: URL holds becomes the image embedded at `place`. Raises SourceError for a text that can be
-    none of them.
+    The bytes that a text holds become the image embedded at `place`. Raises SourceError for a text that can
+    be none of them.
     """
-    if is_data_url(text):
-        data_url_content(text)
+    if holds_bytes(text):
+        content_of(text)
         return Embedded(place=place)
     if "\0" in text:
         raise SourceError("the image's name holds a null character")
@@ -39,6 +93,12 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         return _url(text)
     if is_remote(root) and not text.startswith("/"):
         return _url(joined(root, text))
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise SourceError(f"{quoted(text)} holds half of a character, so it is the name of no file") from None
+    if len(raw) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
+        raise SourceError(f"{quoted(text)} is too long for the name of a file")
     return ImagePath.of(os.path.abspath(os.path.join(root, text)))
 
 
@@ -47,21 +107,56 @@ def _url(text: str) -> ImageUrl:
         return ImageUrl(url=text)
     except ValidationError as invalid:
         reason = invalid.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SourceError(f"{shown(text[:200])} is no URL: {reason}") from None
+        raise SourceError(f"{quoted(text)} is no URL: {reason}") from None
 
 
-def data_url_content(text: str) -> bytes:
-    """What a data: URL holds. Raises SourceError if that is no image in base64."""
+def content_of(text: str) -> bytes:
+    """What a text holds that is an image itself; line breaks, blanks and lack of padding change nothing.
+
+    Raises SourceError if that is no image in base64.
+    """
+    if not is_data_url(text):
+        printed = _printed_bytes(text)
+        return _content(_bare(text), "what stands in the image's place") if printed is None else printed
     match = _DATA_URL.match(text)
     if match is None:
         raise SourceError("a data: URL has a comma before its content")
-    kind = match[1].split(";")
-    if not kind[0].lower().startswith("image/") or kind[-1].strip().lower() != "base64":
+    kind = [part.strip().lower() for part in match[1].split(";")]
+    if not kind[0].startswith(("image/", "application/octet-stream")) and kind[0] != "":
+        raise SourceError(
+            f"a data: URL of an image begins with data:image/TYPE;base64, and not {quoted(match[0])}"
+        )
+    if kind[-1] != "base64":
         raise SourceError("a data: URL of an image begins with data:image/TYPE;base64,")
+    return _content(urllib.parse.unquote(text[match.end() :]), "what a data: URL holds")
+
+
+def _content(text: str, what: str) -> bytes:
     try:
-        content = base64.b64decode(urllib.parse.unquote(text[match.end() :]), validate=True)
+        content = _decoded(text)
     except (binascii.Error, ValueError):
-        raise SourceError("what a data: URL holds is not base64") from None
+        raise SourceError(f"{what} is not base64") from None
     if not content:
-        raise SourceError("a data: URL holds no bytes")
+        raise SourceError(f"{what} is empty")
     return content
+
+
+def _decoded(text: str, *, cut: bool = False) -> bytes:
+    """Of base64 in either alphabet; `cut` leaves out what a cut end lacks. Raises binascii.Error."""
+    plain = "".join(_with_plus(text.strip()).split()).replace("-", "+").replace("_", "/").rstrip("=")
+    if cut:
+        plain = plain[: len(plain) // 4 * 4]
+    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+
+
+def _with_plus(text: str) -> str:
+    """With a plus for each blank, where the blanks do not fold the text into lines of one length.
+
+    Forms of the web make blanks of the plus signs.
+    """
+    if " " not in text or "\n" in text:
+        return text
+    *lines, last = text.split(" ")
+    width = len(lines[0])
+    are_lines = width % 4 == 0 and len(last) <= width and all(len(line) == width for line in lines)
+    return text if are_lines else text.replace(" ", "+")

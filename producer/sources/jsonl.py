@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
 from producer.sources.files import open_plain
+from producer.sources.json_text import DECODER, parsed_object
 from producer.sources.lines import LINE_MAX_BYTES, at_fault, line_at, lines
 from producer.sources.records import Record
 from producer.sources.refusal import SourceError
@@ -42,25 +43,6 @@ class JsonLines:
         if self._again is None:
             self._again = open_plain(self._source)
         return parsed_object(line_at(self._again, place))
-
-
-def parsed_object(text: str) -> dict[str, Any]:
-    """A JSON object. Raises SourceError for anything else, NaN and Infinity in it too."""
-    try:
-        fields = json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise SourceError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except SourceError:
-        raise
-    except (ValueError, RecursionError):
-        raise SourceError("not JSON: a number too long, or brackets too deep") from None
-    if not isinstance(fields, dict):
-        raise SourceError("not a JSON object")
-    return fields
-
-
-def _no_constant(name: str) -> Any:
-    raise SourceError(f"not JSON: {name} is no value of it")
 
 
 class JsonList:
@@ -123,7 +105,6 @@ class _Buffer:
 
 def _entries(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
     buffer = _Buffer(stream)
-    decoder = json.JSONDecoder(parse_constant=_no_constant)
     if buffer.first() != "[":
         raise SourceError("the file is not a JSON list")
     buffer.at += 1
@@ -134,7 +115,7 @@ def _entries(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
     while True:
         if buffer.first() != "{":
             raise SourceError("not a JSON object")
-        yield _entry(buffer, decoder)
+        yield _entry(buffer)
         separator = buffer.first()
         buffer.at += 1
         if separator == "]":
@@ -149,11 +130,11 @@ def _require_end(buffer: _Buffer) -> None:
         raise SourceError("not JSON: the file goes on after the list's end")
 
 
-def _entry(buffer: _Buffer, decoder: json.JSONDecoder) -> dict[str, Any]:
+def _entry(buffer: _Buffer) -> dict[str, Any]:
     size_bytes = CHUNK_BYTES
     while True:
         try:
-            fields, end = decoder.raw_decode(buffer.text, buffer.at)
+            fields, end = DECODER.raw_decode(buffer.text, buffer.at)
         except json.JSONDecodeError as error:
             cut = error.msg.startswith("Unterminated") or error.pos > len(buffer.text) - _LONGEST_TOKEN
             if buffer.ended or not cut:
@@ -163,8 +144,6 @@ def _entry(buffer: _Buffer, decoder: json.JSONDecoder) -> dict[str, Any]:
             buffer.more(size_bytes)
             # Doubled, so that a long entry is not tried once per chunk.
             size_bytes *= 2
-        except SourceError:
-            raise
         except (ValueError, RecursionError):
             raise SourceError("not JSON: a number too long, or brackets too deep") from None
         else:

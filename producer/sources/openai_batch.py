@@ -6,15 +6,18 @@ from typing import IO, Any, Final
 
 from pydantic import ValidationError
 
-from contract.failure import Failure, FailureCode
-from contract.job import Detail, GenerationParameters
+from contract.failure import Failure, FailureCode, Refusal
+from contract.job import GenerationParameters
+from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.conversation import openai_turns, question
+from producer.sources.conversation import spoken
 from producer.sources.files import open_plain, reading
-from producer.sources.images import data_url_content, is_data_url, named_image
-from producer.sources.jsonl import JsonLines, parsed_object
+from producer.sources.images import content_of, holds_bytes, named_image
+from producer.sources.json_text import parsed_object
+from producer.sources.jsonl import JsonLines
 from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
+from producer.sources.pictures import the_one
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
 
@@ -23,23 +26,42 @@ CHAT_URL: Final = "/v1/chat/completions"
 
 _SAME_NAME: Final = ("top_p", "top_k", "min_p", "length_penalty", "repetition_penalty", "seed")
 _NO_EFFECT: Final = frozenset(
-    {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "priority"}
+    | {"request_id", "skip_special_tokens", "spaces_between_special_tokens", "return_token_ids", "cache_salt"}
 )
 """Fields that change no answer here. The run chooses the model; the row carries the one it named."""
+_UNTOLD: Final = frozenset({"model", "messages"})
+"""Of those, what is not even mentioned."""
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
     "top_logprobs": (0,),
+    "prompt_logprobs": (0,),
     "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "stream": (False,),
     "stream_options": (),
     "tools": ([],),
-    "tool_choice": ("none",),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
+    "ignore_eos": (False,),
+    "use_beam_search": (False,),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "include_stop_str_in_output": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "documents": ([],),
+    "chat_template_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "extra_body": ({},),
 }
 """Fields that are not offered, with the values that ask for nothing; null always does."""
 _SAMPLING_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {"top_p": (1,), "top_k": (0, -1), "min_p": (0,)}
@@ -57,9 +79,10 @@ class OpenAIBatch:
     skipped = Skipped()
     images_folder: Path | None = None
 
-    def __init__(self, source: str, root: str) -> None:
+    def __init__(self, source: str, root: str, *, text_only: bool = False) -> None:
         self._source = source
         self._root = root
+        self._text_only = text_only
         self._again: IO[bytes] | None = None
 
     def rows(self) -> Iterator[Row]:
@@ -82,9 +105,9 @@ class OpenAIBatch:
             if self._again is None:
                 self._again = open_plain(self._source)
             try:
-                _, urls = openai_turns(parsed_object(line_at(self._again, place))["body"]["messages"])
-                return data_url_content(urls[0])
-            except (SourceError, LookupError, TypeError):
+                found = spoken(parsed_object(line_at(self._again, place))["body"]["messages"])
+                return content_of(found.images[0])
+            except (SourceError, Refusal, LookupError, TypeError):
                 pass
         raise SourceError(f"{shown(self._source)} was changed while it was in use.")
 
@@ -105,63 +128,46 @@ class OpenAIBatch:
         except SourceError as error:
             message = f"{str(error).removesuffix('.')}.".encode("utf-8", "backslashreplace").decode()
             refusal = Failure(code=FailureCode.INVALID_JOB, message=message)
-            return Row(id=custom_id, name=None, image=None, columns=columns, refusal=refusal)
+        except Refusal as refused:
+            refusal = refused.failure
+        return Row(id=custom_id, name=None, image=None, columns=columns, refusal=refusal)
 
     def _asked(self, custom_id: str, body: dict[str, Any], place: int, columns: dict[str, Any]) -> Row:
-        turns, urls = openai_turns(body.get("messages"))
-        if len(urls) > 1:
-            raise SourceError(f"a row holds one image, and this one has {len(urls)}")
-        name = urls[0] if urls and not is_data_url(urls[0]) else None
+        found = spoken(body.get("messages"))
+        text = the_one(found.images)
+        parameters = _parameters(body, found.ignored)
         return Row(
             id=custom_id,
-            name=name,
-            image=named_image(urls[0], self._root, place) if urls else None,
-            questions=(question("q1", [_turn(turn) for turn in turns]),),
-            parameters=_parameters(body),
-            detail=_detail(body["messages"]),
+            name=None if text is None or holds_bytes(text) else text,
+            image=None if text is None else named_image(text, self._root, place),
+            questions=found.questions(with_image=text is not None),
+            parameters=parameters,
+            detail=found.detail,
             columns=columns,
+            text_only=self._text_only,
+            ignored=tuple(sorted(found.ignored)),
         )
 
 
-def _turn(turn: Any) -> Any:
-    """`developer` is what newer models call `system`."""
-    if isinstance(turn, dict) and turn.get("role") == "developer":
-        return {**turn, "role": "system"}
-    return turn
-
-
-def _detail(messages: list[Any]) -> Detail | None:
-    """The image's `detail`; `auto` leaves it to the run."""
-    parts = [
-        part
-        for turn in messages
-        if isinstance(turn, dict) and isinstance(turn.get("content"), list)
-        for part in turn["content"]
-        if isinstance(part, dict) and isinstance(part.get("image_url"), dict)
-    ]
-    detail = parts[0]["image_url"].get("detail") if parts else None
-    if detail in (None, "auto"):
-        return None
-    if detail == "low":
-        return "low"
-    if detail == "high":
-        return "high"
-    raise SourceError('"detail" of an image is low, high or auto')
-
-
-def _parameters(body: dict[str, Any]) -> dict[str, Any]:
-    """The body's fields as fields of GenerationParameters."""
-    given = {name: value for name, value in body.items() if value is not None and name not in _NO_EFFECT}
-    del given["messages"]
+def _parameters(body: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
+    """The body's fields as fields of GenerationParameters; those that change nothing go to `ignored`."""
+    given = {name: value for name, value in body.items() if value is not None and name not in _UNTOLD}
     for name, neutral in _NEUTRAL.items():
-        if name in given and given.pop(name) not in neutral:
-            raise SourceError(f'"{name}" is not offered')
+        if name in given:
+            if given.pop(name) not in neutral:
+                raise SourceError(f'"{name}" is not offered')
+            ignored.add(f'"{name}"')
+    for name in _NO_EFFECT & given.keys():
+        del given[name]
+        ignored.add(f'"{name}"')
     named: dict[str, Any] = {}
     limits = {given.pop(name) for name in ("max_tokens", "max_completion_tokens") if _whole(given, name)}
     if len(limits) > 1:
         raise SourceError('"max_tokens" and "max_completion_tokens" differ')
     if limits:
         named["max_new_tokens"] = limits.pop()
+    if "min_tokens" in given:
+        named["min_new_tokens"] = given.pop("min_tokens")
     if "n" in given:
         named["num_return_sequences"] = given.pop("n")
     if "stop" in given:
@@ -170,8 +176,8 @@ def _parameters(body: dict[str, Any]) -> dict[str, Any]:
     temperature = given.pop("temperature", None)
     named |= {name: given.pop(name) for name in _SAME_NAME if name in given}
     if given:
-        raise SourceError(f'"{next(iter(given))}" is not offered')
-    return _checked(_sampled(named, temperature))
+        raise SourceError(f'"{quoted(next(iter(given)))}" is not offered')
+    return _checked(_sampled(named, temperature, ignored))
 
 
 def _whole(given: dict[str, Any], name: str) -> bool:
@@ -181,7 +187,7 @@ def _whole(given: dict[str, Any], name: str) -> bool:
     return value is not None
 
 
-def _sampled(named: dict[str, Any], temperature: Any) -> dict[str, Any]:
+def _sampled(named: dict[str, Any], temperature: Any, ignored: set[str]) -> dict[str, Any]:
     """Sampling on or off as the temperature says, without what then decides nothing."""
     if isinstance(temperature, bool) or not isinstance(temperature, int | float | None):
         raise SourceError('"temperature" must be a number')
@@ -193,6 +199,7 @@ def _sampled(named: dict[str, Any], temperature: Any) -> dict[str, Any]:
         if temperature is None and name in named and named[name] not in neutral:
             raise SourceError(f'"{name}" decides nothing without a "temperature" above 0')
     greedy = {name: value for name, value in named.items() if name not in (*_SAMPLING_NEUTRAL, "seed")}
+    ignored |= {f'"{name}" without sampling' for name in named.keys() - greedy.keys()}
     return greedy if temperature is None else greedy | {"do_sample": False}
 
 

@@ -29,7 +29,8 @@ from producer.sources.files import (
 from producer.sources.folder import ImageFiles
 from producer.sources.heic import EXTRA, HEIC_SUFFIXES, reads_heic
 from producer.sources.image_file import ImageFile
-from producer.sources.jsonl import JsonLines, JsonList, parsed_object
+from producer.sources.json_text import parsed_object
+from producer.sources.jsonl import JsonLines, JsonList
 from producer.sources.lines import lines
 from producer.sources.openai_batch import LINE_KEYS, OpenAIBatch
 from producer.sources.parquet import Parquet
@@ -55,6 +56,8 @@ _USES: Final[dict[str, frozenset[Format]]] = {
     "recursive": frozenset({"folder"}),
     "image_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
     "question_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "parameters": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "text_only": frozenset({"csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"}),
     "id_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
     "image_root": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "datasets"}),
     "split": frozenset({"datasets", "parquet"}),
@@ -85,7 +88,8 @@ def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source
     Forms: one image; a folder or a pattern (`photos/**/*.jpg`) of images; a list of paths or URLs (.txt);
     CSV, TSV, JSONL, each also .gz; JSON with a list; OpenAI batch files; Parquet, one file, a folder or a
     pattern; WebDataset shards, likewise or in brace notation; what `datasets` saved to disk; `hf://owner/name`.
-    A column named like a field of GenerationParameters, or `detail`, is that parameter of its row.
+    A column named like a field of GenerationParameters, or `detail`, decides how its row is answered where
+    its value fits.
     Raises SourceError for what is none of them and for options that decide nothing.
     """
     known = recognise(source, options)
@@ -196,7 +200,7 @@ def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
     if form == "list":
         return FileList(source, root)
     if form == "openai":
-        return OpenAIBatch(source, root)
+        return OpenAIBatch(source, root, text_only=options.text_only)
     if form in ("csv", "tsv"):
         table = Delimited(source, "," if form == "csv" else "\t", options)
         return RecordSource(source, root, table, options)

@@ -75,6 +75,7 @@ class Parquet:
             self._seek(place)
         assert self._batch is not None
         first, batch = self._batch
+        assert self._table.image is not None, "only a row with an image of its own has a place"
         content = self._table.content(batch.column(self._table.image)[place - first].as_py())
         if content is None:
             raise SourceError(f"Row {place + 1} of {shown(self._parts[0])} was changed while it was in use.")
@@ -85,14 +86,14 @@ class Parquet:
         to_bytes, to_path = self._table.leaves
         columns = list(self._table.other)
         embedded = to_bytes is not None and _no_nulls(file.metadata.row_group(group), to_bytes)
-        if not embedded:
+        if not embedded and self._table.image is not None:
             columns.append(self._table.image)
         elif to_path is not None:
             columns.append(to_path)
         self._refuse_bombs(file.metadata.row_group(group), columns)
         size = BATCH_ROWS if self._table.image in columns or not columns else TEXT_BATCH_ROWS
         # With no column at all a batch would have no rows either.
-        columns = columns or [self._table.image]
+        columns = columns or [name for name in (self._table.image,) if name is not None]
         return file.iter_batches(size, row_groups=[group], columns=columns), embedded
 
     def _refuse_bombs(self, group: Any, columns: Sequence[str]) -> None:

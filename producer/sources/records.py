@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from producer.rows import Row
-from producer.sources.fields import Roles, carried_columns, find_roles, image_text, row_of
+from producer.sources.fields import (
+    NO_COLUMN,
+    Roles,
+    carried_columns,
+    find_roles,
+    image_text,
+    may_lack_images,
+    row_of,
+)
 from producer.sources.files import reading
-from producer.sources.images import data_url_content, is_data_url
+from producer.sources.images import content_of, holds_bytes
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
@@ -83,8 +91,8 @@ class RecordSource:
             try:
                 fields = self._records.at(place)
                 text = image_text(fields, self._roles_of(fields), self._options)
-                if text is not None and is_data_url(text):
-                    return data_url_content(text)
+                if text is not None and holds_bytes(text):
+                    return content_of(text)
             except SourceError:
                 pass
         raise SourceError(f"{shown(self._name)} was changed while it was in use.")
@@ -108,11 +116,8 @@ class RecordSource:
             roles = find_roles(columns, self._options)
         except SourceError as error:
             raise SourceError(f"{shown(self._name)}: {error}.") from None
-        if roles.image is None and not (self._options.own_questions and "messages" in columns):
-            raise SourceError(
-                f"{shown(self._name)}: no column names an image (columns: {listed(columns)}); "
-                "name it with --image-column."
-            )
+        if roles.image is None and not may_lack_images(columns, self._options):
+            raise SourceError(f"{shown(self._name)}: {NO_COLUMN.format(listed(columns))}.")
         return roles
 
 

@@ -1,21 +1,16 @@
 """How a source is refused: one sentence that says where and why; knows no form of source."""
 
 import importlib
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from contract.installing import install_line
+from contract.quoting import QUOTED_MAX_CHARS, quoted
+from contract.quoting import shown as shown
 
 
 class SourceError(ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
-
-
-def shown(name: str | os.PathLike[str]) -> str:
-    """A file name for a sentence: bytes that are not UTF-8, and line ends, are written as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def library(module: str, extra: str, purpose: str) -> Any:
@@ -33,5 +28,11 @@ def library(module: str, extra: str, purpose: str) -> Any:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a sentence, in quotes."""
-    return ", ".join(f'"{shown(name)}"' for name in names)
+    """Names for a sentence, in quotes; of many the first ones and how many there are beside."""
+    every = [f'"{quoted(name)}"' for name in names]
+    told: list[str] = []
+    for name in every:
+        if told and sum(map(len, told)) + len(name) > QUOTED_MAX_CHARS:
+            return f"{', '.join(told)} and {len(every) - len(told)} more"
+        told.append(name)
+    return ", ".join(told)

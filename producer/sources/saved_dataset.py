@@ -53,7 +53,7 @@ class SavedDataset:
 
     def read(self, place: int) -> bytes:
         content = None
-        if place < len(self._dataset):
+        if place < len(self._dataset) and self._table.image is not None:
             content = self._table.content(self._dataset[place].column(self._table.image)[0].as_py())
         if content is None:
             raise SourceError(f"{shown(self._name)} was changed while it was in use.")

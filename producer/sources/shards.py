@@ -9,10 +9,11 @@ from typing import IO, Any, Final
 
 from contract.failure import Failure, FailureCode
 from contract.job import ImageMember
+from contract.quoting import quoted
 from producer.rows import Embedded, Row, RowImage
 from producer.sources.fields import find_roles, row_of
 from producer.sources.files import IMAGE_SUFFIXES, is_remote, open_plain, reading
-from producer.sources.jsonl import parsed_object
+from producer.sources.json_text import parsed_object
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
@@ -94,7 +95,7 @@ class Shards:
                     try:
                         row = self._row(sample, number)
                     except SourceError as error:
-                        raise SourceError(f"{shown(shard)}, sample {shown(sample.key)}: {error}") from None
+                        raise SourceError(f"{shown(shard)}, sample {quoted(sample.key)}: {error}") from None
                     yield row
         if empty:
             raise SourceError(f"{shown(self._shards[0])} has no samples.")
@@ -144,7 +145,7 @@ class Shards:
     def _add(
         self, sample: _Sample, kind: str, member: tarfile.TarInfo, archive: tarfile.TarFile, shard: str
     ) -> None:
-        where = f"{shown(shard)}, {shown(member.name)}"
+        where = f"{shown(shard)}, {quoted(member.name)}"
         if kind in sample.members:
             raise SourceError(f"{where}: the sample has two members of this extension.")
         if member.issparse():
@@ -203,12 +204,12 @@ class Shards:
         if member is None:
             return None, None
         if member.size == 0:
-            message = f"The member {shown(member.name)} is empty."
+            message = f"The member {quoted(member.name)} is empty."
             return None, Failure(code=FailureCode.IMAGE_BROKEN, message=message)
         shard = self._shards[number]
         if is_remote(shard) or not shard.lower().endswith(".tar"):
             if member.size > EMBEDDED_MAX_BYTES:
-                message = f"The member {shown(member.name)} has more than {EMBEDDED_MAX_BYTES} bytes."
+                message = f"The member {quoted(member.name)} has more than {EMBEDDED_MAX_BYTES} bytes."
                 return None, Failure(code=FailureCode.IMAGE_TOO_LARGE, message=message)
             return Embedded(place=number * _SHARD_PLACES + member.offset), None
-        return ImageMember.of(shard, member.offset_data, member.size, shown(member.name)), None
+        return ImageMember.of(shard, member.offset_data, member.size, quoted(member.name)), None

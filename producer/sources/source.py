@@ -31,6 +31,10 @@ class SourceOptions:
     """Folder or URL that relative image names begin at; None is the source's own folder."""
     split: str | None = None
     """Of a data set that has several."""
+    parameters: tuple[str, ...] | None = None
+    """Columns that decide how their rows are answered; None takes those of the usual names that fit."""
+    text_only: bool = False
+    """Whether rows without an image are asked without one."""
     own_questions: bool = True
     """False leaves what the rows ask to the columns, for the templates of the run's own questions."""
 

@@ -1,0 +1,123 @@
+"""What a person may not expect of the rows of a run, counted, and the words for it; reads no source."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from contract.failure import Failure, FailureCode
+from contract.quoting import quoted
+from producer.rows import Row
+from producer.sources import SourceError
+from producer.sources.parameters import GROUP, PARAMETER_COLUMNS
+from producer.sources.skipped import counted
+
+MOST_NAMED: Final = 12
+BARE: Final = Failure(
+    code=FailureCode.NO_IMAGE,
+    message="The row has no image, and other rows of the run have one: name its image, or ask it without one "
+    "with --text-only.",
+)
+"""Of rows that may have lost their image: they would be asked about nothing."""
+
+
+@dataclass
+class PlanNotes:
+    """Of all rows of a run."""
+
+    rows: int = 0
+    with_image: int = 0
+    without_image: int = 0
+    """Rows that are asked without one."""
+    no_image: int = 0
+    """Rows that fail for want of one."""
+    first_missing: str | None = None
+    """What is wrong with the first of them."""
+    deciding: Counter[str] = field(default_factory=Counter)
+    """Columns that decide how rows are answered, and of how many."""
+    idle: Counter[str] = field(default_factory=Counter)
+    """Columns of parameters' names that decide nothing, and in how many rows."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    _bare: int = 0
+    """Rows without an image that nobody has allowed."""
+
+    def add(self, row: Row, decided_by: tuple[str, ...]) -> None:
+        self.rows += 1
+        self.ignored.update(row.ignored)
+        self.deciding.update(decided_by)
+        self.idle.update(
+            name
+            for name in PARAMETER_COLUMNS
+            if name not in decided_by and row.columns.get(name) not in (None, "") and row.refusal is None
+        )
+        if row.columns.get(GROUP) and not row.parameters:
+            self.idle[GROUP] += row.refusal is None
+        if row.refusal is not None:
+            if row.refusal.code is FailureCode.NO_IMAGE:
+                self._note_missing(quoted(row.id), row.refusal)
+        elif row.image is not None:
+            self.with_image += 1
+        else:
+            self.without_image += 1
+            self._bare += not row.text_only
+
+    @property
+    def must_refuse_bare(self) -> bool:
+        """Whether rows without an image fail, as others have one. Known after the last row."""
+        return self._bare > 0 and self.with_image > 0
+
+    def note_bare_refused(self) -> None:
+        self.without_image -= self._bare
+        self.no_image += self._bare
+        self._bare = 0
+
+    def refuse_without_any(self) -> None:
+        """Raise SourceError where every row fails for want of an image: the source was read amiss."""
+        if self.no_image == self.rows:
+            these = "The only row" if self.rows == 1 else f"Each of the {self.rows} rows"
+            raise SourceError(f"{these} would fail for want of an image. {self.first_missing}")
+
+    def refuse_undecided(self, named: tuple[str, ...] | None) -> None:
+        """Raise SourceError for a column that was named as a parameter and decides in no row."""
+        idle = [name for name in named or () if name not in self.deciding and name != GROUP]
+        if idle and set(named or ()) < set(PARAMETER_COLUMNS):
+            raise SourceError(f"--parameters {','.join(idle)} decides nothing: no row has a value there.")
+
+    def _note_missing(self, row: str, failure: Failure) -> None:
+        self.no_image += 1
+        if self.first_missing is None:
+            self.first_missing = f'Of the first, "{row}": {failure.message}'
+
+    def fields(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "without_image": self.without_image,
+            "no_image": self.no_image,
+            "deciding_columns": dict(self.deciding),
+            "idle_columns": dict(self.idle),
+            "ignored": dict(self.ignored),
+        }
+
+    def told(self) -> list[str]:
+        """A sentence for each thing to tell, before anything is sent."""
+        told = []
+        if self.without_image:
+            told.append(f"Asked without an image: {counted(self.without_image, 'row')} of {self.rows}.")
+        if self.no_image:
+            reason = "" if self.first_missing is None else f" {self.first_missing}"
+            told.append(f"Without an image, and so failures: {counted(self.no_image, 'row')}.{reason}")
+        if self.deciding:
+            told.append(
+                f"Columns that decide how their rows are answered: {_named(self.deciding)} "
+                "(--parameters none leaves them out)."
+            )
+        if self.idle:
+            told.append(f"Columns of parameters' names that decide nothing: {_named(self.idle)}.")
+        if self.ignored:
+            told.append(f"What rows say that changes no answer: {_named(self.ignored)}.")
+        return told
+
+
+def _named(counts: Counter[str]) -> str:
+    named = [f"{name} in {counted(count, 'row')}" for name, count in counts.most_common(MOST_NAMED)]
+    more = len(counts) - MOST_NAMED
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
