@@ -9,16 +9,21 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, LlavaNextProcessor, LlavaProcessor
+from transformers import AutoModelForImageTextToText, Idefics3Processor, LlavaNextProcessor, LlavaProcessor
 from transformers.image_processing_utils import select_best_resolution
 
 from contract.answer import FinishReason
 from contract.job import GenerationParameters
+from model_prep.families.internvl_processor import InternVLProcessor
 from model_prep.families.next_video_processor import LlavaNextVideoProcessor
 from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from model_prep.families.pixtral_processor import PixtralProcessor
+from model_prep.families.smolvlm_processor import SmolVLMProcessor
 
 PROCESSORS = {
+    "idefics3": Idefics3Processor,
+    "smolvlm": SmolVLMProcessor,
+    "internvl": InternVLProcessor,
     "llava": LlavaProcessor,
     "llava_next": LlavaNextProcessor,
     "llava_next_video": LlavaNextVideoProcessor,

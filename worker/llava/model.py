@@ -17,7 +17,7 @@ from contract.model_folder import TEXT_XML, VISION_XML
 from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
-from worker.llava.image_run import RowMarks, image_run, place_run
+from worker.llava.image_run import ImageRun, place_runs
 from worker.llava.pack import pack_features
 from worker.llava.prompt import PromptWriter
 from worker.llava.tiles import Tiler, Tiles, load_tiler
@@ -31,8 +31,17 @@ class ImageFeatures:
     """(image token, hidden), read-only"""
     key: bytes
     """equal for equal image, detail and model"""
-    columns: int | None = None
-    """so many of them are a row with a mark after it; None for a run without marks"""
+    run: IntArray
+    """(position,), the tokens that stand for it in a prompt: as many image tokens as features, and marks"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes + self.run.nbytes
+
+    def setflags(self, *, write: bool) -> None:
+        """As an array's: whether it may be changed."""
+        self.packed.setflags(write=write)
+        self.run.setflags(write=write)
 
 
 @dataclass(frozen=True)
@@ -74,17 +83,16 @@ class LlavaModel:
         embeddings: Part,
         image_cache_bytes: int,
         preparing: Callable[[], AbstractContextManager[object]],
-        marks: RowMarks | None = None,
+        run: ImageRun,
     ) -> None:
-        """`marks` end the rows of images where the folder's packing has rows."""
         self._folder = folder
         self._tiler = tiler
         self._writer = writer
         self._vision = vision
         self._embeddings = embeddings
-        self._features = FeatureCache(image_cache_bytes)
+        self._features = FeatureCache[ImageFeatures](image_cache_bytes)
         self._preparing = preparing
-        self._marks = marks
+        self._run = run
         self._observer: ImageObserver | None = None
 
     @classmethod
@@ -105,13 +113,13 @@ class LlavaModel:
         """
         described = read_folder(folder)
         tiler = load_tiler(folder, described.packing)
-        side = described.config.vision_config.image_size
+        side = described.tile_px
         if tiler.tile_px not in ((side, side), None):
             raise ModelFolderError(
                 f"{folder} does not fit together: its tiles are {tiler.tile_px} px and its vision "
                 f"model reads {side} px."
             )
-        writer = PromptWriter.load(folder, described.image_token_id)
+        writer = PromptWriter.load(folder, described.image_token_id, described.marks)
         return cls(
             described,
             tiler,
@@ -120,7 +128,7 @@ class LlavaModel:
             embeddings=compile_part(folder, TEXT_XML, device, properties),
             image_cache_bytes=image_cache_bytes,
             preparing=preparing,
-            marks=writer.row_marks(folder) if described.packing == "rows" else None,
+            run=writer.image_run(described),
         )
 
     @property
@@ -161,11 +169,11 @@ class LlavaModel:
         Raises what `decode` raises.
         """
         # Not `detail` itself: two of them may stand for the same tiles.
-        looked_at = f"{self.model_id} {self._tiler.pinpoints(detail)} ".encode()
+        looked_at = f"{self.model_id} {self._tiler.key(detail)} ".encode()
         key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
         kept = True
 
-        def encode() -> FloatArray:
+        def encode() -> ImageFeatures:
             nonlocal kept
             kept = False
             with nullcontext() if urgent else self._preparing():
@@ -174,11 +182,9 @@ class LlavaModel:
                 if self._observer is not None:
                     self._observer.decoded(time.perf_counter() - begun)
                 tiles = self._tiler(image, detail)
-            return self._encode(tiles, urgent)
+            return self._encode(tiles, key, urgent)
 
-        found = self._features.get(key, encode, share=not urgent)
-        columns = found.shape[1] if self._marks is not None else None
-        features = ImageFeatures(found.reshape(-1, self.hidden), key, columns)
+        features = self._features.get(key, encode, share=not urgent)
         if self._observer is not None:
             self._observer.looked_at(kept=kept)
         return features
@@ -205,9 +211,8 @@ class LlavaModel:
         if features is None or not (token_ids == image_token).any():
             assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
-        run = image_run(image_token, len(features.packed), features.columns, self._marks)
-        image_tokens, begins = len(run), int(np.flatnonzero(token_ids == image_token)[0])
-        token_ids = place_run(token_ids, image_token, run)
+        image_tokens, begins = len(features.run), int(np.flatnonzero(token_ids == image_token)[0])
+        token_ids = place_runs(token_ids, image_token, [features.run])
         places = token_ids == image_token
         # The image token may lie beyond the embeddings of a checkpoint that never looks it up.
         inputs_embeds = self.embed(np.where(places, 0, token_ids)[None])[0]
@@ -241,17 +246,18 @@ class LlavaModel:
         """What decode() begins with for these tokens, whichever follow."""
         return self._writer.decode_so_far(token_ids, stop)
 
-    def _encode(self, tiles: Tiles, urgent: bool) -> FloatArray:
-        """Vision model and packing: tiles of an image → (image token, hidden), or (row, column, hidden)."""
+    def _encode(self, tiles: Tiles, key: bytes, urgent: bool) -> ImageFeatures:
+        """Vision model and packing."""
         features = self._vision(tiles.pixel_values, urgent)
-        if self._marks is not None:
-            patch_px = self._folder.config.vision_config.patch_size
+        grid = tiles.grid
+        if self._folder.packing == "rows":
+            patch_px = self._folder.patch_px
             height, width = tiles.pixel_values.shape[-2:]
-            return features.reshape(height // patch_px, width // patch_px, self.hidden)
-        return pack_features(
-            features,
-            tiles.grid,
-            tiles.image_size,
-            self._folder.image_newline,
-            self._folder.most_plane_tiles,
-        )
+            grid = (height // patch_px, width // patch_px)
+        if self._folder.packing in ("rows", "tiles"):
+            packed = features.reshape(-1, self.hidden)
+        else:
+            packed = pack_features(
+                features, grid, tiles.image_size, self._folder.image_newline, self._folder.most_plane_tiles
+            )
+        return ImageFeatures(packed, key, self._run(len(packed), grid))

@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from contract.chat_template import PROBED, ContentForm, content_form, messages, parts_of, starts_itself
 from contract.failure import FailureCode, Refusal
 from contract.job import Question, TextPart, Turn
+from contract.model_folder import TileMarks
 from worker.llava.arrays import IntArray
-from worker.llava.folder import ModelFolderError
-from worker.llava.image_run import RowMarks
+from worker.llava.folder import ModelFolder, ModelFolderError
+from worker.llava.image_run import ImageRun, PlainRun, RowRun, TileRun
 from worker.llava.stop import StopTexts
 from worker.llava.template_trial import complaint
 
@@ -28,6 +29,8 @@ TEMPLATE_ERRORS = (TemplateError, TypeError, AttributeError, ValueError, LookupE
 """What templates raise on messages that they are not written for."""
 SHRINKING = 4
 """A tokenizer's normalizer composes not more characters than these into one."""
+LARGEST_GRID = (20, 20)
+"""(height, width) in tiles, of those whose marks no text may spell."""
 REPLACEMENT = "\ufffd"
 """What a tokenizer writes for bytes that are no character, or not yet."""
 
@@ -35,20 +38,28 @@ REPLACEMENT = "\ufffd"
 class PromptWriter:
     """A checkpoint's tokenizer and chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str, image_token_id: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str,
+        image_token_id: int,
+        marks: TileMarks | None = None,
+    ) -> None:
+        """`marks` stand between the tiles of an image."""
         self._tokenizer = tokenizer
         self._template = template
         self._image_token_id = image_token_id
         self._form = self._content_form()
         self._longest_characters = _longest_token(tokenizer)
+        written = template if marks is None else template + marks.text(LARGEST_GRID, "")
         self._control_tokens = tuple(
             token.content
             for token in tokenizer.added_tokens_decoder.values()
-            if token.special or (token.content in template and not token.content.isspace())
+            if token.special or (token.content in written and not token.content.isspace())
         )
 
     @classmethod
-    def load(cls, folder: Path, image_token_id: int) -> "PromptWriter":
+    def load(cls, folder: Path, image_token_id: int, marks: TileMarks | None = None) -> "PromptWriter":
         """Read tokenizer and template. Raises ModelFolderError if one is missing or not fit to be run."""
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -61,7 +72,7 @@ class PromptWriter:
             raise ModelFolderError(
                 f"The chat template of {folder} {why}; load only folders of people you trust."
             )
-        return cls(tokenizer, template, image_token_id)
+        return cls(tokenizer, template, image_token_id, marks)
 
     def least_tokens(self, question: Question) -> int:
         """How many tokens the question's longest text surely takes, without making them; 0 if nobody knows.
@@ -75,9 +86,15 @@ class PromptWriter:
         longest = max((len("".join(text.split())) for text in (*said, *(question.choices or ()))), default=0)
         return longest // (SHRINKING * self._longest_characters)
 
-    def row_marks(self, folder: Path) -> RowMarks:
-        """The tokens that end the rows of an image. Raises ModelFolderError if there are none."""
-        return RowMarks.load(folder, self._tokenizer)
+    def image_run(self, folder: ModelFolder) -> ImageRun:
+        """What writes the tokens of an image. Raises ModelFolderError if the tokenizer lacks marks of it."""
+        image_token_id = self._image_token_id
+        if folder.packing == "rows":
+            return RowRun.load(folder.path, self._tokenizer, image_token_id)
+        if folder.marks is None:
+            return PlainRun(image_token_id)
+        image_token = str(self._tokenizer.convert_ids_to_tokens(image_token_id))
+        return TileRun(folder.marks, image_token, image_token_id, self._encode_marks)
 
     def token_ids(self, question: Question, *, with_image: bool) -> IntArray:
         """The prompt (position,) int64, with one image token where the image goes.
@@ -149,6 +166,11 @@ class PromptWriter:
         """Token ids of a rendered text, which may bring its beginning-of-sequence token itself."""
         add = not starts_itself(text, self._tokenizer.bos_token)
         token_ids: list[int] = self._tokenizer(text, add_special_tokens=add)["input_ids"]
+        return token_ids
+
+    def _encode_marks(self, text: str) -> list[int]:
+        """Token ids of an image's run, which stands within a prompt."""
+        token_ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return token_ids
 
     def _spoken(self, prompt: str, turns: tuple[Turn, ...], said: Turn) -> tuple[list[int], str]:
