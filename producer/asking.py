@@ -80,6 +80,7 @@ class Asking:
                     run="run",
                     index=0,
                     image=None if row.image is None else ANY_IMAGE,
+                    more_images=(ANY_IMAGE,) * len(row.more_images),
                     questions=asked,
                     parameters=parameters,
                     detail=self.detail(row),

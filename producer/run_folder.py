@@ -254,9 +254,10 @@ class RunFolder:
         with self.ledger.new_rows() as rows:
             try:
                 for row in source.rows():
-                    if isinstance(row.image, ImagePath):
-                        _refuse_overwritten(row.image.to_path(), written)
-                    folders.add(row.image)
+                    for image in row.images:
+                        if isinstance(image, ImagePath):
+                            _refuse_overwritten(image.to_path(), written)
+                        folders.add(image)
                     rows.add(row, asking.check(row))
                     planned.asked_by_run += not row.questions and row.refusal is None
                 rows.flush()

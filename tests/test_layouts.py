@@ -1,6 +1,6 @@
 """Checkpoints as repositories have them convert, and answer as transformers does with the same weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from contract.answer import Answer
+from contract.failure import Refusal
 from contract.job import GenerationParameters, Job, Question
 from model_prep.convert import convert
 from model_prep.settings import PRESETS
@@ -23,7 +24,7 @@ from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.engine.scheduler import Limits
 from worker.images import ImageLimits
-from worker.llava.model import LlavaModel
+from worker.llava.model import ImageFeatures, LlavaModel
 from worker.service import Service
 
 TOLERANCE = 1e-4
@@ -50,7 +51,7 @@ class Pair:
     model: LlavaModel
     engine: Engine
 
-    def expected(self, image: Image.Image) -> tuple[list[int], torch.Tensor]:
+    def expected(self, image: Image.Image | list[Image.Image]) -> tuple[list[int], torch.Tensor]:
         """input_ids (position,) and inputs_embeds (position, hidden)."""
         inputs = self.reference.inputs(image, QUESTION)
         seen: list[torch.Tensor] = []
@@ -87,13 +88,34 @@ def picture(size: tuple[int, int]) -> Image.Image:
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
 def test_prompt_embeddings_and_tokens_equal_transformers(pair: Pair, size: tuple[int, int]) -> None:
     image = picture(size)
+    equal(pair, image, pair.model.encode_image(image), SEARCHES)
+
+
+def test_several_images_are_asked_about_as_in_transformers(pair: Pair) -> None:
+    """Where the template writes the image token itself there is one, and more are refused."""
+    several = [picture(SIZES[name]) for name in ("wide", "small", "tall")]
+    together = pair.model.together([pair.model.encode_image(image, alone=False) for image in several])
+    if pair.layout.form == "string":
+        with pytest.raises(Refusal, match="does not place the conversation's 3 images"):
+            pair.model.prompt(Question(id="q", messages=QUESTION), together)
+        return
+    equal(pair, several, together, {"4 beams": SEARCHES["4 beams"]})
+
+
+def equal(
+    pair: Pair,
+    image: Image.Image | list[Image.Image],
+    features: ImageFeatures,
+    searches: Mapping[str, GenerationParameters],
+) -> None:
+    """Prompt, embeddings and tokens are transformers'."""
     input_ids, inputs_embeds = pair.expected(image)
-    prompt = pair.model.prompt(Question(id="q", messages=QUESTION), pair.model.encode_image(image))
+    prompt = pair.model.prompt(Question(id="q", messages=QUESTION), features)
     assert prompt.token_ids.tolist() == input_ids
     assert prompt.inputs_embeds.shape == tuple(inputs_embeds.shape)
     assert np.abs(prompt.inputs_embeds - inputs_embeds.numpy()).max() <= TOLERANCE
     ends = pair.model.eos_token_ids
-    for parameters in SEARCHES.values():
+    for parameters in searches.values():
         request = Request(
             inputs_embeds=prompt.inputs_embeds,
             token_ids=prompt.token_ids,

@@ -310,7 +310,7 @@ def test_detail_caps_the_tiles_of_other_tilers(
         for one in tiles:
             assert one.pixel_values.shape[1:] == (3, *(tiler.tile_px or ()))
             assert len(one.pixel_values) == 1 + one.grid[0] * one.grid[1]
-    assert len({tiler.key(detail) for detail in grids}) >= 4
+    assert len({tiler.key(detail, True) for detail in grids}) >= 4
 
 
 def test_no_text_spells_the_marks_between_tiles() -> None:

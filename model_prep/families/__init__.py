@@ -26,6 +26,10 @@ FAMILIES: Final[dict[str, Family]] = {
 }
 DO_NOT_FIT: Final = {
     "fast_vlm": "its vision tower is one of timm's, which cannot be loaded without torchvision",
+    "gemma3": "the tokens of an image see each other both ways, and a worker's language model has one "
+    "causal mask",
+    "qwen2_vl": "its positions have three axes, and a worker counts them on one",
+    "qwen2_5_vl": "its positions have three axes, and a worker counts them on one",
 }
 """Families that were looked at, and why they are not converted."""
 TESTED_LANGUAGE_MODELS: Final = (

@@ -15,8 +15,8 @@ QUESTION_COLUMNS: Final = ("questions", "messages", "conversations", "choices")
 
 def questions_of(
     record: Mapping[str, Any], question_column: str | None
-) -> tuple[tuple[Question, ...], str | None]:
-    """The row's own questions, and the image that a conversation in OpenAI's form names."""
+) -> tuple[tuple[Question, ...], list[str]]:
+    """The row's own questions, and the images that a conversation in OpenAI's form names."""
     names = (question_column, "questions", "messages", "conversations")
     forms = [name for name in names if name is not None and name in record]
     if len(forms) > 1:
@@ -26,14 +26,14 @@ def questions_of(
     if choices is not None and form not in (question_column or "", "messages"):
         raise SourceError('"choices" stands beside "question" or "messages", or in an object of "questions"')
     if form is None:
-        return (), None
+        return (), []
     content = record[form]
     if form == question_column:
-        return (question("q1", content, choices),), None
+        return (question("q1", content, choices),), []
     if form == "messages":
         turns, images = openai_turns(content)
-        return (question("q1", turns, choices),), images[0] if images else None
-    return (_listed(content) if form == "questions" else _llava(content)), None
+        return (question("q1", turns, choices),), images
+    return (_listed(content) if form == "questions" else _llava(content)), []
 
 
 def _listed(content: Any) -> tuple[Question, ...]:

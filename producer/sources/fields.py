@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from producer.rows import Row, RowImage
+from producer.rows import NamedImage, Row, RowImage
 from producer.sources.conversation import QUESTION_COLUMNS, questions_of
 from producer.sources.files import IMAGE_SUFFIXES
-from producer.sources.images import is_data_url, named_image
+from producer.sources.images import is_data_url, named_images
 from producer.sources.parameters import PARAMETER_COLUMNS, detail_of, parameters_of
 from producer.sources.refusal import SourceError, listed
 from producer.sources.source import SourceOptions
@@ -42,7 +42,8 @@ def find_roles(columns: Sequence[str], options: SourceOptions, *, images: bool =
             raise SourceError(f'there is no column "{asked}"; there are {listed(columns) or "none"}')
     image = options.image_column if images else None
     if image is None and images:
-        image = _one_of(("image",), columns) or _one_of(IMAGE_COLUMNS, columns, option="--image-column")
+        image = _one_of(("image",), columns) or _one_of(("images",), columns)
+        image = image or _one_of(IMAGE_COLUMNS, columns, option="--image-column")
     row_id = options.id_column
     for name in ID_COLUMNS:
         row_id = row_id or _one_of((name,), columns)
@@ -89,12 +90,13 @@ def row_of(
     within the record can be found again. Raises SourceError for what is no row.
     """
     carried = carried_columns(tuple(record), roles, options)
-    questions, placed = questions_of(record, roles.question) if options.own_questions else ((), None)
+    questions, placed = questions_of(record, roles.question) if options.own_questions else ((), [])
+    more_images: tuple[NamedImage, ...] = ()
     if image is None:
-        text = _image_name(record, roles.image, placed)
-        if text is not None:
-            image = named_image(text, root, place)
-            name = None if is_data_url(text) else text
+        texts = _image_names(record, roles.image, placed)
+        if texts:
+            image, more_images = named_images(texts, root, place)
+            name = None if is_data_url(texts[0]) else texts[0]
     for question in questions:
         if question.uses_image(with_image=False) and image is None:
             raise SourceError('the conversation places an image, but there is no "image"')
@@ -106,6 +108,7 @@ def row_of(
         id=_id(record, roles.id, number),
         name=name,
         image=image,
+        more_images=more_images,
         questions=questions,
         parameters=parameters_of(record),
         detail=detail_of(record),
@@ -115,17 +118,19 @@ def row_of(
 
 def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) -> str | None:
     """How the record names its image; for a second look at a record that `row_of` took."""
-    placed = questions_of(record, roles.question)[1] if options.own_questions else None
-    return _image_name(record, roles.image, placed)
+    placed = questions_of(record, roles.question)[1] if options.own_questions else []
+    return next(iter(_image_names(record, roles.image, placed)), None)
 
 
-def _image_name(record: Mapping[str, Any], column: str | None, placed: str | None) -> str | None:
+def _image_names(record: Mapping[str, Any], column: str | None, placed: Sequence[str]) -> list[str]:
+    """One, several or none."""
     value = record.get(column) if column is not None else None
-    if value is not None and not (isinstance(value, str) and value):
-        raise SourceError(f'"{column}" must be a path or a URL')
-    if placed is not None and value not in (None, placed):
-        raise SourceError('"image" and the image in "messages" differ')
-    return placed or value
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(one, str) and one for one in values) or value == []:
+        raise SourceError(f'"{column}" must be a path or a URL, or a list of them')
+    if placed and values not in ([], list(placed)):
+        raise SourceError(f'"{column}" and the images in "messages" differ')
+    return list(placed) or values
 
 
 def _require_no_image(columns: Mapping[str, Any], asks: bool) -> None:

@@ -5,12 +5,13 @@ import binascii
 import os
 import re
 import urllib.parse
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import ValidationError
 
-from contract.job import ImagePath, ImageUrl
-from producer.rows import Embedded, RowImage
+from contract.job import MOST_IMAGES, ImagePath, ImageUrl
+from producer.rows import Embedded, NamedImage, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
 from producer.sources.refusal import SourceError, shown
 
@@ -40,6 +41,17 @@ def named_image(text: str, root: str, place: int) -> RowImage:
     if is_remote(root) and not text.startswith("/"):
         return _url(joined(root, text))
     return ImagePath.of(os.path.abspath(os.path.join(root, text)))
+
+
+def named_images(texts: Sequence[str], root: str, place: int) -> tuple[RowImage, tuple[NamedImage, ...]]:
+    """The first image of a row and its others, as named_image(). Raises SourceError."""
+    if len(texts) > MOST_IMAGES:
+        raise SourceError(f"there are {len(texts)} images; a question holds at most {MOST_IMAGES}")
+    first, *others = (named_image(text, root, place) for text in texts)
+    named = tuple(one for one in others if not isinstance(one, Embedded))
+    if others and (isinstance(first, Embedded) or len(named) < len(others)):
+        raise SourceError("of several images each is named by a path or a URL, not by a data: URL")
+    return first, named
 
 
 def _url(text: str) -> ImageUrl:

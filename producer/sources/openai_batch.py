@@ -11,7 +11,7 @@ from contract.job import Detail, GenerationParameters
 from producer.rows import Row
 from producer.sources.conversation import openai_turns, question
 from producer.sources.files import open_plain, reading
-from producer.sources.images import data_url_content, is_data_url, named_image
+from producer.sources.images import data_url_content, is_data_url, named_images
 from producer.sources.jsonl import JsonLines, parsed_object
 from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
@@ -109,13 +109,13 @@ class OpenAIBatch:
 
     def _asked(self, custom_id: str, body: dict[str, Any], place: int, columns: dict[str, Any]) -> Row:
         turns, urls = openai_turns(body.get("messages"))
-        if len(urls) > 1:
-            raise SourceError(f"a row holds one image, and this one has {len(urls)}")
         name = urls[0] if urls and not is_data_url(urls[0]) else None
+        image, more_images = named_images(urls, self._root, place) if urls else (None, ())
         return Row(
             id=custom_id,
             name=name,
-            image=named_image(urls[0], self._root, place) if urls else None,
+            image=image,
+            more_images=more_images,
             questions=(question("q1", [_turn(turn) for turn in turns]),),
             parameters=_parameters(body),
             detail=_detail(body["messages"]),

@@ -25,23 +25,25 @@ from worker.llava.tiles import Tiler, Tiles, load_tiler
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """One image, encoded once for all questions about it."""
+    """An image, encoded once for all questions about it; or several that are asked about together."""
 
     packed: FloatArray
     """(image token, hidden), read-only"""
     key: bytes
-    """equal for equal image, detail and model"""
-    run: IntArray
-    """(position,), the tokens that stand for it in a prompt: as many image tokens as features, and marks"""
+    """equal for equal images in the same order, detail and model"""
+    runs: tuple[IntArray, ...]
+    """(position,) of each image, the tokens that stand for it in a prompt: an image token for each feature,
+    and marks"""
 
     @property
     def nbytes(self) -> int:
-        return self.packed.nbytes + self.run.nbytes
+        return self.packed.nbytes + sum(run.nbytes for run in self.runs)
 
     def setflags(self, *, write: bool) -> None:
         """As an array's: whether it may be changed."""
         self.packed.setflags(write=write)
-        self.run.setflags(write=write)
+        for run in self.runs:
+            run.setflags(write=write)
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Prompt:
     """One question, ready for the language model."""
 
     token_ids: IntArray
-    """(position,), the image token once for each of the image's embeddings"""
+    """(position,), the image token once for each of the images' embeddings"""
     inputs_embeds: FloatArray
     """(position, hidden)"""
     image_tokens: int
     prefix_tokens: int = 0
-    """so many positions, up to the image's last, other questions about the image may begin with too"""
+    """so many positions, up to the last image's last, other questions about the images may begin with too"""
     prefix_key: bytes | None = None
     """equal for equal beginnings; None where no image or nothing but the image is asked about"""
 
@@ -161,15 +163,18 @@ class LlavaModel:
         decode: Callable[[], Image.Image],
         detail: Detail = "high",
         urgent: bool = False,
+        *,
+        alone: bool = True,
     ) -> ImageFeatures:
         """The features of the image file that holds `content`, and of which `decode` makes an RGB image.
 
         Decoded and encoded only where they were not kept, and once for threads that ask at the same time;
         urgent ones before others that wait for the device, and without waiting for what another encodes.
+        An image that is not `alone` is one of several in a question, which some models look at otherwise.
         Raises what `decode` raises.
         """
         # Not `detail` itself: two of them may stand for the same tiles.
-        looked_at = f"{self.model_id} {self._tiler.key(detail)} ".encode()
+        looked_at = f"{self.model_id} {self._tiler.key(detail, alone)} ".encode()
         key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
         kept = True
 
@@ -181,7 +186,7 @@ class LlavaModel:
                 image = decode()
                 if self._observer is not None:
                     self._observer.decoded(time.perf_counter() - begun)
-                tiles = self._tiler(image, detail)
+                tiles = self._tiler(image, detail, alone)
             return self._encode(tiles, key, urgent)
 
         features = self._features.get(key, encode, share=not urgent)
@@ -189,13 +194,25 @@ class LlavaModel:
             self._observer.looked_at(kept=kept)
         return features
 
-    def encode_image(self, image: Image.Image, detail: Detail = "high") -> ImageFeatures:
+    def encode_image(
+        self, image: Image.Image, detail: Detail = "high", *, alone: bool = True
+    ) -> ImageFeatures:
         """As features(), for an RGB image that comes from no file."""
         content = f"{image.height} {image.width} ".encode() + image.tobytes()
-        return self.features(content, lambda: image, detail)
+        return self.features(content, lambda: image, detail, alone=alone)
+
+    def together(self, several: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Of images in one question, in their order."""
+        if len(several) == 1:
+            return several[0]
+        return ImageFeatures(
+            np.concatenate([one.packed for one in several]),
+            hashlib.sha256(b"".join(one.key for one in several)).digest(),
+            tuple(run for one in several for run in one.runs),
+        )
 
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
-        """The conversation through the checkpoint's chat template, the image's features in their place.
+        """The conversation through the checkpoint's chat template, the images' features in their places.
 
         Without features the question must place no image. Raises Refusal, of QUESTION_REFUSED or of
         QUESTION_TOO_LONG.
@@ -206,19 +223,21 @@ class LlavaModel:
                 f"A text of the question has more than {least} tokens; the model's context is "
                 f"{self.context_tokens} tokens.",
             )
-        token_ids = self._writer.token_ids(question, with_image=features is not None)
+        images = 0 if features is None else len(features.runs)
+        token_ids = self._writer.token_ids(question, with_image=features is not None, images=images)
         image_token = self._folder.image_token_id
         if features is None or not (token_ids == image_token).any():
             assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
-        image_tokens, begins = len(features.run), int(np.flatnonzero(token_ids == image_token)[0])
-        token_ids = place_runs(token_ids, image_token, [features.run])
+        image_tokens = sum(map(len, features.runs))
+        behind = len(token_ids) - 1 - int(np.flatnonzero(token_ids == image_token)[-1])
+        token_ids = place_runs(token_ids, image_token, features.runs)
         places = token_ids == image_token
         # The image token may lie beyond the embeddings of a checkpoint that never looks it up.
         inputs_embeds = self.embed(np.where(places, 0, token_ids)[None])[0]
         inputs_embeds[places] = features.packed
-        prefix_tokens = begins + image_tokens
-        if prefix_tokens == len(token_ids):
+        prefix_tokens = len(token_ids) - behind
+        if not behind:
             return Prompt(token_ids, inputs_embeds, image_tokens)
         prefix_key = hashlib.sha256(features.key + token_ids[:prefix_tokens].tobytes()).digest()
         return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key)
@@ -228,7 +247,10 @@ class LlavaModel:
 
         Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
         """
-        return self._writer.choice_ids(question, self.eos_token_ids, with_image=features is not None)
+        images = 0 if features is None else len(features.runs)
+        return self._writer.choice_ids(
+            question, self.eos_token_ids, with_image=features is not None, images=images
+        )
 
     def embed(self, token_ids: IntArray) -> FloatArray:
         """token_ids (row, position) → inputs_embeds (row, position, hidden)."""
@@ -260,4 +282,4 @@ class LlavaModel:
             packed = pack_features(
                 features, grid, tiles.image_size, self._folder.image_newline, self._folder.most_plane_tiles
             )
-        return ImageFeatures(packed, key, self._run(len(packed), grid))
+        return ImageFeatures(packed, key, (self._run(len(packed), grid),))

@@ -96,22 +96,23 @@ class PromptWriter:
         image_token = str(self._tokenizer.convert_ids_to_tokens(image_token_id))
         return TileRun(folder.marks, image_token, image_token_id, self._encode_marks)
 
-    def token_ids(self, question: Question, *, with_image: bool) -> IntArray:
-        """The prompt (position,) int64, with one image token where the image goes.
+    def token_ids(self, question: Question, *, with_image: bool, images: int = 1) -> IntArray:
+        """The prompt (position,) int64, with one image token where an image goes.
 
-        `with_image` places an image in the short form of a question. Raises Refusal(QUESTION_REFUSED).
+        `with_image` places `images` in the short form of a question. Raises Refusal(QUESTION_REFUSED).
         """
-        turns = question.turns(with_image=with_image)
+        turns = question.turns(with_image=with_image, images=images)
         for turn in turns:
             self._refuse_control_tokens(turn)
         token_ids = np.asarray(self._encode(self._render(turns)), dtype=np.int64)
-        images = sum(turn.image_count for turn in turns)
-        if np.count_nonzero(token_ids == self._image_token_id) != images:
-            raise _refusal("the model's chat template does not place the conversation's image")
+        placed = sum(turn.image_count for turn in turns)
+        if np.count_nonzero(token_ids == self._image_token_id) != placed:
+            what = "image" if placed <= 1 else f"{placed} images"
+            raise _refusal(f"the model's chat template does not place the conversation's {what}")
         return token_ids
 
     def choice_ids(
-        self, question: Question, eos_token_ids: Sequence[int], *, with_image: bool
+        self, question: Question, eos_token_ids: Sequence[int], *, with_image: bool, images: int = 1
     ) -> tuple[tuple[int, ...], ...]:
         """What the model would generate after the prompt to give each of the question's choices.
 
@@ -119,7 +120,7 @@ class PromptWriter:
         first. Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
         """
         assert question.choices, "a question without choices"
-        turns = question.turns(with_image=with_image)
+        turns = question.turns(with_image=with_image, images=images)
         prompt = self._render(turns)
         found: dict[tuple[int, ...], str] = {}
         for choice in question.choices:

@@ -43,12 +43,12 @@ class Tiler(Protocol):
         """(height, width) of every tile; None where it is the image's."""
         ...
 
-    def key(self, detail: Detail) -> str:
-        """Equal for details that cut every image into the same tiles."""
+    def key(self, detail: Detail, alone: bool) -> str:
+        """Equal for what cuts every image into the same tiles."""
         ...
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
-        """Resize, pad or crop, cut and normalise an RGB image."""
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:
+        """Resize, pad or crop, cut and normalise an RGB image; one that is not `alone` in its question."""
         ...
 
 
@@ -64,7 +64,7 @@ class AnyresTiler:
         side = size.get("shortest_edge")
         return size.get("height", side), size.get("width", side)
 
-    def key(self, detail: Detail) -> str:
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
         return str(self.pinpoints(detail))
 
     def pinpoints(self, detail: Detail) -> list[list[int]]:
@@ -75,7 +75,7 @@ class AnyresTiler:
         most_tiles = 0 if detail == "low" else detail
         return [pinpoint for pinpoint in every if np.prod(self._grid(pinpoint)) <= most_tiles]
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         image_size = _size(image)
         pinpoints = self.pinpoints(detail)
         # The processor always cuts a grid; the smallest one is the least to throw away.
@@ -94,6 +94,22 @@ class AnyresTiler:
         return pinpoint[0] // tile_px[0], pinpoint[1] // tile_px[1]
 
 
+class AnyresMaxTiler(AnyresTiler):
+    """The same for an image alone; of one among several the base tile, the image padded to a square in it."""
+
+    def key(self, detail: Detail, alone: bool) -> str:
+        return super().key(detail, alone) if alone else "padded"
+
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:
+        if alone:
+            return super().__call__(image, detail)
+        side = max(image.size)
+        grey = tuple(int(255 * mean) for mean in self._processor.image_mean)
+        square = Image.new("RGB", (side, side), grey)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return super().__call__(square, "low")
+
+
 class ViewTiler:
     """One view of the image, whatever the detail: resized, and cropped or padded as the checkpoint says."""
 
@@ -105,10 +121,10 @@ class ViewTiler:
         size = self._processor.crop_size if self._processor.do_center_crop else self._processor.size
         return size["height"], size["width"]
 
-    def key(self, detail: Detail) -> str:  # noqa: ARG002 - one view for every detail
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
         return ""
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:  # noqa: ARG002
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         features = self._processor.preprocess(image, return_tensors="np")
         return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
 
@@ -123,10 +139,10 @@ class RowTiler:
     def tile_px(self) -> None:
         return None
 
-    def key(self, detail: Detail) -> str:  # noqa: ARG002 - one view for every detail
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
         return ""
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:  # noqa: ARG002
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         features = self._processor.preprocess(image, return_tensors="np")
         return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
 
@@ -141,7 +157,7 @@ class CanvasTiler:
     def tile_px(self) -> tuple[int, int]:
         return self._processor.size["height"], self._processor.size["width"]
 
-    def key(self, detail: Detail) -> str:
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
         return str(self.most_tiles(detail))
 
     def most_tiles(self, detail: Detail) -> int:
@@ -149,7 +165,7 @@ class CanvasTiler:
         most: int = self._processor.max_patches
         return most if detail == "high" else 1 if detail == "low" else min(detail, most)
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         most = self.most_tiles(detail)
         features = self._processor.preprocess(
             image, crop_to_patches=True, max_patches=most, return_tensors="np"
@@ -173,10 +189,10 @@ class SplitTiler:
         side = self._processor.max_image_size["longest_edge"]
         return side, side
 
-    def key(self, detail: Detail) -> str:
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
         return str(detail)
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         longest_px, (side, _) = self._processor.size["longest_edge"], self.tile_px
         if detail == "high":
             return self._cut(image, longest_px)
@@ -223,7 +239,7 @@ TILERS: Final[dict[Packing, dict[str | None, Callable[[Any], Tiler]]]] = {
     "view": {None: ViewTiler},
     "rows": {None: RowTiler},
     "anyres": {"image_grid_pinpoints": AnyresTiler},
-    "anyres_max": {"image_grid_pinpoints": AnyresTiler},
+    "anyres_max": {"image_grid_pinpoints": AnyresMaxTiler},
     "tiles": {"crop_to_patches": CanvasTiler, "do_image_splitting": SplitTiler},
 }
 """By the field that the image processor has."""
