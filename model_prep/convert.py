@@ -286,7 +286,7 @@ class Conversion:
     def _shortened(self, layers: int) -> openvino.Model:
         """The language model with so many of its layers, exported as the whole one is."""
         model = load_model(self.checkpoint, "auto")
-        decoder = model.model.language_model
+        decoder: Any = model.model.get_submodule(self.checkpoint.family.parts.decoder)
         decoder.layers = decoder.layers[:layers]
         model.config.text_config.num_hidden_layers = layers
         return export_language(model)
@@ -376,6 +376,7 @@ def convert(
                 source=found.name,
                 revision=found.revision,
                 packing=checkpoint.packing,
+                marks=processing.marks,
                 weight_format=settings.language.weight_format,
                 vision_format=settings.vision.vision_format,
                 settings=settings.model_dump() | reading.recorded,

@@ -41,7 +41,11 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint, processing: Processing, layers: int | None = None) -> None:
         """Raises ConversionError if the weights cannot be read."""
         model = load_model(checkpoint, "auto")
-        decoder = model.model.language_model
+        parts = checkpoint.family.parts
+        self._tower, self._projector, self._decoder = (
+            model.model.get_submodule(name) for name in (parts.tower, parts.projector, parts.decoder)
+        )
+        decoder = self._decoder
         if layers is not None:
             decoder.layers = decoder.layers[:layers]
         if layers == 0:
@@ -52,7 +56,7 @@ class Reference:
 
     @property
     def layers(self) -> int:
-        return len(self.model.model.language_model.layers)
+        return len(self._decoder.layers)
 
     def prompt(
         self, image: Image.Image, text: str, vision: Callable[[FloatArray], FloatArray] | None = None
@@ -78,9 +82,9 @@ class Reference:
 
         inner = self.model.model
         hooks = [
-            inner.vision_tower.register_forward_pre_hook(keep_tiles, with_kwargs=True),
-            inner.multi_modal_projector.register_forward_hook(replace),
-            inner.language_model.register_forward_pre_hook(keep_embeds, with_kwargs=True),
+            self._tower.register_forward_pre_hook(keep_tiles, with_kwargs=True),
+            self._projector.register_forward_hook(replace),
+            self._decoder.register_forward_pre_hook(keep_embeds, with_kwargs=True),
         ]
         try:
             with torch.no_grad():
@@ -101,7 +105,7 @@ class Reference:
     def logits(self, inputs_embeds: FloatArray) -> FloatArray:
         """inputs_embeds (position, hidden) → logits (position, vocabulary)."""
         with torch.no_grad():
-            hidden = self.model.model.language_model(inputs_embeds=torch.from_numpy(inputs_embeds[None]))
+            hidden = self._decoder(inputs_embeds=torch.from_numpy(inputs_embeds[None]))
             logits: FloatArray = self.model.lm_head(hidden.last_hidden_state)[0].numpy()
         return logits
 

@@ -6,13 +6,14 @@ import binascii
 import os
 import re
 import urllib.parse
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import ValidationError
 
-from contract.job import ImagePath, ImageUrl
+from contract.job import MOST_IMAGES, ImagePath, ImageUrl
 from contract.quoting import quoted
-from producer.rows import Embedded, RowImage
+from producer.rows import Embedded, NamedImage, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
 from producer.sources.refusal import SourceError
 
@@ -100,6 +101,23 @@ def named_image(text: str, root: str, place: int) -> RowImage:
     if len(raw) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
         raise SourceError(f"{quoted(text)} is too long for the name of a file")
     return ImagePath.of(os.path.abspath(os.path.join(root, text)))
+
+
+def named_images(
+    texts: Sequence[str], root: str, place: int
+) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
+    """A row's first image, if it has any, and its others, as named_image(). Raises SourceError."""
+    if len(texts) > MOST_IMAGES:
+        raise SourceError(f"there are {len(texts)} images; a question holds at most {MOST_IMAGES}")
+    found = [named_image(text, root, place) for text in texts]
+    named = tuple(one for one in found if not isinstance(one, Embedded))
+    if len(found) > 1 and len(named) < len(found):
+        within = len(found) - len(named)
+        raise SourceError(
+            f"of several images each is named by a path or a URL, and {within} of this row's {len(found)} "
+            "are within the source: write them to files"
+        )
+    return found[0] if found else None, named[1:]
 
 
 def _url(text: str) -> ImageUrl:
