@@ -50,7 +50,7 @@ def picture(size: int) -> bytes:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trade")
-    for number, name in enumerate(("a.png", "b.png")):
+    for number, name in enumerate(("a.png", "b.png", "c+#.png")):
         (folder / name).write_bytes(picture(number))
     return folder
 

@@ -274,6 +274,16 @@ CASES: Final = (
                             {"type": "text", "image": None, "text": DESCRIBE}])]},
         Answered(ONE_IMAGE),
     ),
+    Case(
+        "HumanSignal/label-studio#2291", "a task whose file has a plus sign in its name",
+        {"id": 77, "data": {"image": "/data/local-files/?d=c%2B%23.png", "question": DESCRIBE},
+         "annotations": []},
+        Answered(id="77"),
+    ),
+    Case(
+        "HumanSignal/label-studio-converter#150", "a task without anything but data",
+        {"data": {"image": "/data/local-files/?d=c%2B%23.png", "question": DESCRIBE}}, Answered(),
+    ),
     # Pictures as values.
     Case(
         "huggingface/trl#5132", "`image` with a list of one",

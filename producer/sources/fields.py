@@ -22,6 +22,18 @@ IMAGE_COLUMNS: Final = (
 )  # fmt: skip
 """Where an image's name is looked for if there is no column `image`, nor `images`."""
 ID_COLUMNS: Final = ("id", "question_id")
+TASK_KEYS: Final = frozenset(
+    {"data", "id", "annotations", "predictions", "drafts", "meta", "project", "inner_id", "created_at"}
+    | {"updated_at", "updated_by", "file_upload", "total_annotations", "cancelled_annotations"}
+    | {
+        "total_predictions",
+        "comment_count",
+        "unresolved_comment_count",
+        "comment_authors",
+        "last_comment_updated_at",
+    }
+)
+"""Of a task of Label Studio, as it imports and exports them."""
 NO_COLUMN: Final = (
     "no column names an image (columns: {}); name it with --image-column, or with --text-only ask without one"
 )
@@ -135,6 +147,15 @@ def row_of(
         detail=given.detail if detail is None else detail,
         ignored=tuple(sorted(found.ignored)),
     )
+
+
+def task_fields(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a task of Label Studio, what its data say beside its id; any other record as it is."""
+    data = record.get("data")
+    if not isinstance(data, Mapping) or not record.keys() <= TASK_KEYS:
+        return record
+    own = {"id": record["id"]} if record.get("id") is not None else {}
+    return {**data, **own}
 
 
 def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) -> str | None:

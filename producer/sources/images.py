@@ -28,6 +28,8 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
 _QUOTED: Final = re.compile(r"\s*b?(['\"])(.*)\1\s*", re.DOTALL)
 _PRINTED: Final = re.compile(r"\s*b['\"](\\x89PNG|\\xff\\xd8|GIF8|BM|RIFF|II\*|MM\\x00|\\x00\\x00\\x00)")
 """Bytes as Python prints them, of the beginnings above."""
+_LABEL_STUDIO: Final = "/data/local-files/?d="
+"""What Label Studio has before the names of files on its own disk."""
 SHORTEST_BASE64: Final = 32
 """Characters. The smallest image takes more."""
 NAME_MAX_BYTES: Final = 255
@@ -87,6 +89,8 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         return Embedded(place=place)
     if "\0" in text:
         raise SourceError("the image's name holds a null character")
+    if text.startswith(_LABEL_STUDIO):
+        text = urllib.parse.unquote(text.removeprefix(_LABEL_STUDIO), errors="surrogateescape")
     scheme = scheme_of(text)
     if scheme == "file":
         return ImagePath.of(os.path.abspath(local_path(text)))
