@@ -328,6 +328,28 @@ CASES: Final = (
         Answered(turns([IMAGE, IMAGE, text("Same?")]), images=BOTH),
     ),
     Case(
+        "issue", "marks and pictures whose numbers are in order",
+        {"images": {"<image 2>": "PLACE/b.png", "<image 1>": "PLACE/a.png"},
+         "question": "Is <image 1> as <image 2>?"},
+        Answered(turns([text("Is "), IMAGE, text(" as "), IMAGE, text("?")]), images=BOTH),
+    ),
+    Case(
+        "issue", "marks whose numbers turn the order round",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "question": "Is <image_2> as <image_1>?"},
+        Failed("invalid_job", 'that do not count up by one: "2", "1"'),
+    ),
+    Case(
+        "issue", "a mark that stands twice, and another picture",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "question": "Is <image 1> all of <image 1>?"},
+        Failed("invalid_job", 'that do not count up by one: "1", "1"'),
+    ),
+    Case(
+        "issue", "a picture in a column and another one in a part",
+        {"image": "PLACE/b.png",
+         "messages": [user([{"type": "image", "image": "PLACE/a.png"}, text(DESCRIBE)])]},
+        Failed("invalid_job", "The row has 2 images, and its text places 1"),
+    ),
+    Case(
         "issue", "pictures of which each asks for another detail",
         {"messages": [user([{"type": "image", "image": "PLACE/a.png", "detail": "low"},
                             {"type": "image", "image": "PLACE/b.png"}, text("Same?")])]},
