@@ -133,6 +133,11 @@ CASES: Final = (
         "huggingface/datasets#7632", "a picture that is null in Parquet does not end the run",
         {"images": None}, Failed("no_image", '"images" is empty'), "nested",
     ),
+    Case(
+        "issue", "VQAv2's questions name their pictures by number alone",
+        {"question_id": 262148000, "image_id": 262148, "question": "Where is he looking?"},
+        Failed("no_image", '"image_id" looks like one'),
+    ),
     # Conversations in the forms of other tools.
     Case(
         "issue", "LLaMA-Factory's and ms-swift's form",
@@ -473,7 +478,11 @@ CASES: Final = (
     ),
     Case(
         "issue", "neutral fields, and a speaker's name",
-        body(ignore_eos=False, echo=False, user="me", stop_token_ids=[], tool_choice="auto"),
+        body(
+            messages=[user([{"type": "image_url", "image_url": {"url": "PLACE/a.png"}}, text(DESCRIBE)],
+                           name="ann")],
+            ignore_eos=False, echo=False, user="me", stop_token_ids=[], tool_choice="auto",
+        ),
         Answered(ONE_IMAGE), "openai",
     ),
     Case(

@@ -32,6 +32,7 @@ PICTURE_WORDS: Final = re.compile(
     re.IGNORECASE,
 )
 """Columns that are named so hold images, as long as their values could name one."""
+_IMAGE_ID: Final = re.compile(r"(image|img|picture|photo)_?id", re.IGNORECASE)
 TEXT_ONLY: Final = "--text-only asks rows without an image all the same"
 
 
@@ -135,7 +136,9 @@ def refuse_unasked(columns: Iterable[str]) -> None:
 
 
 def _place_of_image(name: str, value: Any) -> str | None:
-    """Where in a column an image seems to be, such as `data.image`."""
+    """Where in a column an image seems to be, such as `data.image`; an image's id says that there is one."""
+    if _IMAGE_ID.fullmatch(name) and value not in (None, ""):
+        return name
     for place, text in _texts(name, value):
         if looks_like_image(text) or (PICTURE_WORDS.fullmatch(place.rpartition(".")[2]) and _is_name(text)):
             return place
