@@ -166,6 +166,8 @@ def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) 
 def _names(record: Mapping[str, Any], column: str | None, found: Said) -> list[str]:
     """The images that the record names, in a column and in its turns, where the same may stand in both."""
     inside = [] if column is None else names_in(record.get(column))
+    if column == "image" and not inside:
+        inside = names_in(record.get("images"))
     return inside + [name for name in found.images if name not in inside]
 
 
