@@ -322,7 +322,8 @@ def estimate(
             check_model(model)
         sample_of = Sample(submission.open(), sample)
         opened = RunFolder(folder / "run", create=True)
-        tell_planned(opened.plan(submission, sample_of), questions, console, as_json=as_json)
+        planned = opened.plan(submission, sample_of, sampled=True)
+        tell_planned(planned, questions, console, as_json=as_json)
         with serving(server, opened.path, model, local, console) as site:
             connection, queue = connected(site)
             if not site.own and not live_workers(connection):

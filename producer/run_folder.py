@@ -232,21 +232,28 @@ class RunFolder:
     def contact_sheet(self) -> OutputFile:
         return OutputFile(Path(os.path.abspath(self.path), CONTACT_SHEET), self.record, None)
 
-    def plan(self, submission: Submission, source: Source, *, overwrite: bool = False) -> Planned:
+    def plan(
+        self, submission: Submission, source: Source, *, overwrite: bool = False, sampled: bool = False
+    ) -> Planned:
         """Read the whole source and note its rows in place of the earlier ones.
 
         Everything is checked and nothing is sent. Output files that are not as this run folder wrote them are
-        refused, or with `overwrite` taken for its own. Raises SourceError and SinkError; the ledger is then
-        as it was.
+        refused, or with `overwrite` taken for its own. Where the source is `sampled`, options may decide
+        something in other rows. Raises SourceError and SinkError; the ledger is then as it was.
         """
-        return self._plan(submission, source, "adopt" if overwrite else "refuse")
+        return self._plan(submission, source, "adopt" if overwrite else "refuse", sampled=sampled)
 
     def plan_again(self, submission: Submission, source: Source) -> Planned:
         """The same for a ledger that takes a damaged one's place; what its record says of outputs holds."""
         return self._plan(submission, source, "leave")
 
     def _plan(
-        self, submission: Submission, source: Source, changed: Literal["refuse", "adopt", "leave"]
+        self,
+        submission: Submission,
+        source: Source,
+        changed: Literal["refuse", "adopt", "leave"],
+        *,
+        sampled: bool = False,
     ) -> Planned:
         submission = submission.beside_images(source)
         check(submission.prompts, source.columns)
@@ -279,9 +286,10 @@ class RunFolder:
                 rows.refuse_bare(BARE)
                 planned.notes.note_bare_refused()
             planned.notes.refuse_without_any()
-            planned.notes.refuse_undecided(submission.options.parameters)
-            asking.refuse_idle()
-            asking.refuse_unfit()
+            if not sampled:
+                planned.notes.refuse_undecided(submission.options.parameters)
+                asking.refuse_idle()
+                asking.refuse_unfit()
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):

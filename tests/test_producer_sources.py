@@ -200,7 +200,11 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: Any, sentence: 
     [
         ({"image": ""}, "no_image", '"image" is empty; --text-only'),
         ({"image": 7}, "no_image", "7 names no image"),
-        ({"image": ["a.png", "b.png"]}, "invalid_job", "2 images, and a row holds one"),
+        (
+            {"image": ["a.png", "b.png"], "question": "<image>?"},
+            "invalid_job",
+            "2 images, and its text places 1",
+        ),
         ({"image": "data:image/png;base64,A"}, "invalid_job", "not base64"),
         ({"image": "data:text/html,A"}, "invalid_job", "begins with data:image"),
         ({"image": "a\0.png"}, "invalid_job", "null character"),

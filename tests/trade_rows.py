@@ -295,6 +295,10 @@ CASES: Final = (
         {"image": ["PLACE/a.png"], "question": DESCRIBE}, Answered(),
     ),
     Case(
+        "huggingface/trl#5132", "`images` beside an `image` that is null",
+        {"image": None, "images": ["PLACE/a.png"], "question": DESCRIBE}, Answered(),
+    ),
+    Case(
         "unslothai/unsloth#11031", "`image` with a list of two is not answered about the first",
         {"image": ["PLACE/a.png", "PLACE/b.png"], "question": DESCRIBE}, Answered(images=BOTH),
     ),

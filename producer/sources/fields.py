@@ -170,7 +170,10 @@ def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) 
 
 def _names(record: Mapping[str, Any], column: str | None, found: Said) -> list[str]:
     """The images that the record names, in a column and in its turns."""
-    return found.names([] if column is None else names_in(record.get(column)))
+    inside = [] if column is None else names_in(record.get(column))
+    if column == "image" and not inside:
+        inside = names_in(record.get("images"))
+    return found.names(inside)
 
 
 def _named(texts: Sequence[str], root: str, place: int) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
