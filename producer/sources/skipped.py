@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from contract.counting import counted
 from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
 
 CAPTION_SUFFIXES: Final = (".txt", ".caption")
@@ -91,10 +92,6 @@ class Skipped:
             at_least = "at least " if self.more_below else ""
             parts.append(f"{at_least}{counted(self.in_subfolders, 'image')} in subfolders (--recursive)")
         return parts
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _kind(suffix: str) -> str:
