@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from contract.broker import VISIBILITY_TIMEOUT_S
+from contract.counting import counted
 from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
@@ -104,7 +105,8 @@ def report(found: dict[str, Any], console: Console) -> None:
     """The summary in words."""
     state = "" if found["finished"] else f" {found['complete']} of them complete;"
     console.print(
-        f"{found['rows']} images:{state} {found['answered']} questions answered, {found['failed']} failed."
+        f"{counted(found['rows'], 'image')}:{state} {counted(found['answered'], 'question')} answered, "
+        f"{found['failed']} failed."
     )
     if "jobs_sent" in found:
         console.print(f"New jobs: {found['jobs_sent']}; what the folder knew already was not asked again.")
