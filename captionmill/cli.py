@@ -1,12 +1,12 @@
 """Assembles the `captionmill` command from the files of its commands."""
 
 import sys
-from typing import Final
 
 from typer.exceptions import TyperException
 
 from captionmill import demo, doctor, models, operation, questions, run_folders, runs, server, worker
 from captionmill.app import app
+from captionmill.exits import NAME
 
 __all__ = [
     "app",
@@ -21,7 +21,6 @@ __all__ = [
     "server",
     "worker",
 ]
-NAME: Final = "captionmill"
 
 
 def main() -> None:

@@ -90,6 +90,8 @@ class _OnTerminal:
             self._shown.stage(event["stage"])
         elif event["event"] == "download":
             self._shown.downloaded(event["done_bytes"], event["total_bytes"])
+        elif event["event"] == "compared":
+            self._shown.compared(event["done"], event["total"])
 
 
 def _converse(kept: KeptModel, record: Record, options: tuple[str, ...], on_event: OnEvent) -> None:

@@ -74,7 +74,8 @@ KeepGoing = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model folder, checkpoint folder or hub id; with a server, model folder or id that must answer.",
+        help="Model folder, checkpoint folder, hub id or demo; with a server, model folder or id that must "
+        "answer.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -127,6 +128,13 @@ def read_parameter_columns(text: str) -> tuple[str, ...] | None:
 def read_questions(given: str | Sequence[Mapping[str, Any]]) -> Path | Sequence[Mapping[str, Any]]:
     """A file's name, or the tables that stand in a file of options."""
     return Path(given) if isinstance(given, str) else given
+
+
+def several(choices: list[str] | None) -> list[str] | None:
+    """Those of --choice. Raises typer.BadParameter."""
+    if choices is not None and len(choices) == 1:
+        raise typer.BadParameter("there is one answer, and none to choose from; give at least two.")
+    return choices
 
 
 def _default(name: str) -> str:
@@ -255,7 +263,9 @@ class QuestionOptions:
     choice: Annotated[
         list[str] | None,
         typer.Option(
-            help="An answer that is allowed to each --question; may be repeated.", rich_help_panel=QUESTIONS
+            callback=several,
+            help="An answer that is allowed to each --question; give at least two.",
+            rich_help_panel=QUESTIONS,
         ),
     ] = None
     detail: Annotated[

@@ -36,6 +36,7 @@ from captionmill.options import (
     WindowSize,
 )
 from captionmill.serving import Site, check_local, connected, own_site, server_or_none
+from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
@@ -55,7 +56,6 @@ from producer.queue import BrokerAwayError
 from producer.run_folder import Planned, RunFolder, Submission
 from producer.settings import server_url
 from producer.sources import place_of, shared_folder, shown
-from producer.sources.skipped import counted
 from producer.worker_line import no_worker
 from producer.workers import live_workers
 
@@ -149,7 +149,9 @@ def run(
                 console.print(f"Written; use it with: captionmill run --config {shown(write_config)}")
                 raise typer.Exit
             if dry_run:
-                submission = submission.joined(out or default_out(submission.sources), add=add)
+                out = out or default_out(submission.sources)
+                require_place_of_its_own(out, submission.sources)
+                submission = submission.joined(out, add=add)
                 looked, planned = look(submission, DRY_ROWS)
                 tell_planned(planned, questions, console, as_json=as_json)
                 show(looked, submission, planned.rows, console, as_json=as_json)
@@ -162,6 +164,8 @@ def run(
                 console.print(f"The run's folder is {shown(out)} (--out names another one).")
             planned = plan(out, submission, server, add=add, overwrite=sinks.overwrite)
             tell_planned(planned, questions, console, as_json=as_json)
+        if server is None and not sinks.overwrite and is_finished(out):
+            raise typer.Exit(tell_finished(out, console, as_json=as_json))
         with serving(server, out, model, local, console) as site:
             code = work(
                 out,
@@ -281,7 +285,10 @@ def retry(
             changed = {name: changes[name] for name in generation.changes()}
             with opened.role("feeder"), opened.role("collector"):
                 count = opened.retry(codes, changed, overwrite=overwrite)
-        console.print(f"{count} failed questions are asked again.")
+        told = counted(count, "failed question is", "failed questions are")
+        console.print(f"{told} asked again.")
+        if server is None and not overwrite and is_finished(folder):
+            raise typer.Exit(tell_finished(folder, console, as_json=as_json))
         with serving(server, folder, model, local, console) as site:
             exit_code = work(
                 folder, site, console, window=window, as_json=as_json, keep_going=keep_going, model=model
@@ -336,13 +343,14 @@ def estimate(
         if as_json:
             return
         console.print(
-            f"{found['sample_rows']} of {found['rows']} rows took {found['seconds']:.1f} s on "
-            f"{found['workers']} workers: {found['images_per_s']:.2f} images/s, "
+            f"{found['sample_rows']} of {counted(found['rows'], 'row')} took {found['seconds']:.1f} s on "
+            f"{counted(found['workers'], 'worker')}: {found['images_per_s']:.2f} images/s, "
             f"{found['tokens_per_s']:.1f} tokens/s."
         )
         console.print(
-            f"All of them: {duration(found['total_s'])} (h:mm:ss), {found['total_tokens']:.0f} tokens "
-            f"generated, {found['total_prompt_tokens']:.0f} read."
+            f"All of them: {duration(found['total_s'])} (h:mm:ss), "
+            f"{counted(round(found['total_tokens']), 'token')} generated, "
+            f"{found['total_prompt_tokens']:.0f} read."
         )
 
 
@@ -352,8 +360,8 @@ def _tell_failures(found: dict[str, Any], console: Console, *, as_json: bool) ->
         for one in found["failures"]:
             console.print(f"  {one['questions']:6d}  {one['code']}, as of {one['row']}: {one['example']}")
     refuse(
-        f"{found['failed_questions']} questions of the {found['sample_rows']} sample rows failed, so there "
-        "is no forecast.",
+        f"{counted(found['failed_questions'], 'question')} of the "
+        f"{counted(found['sample_rows'], 'sample row')} failed, so there is no forecast.",
         EXIT_FAILURES,
     )
 
@@ -409,6 +417,16 @@ def _absolute_model(model: str | None) -> str | None:
     return os.path.abspath(model)
 
 
+def require_place_of_its_own(out: Path, sources: Sequence[str]) -> None:
+    """Refuse to put a run's ledger and outputs among the images that it reads."""
+    for place in map(place_of, sources):
+        if os.path.isdir(place) and out.exists() and os.path.samefile(place, out):
+            refuse(
+                f"--out {shown(out)} is the folder of the images themselves. Give the run a folder of its "
+                "own; captions beside the images are written by --sink sidecar."
+            )
+
+
 def default_out(sources: Sequence[str]) -> Path:
     """A folder here with the source's name; of several, with that of the folder that they share."""
     places = [place_of(source) for source in sources]
@@ -425,6 +443,7 @@ def plan(
 
     With `add`, the sources of the run that `out` holds are noted, too.
     """
+    require_place_of_its_own(out, submission.sources)
     if server is not None:
         check_live(submission.model, server)
     submission = submission.joined(out, add=add)
@@ -545,17 +564,41 @@ def work(
     if not collect:
         console.print(f"Every job is sent; fetch the answers with: captionmill collect {shown(out)}")
         return 0
-    try:
-        page = make_contact_sheet(folder)
-    except KeyboardInterrupt:
-        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+    page = look_at(folder)
     found = summary(folder, driven.outputs) | {
         "jobs_sent": folder.ledger.next_index() - before,
         "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
     }
+    return tell_end(found, page, console, as_json=as_json)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the run in `out` has all answers, and all its outputs. Raises LedgerError."""
+    with closing(RunFolder(out, read_only=True)) as opened:
+        return opened.finished
+
+
+def tell_finished(out: Path, console: Console, *, as_json: bool) -> int:
+    """End a command of which nothing is left to do, without server or workers. Returns its exit code."""
+    with closing(RunFolder(out)) as folder:
+        page = look_at(folder)
+        found = summary(folder) | {"jobs_sent": 0, "remedies": {}}
+    return tell_end(found, page, console, as_json=as_json)
+
+
+def look_at(folder: RunFolder) -> Path:
+    """The contact sheet of the run as it is now."""
+    try:
+        return make_contact_sheet(folder)
+    except KeyboardInterrupt:
+        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+
+
+def tell_end(found: dict[str, Any], page: Path, console: Console, *, as_json: bool) -> int:
+    """The summary, and where to look. Returns the command's exit code."""
     tell(found, console, as_json=as_json)
     if not as_json:
-        console.print(f"Answers: {shown(out)}\nTo look at: {shown(out / page.name)}")
+        console.print(f"Answers: {found['folder']}\nTo look at: {os.path.join(found['folder'], page.name)}")
     return EXIT_FAILURES if found["failed"] else 0
 
 
@@ -601,6 +644,6 @@ def tell(found: dict[str, Any], console: Console, *, as_json: bool) -> None:
 def _so_far(folder: RunFolder) -> str:
     ledger = folder.ledger
     return (
-        f"{ledger.complete_rows()} of {ledger.rows()} rows are answered and kept in {shown(folder.path)}; "
-        f"go on with: captionmill run --resume --out {shown(folder.path)}"
+        f"{ledger.complete_rows()} of {counted(ledger.rows(), 'row is', 'rows are')} answered and kept in "
+        f"{shown(folder.path)}; go on with: captionmill run --resume --out {shown(folder.path)}"
     )

@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from contract.broker import VISIBILITY_TIMEOUT_S
+from contract.counting import counted
 from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
 from producer.run_folder import RunFolder, Work
 from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
-from producer.sources.skipped import counted
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def report(found: dict[str, Any], console: Console) -> None:
     """The summary in words."""
     state = "" if found["finished"] else f" {found['complete']} of them complete;"
     console.print(
-        f"{found['rows']} images:{state} {found['answered']} questions answered, {found['failed']} failed."
+        f"{counted(found['rows'], 'image')}:{state} {counted(found['answered'], 'question')} answered, "
+        f"{found['failed']} failed."
     )
     if found["without_image"]:
         console.print(f"Asked without an image: {counted(found['without_image'], 'row')}.")

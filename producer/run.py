@@ -9,6 +9,7 @@ from typing import Any, Final
 import redis
 
 from contract.broker import VISIBILITY_TIMEOUT_S
+from contract.counting import counted
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
@@ -64,6 +65,8 @@ class Round:
     sent_again: int
     held: str | None
     """Why nothing is sent at the moment though there is room in the window."""
+    asked: bool = True
+    """Whether any job has been under way since this process began."""
 
 
 class Pressure:
@@ -90,10 +93,11 @@ class Pressure:
     def _look(self) -> str | None:
         queued = self._queue.queued()
         if queued > MOST_QUEUED:
-            return f"{queued} jobs are queued"
+            return counted(queued, "job is queued", "jobs are queued")
         uncollected: Any = self._redis.xlen(self._key)
         if uncollected > MOST_UNCOLLECTED:
-            return f"{uncollected} answers wait in the store to be collected"
+            waiting = counted(uncollected, "answer waits", "answers wait")
+            return f"{waiting} in the store to be collected"
         memory: Any = self._redis.info("memory")
         used, most = memory["used_memory"], memory.get("maxmemory", 0)
         if most and used > MOST_MEMORY * most:
@@ -137,6 +141,7 @@ class Run:
         self._sent_at: dict[int, float] = {}
         """Index to monotonic time, in order of sending."""
         self._sent_again = 0
+        self._asked = False
         self._watched_at = now
         self._collected_at = now - GATHER_S
         self._gathered = 0
@@ -159,6 +164,7 @@ class Run:
         self._take_over()
         while True:
             fed, held = self._feed()
+            self._asked = self._asked or bool(self._sent_at)
             moved = self._collect(wait=not fed)
             self._reconcile()
             self._stop_if_workers_crash()
@@ -170,6 +176,7 @@ class Run:
                 silent_s=time.monotonic() - self._heard_at,
                 sent_again=self._sent_again,
                 held=held,
+                asked=self._asked,
             )
             if not fed and not moved and self._at_end() and not self._decided_now():
                 return

@@ -21,10 +21,12 @@ from typing import Any, Final, Literal, Self
 import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.asking import Asking
+from producer.caption_question import CaptionQuestion
 from producer.collect import Collector
 from producer.database import LedgerDamagedError
 from producer.feed import Feeder, JobQueue
@@ -258,6 +260,7 @@ class RunFolder:
         for place in submission.sources:
             _refuse_overwritten(place, written)
         folders = ImageFolders()
+        captions = CaptionQuestion(submission.sink_options.question, submission.prompts)
         planned = Planned(skipped=source.skipped)
         with self.ledger.new_rows() as rows:
             try:
@@ -268,6 +271,7 @@ class RunFolder:
                     checked = asking.check(row)
                     rows.add(row, checked.questions)
                     planned.notes.add(row, checked.decided_by)
+                    captions.note(row)
                     planned.asked_by_run += not row.questions and row.refusal is None
                 rows.flush()
             except LedgerError as error:
@@ -280,6 +284,7 @@ class RunFolder:
             planned.notes.refuse_without_any()
             planned.notes.refuse_undecided(submission.options.parameters)
             asking.refuse_idle()
+            captions.require()
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):
@@ -460,9 +465,9 @@ class RunFolder:
         return FirstJobsFailError(
             stop.code,
             stop.jobs,
-            f"Stopped, as the first {stop.jobs} jobs all failed with {stop.code}. {told} Then give the same "
-            f"command again, or captionmill run --resume --out {shown(self.path)}: all of them are asked "
-            "again (with --keep-going, whatever they end in).",
+            f"Stopped, as the first {counted(stop.jobs, 'job')} all failed with {stop.code}. {told} Then "
+            f"give the same command again, or captionmill run --resume --out {shown(self.path)}: all of them "
+            "are asked again (with --keep-going, whatever they end in).",
         )
 
     def _take_feeder(self, connection: redis.Redis, stack: ExitStack) -> None:
