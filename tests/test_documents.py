@@ -94,6 +94,12 @@ def test_entries_of_the_log_are_short_and_say_what_was_tried_measured_and_decide
     assert not [line for line in lines if len(line) > LONGEST_ENTRY]
 
 
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([^)]+)\)", index))
+
+
 @pytest.mark.parametrize("document", ALL)
 def test_links_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
