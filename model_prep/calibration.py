@@ -220,7 +220,8 @@ def _saved_dataset(folder: Path) -> list[_Entry]:
         import datasets
     except ModuleNotFoundError:
         raise ConversionError(
-            f"{folder} was saved by Hugging Face datasets, which is not installed: {install_line('datasets')}."
+            f"{folder} was saved by Hugging Face datasets, which is not installed: "
+            f"{install_line('datasets')}."
         ) from None
     loaded = datasets.load_from_disk(str(folder))
     if isinstance(loaded, datasets.DatasetDict):
