@@ -212,7 +212,9 @@ def save(
     folder: Path,
     processor: ProcessorMixin,
     config: PretrainedConfig,
+    dtype: torch.dtype = torch.float32,
     max_shard_size: str = "5GB",
+    ends: list[int] | None = None,
 ) -> Path:
     """Write a model of `config` and random weights with its processor; return `folder`."""
     with torch.random.fork_rng():
@@ -227,9 +229,9 @@ def save(
     tokenizer = processor.tokenizer
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends or tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     return folder
