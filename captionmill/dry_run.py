@@ -54,10 +54,11 @@ class Looked:
 
     def rows(self) -> Iterator[Row]:
         for row in self.source.rows():
-            if isinstance(row.image, ImageUrl):
-                self.urls += 1
-            elif isinstance(row.image, ImagePath):
-                self._look_at(row.image.to_path())
+            for image in row.images:
+                if isinstance(image, ImageUrl):
+                    self.urls += 1
+                elif isinstance(image, ImagePath):
+                    self._look_at(image.to_path())
             yield row
 
     def read(self, place: int) -> bytes:
@@ -126,6 +127,7 @@ def _job(row: Row, asking: Asking) -> dict[str, Any]:
     return {
         "id": shown(row.id),
         "image": None if row.image is None else row.image.model_dump(mode="json"),
+        **({"images": [one.model_dump(mode="json") for one in row.images]} if row.more_images else {}),
         "detail": asking.detail(row),
         "failure": None if row.refusal is None else row.refusal.model_dump(mode="json", exclude={"kind"}),
         "questions": [

@@ -1,9 +1,9 @@
-"""The job: one image, the questions about it and how to generate, as data."""
+"""The job: an image or several, the questions about them and how to generate, as data."""
 
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -15,6 +15,9 @@ JOB_VERSION: Final = 1
 
 INLINE_MAX_BYTES: Final = 32 * 1024
 """Of an image that travels within its job; a larger one is put into the store beside it."""
+
+MOST_IMAGES: Final = 32
+"""Of a job; the model's context holds fewer of most."""
 
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 JobIndex = Annotated[int, Field(ge=0, lt=2**32, description="position in the run; a bit in the done bitmap")]
@@ -28,7 +31,7 @@ class TextPart(Contract):
 
 
 class ImagePart(Contract):
-    """The place of the job's image in a turn."""
+    """The place of the job's image in a turn; of several images, of the next one."""
 
     type: Literal["image"] = "image"
 
@@ -48,9 +51,9 @@ class Turn(Contract):
 
 
 class Question(Contract):
-    """A conversation that ends in a user turn, with the job's image in its first user turn or no image.
+    """A conversation that ends in a user turn, with the job's images in its first user turn or no image.
 
-    A plain string is the short form: one user turn, the image before the text.
+    A plain string is the short form: one user turn, the images before the text.
     """
 
     id: Text = Field(min_length=1)
@@ -83,16 +86,16 @@ class Question(Contract):
                 "the last one a user turn"
             )
         images = [turn.image_count for turn in self.messages]
-        if sum(images) > 1 or sum(images) != images[roles.index("user")]:
-            raise ValueError("a conversation holds at most one image, in its first user turn")
+        if sum(images) > MOST_IMAGES or sum(images) != images[roles.index("user")]:
+            raise ValueError(f"a conversation holds at most {MOST_IMAGES} images, in its first user turn")
         return self
 
-    def turns(self, *, with_image: bool) -> tuple[Turn, ...]:
-        """The conversation in full; the short form takes the image's place from `with_image`."""
+    def turns(self, *, with_image: bool, images: int = 1) -> tuple[Turn, ...]:
+        """The conversation in full; the short form has places for `images` if it is asked `with_image`."""
         if not isinstance(self.messages, str):
             return self.messages
         text = TextPart(text=self.messages)
-        return (Turn(role="user", content=(ImagePart(), text) if with_image else (text,)),)
+        return (Turn(role="user", content=(*([ImagePart()] * images if with_image else []), text)),)
 
     def uses_image(self, *, with_image: bool) -> bool:
         return any(turn.image_count for turn in self.turns(with_image=with_image))
@@ -265,12 +268,17 @@ def greedy_at_zero(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Job(Contract):
-    """One image and its questions: what travels through the queue."""
+    """An image or several and the questions about them: what travels through the queue."""
 
     version: Literal[1] = JOB_VERSION
     run: RunId
     index: JobIndex
     image: ImageReference | None = None
+    more_images: tuple[ImageReference, ...] = Field(
+        default=(),
+        max_length=MOST_IMAGES - 1,
+        description="those after the first, in the order in which the questions place them",
+    )
     questions: tuple[Question, ...] = Field(min_length=1)
     parameters: GenerationParameters = GenerationParameters()
     detail: Detail = "high"
@@ -287,6 +295,12 @@ class Job(Contract):
             raise ValueError("question ids must differ within a job")
         if self.image is None and any(question.uses_image(with_image=False) for question in self.questions):
             raise ValueError("a question places an image, but the job has none")
+        if self.image is None and self.more_images:
+            raise ValueError("more_images are those after image")
+        for question in self.questions:
+            placed = sum(turn.image_count for turn in question.turns(with_image=False))
+            if placed not in (0, self.image_count):
+                raise ValueError(f"a question places {placed} images, and the job has {self.image_count}")
         if self.stream and (len(self.questions) > 1 or self.questions[0].choices is not None):
             raise ValueError("stream is for one question without choices")
         if self.stream and max(self.parameters.num_beams, self.parameters.num_return_sequences) > 1:
@@ -295,6 +309,15 @@ class Job(Contract):
         if self.parameters != scored and all(question.choices for question in self.questions):
             raise ValueError("where every question has choices, no parameter but length_penalty decides")
         return self
+
+    @property
+    def image_count(self) -> int:
+        return 0 if self.image is None else 1 + len(self.more_images)
+
+    def each_image(self) -> Iterator["Job"]:
+        """The job about each of its images alone: whoever fetches an image knows of one."""
+        for image in (self.image, *self.more_images):
+            yield self.model_copy(update={"image": image, "more_images": ()})
 
     def to_message(self) -> dict[str, Any]:
         """The JSON-ready form that goes through the broker."""

@@ -28,13 +28,38 @@ POSITION_IDS: Final = "position_ids"
 BEAM_IDX: Final = "beam_idx"
 LOGITS: Final = "logits"
 
-Packing = Literal["view", "anyres", "anyres_max", "rows"]
+Packing = Literal["view", "anyres", "anyres_max", "rows", "tiles"]
 """How an image's features become its run of tokens: one view; a base tile and a grid with an image newline
-after each row; the same with the grid shrunk to vision_aspect_ratio's tiles; or rows of patches of an image
-of any size, with a break token after each and an end token after the last."""
+after each row; the same with the grid shrunk to vision_aspect_ratio's tiles; rows of patches of an image
+of any size, with a break token after each and an end token after the last; or the tiles of a grid row by row,
+then the base tile, with the manifest's marks between them."""
 
 WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
 VisionFormat = Literal["fp32", "fp16", "int8"]
+
+
+class TileMarks(Contract):
+    """The texts that stand between the tiles of an image, in the packing "tiles"."""
+
+    begin: str = Field(default="", description="before everything")
+    tile: str = Field(default="", description="before each tile of the grid; {row} and {column} count from 1")
+    row_end: str = Field(default="", description="after each row of the grid")
+    grid_end: str = Field(default="", description="after the grid")
+    base: str = Field(default="", description="before the base tile")
+    end: str = Field(default="", description="after everything")
+
+    def text(self, grid: tuple[int, int], image_token: str) -> str:
+        """An image of `grid` (height, width) in tiles, one image token for each tile; (0, 0) is no grid."""
+        height, width = grid
+        rows = (
+            "".join(self._tile(row, column) + image_token for column in range(1, width + 1)) + self.row_end
+            for row in range(1, height + 1)
+        )
+        tiles = "".join(rows) + (self.grid_end if height else "")
+        return f"{self.begin}{tiles}{self.base}{image_token}{self.end}"
+
+    def _tile(self, row: int, column: int) -> str:
+        return self.tile.replace("{row}", str(row)).replace("{column}", str(column))
 
 
 class FolderFile(Contract):
@@ -57,6 +82,7 @@ class FolderManifest(Contract):
         default=None,
         description="of an image's features; in folders made before it was recorded, by model_type",
     )
+    marks: TileMarks | None = Field(default=None, description="with the packing tiles")
     weight_format: WeightFormat
     vision_format: VisionFormat
     settings: dict[str, object] = Field(description="everything the conversion was asked for")
@@ -72,6 +98,19 @@ class FolderManifest(Contract):
     def size_bytes(self) -> int:
         """Of all files, the manifest excepted."""
         return sum(file.size_bytes for file in self.files.values())
+
+
+def side_px(vision_config: Any, field: Literal["image_size", "patch_size"]) -> int:
+    """The side of the squares that a vision tower reads, which its config has as a number or as both sides.
+
+    Raises ValueError if there is no such square.
+    """
+    value = getattr(vision_config, field, None)
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    side = sides.pop() if len(sides) == 1 else None
+    if not isinstance(side, int) or side <= 0:
+        raise ValueError(f"{field} is {value!r}.")
+    return side
 
 
 def context_tokens(text_config: Any) -> int:

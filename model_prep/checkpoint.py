@@ -12,9 +12,9 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from contract.model_folder import Packing
-from model_prep.families import FAMILIES, TESTED_LANGUAGE_MODELS
-from model_prep.families.family import Family
+from contract.model_folder import Packing, side_px
+from model_prep.families import DO_NOT_FIT, FAMILIES, TESTED_LANGUAGE_MODELS
+from model_prep.families.family import Family, Parts
 from model_prep.original import OriginalLayout, is_original, open_original
 from model_prep.reading import AS_IT_SAYS, Reading
 from model_prep.refusal import ConversionError, refusing
@@ -109,25 +109,27 @@ def open_checkpoint(source: str, reading: Reading = AS_IT_SAYS) -> Checkpoint:
     config = _config(family, raw, source)
     with torch.device("meta"), refusing(f"The config of {source} is not valid"):
         skeleton = family.model(config)
-        counts = count_parameters(skeleton)
-    attention = "sdpa" if skeleton.model.language_model._supports_sdpa else "eager"
+        counts = count_parameters(skeleton, family.parts)
+    attention = "sdpa" if skeleton.model.get_submodule(family.parts.decoder)._supports_sdpa else "eager"
     return Checkpoint(source, raw, config, counts, attention, original)
 
 
-def count_parameters(model: Any) -> ParameterCounts:
+def count_parameters(model: Any, parts: Parts) -> ParameterCounts:
     """Of a model whose weights may be on no device."""
 
     def size(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    inner = model.model
+    tower, projector, decoder = (
+        model.model.get_submodule(name) for name in (parts.tower, parts.projector, parts.decoder)
+    )
     embeddings, head = size(model.get_input_embeddings()), size(model.lm_head)
     return ParameterCounts(
-        vision=size(inner.vision_tower) + size(inner.multi_modal_projector),
+        vision=size(tower) + size(projector),
         embeddings=embeddings,
-        layer=size(inner.language_model.layers[0]),
+        layer=size(decoder.layers[0]),
         head=head,
-        language=size(inner.language_model) - embeddings + head,
+        language=size(decoder) - embeddings + head,
     )
 
 
@@ -209,7 +211,10 @@ def _config(family: Family, raw: dict[str, Any], source: str) -> PretrainedConfi
 
 def _family(raw: dict[str, Any]) -> Family:
     """By model_type. LLaVA's own repositories use the same with classes and weights that are others."""
-    _require("architecture", raw.get("model_type"), tuple(FAMILIES))
+    model_type = raw.get("model_type")
+    if isinstance(model_type, str) and model_type in DO_NOT_FIT:
+        raise ConversionError(f"The architecture {model_type!r} is not supported: {DO_NOT_FIT[model_type]}.")
+    _require("architecture", model_type, tuple(FAMILIES))
     family = FAMILIES[raw["model_type"]]
     architectures = raw.get("architectures") or []
     for architecture in architectures if isinstance(architectures, list) else [architectures]:
@@ -253,10 +258,11 @@ def _require_rope(text: PretrainedConfig) -> None:
 def _require_numbers(config: PretrainedConfig) -> None:
     """What a worker reads of the config must be there. Raises ValueError."""
     text, vision = config.text_config, config.vision_config
-    for part, field in ((text, "max_position_embeddings"), (vision, "image_size"), (vision, "patch_size")):
-        value = getattr(part, field, None)
-        if not isinstance(value, int) or value <= 0:
-            raise ValueError(f"{field} is {value!r}.")
+    context = getattr(text, "max_position_embeddings", None)
+    if not isinstance(context, int) or context <= 0:
+        raise ValueError(f"max_position_embeddings is {context!r}.")
+    side_px(vision, "image_size")
+    side_px(vision, "patch_size")
     if not isinstance(config.image_token_id, int):
         raise ValueError(f"image_token_index is {config.image_token_id!r}.")
 

@@ -379,6 +379,7 @@ def convert(
                 source=found.name,
                 revision=found.revision,
                 packing=checkpoint.packing,
+                marks=processing.marks,
                 weight_format=settings.language.weight_format,
                 vision_format=settings.vision.vision_format,
                 settings=settings.model_dump() | reading.recorded,

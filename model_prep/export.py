@@ -18,10 +18,12 @@ from contract.model_folder import (
     LOGITS,
     PIXEL_VALUES,
     POSITION_IDS,
+    side_px,
 )
+from model_prep.families import FAMILIES
 from model_prep.families.family import ROW_TOWERS
 from model_prep.stateful import PAST_PREFIX, PRESENT_PREFIX, make_stateful
-from model_prep.wrappers import LanguageModel, TextEmbeddings, VisionEmbeddings
+from model_prep.wrappers import LanguageModel, TextEmbeddings
 
 TRACE_ROWS = 2
 TRACE_PAST = 3
@@ -45,11 +47,10 @@ def export_vision(model: PreTrainedModel) -> Model:
         rows, columns = TRACE_PATCHES
         example, shape = (1, 3, rows * tower.patch_size, columns * tower.patch_size), [1, 3, ANY, ANY]
     else:
-        example, shape = (
-            (TRACE_ROWS, 3, tower.image_size, tower.image_size),
-            [ANY, 3, *[tower.image_size] * 2],
-        )
-    vision = _trace(VisionEmbeddings(model), {"pixel_values": torch.zeros(example)})
+        side = side_px(tower, "image_size")
+        example, shape = (TRACE_ROWS, 3, side, side), [ANY, 3, side, side]
+    module = FAMILIES[model.config.model_type].vision(model)
+    vision = _trace(module, {"pixel_values": torch.zeros(example)})
     _name_ports(vision, [PIXEL_VALUES], [VISION_FEATURES])
     vision.reshape({PIXEL_VALUES: PartialShape(shape)})
     return vision
@@ -77,7 +78,8 @@ def export_language(model: PreTrainedModel) -> Model:
         "inputs_embeds": torch.zeros(TRACE_ROWS, TRACE_POSITIONS, hidden),
         "past_key_values": [(past, past.clone()) for _ in range(layers)],
     }
-    language = _trace(LanguageModel(model), example)
+    decoder = model.model.get_submodule(FAMILIES[model.config.model_type].parts.decoder)
+    language = _trace(LanguageModel(decoder, model.lm_head), example)
     states = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     _name_ports(
         language,

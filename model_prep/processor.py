@@ -14,9 +14,9 @@ from tokenizers import AddedToken
 from transformers import ProcessorMixin
 
 from contract.chat_template import starts_itself
+from contract.model_folder import TileMarks
 from model_prep.chat_template import ChatTemplate, choose_template, encode
 from model_prep.checkpoint import Checkpoint
-from model_prep.families.family import CLASS_TOKENS
 from model_prep.refusal import ConversionError, refusing
 from model_prep.tokenizer import SCRIPTS, is_sentencepiece_alone, read_tokenizer, require_sentencepiece
 
@@ -32,6 +32,8 @@ class Processing:
 
     processor: ProcessorMixin
     template: ChatTemplate
+    marks: TileMarks | None = None
+    """what stands between the tiles of an image"""
 
     def inputs(self, image: Image.Image, question: str) -> Any:
         """As tensors. Raises ConversionError if a worker would make other tokens of the same question."""
@@ -43,21 +45,37 @@ class Processing:
             return_tensors="pt",
             add_special_tokens=not starts_itself(text, self.processor.tokenizer.bos_token),
         )
-        if self._collapsed(inputs["input_ids"][0].tolist(), plain) != plain:
+        tiles = inputs["pixel_values"].shape[:-3].numel()
+        if not self._is_same(inputs["input_ids"][0].tolist(), plain, tiles):
             raise ConversionError(
                 "The checkpoint's processor makes other tokens of a prompt than its tokenizer does, "
                 "so that a worker would ask the model something else."
             )
         return inputs
 
-    def _collapsed(self, token_ids: list[int], plain: list[int]) -> list[int]:
-        """The processor's tokens with one image token for the image's run, as the tokenizer has it."""
+    def _is_same(self, token_ids: list[int], plain: list[int], tiles: int) -> bool:
+        """Whether the processor's tokens are the tokenizer's, with the run of an image for its one token."""
         image_token_id = self.processor.image_token_id
-        if image_token_id not in token_ids:
-            return token_ids
-        begins = token_ids.index(image_token_id)
-        ends = begins + 1 + len(token_ids) - len(plain)
-        return [*token_ids[:begins], image_token_id, *token_ids[ends:]]
+        if image_token_id not in plain:
+            return token_ids == plain
+        begins = plain.index(image_token_id)
+        ends = len(token_ids) - len(plain) + begins + 1
+        run = token_ids[begins:ends]
+        if token_ids != [*plain[:begins], *run, *plain[begins + 1 :]] or image_token_id not in run:
+            return False
+        return self.marks is None or any(run == self._run(self.marks, grid, run) for grid in _grids(tiles))
+
+    def _run(self, marks: TileMarks, grid: tuple[int, int], like: list[int]) -> list[int]:
+        """What a worker writes for an image of `grid` that has as many image tokens as `like`."""
+        processor: Any = self.processor
+        text = marks.text(grid, processor.image_token)
+        tile = like.count(processor.image_token_id) // (1 + grid[0] * grid[1])
+        token_ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [
+            token_id
+            for written in token_ids
+            for token_id in [written] * (tile if written == processor.image_token_id else 1)
+        ]
 
 
 def load_processing(checkpoint: Checkpoint, chat_template: str | None = None) -> Processing:
@@ -75,7 +93,8 @@ def load_processing(checkpoint: Checkpoint, chat_template: str | None = None) ->
         chat_template, processor, checkpoint.family, checkpoint.config, checkpoint.source
     )
     processor.chat_template = processor.tokenizer.chat_template = template.text
-    processing = Processing(processor, template)
+    marks = checkpoint.family.marks
+    processing = Processing(processor, template, None if marks is None else marks(processor))
     _require_fit(checkpoint, processing)
     return processing
 
@@ -92,14 +111,7 @@ def _complete(processor: Any, checkpoint: Checkpoint) -> None:
     for text in SCRIPTS:
         processor.tokenizer.decode(processor.tokenizer(text)["input_ids"])
     _complete_image_token(processor, config.image_token_id, source)
-    decided = {
-        "patch_size": tower.patch_size,
-        "num_additional_image_tokens": CLASS_TOKENS[tower.model_type],
-        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", "default"),
-        "num_image_tokens": (tower.image_size // tower.patch_size) ** 2,
-        "vision_aspect_ratio": getattr(config, "vision_aspect_ratio", None),
-    }
-    for name, value in decided.items():
+    for name, value in checkpoint.family.numbers(config).items():
         if hasattr(processor, name):
             setattr(processor, name, value)
     images = processor.image_processor
@@ -132,6 +144,13 @@ def _says_pinpoints(folder: Path) -> bool:
     return any("image_grid_pinpoints" in file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
+def _grids(tiles: int) -> list[tuple[int, int]]:
+    """(height, width) in tiles of those that an image of so many tiles with the base tile may have."""
+    if tiles == 1:
+        return [(0, 0)]
+    return [(height, (tiles - 1) // height) for height in range(1, tiles) if (tiles - 1) % height == 0]
+
+
 def _require_fit(checkpoint: Checkpoint, processing: Processing) -> None:
     """Raise ConversionError unless model and processor give an image the same number of tokens.
 
@@ -161,5 +180,8 @@ def _features(checkpoint: Checkpoint, inputs: Any) -> int:
     inputs.pop("attention_mask")
     with torch.no_grad(), torch.device("meta"):
         model = checkpoint.family.model(checkpoint.config)
+        if checkpoint.packing == "tiles":
+            tiles = pixel_values.flatten(0, -4)
+            return int(checkpoint.family.vision(model)(tiles.to("meta")).shape[:-1].numel())
         features = model.get_image_features(pixel_values=pixel_values.to("meta"), **inputs).pooler_output
     return sum(one.shape[:-1].numel() for one in features)

@@ -53,7 +53,11 @@ class Reference:
     def __init__(self, checkpoint: Checkpoint, processing: Processing) -> None:
         """Raises ConversionError if the weights cannot be read."""
         model = load_model(checkpoint, "auto")
-        decoder = model.model.language_model
+        parts = checkpoint.family.parts
+        self._tower, self._projector, self._decoder = (
+            model.model.get_submodule(name) for name in (parts.tower, parts.projector, parts.decoder)
+        )
+        decoder = self._decoder
         layers, decoder.layers = decoder.layers, torch.nn.ModuleList()
         self.model = model.float()
         decoder.layers = layers
@@ -64,7 +68,7 @@ class Reference:
 
     @property
     def layers(self) -> int:
-        return len(self.model.model.language_model.layers)
+        return len(self._decoder.layers)
 
     def prompt(
         self, image: Image.Image, text: str, vision: Callable[[FloatArray], FloatArray] | None = None
@@ -91,9 +95,9 @@ class Reference:
 
         inner = self.model.model
         hooks = [
-            inner.vision_tower.register_forward_pre_hook(keep_tiles, with_kwargs=True),
-            inner.multi_modal_projector.register_forward_hook(replace),
-            inner.language_model.register_forward_pre_hook(keep_embeds, with_kwargs=True),
+            self._tower.register_forward_pre_hook(keep_tiles, with_kwargs=True),
+            self._projector.register_forward_hook(replace),
+            self._decoder.register_forward_pre_hook(keep_embeds, with_kwargs=True),
         ]
         try:
             with torch.no_grad():
@@ -124,7 +128,7 @@ class Reference:
 
         `on_layers` is told of each layer.
         """
-        decoder = self.model.model.language_model
+        decoder = self._decoder
         hooks = [layer.register_forward_hook(lambda *_: on_layers(1)) for layer in decoder.layers]
         try:
             with torch.no_grad():

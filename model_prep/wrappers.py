@@ -49,10 +49,10 @@ class TextEmbeddings(nn.Module):
 class LanguageModel(nn.Module):
     """The decoder with its cache as inputs and outputs, giving the logits of the last position only."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, decoder: nn.Module, lm_head: nn.Module) -> None:
         super().__init__()
-        self.decoder = model.model.language_model
-        self.lm_head = model.lm_head
+        self.decoder = decoder
+        self.lm_head = lm_head
 
     def forward(
         self,

@@ -71,6 +71,10 @@ class Asking:
         self._kept: dict[str, _Merged] = {}
         self._used: set[str] = set()
         """Of what is given for the run: what decided something in the rows that were checked."""
+        self._fitting: set[str] = set()
+        """Ids of prompts that could be asked of a row."""
+        self._unfit: dict[str, Failure] = {}
+        """Why a prompt could not be asked of the first row that it did not fit."""
 
     def detail(self, row: Row) -> Detail:
         return self._detail if row.detail is None else row.detail
@@ -84,6 +88,7 @@ class Asking:
         if not wishes:
             raise SourceError(f'The row "{quoted(row.id)}" has no question, and no --question was given.')
         self._refuse_idle_of_row(row, wishes)
+        self._note_fitting(row, wishes)
         try:
             for parameters, group in by_parameters(wishes).items():
                 self._check_job(row, parameters, group)
@@ -101,6 +106,12 @@ class Asking:
                 "columns out)."
             )
 
+    def refuse_unfit(self) -> None:
+        """After the last row: raise SourceError for a prompt that places images and fits no row."""
+        for prompt_id, failure in self._unfit.items():
+            if prompt_id not in self._fitting:
+                raise SourceError(f"Question {prompt_id} fits no row. Of the first: {failure.message}")
+
     def _check_job(self, row: Row, parameters: GenerationParameters, wishes: Sequence[Wish]) -> None:
         asked = tuple(wish.asked for wish in wishes if isinstance(wish.asked, Question))
         if not asked:
@@ -114,6 +125,7 @@ class Asking:
             run="run",
             index=0,
             image=None if row.image is None else ANY_IMAGE,
+            more_images=(ANY_IMAGE,) * len(row.more_images),
             questions=asked,
             parameters=parameters,
             detail=self.detail(row),
@@ -130,6 +142,13 @@ class Asking:
                     f'The row "{quoted(row.id)}": where every question has choices, no parameter but '
                     "length_penalty decides."
                 )
+
+    def _note_fitting(self, row: Row, wishes: Sequence[Wish]) -> None:
+        for wish in () if row.questions else wishes:
+            if isinstance(wish.asked, Failure):
+                self._unfit.setdefault(wish.id, wish.asked)
+            else:
+                self._fitting.add(wish.id)
 
     def _note_used(self, row: Row, wishes: Sequence[Wish]) -> tuple[str, ...]:
         """The columns that decide how the row is answered."""

@@ -10,7 +10,7 @@ from contract.job import Detail, ImageStored, Job, Question
 from producer.asking import Asking, Wish, by_parameters
 from producer.keys import effective, question_key
 from producer.ledger import Asked, FileDigest, Ledger, NextRow, OpenJob
-from producer.references import Resolved, Resolver
+from producer.references import Resolved, Resolver, digest_of
 from producer.rows import Embedded, Row
 from producer.uploads import Uploads
 
@@ -95,12 +95,12 @@ class Feeder:
         with self._ledger.transaction():
             for place, digest in digests.items():
                 self._ledger.keep_file_digest(place, digest)
-            for one, image in zip(rows, images, strict=True):
-                if image is None and isinstance(one.row.image, Embedded):
-                    image, _ = self._resolver.resolve(one.row.image, None)
-                if image is not None and not self._upload(image):
+            for one, found in zip(rows, images, strict=True):
+                if isinstance(one.row.image, Embedded):
+                    found = [self._resolver.resolve(one.row.image, None)[0]]
+                if not self._upload(found):
                     break
-                messages += self._row(one, image)
+                messages += self._row(one, found)
                 taken += 1
         self._send(messages, together)
         return Fed(tuple(index for index, _ in messages), taken)
@@ -117,40 +117,39 @@ class Feeder:
         with self._ledger.transaction():
             self._ledger.mark_sent(index for index, _ in messages)
 
-    def _images(self, rows: Sequence[Row]) -> tuple[list[Resolved | None], dict[bytes, FileDigest]]:
-        """The rows' images, None for those embedded in the source, which are read one at a time."""
-        known: list[FileDigest | None] = []
-        places: list[bytes | None] = []
-        for row in rows:
-            place = None if row.image is None else self._resolver.place(row.image)
-            places.append(place)
-            known.append(None if place is None else self._ledger.file_digest(place))
-
-        def resolve(row: Row, digest: FileDigest | None) -> tuple[Resolved | None, FileDigest | None]:
-            if row.image is None or isinstance(row.image, Embedded):
-                return None, None
-            return self._resolver.resolve(row.image, digest)
-
-        images: list[Resolved | None] = []
+    def _images(self, rows: Sequence[Row]) -> tuple[list[list[Resolved]], dict[bytes, FileDigest]]:
+        """The rows' images, without those embedded in the source, which are read one at a time."""
+        named = [
+            (number, image)
+            for number, row in enumerate(rows)
+            for image in row.images
+            if not isinstance(image, Embedded)
+        ]
+        places = [self._resolver.place(image) for _, image in named]
+        known = [None if place is None else self._ledger.file_digest(place) for place in places]
+        images: list[list[Resolved]] = [[] for _ in rows]
         digests: dict[bytes, FileDigest] = {}
-        found = self._readers.map(resolve, rows, known)
-        for (image, digest), place, before in zip(found, places, known, strict=True):
-            images.append(image)
+        found = self._readers.map(self._resolver.resolve, [image for _, image in named], known)
+        for (number, _), (image, digest), place, before in zip(named, found, places, known, strict=True):
+            images[number].append(image)
             if digest is not None and place is not None and digest != before:
                 digests[place] = digest
         return images, digests
 
-    def _upload(self, image: Resolved) -> bool:
-        """False: the budget has no room for it now."""
-        if image.content is None or not isinstance(image.reference, ImageStored):
-            return True
-        sha256 = image.reference.sha256
-        if not self._uploads.fits(sha256, len(image.content)):
+    def _upload(self, images: Sequence[Resolved]) -> bool:
+        """False: the budget has no room for them now."""
+        contents = {
+            image.reference.sha256: image.content
+            for image in images
+            if image.content is not None and isinstance(image.reference, ImageStored)
+        }
+        if not self._uploads.fits({sha256: len(content) for sha256, content in contents.items()}):
             return False
-        self._uploads.put(sha256, image.content)
+        for sha256, content in contents.items():
+            self._uploads.put(sha256, content)
         return True
 
-    def _row(self, one: NextRow, image: Resolved | None) -> list[tuple[int, str]]:
+    def _row(self, one: NextRow, images: Sequence[Resolved]) -> list[tuple[int, str]]:
         """Note what the row asks, and return the jobs that this takes."""
         position, row = one.position, one.row
         detail = self._asking.detail(row)
@@ -158,19 +157,18 @@ class Feeder:
         missing: dict[bytes, Wish] = {}
         waiting = 0
         for wish in self._asking.ready(row, self._ledger.outcomes(position) if one.begun else {}):
-            refused = image.refusal if image is not None and image.refusal is not None else wish.asked
+            refused = next((image.refusal for image in images if image.refusal is not None), wish.asked)
             if isinstance(refused, Failure):
                 key = b"refused" + position.to_bytes(5, "big") + wish.number.to_bytes(4, "big")
                 self._ledger.settle(key, refused)
             else:
-                digest = None if image is None else image.digest
-                key = question_key(digest, refused, wish.parameters, detail)
+                key = question_key(digest_of(images), refused, wish.parameters, detail)
                 known = key not in missing and self._known(key)
                 if known is None:
                     missing[key] = wish
                 waiting += known is not True
             asked.append(Asked(wish.number, wish.id, wish.prompt, key))
-        messages = self._jobs(missing, image, detail)
+        messages = self._jobs(missing, images, detail)
         self._ledger.add_questions(position, asked, waiting)
         return messages
 
@@ -187,9 +185,11 @@ class Feeder:
         return has_outcome
 
     def _jobs(
-        self, missing: Mapping[bytes, Wish], image: Resolved | None, detail: Detail
+        self, missing: Mapping[bytes, Wish], images: Sequence[Resolved], detail: Detail
     ) -> list[tuple[int, str]]:
         messages = []
+        references = [image.reference for image in images]
+        uploads = [one.sha256 for one in references if isinstance(one, ImageStored)]
         keys = {id(wish): key for key, wish in missing.items()}
         for parameters, group in by_parameters(list(missing.values())).items():
             questions = tuple(wish.asked for wish in group if isinstance(wish.asked, Question))
@@ -197,16 +197,16 @@ class Feeder:
             job = Job(
                 run=self._run,
                 index=self._index,
-                image=None if image is None else image.reference,
+                image=references[0] if references else None,
+                more_images=tuple(references[1:]),
                 questions=questions,
                 parameters=effective(parameters, choices=scored),
                 detail=detail,
                 model=self._model,
             )
             message = job.model_dump_json()
-            upload = job.image.sha256 if isinstance(job.image, ImageStored) else None
             asks = {keys[id(wish)]: wish.id for wish in group}
-            self._ledger.add_job(self._index, message, upload, asks)
+            self._ledger.add_job(self._index, message, uploads, asks)
             messages.append((self._index, message))
             self._index += 1
         return messages

@@ -334,9 +334,13 @@ class Ledger:
         found = self._db.execute("SELECT max(idx) FROM job").fetchone()[0]
         return 0 if found is None else found + 1
 
-    def add_job(self, index: int, message: str, upload: str | None, asks: Mapping[bytes, str]) -> None:
-        """Note a job that is about to be sent; `asks` maps content keys to the job's question ids."""
-        self._db.execute("INSERT INTO job VALUES (?, ?, ?, ?)", (index, JobState.SENDING, message, upload))
+    def add_job(self, index: int, message: str, uploads: Sequence[str], asks: Mapping[bytes, str]) -> None:
+        """Note a job that is about to be sent; `asks` maps content keys to the job's question ids.
+
+        `uploads` are hashes of its images in the store.
+        """
+        row = (index, JobState.SENDING, message, " ".join(uploads) or None)
+        self._db.execute("INSERT INTO job VALUES (?, ?, ?, ?)", row)
         self._db.executemany(
             ASK,
             [(key, index, question, None, None) for key, question in asks.items()],
@@ -389,7 +393,7 @@ class Ledger:
     def uploads(self) -> set[str]:
         """Hashes of the images in the store that open jobs need."""
         found = self._db.execute("SELECT DISTINCT upload FROM job WHERE state < 3 AND upload IS NOT NULL")
-        return {one for (one,) in found}
+        return {one for (joined,) in found for one in joined.split()}
 
     def file_digest(self, path: bytes) -> FileDigest | None:
         found = self._db.execute("SELECT size, mtime_ns, digest FROM file WHERE path = ?", (path,)).fetchone()
@@ -555,6 +559,7 @@ class Ledger:
                     id=row.id,
                     name=row.name,
                     image=row.image,
+                    more_images=row.more_images,
                     columns=row.columns,
                     model=models.get(position),
                     answers=tuple(answers[position]),
@@ -719,6 +724,8 @@ def _content(row: Row) -> str:
     content: dict[str, Any] = {"name": row.name, "image": None}
     if row.image is not None:
         content["image"] = row.image.model_dump(mode="json")
+    if row.more_images:
+        content["more_images"] = [one.model_dump(mode="json") for one in row.more_images]
     if row.questions:
         content["questions"] = [one.model_dump(mode="json") for one in row.questions]
     if row.parameters:

@@ -11,12 +11,11 @@ from typing import Any, Final
 from contract.job import Question
 from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.conversation import choices_of, count_marks, marked, question, without_marks
+from producer.sources.conversation import choices_of, marked, question, without_marks
 from producer.sources.delimited import Delimited
 from producer.sources.files import reading
 from producer.sources.jsonl import JsonLines, JsonList
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS, parameters_of
-from producer.sources.pictures import several_marks
 from producer.sources.records import Records
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
@@ -111,11 +110,11 @@ def render(prompt: Prompt, row: Row, answers: Mapping[str, str]) -> Question:
     """The question as it is asked of `row`; `answers` holds those that the prompt builds on.
 
     Raises SourceError if the row has nothing for a placeholder, or what it makes is no question, and Refusal
-    where it places an image that the row has not.
+    where it places other images than the row has.
     """
     try:
         text = "".join(piece.text + _value(piece, row, answers) for piece in _pieces(prompt.text))
-        return question(prompt.id, marked(text, with_image=row.image is not None), prompt.choices)
+        return question(prompt.id, marked(text, len(row.images)), prompt.choices)
     except SourceError as error:
         raise SourceError(f"Row {quoted(row.id)}, question {prompt.id}: {error}.") from None
 
@@ -157,8 +156,6 @@ def _prompt(prompt_id: str, text: Any, choices: Any, parameters: Mapping[str, An
     if not isinstance(valid.messages, str):
         raise SourceError("a question's text must be a string")
     list(_pieces(valid.messages))
-    if count_marks(valid.messages) > 1:
-        raise SourceError(several_marks(count_marks(valid.messages)).failure.message.removesuffix("."))
     return Prompt(prompt_id, valid.messages, valid.choices, parameters or {})
 
 

@@ -136,6 +136,13 @@ class Resolver:
         return result, FileDigest(status.st_size, status.st_mtime_ns, result.digest)
 
 
+def digest_of(images: Sequence[Resolved]) -> bytes | None:
+    """Of a row's images in their order; None where there are none."""
+    if len(images) < 2:
+        return images[0].digest if images else None
+    return _digest(b"several", b"".join(image.digest for image in images))
+
+
 def shipped(content: bytes) -> Resolved:
     """Bytes that travel: within the job when they are few, else by way of the store."""
     digest = hashlib.sha256(content).digest()

@@ -18,7 +18,7 @@ from producer.asking import Asking, Wish
 from producer.database import LedgerDamagedError
 from producer.keys import question_key
 from producer.ledger import LEDGER, Ledger, LedgerError
-from producer.references import Resolver
+from producer.references import Resolver, digest_of
 from producer.rows import Row
 from producer.run_folder import (
     MODEL,
@@ -165,7 +165,7 @@ def _of_row(
     row: Row, answers: Mapping[tuple[str, str], Known], asking: Asking, resolver: Resolver
 ) -> list[tuple[bytes, Known]]:
     """Also of questions that build on other answers, once those are known."""
-    digest = None if row.image is None else resolver.resolve(row.image, None)[0].digest
+    digest = digest_of([resolver.resolve(image, None)[0] for image in row.images])
     detail = asking.detail(row)
     outcomes: dict[str, Answer | Failure | None] = {}
     found: list[tuple[bytes, Known]] = []

@@ -19,18 +19,21 @@ class Embedded(Contract):
     place: int = Field(ge=0)
 
 
-RowImage = ImagePath | ImageMember | ImageUrl | Embedded
+NamedImage = ImagePath | ImageMember | ImageUrl
+RowImage = NamedImage | Embedded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a source: an image, or none, and what is asked about it."""
+    """One row of a source: an image, several or none, and what is asked about them."""
 
     id: str
     """Unique in its source."""
     name: str | None
     """The image's, for people and sinks: a path relative to the source's folder, a member or a URL."""
     image: RowImage | None
+    more_images: tuple[NamedImage, ...] = ()
+    """Those after the first, in the order in which the questions place them."""
     questions: tuple[Question, ...] = ()
     """Its own; a row without any is asked the run's."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +49,10 @@ class Row:
     """Whether it may be asked without an image though other rows have one."""
     ignored: tuple[str, ...] = ()
     """What it says that changes no answer, for people; the ledger does without."""
+
+    @property
+    def images(self) -> tuple[RowImage, ...]:
+        return () if self.image is None else (self.image, *self.more_images)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class AnsweredRow:
     id: str
     name: str | None
     image: RowImage | None
+    more_images: tuple[NamedImage, ...] = ()
     columns: Mapping[str, Any]
     model: str | None
     """Model id of the answers; None if no worker saw the row."""

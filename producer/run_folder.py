@@ -265,9 +265,10 @@ class RunFolder:
         with self.ledger.new_rows() as rows:
             try:
                 for row in source.rows():
-                    if isinstance(row.image, ImagePath):
-                        _refuse_overwritten(row.image.to_path(), written)
-                    folders.add(row.image)
+                    for image in row.images:
+                        if isinstance(image, ImagePath):
+                            _refuse_overwritten(image.to_path(), written)
+                        folders.add(image)
                     checked = asking.check(row)
                     rows.add(row, checked.questions)
                     planned.notes.add(row, checked.decided_by)
@@ -285,6 +286,7 @@ class RunFolder:
             planned.notes.refuse_undecided(submission.options.parameters)
             asking.refuse_idle()
             captions.require()
+            asking.refuse_unfit()
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):

@@ -1,6 +1,6 @@
 """Images that travel through the result store, within a byte budget; knows no job and no ledger."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import redis
@@ -29,11 +29,11 @@ class Uploads:
     def stored_bytes(self) -> int:
         return sum(self._sizes.values())
 
-    def fits(self, sha256: str, size_bytes: int) -> bool:
-        """An image above the whole budget fits when nothing else is there."""
-        return (
-            sha256 in self._sizes or not self._sizes or self.stored_bytes + size_bytes <= self._budget_bytes
-        )
+    def fits(self, sizes: Mapping[str, int]) -> bool:
+        """Of a job's images, by hash. Those above the whole budget fit when nothing else is there."""
+        new = sum(size for sha256, size in sizes.items() if sha256 not in self._sizes)
+        others = self._sizes.keys() - sizes.keys()
+        return not new or not others or self.stored_bytes + new <= self._budget_bytes
 
     def put(self, sha256: str, content: bytes) -> None:
         """To be called before the job that needs it is noted or sent."""

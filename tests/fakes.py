@@ -48,22 +48,34 @@ class FakeModel:
         self.encoded: list[tuple[int, int]] = []
         self.details: list[Detail] = []
         self.urgent: list[bool] = []
+        self.alone: list[bool] = []
 
     def features(
-        self, content: bytes, decode: Callable[[], Image.Image], detail: Detail, urgent: bool
-    ) -> tuple[int, int]:
+        self,
+        content: bytes,
+        decode: Callable[[], Image.Image],
+        detail: Detail,
+        urgent: bool,
+        *,
+        alone: bool = True,
+    ) -> tuple[int, ...]:
         assert content
+        self.alone.append(alone)
         self.urgent.append(urgent)
         self.details.append(detail)
         return self.encode_image(decode())
 
-    def encode_image(self, image: Image.Image) -> tuple[int, int]:
+    def encode_image(self, image: Image.Image) -> tuple[int, ...]:
         size = (image.height, image.width)
         self.encoded.append(size)
         return size
 
-    def prompt(self, question: Question, features: tuple[int, int] | None) -> FakePrompt:
-        turns = question.turns(with_image=features is not None)
+    def together(self, several: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        return tuple(side for one in several for side in one)
+
+    def prompt(self, question: Question, features: tuple[int, ...] | None) -> FakePrompt:
+        images = 0 if features is None else len(features) // 2
+        turns = question.turns(with_image=features is not None, images=images)
         text = " ".join(
             part if isinstance(part, str) else part.text
             for turn in turns
@@ -74,7 +86,7 @@ class FakeModel:
             raise RAISED[text.removeprefix("raise ")]
         if text == "refuse":
             raise Refusal(FailureCode.QUESTION_REFUSED, "I would rather not.")
-        image_tokens = 0 if features is None else IMAGE_TOKENS
+        image_tokens = images * IMAGE_TOKENS
         positions = len(text) + image_tokens
         return FakePrompt(
             np.ones(positions, dtype=np.int64),
@@ -87,7 +99,7 @@ class FakeModel:
     def choice_ids(
         self,
         question: Question,
-        features: tuple[int, int] | None,  # noqa: ARG002 - the protocol's
+        features: tuple[int, ...] | None,  # noqa: ARG002 - the protocol's
     ) -> tuple[tuple[int, ...], ...]:
         return tuple((*map(ord, choice), EOS) for choice in question.choices or ())
 

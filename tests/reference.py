@@ -9,16 +9,21 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, LlavaNextProcessor, LlavaProcessor
+from transformers import AutoModelForImageTextToText, Idefics3Processor, LlavaNextProcessor, LlavaProcessor
 from transformers.image_processing_utils import select_best_resolution
 
 from contract.answer import FinishReason
 from contract.job import GenerationParameters
+from model_prep.families.internvl_processor import InternVLProcessor
 from model_prep.families.next_video_processor import LlavaNextVideoProcessor
 from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from model_prep.families.pixtral_processor import PixtralProcessor
+from model_prep.families.smolvlm_processor import SmolVLMProcessor
 
 PROCESSORS = {
+    "idefics3": Idefics3Processor,
+    "smolvlm": SmolVLMProcessor,
+    "internvl": InternVLProcessor,
     "llava": LlavaProcessor,
     "llava_next": LlavaNextProcessor,
     "llava_next_video": LlavaNextVideoProcessor,
@@ -75,9 +80,10 @@ class Reference:
         best = list(select_best_resolution((height_px, width_px), pinpoints))
         return self.grids[[list(pinpoint) for pinpoint in pinpoints].index(best)]
 
-    def inputs(self, image: Image.Image, question: str) -> Any:
-        """What generate() takes of one user turn."""
-        content: Any = [{"type": "image"}, {"type": "text", "text": question}]
+    def inputs(self, image: Image.Image | list[Image.Image], question: str) -> Any:
+        """What generate() takes of one user turn, with one image or several before its text."""
+        several = image if isinstance(image, list) else [image]
+        content: Any = [*([{"type": "image"}] * len(several)), {"type": "text", "text": question}]
         if self._form == "string":
             content = question
         text = self.processor.apply_chat_template(
@@ -85,11 +91,17 @@ class Reference:
         )
         bos = self.processor.tokenizer.bos_token
         begun = bos is not None and text.startswith(bos)
-        return self.processor(images=image, text=text, return_tensors="pt", add_special_tokens=not begun)
+        # Nested, as processors tell the images of one question from those of several.
+        return self.processor(
+            images=image if isinstance(image, Image.Image) else [image],
+            text=text,
+            return_tensors="pt",
+            add_special_tokens=not begun,
+        )
 
     def generate(
         self,
-        image: Image.Image,
+        image: Image.Image | list[Image.Image],
         question: str,
         eos_token_ids: tuple[int, ...],
         parameters: GenerationParameters,

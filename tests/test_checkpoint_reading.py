@@ -17,7 +17,7 @@ from contract.installing import install_line
 from model_prep.chat_template import encode
 from model_prep.checkpoint import load_model, open_checkpoint
 from model_prep.conversations import CONVERSATIONS, proposed
-from model_prep.families import FAMILIES
+from model_prep.families import DO_NOT_FIT, FAMILIES
 from model_prep.generation import end_token_ids
 from model_prep.processor import load_processing
 from model_prep.reading import Reading
@@ -361,6 +361,17 @@ def test_an_untested_language_model_is_taken_when_asked(edited: Callable[..., Pa
         open_checkpoint(str(checkpoint))
     found = open_checkpoint(str(checkpoint), Reading(allow_untested=True))
     assert found.config.text_config.model_type == "olmo"
+
+
+@pytest.mark.parametrize("family", DO_NOT_FIT)
+def test_a_family_that_does_not_fit_is_refused_by_name_with_the_reason(
+    edited: Callable[..., Path], family: str
+) -> None:
+    checkpoint = edited(change("config.json", model_type=family))
+    with pytest.raises(ConversionError) as refusal:
+        open_checkpoint(str(checkpoint))
+    assert str(refusal.value) == f"The architecture {family!r} is not supported: {DO_NOT_FIT[family]}."
+    assert f"`{family}`" in (ROOT / "docs" / "model_prep.md").read_text(encoding="utf-8")
 
 
 def test_a_tower_is_asked_for_in_llavas_own_layout_alone(whole: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_conversations_accepted(messages: Any) -> None:
         [USER, SYSTEM],
         [AGAIN, SAID, USER],
         [USER, SAID, USER],
-        [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}],
+        [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}],  # of one image
         [{"role": "user", "content": [{"type": "video"}]}],
         [{"role": "tool", "content": "x"}],
     ],

@@ -1,6 +1,6 @@
 """Checkpoints as repositories have them convert, and answer as transformers does with the same weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from contract.answer import Answer
+from contract.failure import Refusal
 from contract.job import GenerationParameters, Job, Question
 from model_prep.convert import convert
 from model_prep.settings import PRESETS
@@ -23,7 +24,7 @@ from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.engine.scheduler import Limits
 from worker.images import ImageLimits
-from worker.llava.model import LlavaModel
+from worker.llava.model import ImageFeatures, LlavaModel
 from worker.service import Service
 
 TOLERANCE = 1e-4
@@ -33,6 +34,7 @@ NEW_TOKENS = 10
 SIZES = {"square": (112, 112), "wide": (40, 170), "tall": (290, 90), "small": (23, 30)}
 """(height, width) in px"""
 QUESTION = "How many red circles are there in the picture?"
+OTHER_QUESTION = "What is shown in this image?"
 SEARCHES = {
     "greedy": GenerationParameters(max_new_tokens=NEW_TOKENS),
     "4 beams": GenerationParameters(max_new_tokens=NEW_TOKENS, num_beams=4),
@@ -51,11 +53,11 @@ class Pair:
     model: LlavaModel
     engine: Engine
 
-    def expected(self, image: Image.Image) -> tuple[list[int], torch.Tensor]:
+    def expected(self, image: Image.Image | list[Image.Image]) -> tuple[list[int], torch.Tensor]:
         """input_ids (position,) and inputs_embeds (position, hidden)."""
         inputs = self.reference.inputs(image, QUESTION)
         seen: list[torch.Tensor] = []
-        decoder = self.reference.model.model.language_model
+        decoder = self.reference.model.get_decoder()
         hook = decoder.register_forward_pre_hook(
             lambda _module, _args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
         )
@@ -90,13 +92,34 @@ def picture(size: tuple[int, int]) -> Image.Image:
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
 def test_prompt_embeddings_and_tokens_equal_transformers(pair: Pair, size: tuple[int, int]) -> None:
     image = picture(size)
+    equal(pair, image, pair.model.encode_image(image), SEARCHES)
+
+
+def test_several_images_are_asked_about_as_in_transformers(pair: Pair) -> None:
+    """Where the template writes the image token itself there is one, and more are refused."""
+    several = [picture(SIZES[name]) for name in ("wide", "small", "tall")]
+    together = pair.model.together([pair.model.encode_image(image, alone=False) for image in several])
+    if pair.layout.form == "string":
+        with pytest.raises(Refusal, match="does not place the conversation's 3 images"):
+            pair.model.prompt(Question(id="q", messages=QUESTION), together)
+        return
+    equal(pair, several, together, {"4 beams": SEARCHES["4 beams"]})
+
+
+def equal(
+    pair: Pair,
+    image: Image.Image | list[Image.Image],
+    features: ImageFeatures,
+    searches: Mapping[str, GenerationParameters],
+) -> None:
+    """Prompt, embeddings and tokens are transformers'."""
     input_ids, inputs_embeds = pair.expected(image)
-    prompt = pair.model.prompt(Question(id="q", messages=QUESTION), pair.model.encode_image(image))
+    prompt = pair.model.prompt(Question(id="q", messages=QUESTION), features)
     assert prompt.token_ids.tolist() == input_ids
     assert prompt.inputs_embeds.shape == tuple(inputs_embeds.shape)
     assert np.abs(prompt.inputs_embeds - inputs_embeds.numpy()).max() <= TOLERANCE
     ends = pair.model.eos_token_ids
-    for parameters in SEARCHES.values():
+    for parameters in searches.values():
         request = Request(
             inputs_embeds=prompt.inputs_embeds,
             token_ids=prompt.token_ids,
@@ -109,7 +132,10 @@ def test_prompt_embeddings_and_tokens_equal_transformers(pair: Pair, size: tuple
 
 
 def test_a_job_is_answered_as_transformers_answers(pair: Pair, images: Path) -> None:
-    """On paged attention; where the language model has no form with it, that is said."""
+    """On paged attention; where the language model has no form with it, that is said.
+
+    Its two questions begin alike, up to the image's last token.
+    """
     image = picture(SIZES["wide"])
     image.save(images / "wide.png")
     if not pair.layout.paged:
@@ -123,16 +149,19 @@ def test_a_job_is_answered_as_transformers_answers(pair: Pair, images: Path) -> 
             "run": "r",
             "index": 0,
             "image": {"kind": "path", "path": "wide.png"},
-            "questions": [{"id": "q", "messages": QUESTION}],
+            "questions": [{"id": text, "messages": text} for text in (QUESTION, OTHER_QUESTION)],
             "parameters": {"max_new_tokens": NEW_TOKENS},
         }
     )
-    (result,) = service.answer(job).results
+    results = service.answer(job).results
     service.close()
-    assert isinstance(result.outcome, Answer), result.outcome
-    (expected,) = pair.reference.generate(image, QUESTION, pair.model.eos_token_ids, SEARCHES["greedy"])
     tokenizer = pair.reference.processor.tokenizer
-    assert result.outcome.text == tokenizer.decode(expected.token_ids, skip_special_tokens=True).strip()
+    for result in results:
+        assert isinstance(result.outcome, Answer), result.outcome
+        (expected,) = pair.reference.generate(
+            image, result.question, pair.model.eos_token_ids, SEARCHES["greedy"]
+        )
+        assert result.outcome.text == tokenizer.decode(expected.token_ids, skip_special_tokens=True).strip()
 
 
 def test_the_export_is_compared_with_one_layer_in_memory(pair: Pair) -> None:

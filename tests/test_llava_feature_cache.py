@@ -19,7 +19,7 @@ ROW_BYTES = 40
 class Encoder:
     """Features of the rows asked for, and how often each key was encoded."""
 
-    def __init__(self, cache: FeatureCache) -> None:
+    def __init__(self, cache: FeatureCache[FloatArray]) -> None:
         self.cache = cache
         self.encoded: list[bytes] = []
 
@@ -77,7 +77,8 @@ def test_what_is_larger_than_the_budget_is_given_but_not_kept(budget_rows: int) 
 
 @pytest.mark.parametrize("budget_bytes", [0, 1000])
 def test_threads_that_ask_at_once_share_one_encoding(budget_bytes: int) -> None:
-    cache, go, calls = FeatureCache(budget_bytes), threading.Event(), []
+    cache = FeatureCache[FloatArray](budget_bytes)
+    go, calls = threading.Event(), []
 
     def encode() -> FloatArray:
         calls.append(threading.get_ident())
@@ -90,7 +91,7 @@ def test_threads_that_ask_at_once_share_one_encoding(budget_bytes: int) -> None:
 
 
 def test_another_image_does_not_wait() -> None:
-    cache, go = FeatureCache(1000), threading.Event()
+    cache, go = FeatureCache[FloatArray](1000), threading.Event()
 
     def held() -> FloatArray:
         go.wait()
@@ -104,7 +105,7 @@ def test_another_image_does_not_wait() -> None:
 
 
 def test_who_does_not_share_waits_for_no_other() -> None:
-    cache, begun, go = FeatureCache(1000), threading.Event(), threading.Event()
+    cache, begun, go = FeatureCache[FloatArray](1000), threading.Event(), threading.Event()
 
     def held() -> FloatArray:
         begun.set()
@@ -126,7 +127,7 @@ def test_who_does_not_share_waits_for_no_other() -> None:
 
 @pytest.mark.parametrize("error", [Refusal(FailureCode.IMAGE_BROKEN, "Broken."), MemoryError(), SystemExit()])
 def test_a_failure_reaches_all_who_wait_and_is_not_kept(error: BaseException) -> None:
-    cache, go = FeatureCache(1000), threading.Event()
+    cache, go = FeatureCache[FloatArray](1000), threading.Event()
 
     def fail() -> FloatArray:
         go.wait()
@@ -137,7 +138,7 @@ def test_a_failure_reaches_all_who_wait_and_is_not_kept(error: BaseException) ->
 
 
 def _together(
-    cache: FeatureCache, encode: Callable[[], FloatArray], go: threading.Event, threads: int
+    cache: FeatureCache[FloatArray], encode: Callable[[], FloatArray], go: threading.Event, threads: int
 ) -> list[FloatArray | BaseException]:
     """What threads get of which one encodes, and goes on only when all the others wait for it."""
     found: list[FloatArray | BaseException] = []

@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from contract.failure import FailureCode, Refusal
 from contract.job import Detail, ImagePart, Question, TextPart, Turn
+from contract.model_folder import TileMarks
 from tests.checkpoints import (
     CHAT_TEMPLATE,
     OTHER_CHAT_TEMPLATE,
@@ -19,11 +22,13 @@ from tests.checkpoints import (
     make_processor,
     make_tokenizer,
 )
+from tests.layouts.table import IDEFICS3_OWN
+from tests.layouts.tokenizers import SMOLVLM, make_bpe
 from tests.processes import ROOT
-from worker.llava.image_run import RowMarks, image_run, place_run
+from worker.llava.image_run import PlainRun, RowRun, place_runs
 from worker.llava.model import LlavaModel
 from worker.llava.prompt import PromptWriter
-from worker.llava.tiles import AnyresTiler
+from worker.llava.tiles import NO_GRID, AnyresTiler, CanvasTiler, SplitTiler, Tiler
 
 IMAGE_TOKEN_ID = 3
 LLAVA_MISTRAL_TEMPLATE = (
@@ -238,13 +243,14 @@ def word_tokenizer() -> Tokenizer:
 
 def test_the_image_token_is_repeated_in_its_place() -> None:
     token_ids = np.array([1, 9, 3, 8], dtype=np.int64)
-    assert place_run(token_ids, 3, image_run(3, 4)).tolist() == [1, 9, 3, 3, 3, 3, 8]
-    assert place_run(token_ids[2:], 3, image_run(3, 2)).tolist() == [3, 3, 8]
-    assert place_run(token_ids[:3], 3, image_run(3, 2)).tolist() == [1, 9, 3, 3]
+    run = PlainRun(3)
+    assert place_runs(token_ids, 3, [run(4, NO_GRID)]).tolist() == [1, 9, 3, 3, 3, 3, 8]
+    assert place_runs(token_ids[2:], 3, [run(2, NO_GRID)]).tolist() == [3, 3, 8]
+    assert place_runs(token_ids[:3], 3, [run(2, NO_GRID)]).tolist() == [1, 9, 3, 3]
 
 
 def test_rows_of_an_image_end_in_marks() -> None:
-    run = image_run(3, 6, columns=2, marks=RowMarks(break_id=5, end_id=6))
+    run = RowRun(3, break_id=5, end_id=6)(6, (3, 2))
     assert run.tolist() == [3, 3, 5, 3, 3, 5, 3, 3, 6]
 
 
@@ -265,6 +271,56 @@ def test_detail_caps_the_tiles(detail: Detail, grids: set[tuple[int, int]]) -> N
     tiles = [tiler(Image.new("RGB", (width, height)), detail) for height, width in sizes]
     assert {one.grid for one in tiles} == grids
     assert all(len(one.pixel_values) == 1 + one.grid[0] * one.grid[1] for one in tiles)
+
+
+@pytest.mark.parametrize(
+    ("tiler", "grids"),
+    [
+        (
+            CanvasTiler(GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, max_patches=6)),
+            {
+                "low": {(0, 0)},
+                1: {(0, 0)},
+                2: {(0, 0), (1, 2), (2, 1)},
+                4: {(2, 2), (1, 3), (3, 1)},
+                "high": {(2, 2), (1, 3), (3, 1)},
+            },
+        ),
+        (
+            SplitTiler(
+                Idefics3ImageProcessorPil(size={"longest_edge": 168}, max_image_size={"longest_edge": 56})
+            ),
+            {
+                "low": {(0, 0)},
+                1: {(0, 0)},
+                2: {(0, 0), (1, 2), (2, 1)},
+                4: {(2, 2), (1, 3), (3, 1)},
+                "high": {(3, 3), (1, 3), (3, 1)},
+            },
+        ),
+    ],
+    ids=["canvas", "split"],
+)
+def test_detail_caps_the_tiles_of_other_tilers(
+    tiler: Tiler, grids: dict[Detail, set[tuple[int, int]]]
+) -> None:
+    for detail, expected in grids.items():
+        tiles = [tiler(Image.new("RGB", size), detail) for size in ((100, 100), (150, 50), (50, 150))]
+        assert {one.grid for one in tiles} == expected, detail
+        for one in tiles:
+            assert one.pixel_values.shape[1:] == (3, *(tiler.tile_px or ()))
+            assert len(one.pixel_values) == 1 + one.grid[0] * one.grid[1]
+    assert len({tiler.key(detail, True) for detail in grids}) >= 4
+
+
+def test_no_text_spells_the_marks_between_tiles() -> None:
+    tokenizer = make_bpe(SMOLVLM)
+    tokenizer.add_tokens("<row_3_col_9>")
+    marks = TileMarks(tile="<row_{row}_col_{column}>")
+    question = Question(id="q", messages="What is in <row_3_col_9>?")
+    assert PromptWriter(tokenizer, IDEFICS3_OWN, 4).token_ids(question, with_image=False).size
+    with pytest.raises(Refusal, match="contains '<row_3_col_9>', a control token"):
+        PromptWriter(tokenizer, IDEFICS3_OWN, 4, marks).token_ids(question, with_image=False)
 
 
 def test_a_cap_below_every_pinpoint_leaves_the_base_tile() -> None:

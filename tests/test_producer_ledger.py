@@ -42,7 +42,7 @@ def feed(ledger: Ledger, position: int, index: int, *keys: bytes, first: int = 0
         new = {one.key: one.id for one in asked if ledger.ask(one.key) is None}
         states = [ledger.ask(one.key) for one in asked]
         if new:
-            ledger.add_job(index, f'"job {index}"', None, new)
+            ledger.add_job(index, f'"job {index}"', (), new)
         ledger.add_questions(position, asked, sum(state is None or not state[0] for state in states))
 
 
@@ -97,7 +97,7 @@ def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> 
     feed(ledger, 0, 0, b"same")
     record(ledger, 0, FAILED)
     with ledger.transaction():
-        ledger.add_job(1, '"job 1"', None, {b"same": "q0"})
+        ledger.add_job(1, '"job 1"', (), {b"same": "q0"})
         ledger.add_questions(1, [Asked(0, "q0", "What 0?", b"same")], 1)
     assert ledger.ask(b"same") == (False, None, None)
     record(ledger, 1, answer("at last"))

@@ -156,14 +156,17 @@ def test_what_cannot_be_expressed_is_refused_alone(
     assert (good.id, good.refusal) == ("good", None)
 
 
-def test_two_images_and_foreign_endpoints_are_refused_alone(tmp_path: Path) -> None:
+def test_two_images_within_and_foreign_endpoints_are_refused_alone(tmp_path: Path) -> None:
     two = body()
     two["messages"][0]["content"] *= 2
     rows = list(
         batch(tmp_path, line("a", two), line("b", method="GET"), line("c", url="/v1/embeddings")).rows()
     )
     messages = [row.refusal.message for row in rows if row.refusal is not None]
-    assert messages[0] == "The row has 2 images, and a row holds one: make a row of each image."
+    assert messages[0] == (
+        "of several images each is named by a path or a URL, and 2 of this row's 2 are within the source: "
+        "write them to files."
+    )
     assert messages[1:] == ["only POST /v1/chat/completions is answered."] * 2
 
 

@@ -50,7 +50,7 @@ def picture(size: int) -> bytes:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trade")
-    for number, name in enumerate(("a.png", "b.png")):
+    for number, name in enumerate(("a.png", "b.png", "c+#.png")):
         (folder / name).write_bytes(picture(number))
     return folder
 
@@ -118,7 +118,8 @@ def test_no_case_is_silent(ran: Any) -> None:
     reports = {case.source for case in CASES} - {"issue"}
     assert len(reports) >= 20
     failed = sum(not isinstance(case.verdict, Answered) for case in CASES)
-    assert f"{len(CASES) - failed} questions answered, {failed} failed." in told.stdout
+    answered = sum(len(case.verdict.prompts) for case in CASES if isinstance(case.verdict, Answered))
+    assert f"{answered} questions answered, {failed} failed." in told.stdout
     assert "Columns of parameters' names that decide nothing: seed in 2 rows" in told.stdout
     assert '"ignore_eos" in 1 row' in told.stdout
     assert '"seed" without sampling in 1 row' in told.stdout
@@ -126,7 +127,7 @@ def test_no_case_is_silent(ran: Any) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{one.source}: {one.wanted}" for one in CASES])
-def test_a_row_of_the_trade(ran: Any, number: int) -> None:
+def test_a_row_of_the_trade(place: Path, ran: Any, number: int) -> None:
     verdict, line = CASES[number].verdict, ran[1][number]
     if not isinstance(verdict, Answered):
         (one,) = line["answers"]
@@ -136,8 +137,9 @@ def test_a_row_of_the_trade(ran: Any, number: int) -> None:
     assert all("text" in one for one in line["answers"]), line
     assert tuple(one["prompt"] for one in line["answers"]) == verdict.prompts
     for one in line["answers"]:
-        assert (one["prompt_tokens"] > WITH_IMAGE_TOKENS) != verdict.is_low
+        assert (one["prompt_tokens"] > max(1, len(verdict.images)) * WITH_IMAGE_TOKENS) != verdict.is_low
         assert tuple(choice["text"] for choice in one["choices"]) == verdict.choices
+    assert line.get("images", []) == [str(place / name) for name in verdict.images]
     assert line.get("columns", {}).items() >= verdict.columns.items()
     if verdict.id is not None:
         assert line["id"].endswith(f"/{verdict.id}")

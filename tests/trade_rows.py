@@ -10,6 +10,7 @@ Form = Literal["jsonl", "csv", "nested", "turns", "openai"]
 """Which of the sources of one run has the row; nested and turns are Parquet files."""
 DESCRIBE: Final = "Describe the image."
 IMAGE: Final = {"type": "image"}
+BOTH: Final = ("a.png", "b.png")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Answered:
     id: str | None = None
     is_low: bool = False
     """Whether the picture is looked at once, with few tokens."""
+    images: tuple[str, ...] = ()
+    """Of several pictures all, in their order."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,17 @@ CASES: Final = (
     Case(
         "QwenLM/Qwen3-VL#1117", "two pictures under `images` with LLaVA's turns",
         {"images": ["PLACE/a.png", "PLACE/b.png"], "conversations": [human("<image>\n<image>\nWhich?")]},
-        Failed("invalid_job", "The row has 2 images"),
+        Answered(("Which?",), images=BOTH),
+    ),
+    Case(
+        "issue", "LLaVA's turns with two pictures between their texts, of which a later turn speaks again", {
+            "image": ["PLACE/a.png", "PLACE/b.png"],
+            "conversations": [human("Here <image> and there <image>: which?"), gpt("x"), human("And why?")],
+        },
+        Answered(
+            (*turns([text("Here "), IMAGE, text(" and there "), IMAGE, text(": which?")]), "And why?"),
+            images=BOTH,
+        ),
     ),
     Case(
         "zjysteven/lmms-finetune#69", "Qwen's parts, the picture named in one",
@@ -203,7 +216,7 @@ CASES: Final = (
             "image": {"image1": "PLACE/a.png", "image2": "PLACE/b.png"},
             "conversations": [user("<image1>\nHow many?"), assistant("3"), user("<image2>\nWhich?")],
         },
-        Failed("invalid_job", "The row has 2 images"),
+        Failed("invalid_job", "places images in several of its turns"),
     ),
     Case(
         "OpenGVLab/InternVL#429", "marks with numbers",
@@ -261,6 +274,16 @@ CASES: Final = (
                             {"type": "text", "image": None, "text": DESCRIBE}])]},
         Answered(ONE_IMAGE),
     ),
+    Case(
+        "HumanSignal/label-studio#2291", "a task whose file has a plus sign in its name",
+        {"id": 77, "data": {"image": "/data/local-files/?d=c%2B%23.png", "question": DESCRIBE},
+         "annotations": []},
+        Answered(id="77"),
+    ),
+    Case(
+        "HumanSignal/label-studio-converter#150", "a task without anything but data",
+        {"data": {"image": "/data/local-files/?d=c%2B%23.png", "question": DESCRIBE}}, Answered(),
+    ),
     # Pictures as values.
     Case(
         "huggingface/trl#5132", "`image` with a list of one",
@@ -268,8 +291,56 @@ CASES: Final = (
     ),
     Case(
         "unslothai/unsloth#11031", "`image` with a list of two is not answered about the first",
-        {"image": ["PLACE/a.png", "PLACE/b.png"], "question": DESCRIBE},
-        Failed("invalid_job", "The row has 2 images"),
+        {"image": ["PLACE/a.png", "PLACE/b.png"], "question": DESCRIBE}, Answered(images=BOTH),
+    ),
+    Case(
+        "issue", "two pictures, and turns that place none",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "messages": [user(DESCRIBE)]},
+        Answered(turns([IMAGE, IMAGE, text(DESCRIBE)]), images=BOTH),
+    ),
+    Case(
+        "issue", "two pictures, and a question that places three",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "question": "<image> or <image> or <image>?"},
+        Failed("invalid_job", "The row has 2 images, and its text places 3"),
+    ),
+    Case(
+        "issue", "two pictures, and one of the questions places one",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "questions": ["<image><image>Same?", "What is <image>?"]},
+        Failed("invalid_job", "The row has 2 images, and its text places 1"),
+    ),
+    Case(
+        "issue", "two pictures in two user turns",
+        {"images": ["PLACE/a.png", "PLACE/b.png"],
+         "messages": [user("<image>What?"), assistant("A dog."), user("<image>And this?")]},
+        Failed("invalid_job", "all of them stand in the first user turn"),
+    ),
+    Case(
+        "issue", "the order of the turns counts, not that of the column",
+        {"images": ["PLACE/b.png", "PLACE/a.png"],
+         "messages": [user([{"type": "image", "image": "PLACE/a.png"}, text("or"),
+                            {"type": "image", "image": "PLACE/b.png"}, text("?")])]},
+        Answered(turns([IMAGE, text("or"), IMAGE, text("?")]), images=BOTH),
+    ),
+    Case(
+        "issue", "a place without a name is that of the picture in the column",
+        {"images": ["PLACE/b.png"],
+         "messages": [user([{"type": "image", "image": "PLACE/a.png"}, {"type": "image"}, text("Same?")])]},
+        Answered(turns([IMAGE, IMAGE, text("Same?")]), images=BOTH),
+    ),
+    Case(
+        "issue", "pictures of which each asks for another detail",
+        {"messages": [user([{"type": "image", "image": "PLACE/a.png", "detail": "low"},
+                            {"type": "image", "image": "PLACE/b.png"}, text("Same?")])]},
+        Failed("invalid_job", 'The "detail" of the row\'s images differs'),
+    ),
+    Case(
+        "issue", "a list of names in a cell",
+        {"image": "['PLACE/a.png', 'PLACE/b.png']", "question": DESCRIBE}, Answered(images=BOTH), "csv",
+    ),
+    Case(
+        "issue", "paths in a column for pictures",
+        {"images": [{"bytes": None, "path": "PLACE/a.png"}, {"bytes": None, "path": "PLACE/b.png"}]},
+        Answered(images=BOTH), "nested",
     ),
     Case(
         "ai-dynamo/aiperf#903", "a list of one {bytes, path}", {"images": [{"bytes": "BYTES", "path": None}]},
@@ -282,7 +353,7 @@ CASES: Final = (
     Case(
         "issue", "two pictures in a row of Parquet",
         {"images": [{"bytes": "BYTES", "path": None}, {"bytes": "BYTES", "path": None}]},
-        Failed("invalid_job", "The row has 2 images"), "nested",
+        Failed("invalid_job", "each is named by a path or a URL, and 2 of this row's 2"), "nested",
     ),
     Case(
         "issue", "an object that has the picture under `src`, as the dataset viewer's rows",
@@ -290,10 +361,10 @@ CASES: Final = (
     ),
     Case("modelscope/ms-swift#5273", "bare base64", {"images": ["BASE64"], "question": DESCRIBE}, Answered()),
     Case(
-        "modelscope/ms-swift#8384", "two pictures as data: URLs",
+        "modelscope/ms-swift#8384", "two pictures, one as a data: URL",
         {"messages": [user("<image><image>Differences?")],
-         "images": ["data:image/png;base64,BASE64", "data:image/png;base64,BASE64"]},
-        Failed("invalid_job", "The row has 2 images"),
+         "images": ["data:image/png;base64,BASE64", "PLACE/b.png"]},
+        Failed("invalid_job", "each is named by a path or a URL, and 1 of this row's 2"),
     ),
     Case("OFA-Sys/OFA#91", "base64 in a cell", {"image": "BASE64", "question": DESCRIBE}, Answered(), "csv"),
     Case(
@@ -391,7 +462,7 @@ CASES: Final = (
         "vllm-project/vllm#24652", "a second picture is not ignored",
         body({"type": "image_url", "image_url": {"url": "PLACE/a.png"}},
              {"type": "image_url", "image_url": {"url": "PLACE/b.png"}}, text("Differences?")),
-        Failed("invalid_job", "The row has 2 images"), "openai",
+        Answered(turns([IMAGE, IMAGE, text("Differences?")]), images=BOTH), "openai",
     ),
     Case(
         "issue", "a field that would change the answer", body(ignore_eos=True),

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
@@ -68,9 +68,22 @@ class Model(Protocol[FeaturesT]):
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
     def features(
-        self, content: bytes, decode: Callable[[], Image.Image], detail: Detail, urgent: bool
+        self,
+        content: bytes,
+        decode: Callable[[], Image.Image],
+        detail: Detail,
+        urgent: bool,
+        *,
+        alone: bool = True,
     ) -> FeaturesT:
-        """Of the image file that holds `content`; kept ones, or `decode` is called."""
+        """Of the image file that holds `content`; kept ones, or `decode` is called.
+
+        An image that is not `alone` is one of several in a question.
+        """
+        ...
+
+    def together(self, several: Sequence[FeaturesT]) -> FeaturesT:
+        """Of images in one question, in their order."""
         ...
 
     def encode_image(self, image: Image.Image) -> FeaturesT: ...
@@ -261,10 +274,27 @@ class Service(Generic[FeaturesT]):
         refusal = self._refusal(job)
         if refusal is not None:
             return [refusal] * len(job.questions)
-        content = self._content(job, asked)
-        with self._way.claimed() if asked.urgent else nullcontext():
-            picture = self._picture(content, job.detail, asked)
+        images = self._images(job)
+        found: list[FeaturesT] = []
+        failure: Failure | None = None
+        with ExitStack() as claim:
+            if not images:
+                self._claim(claim, asked)
+            for number, one in enumerate(images, start=1):
+                claim.close()  # nobody gives way to what is being fetched
+                content = self._content(one, asked)
+                self._claim(claim, asked)
+                looked = self._picture(content, job.detail, asked, alone=len(images) == 1)
+                if isinstance(looked, Failure):
+                    failure = _of_image(looked, number, len(images))
+                    break
+                found.append(looked)
+            picture = failure or (self._model.together(found) if found else None)
             return [self._start(question, picture, asked) for question in job.questions]
+
+    def _claim(self, claim: ExitStack, asked: Asked) -> None:
+        if asked.urgent:
+            claim.enter_context(self._way.claimed())
 
     def _give_way(self, asked: Asked) -> None:
         if not asked.urgent:
@@ -281,10 +311,14 @@ class Service(Generic[FeaturesT]):
             return Failure(code=FailureCode.INVALID_JOB, message="This worker publishes no tokens.")
         return None
 
-    def _content(self, job: Job, asked: Asked) -> bytes | Failure | None:
-        """The image file's, or why it is not to be had; None when no question looks at the image."""
+    def _images(self, job: Job) -> list[Job]:
+        """The job about each of its images alone; none when no question looks at an image."""
         if job.image is None or not any(question.uses_image(with_image=True) for question in job.questions):
-            return None
+            return []
+        return list(job.each_image())
+
+    def _content(self, job: Job, asked: Asked) -> bytes | Failure:
+        """The image file's, or why it is not to be had."""
         try:
             _check_deadline(asked.deadline)
             return self._fetch(job)
@@ -292,10 +326,10 @@ class Service(Generic[FeaturesT]):
             return refusal.failure
 
     def _picture(
-        self, content: bytes | Failure | None, detail: Detail, asked: Asked
-    ) -> FeaturesT | Failure | None:
+        self, content: bytes | Failure, detail: Detail, asked: Asked, *, alone: bool
+    ) -> FeaturesT | Failure:
         """The features of the image that holds `content`, or why there are none."""
-        if not isinstance(content, bytes):
+        if isinstance(content, Failure):
             return content
 
         def decode() -> Image.Image:
@@ -304,7 +338,7 @@ class Service(Generic[FeaturesT]):
             return image
 
         try:
-            return self._model.features(content, decode, detail, asked.urgent)
+            return self._model.features(content, decode, detail, asked.urgent, alone=alone)
         except Refusal as refusal:
             return refusal.failure
 
@@ -412,6 +446,13 @@ def internal_error(bug: BaseException) -> Failure:
         code=FailureCode.INTERNAL_ERROR,
         message=f"The worker failed with {type(bug).__name__}; its log says more.",
     )
+
+
+def _of_image(failure: Failure, number: int, count: int) -> Failure:
+    """The failure of one of several images says which."""
+    if count == 1:
+        return failure
+    return failure.model_copy(update={"message": f"Image {number} of {count}: {failure.message}"})
 
 
 def _check_deadline(deadline: float | None) -> None:

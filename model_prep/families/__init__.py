@@ -3,6 +3,8 @@
 from typing import Final
 
 from model_prep.families.family import Family
+from model_prep.families.idefics3 import IDEFICS3, SMOLVLM
+from model_prep.families.internvl import INTERNVL
 from model_prep.families.llava import LLAVA
 from model_prep.families.llava_next import LLAVA_NEXT
 from model_prep.families.llava_next_video import LLAVA_NEXT_VIDEO
@@ -11,8 +13,25 @@ from model_prep.families.vipllava import VIPLLAVA
 
 FAMILIES: Final[dict[str, Family]] = {
     family.config.model_type: family
-    for family in (LLAVA, VIPLLAVA, LLAVA_NEXT, LLAVA_NEXT_VIDEO, LLAVA_ONEVISION)
+    for family in (
+        LLAVA,
+        VIPLLAVA,
+        LLAVA_NEXT,
+        LLAVA_NEXT_VIDEO,
+        LLAVA_ONEVISION,
+        INTERNVL,
+        IDEFICS3,
+        SMOLVLM,
+    )
 }
+DO_NOT_FIT: Final = {
+    "fast_vlm": "its vision tower is one of timm's, which cannot be loaded without torchvision",
+    "gemma3": "the tokens of an image see each other both ways, and a worker's language model has one "
+    "causal mask",
+    "qwen2_vl": "its positions have three axes, and a worker counts them on one",
+    "qwen2_5_vl": "its positions have three axes, and a worker counts them on one",
+}
+"""Families that were looked at, and why they are not converted."""
 TESTED_LANGUAGE_MODELS: Final = (
     "gemma",
     "gemma2",

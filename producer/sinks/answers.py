@@ -4,7 +4,7 @@ from typing import Any
 
 from contract.answer import Answer
 from contract.job import ImagePath, ImageUrl
-from producer.rows import Answered, AnsweredRow
+from producer.rows import Answered, AnsweredRow, RowImage
 from producer.sinks.sink import SinkOptions
 
 
@@ -14,6 +14,7 @@ def answer_line(row: AnsweredRow) -> dict[str, Any]:
         "index": row.position,
         "id": row.id,
         "image": image_text(row),
+        **({"images": image_texts(row)} if row.more_images else {}),
         "name": row.name,
         **({"columns": dict(row.columns)} if row.columns else {}),
         "model": row.model,
@@ -29,10 +30,19 @@ def one_answer(answered: Answered) -> dict[str, Any]:
 
 
 def image_text(row: AnsweredRow) -> str | None:
-    """The image's path or URL; None for one within another file."""
-    if isinstance(row.image, ImagePath):
-        return str(row.image.to_path())
-    return row.image.url if isinstance(row.image, ImageUrl) else None
+    """The image's path or URL, of several the first's; None for one within another file."""
+    return _text(row.image)
+
+
+def image_texts(row: AnsweredRow) -> list[str | None]:
+    """The same of each image of a row that has several."""
+    return [_text(image) for image in (row.image, *row.more_images)]
+
+
+def _text(image: RowImage | None) -> str | None:
+    if isinstance(image, ImagePath):
+        return str(image.to_path())
+    return image.url if isinstance(image, ImageUrl) else None
 
 
 def answers_of(row: AnsweredRow) -> list[tuple[Answered, Answer]]:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from contract.job import ImageUrl
 from producer.rows import Answered, AnsweredRow
-from producer.sinks.answers import answers_of, caption, image_text, turn_text
+from producer.sinks.answers import answers_of, caption, image_text, image_texts, turn_text
 from producer.sinks.files import json_text
 from producer.sinks.sink import LeftAlone, Rows, SinkOptions
 from producer.sinks.whole import WriteWhole
@@ -56,9 +56,9 @@ def vqa_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, An
 
 def llava_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
     """LLaVA's fine-tuning data: a row's questions follow each other, a conversation is an entry itself."""
-    image = row.name or image_text(row)
+    image = image_texts(row) if row.more_images else row.name or image_text(row)
     head = {"id": row.id, **({} if image is None else {"image": image})}
-    mark = "" if image is None else "<image>\n"
+    mark = "" if image is None else "<image>\n" * (1 + len(row.more_images))
     told: list[dict[str, str]] = []
     for one, answer in answers_of(row):
         if options.question not in (None, one.question):

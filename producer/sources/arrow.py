@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from producer.rows import Embedded, Row
 from producer.sources.fields import (
@@ -18,6 +18,8 @@ from producer.sources.images import content_of, holds_bytes
 from producer.sources.lines import LINE_MAX_BYTES
 from producer.sources.refusal import SourceError, library, listed
 from producer.sources.source import SourceOptions
+
+_WITHIN: Final = "data:;base64,AA=="
 
 
 class ArrowRows:
@@ -206,12 +208,12 @@ def _path(value: Any) -> str | None:
 
 
 def _named_only(value: Any) -> Any:
-    """A cell without bytes, of which a row with several images tells the number alone."""
+    """A cell without bytes: of several images those that are within have a text that is one, too."""
     if isinstance(value, list):
         return [_named_only(one) for one in value]
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-        return {"path": value.get("path") or "bytes"}
-    return "bytes" if isinstance(value, bytes) else value
+        return _WITHIN
+    return _WITHIN if isinstance(value, bytes) else value
 
 
 def _without_nulls(value: Any) -> Any:

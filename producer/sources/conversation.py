@@ -1,7 +1,7 @@
 """Questions as rows write them: a text, a list, or turns in any of the usual forms; knows no file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,7 +10,13 @@ from pydantic import ValidationError
 from contract.job import Detail, Question
 from contract.quoting import quoted
 from producer.sources.parameters import listed_texts
-from producer.sources.pictures import MARK, names_in, no_image, other_media, several_marks
+from producer.sources.pictures import (
+    check_marks,
+    differing_detail,
+    names_in,
+    other_media,
+    scattered_marks,
+)
 from producer.sources.refusal import SourceError
 
 QUESTION_KEYS: Final = ("id", "question", "choices")
@@ -44,16 +50,18 @@ _PLACE: Final = re.compile(
 
 @dataclass
 class Said:
-    """What a row asks, as far as that is known without its image."""
+    """What a row asks, as far as that is known without its images."""
 
     asked: list[tuple[str, Any, Any]] = field(default_factory=list)
     """Id, a text or turns, and choices of each question."""
-    images: list[str] = field(default_factory=list)
-    """Those that its turns name, in order."""
-    marks: int = 0
-    """Places for an image, in a whole conversation or in the one of several questions that has most."""
-    detail: Detail | None = None
-    """How closely to look at the image, as its part says."""
+    places: list[str | None] = field(default_factory=list)
+    """Where images go, in order: the name that stands there, or None."""
+    marks: set[int] = field(default_factory=set)
+    """How many places each question has, or a whole conversation; none is never meant."""
+    is_scattered: bool = False
+    """Whether images stand in several turns, or where a conversation has none."""
+    details: set[Detail | None] = field(default_factory=set)
+    """How closely to look at the images, as their parts say."""
     ignored: set[str] = field(default_factory=set)
     """Keys that change nothing."""
 
@@ -61,20 +69,36 @@ class Said:
         """Add a question with a text. Raises Refusal."""
         if isinstance(content, str) and _PLACE.search(content):
             parts = _parts(content, self)
-            marks = sum(part == _IMAGE_PART for part in parts)
-            self.marks = max(self.marks, marks)
+            self.marks.add(parts.count(_IMAGE_PART))
             content = _short_or_turns(parts)
         self.asked.append((question_id, content, choices))
 
-    def questions(self, *, with_image: bool) -> tuple[Question, ...]:
-        """Raises SourceError for what is no question, and Refusal where images and their places differ."""
-        if self.marks and not with_image:
-            raise no_image(f"its text places one with {MARK}, and none is named")
-        if self.marks > 1:
-            raise several_marks(self.marks)
+    @property
+    def detail(self) -> Detail | None:
+        """Raises Refusal where the images' parts differ."""
+        if len(self.details) > 1:
+            raise differing_detail()
+        return next(iter(self.details), None)
+
+    def names(self, inside: Sequence[str]) -> list[str]:
+        """The row's images in the order of their places; `inside` are those that it names elsewhere.
+
+        The same may stand in both. Those that stand elsewhere alone fill the places without a name.
+        """
+        if not any(self.places):
+            return list(inside)
+        others = iter([name for name in inside if name not in self.places])
+        placed = [next(others, None) if name is None else name for name in self.places]
+        return [*(name for name in placed if name is not None), *others]
+
+    def questions(self, images: int) -> tuple[Question, ...]:
+        """Raises SourceError for what is no question, and Refusal where `images` and their places differ."""
+        for marks in self.marks:
+            check_marks(marks, images)
+        if self.is_scattered:
+            raise scattered_marks()
         return tuple(
-            question(one, _placed(messages) if with_image else messages, choices)
-            for one, messages, choices in self.asked
+            question(one, _placed(messages, images), choices) for one, messages, choices in self.asked
         )
 
 
@@ -109,7 +133,10 @@ def spoken(messages: Any, choices: Any = None) -> Said:
         raise SourceError('"messages" must be a list of turns')
     found = Said()
     turns = [_turn(turn, found) for turn in messages]
-    found.marks = sum(map(_count, turns))
+    counts = [_count(turn) for turn in turns]
+    found.marks.add(sum(counts))
+    users = [count for turn, count in zip(turns, counts, strict=True) if _is_user(turn)]
+    found.is_scattered = sum(counts) != sum(users[:1])
     found.asked = [("q1", turns, choices)]
     return found
 
@@ -127,13 +154,10 @@ def choices_of(value: Any) -> Any:
     return value
 
 
-def marked(text: str, *, with_image: bool) -> Any:
-    """A text of the run as `question` takes it, with the image where its mark is. Raises Refusal."""
+def marked(text: str, images: int) -> Any:
+    """A text of the run as `question` takes it, with `images` where their marks are. Raises Refusal."""
     marks = count_marks(text)
-    if marks and not with_image:
-        raise no_image(f"its text places one with {MARK}, and none is named")
-    if marks > 1:
-        raise several_marks(marks)
+    check_marks(marks, images)
     return _short_or_turns(_parts(text)) if marks else text
 
 
@@ -146,9 +170,10 @@ def without_marks(text: str) -> str:
 
 
 def _short_or_turns(parts: list[Any]) -> Any:
-    """The short form, which has its image first, or one turn with the image where it is."""
-    if len(parts) == 2 and parts[0] == _IMAGE_PART:
-        return parts[1]["text"].lstrip()
+    """The short form, which has its images first, or one turn with the images where they are."""
+    *before, last = parts
+    if last != _IMAGE_PART and all(part == _IMAGE_PART for part in before):
+        return last["text"].lstrip()
     return [{"role": "user", "content": parts}]
 
 
@@ -169,7 +194,10 @@ def _listed(content: Any, found: Said) -> None:
 
 
 def _llava(content: Any, found: Said) -> None:
-    """Each human turn as a question of its own, after a system turn; what was answered is not used."""
+    """Each human turn as a question of its own, after a system turn; what was answered is not used.
+
+    Each is about all images. One turn at most places them, and keeps several where they are.
+    """
     if not isinstance(content, list | tuple) or not all(isinstance(turn, dict) for turn in content):
         raise SourceError('"conversations" must be a list of objects of "from" and "value"')
     turns = [_turn(turn, found) for turn in content]
@@ -177,16 +205,20 @@ def _llava(content: Any, found: Said) -> None:
     texts = [_text_alone(turn["content"]) for turn in human]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise SourceError('"conversations" has no turn of "human" with a text')
-    found.marks = sum(map(_count, human))
+    counts = [_count(turn) for turn in human]
+    found.marks.add(sum(counts))
+    found.is_scattered = sum(count > 0 for count in counts) > 1
     system = [turn for turn in turns if turn["role"] == "system" and turn["content"]]
-    found.asked = [
-        (f"q{number}", [*system, {"role": "user", "content": text}] if system else text, None)
-        for number, text in enumerate(texts, start=1)
-    ]
+    for number, (turn, text, count) in enumerate(zip(human, texts, counts, strict=True), start=1):
+        asked = text if count < 2 else _short_or_turns(turn["content"])
+        if system:
+            own = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+            asked = [*system, *own]
+        found.asked.append((f"q{number}", asked, None))
 
 
 def _text_alone(content: Any) -> Any:
-    """A turn's text without its image, which comes first as LLaVA has it."""
+    """A turn's text without its images. A single one comes first, as LLaVA has it."""
     if isinstance(content, str):
         return content.strip()
     if not isinstance(content, list):
@@ -245,7 +277,7 @@ def _turn(turn: Any, found: Said) -> Any:
 
 
 def _part(part: Any, found: Said, role: Any) -> list[Any]:
-    """A part of a turn's content as our parts, and the image that it names among those found."""
+    """A part of a turn's content as our parts, and the images that it names among the places found."""
     if isinstance(part, str):
         part = {"type": "text", "text": part}
     if not isinstance(part, dict):
@@ -263,9 +295,9 @@ def _part(part: Any, found: Said, role: Any) -> list[Any]:
         if kind in ("image_url", "input_image") and not names:
             raise SourceError('an "image_url" part has no "url"')
         _note_idle(part, found)
-        found.images += names
+        found.places += names or [None]
         inner = part.get("image_url")
-        found.detail = _detail(inner.get("detail") if isinstance(inner, dict) else part.get("detail"))
+        found.details.add(_detail(inner.get("detail") if isinstance(inner, dict) else part.get("detail")))
         return [_IMAGE_PART] * max(1, len(names))
     return [part]
 
@@ -301,8 +333,8 @@ def _parts(text: str, found: Said | None = None) -> list[Any]:
             at = match.end()
             if match["other"] is not None:
                 raise other_media(match["other"])
-            if match["name"] is not None and found is not None:
-                found.images.append(match["name"].strip())
+            if found is not None:
+                found.places.append(None if match["name"] is None else match["name"].strip())
             parts.append(_IMAGE_PART)
     return parts
 
@@ -312,17 +344,21 @@ def _count(turn: Any) -> int:
     return sum(part == _IMAGE_PART for part in content) if isinstance(content, list) else 0
 
 
-def _placed(messages: Any) -> Any:
-    """Turns that place no image get it before the first thing that the user says."""
-    if not isinstance(messages, list) or any(_count(turn) for turn in messages):
+def _is_user(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("role") == "user"
+
+
+def _placed(messages: Any, images: int) -> Any:
+    """Turns that place no image get `images` before the first thing that the user says."""
+    if not images or not isinstance(messages, list) or any(_count(turn) for turn in messages):
         return messages
     turns = list(messages)
     for number, turn in enumerate(turns):
-        if isinstance(turn, dict) and turn.get("role") == "user":
+        if _is_user(turn):
             content = turn.get("content")
             rest = [{"type": "text", "text": content}] if isinstance(content, str) else content
             if isinstance(rest, list):
-                turns[number] = {**turn, "content": [_IMAGE_PART, *rest]}
+                turns[number] = {**turn, "content": [*[_IMAGE_PART] * images, *rest]}
             break
     return turns
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from contract.failure import Refusal
 from contract.quoting import quoted
-from producer.rows import Row, RowImage
+from producer.rows import NamedImage, Row, RowImage
 from producer.sources.conversation import QUESTION_COLUMNS, Said, said
-from producer.sources.images import holds_bytes, named_image
+from producer.sources.images import holds_bytes, named_images
 from producer.sources.parameters import brought
-from producer.sources.pictures import as_refusal, names_in, refuse_missing, refuse_unasked, the_one
+from producer.sources.pictures import as_refusal, names_in, refuse_missing, refuse_unasked
 from producer.sources.refusal import SourceError, listed
 from producer.sources.source import SourceOptions
 
@@ -22,6 +22,18 @@ IMAGE_COLUMNS: Final = (
 )  # fmt: skip
 """Where an image's name is looked for if there is no column `image`, nor `images`."""
 ID_COLUMNS: Final = ("id", "question_id")
+TASK_KEYS: Final = frozenset(
+    {"data", "id", "annotations", "predictions", "drafts", "meta", "project", "inner_id", "created_at"}
+    | {"updated_at", "updated_by", "file_upload", "total_annotations", "cancelled_annotations"}
+    | {
+        "total_predictions",
+        "comment_count",
+        "unresolved_comment_count",
+        "comment_authors",
+        "last_comment_updated_at",
+    }
+)
+"""Of a task of Label Studio, as it imports and exports them."""
 NO_COLUMN: Final = (
     "no column names an image (columns: {}); name it with --image-column, or with --text-only ask without one"
 )
@@ -95,11 +107,11 @@ def row_of(
     image: RowImage | None = None,
     name: str | None = None,
 ) -> Row:
-    """A row of `record`; `image` with its `name` if the source has it elsewhere, else the record names it.
+    """A row of `record`; `image` with its `name` if the source has it elsewhere, else the record names all.
 
     `number` is the id of a row that has none, `root` where relative names begin, `place` where an image
-    within the record can be found again. A row whose image is not found, or is not one, has a refusal. Raises
-    SourceError for what is no row.
+    within the record can be found again. A row whose images are not found, are none, or are not as many as it
+    places has a refusal. Raises SourceError for what is no row.
     """
     carried = carried_columns(tuple(record), roles, options)
     row = Row(
@@ -109,15 +121,18 @@ def row_of(
         columns={column: record[column] for column in carried},
         text_only=options.text_only,
     )
+    more_images: tuple[NamedImage, ...] = ()
     try:
         found = said(record, roles.question) if options.own_questions else Said()
         if image is None:
-            text = the_one(_names(record, roles.image, found))
-            if text is None:
+            texts = _names(record, roles.image, found)
+            if not texts:
                 _refuse_without(record, roles, options, found)
             else:
-                image, name = _named(text, root, place), None if holds_bytes(text) else text
-        questions = found.questions(with_image=image is not None)
+                image, more_images = _named(texts, root, place)
+                name = None if holds_bytes(texts[0]) else texts[0]
+        questions = found.questions(0 if image is None else 1 + len(more_images))
+        detail = found.detail
     except Refusal as refusal:
         return replace(row, image=None, refusal=refusal.failure)
     given = brought(record, options.parameters)
@@ -125,32 +140,42 @@ def row_of(
         row,
         name=name,
         image=image,
+        more_images=more_images,
         questions=questions,
         parameters=given.parameters,
         offered=given.offered,
-        detail=given.detail if found.detail is None else found.detail,
+        detail=given.detail if detail is None else detail,
         ignored=tuple(sorted(found.ignored)),
     )
 
 
+def task_fields(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a task of Label Studio, what its data say beside its id; any other record as it is."""
+    data = record.get("data")
+    if not isinstance(data, Mapping) or not record.keys() <= TASK_KEYS:
+        return record
+    own = {"id": record["id"]} if record.get("id") is not None else {}
+    return {**data, **own}
+
+
 def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) -> str | None:
-    """How the record names its image; for a second look at a record that `row_of` took."""
-    found = said(record, roles.question) if options.own_questions else Said()
+    """How the record names its only image; for a second look at a record that `row_of` took."""
     try:
-        return the_one(_names(record, roles.image, found))
+        found = said(record, roles.question) if options.own_questions else Said()
+        names = _names(record, roles.image, found)
     except Refusal:
         return None
+    return names[0] if len(names) == 1 else None
 
 
 def _names(record: Mapping[str, Any], column: str | None, found: Said) -> list[str]:
-    """The images that the record names, in a column and in its turns, where the same may stand in both."""
-    inside = [] if column is None else names_in(record.get(column))
-    return inside + [name for name in found.images if name not in inside]
+    """The images that the record names, in a column and in its turns."""
+    return found.names([] if column is None else names_in(record.get(column)))
 
 
-def _named(text: str, root: str, place: int) -> RowImage:
+def _named(texts: Sequence[str], root: str, place: int) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
     try:
-        return named_image(text, root, place)
+        return named_images(texts, root, place)
     except SourceError as error:
         raise as_refusal(error) from None
 

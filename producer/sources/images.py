@@ -6,13 +6,14 @@ import binascii
 import os
 import re
 import urllib.parse
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import ValidationError
 
-from contract.job import ImagePath, ImageUrl
+from contract.job import MOST_IMAGES, ImagePath, ImageUrl
 from contract.quoting import quoted
-from producer.rows import Embedded, RowImage
+from producer.rows import Embedded, NamedImage, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
 from producer.sources.refusal import SourceError
 
@@ -27,6 +28,8 @@ _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
 _QUOTED: Final = re.compile(r"\s*b?(['\"])(.*)\1\s*", re.DOTALL)
 _PRINTED: Final = re.compile(r"\s*b['\"](\\x89PNG|\\xff\\xd8|GIF8|BM|RIFF|II\*|MM\\x00|\\x00\\x00\\x00)")
 """Bytes as Python prints them, of the beginnings above."""
+_LABEL_STUDIO: Final = "/data/local-files/?d="
+"""What Label Studio has before the names of files on its own disk."""
 SHORTEST_BASE64: Final = 32
 """Characters. The smallest image takes more."""
 NAME_MAX_BYTES: Final = 255
@@ -86,6 +89,8 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         return Embedded(place=place)
     if "\0" in text:
         raise SourceError("the image's name holds a null character")
+    if text.startswith(_LABEL_STUDIO):
+        text = urllib.parse.unquote(text.removeprefix(_LABEL_STUDIO), errors="surrogateescape")
     scheme = scheme_of(text)
     if scheme == "file":
         return ImagePath.of(os.path.abspath(local_path(text)))
@@ -100,6 +105,23 @@ def named_image(text: str, root: str, place: int) -> RowImage:
     if len(raw) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
         raise SourceError(f"{quoted(text)} is too long for the name of a file")
     return ImagePath.of(os.path.abspath(os.path.join(root, text)))
+
+
+def named_images(
+    texts: Sequence[str], root: str, place: int
+) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
+    """A row's first image, if it has any, and its others, as named_image(). Raises SourceError."""
+    if len(texts) > MOST_IMAGES:
+        raise SourceError(f"there are {len(texts)} images; a question holds at most {MOST_IMAGES}")
+    found = [named_image(text, root, place) for text in texts]
+    named = tuple(one for one in found if not isinstance(one, Embedded))
+    if len(found) > 1 and len(named) < len(found):
+        within = len(found) - len(named)
+        raise SourceError(
+            f"of several images each is named by a path or a URL, and {within} of this row's {len(found)} "
+            "are within the source: write them to files"
+        )
+    return found[0] if found else None, named[1:]
 
 
 def _url(text: str) -> ImageUrl:

@@ -12,12 +12,11 @@ from contract.quoting import quoted
 from producer.rows import Row
 from producer.sources.conversation import spoken
 from producer.sources.files import open_plain, reading
-from producer.sources.images import content_of, holds_bytes, named_image
+from producer.sources.images import content_of, holds_bytes, named_images
 from producer.sources.json_text import parsed_object
 from producer.sources.jsonl import JsonLines
 from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
-from producer.sources.pictures import the_one
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
 
@@ -106,7 +105,7 @@ class OpenAIBatch:
                 self._again = open_plain(self._source)
             try:
                 found = spoken(parsed_object(line_at(self._again, place))["body"]["messages"])
-                return content_of(found.images[0])
+                return content_of(found.names(())[0])
             except (SourceError, Refusal, LookupError, TypeError):
                 pass
         raise SourceError(f"{shown(self._source)} was changed while it was in use.")
@@ -134,13 +133,15 @@ class OpenAIBatch:
 
     def _asked(self, custom_id: str, body: dict[str, Any], place: int, columns: dict[str, Any]) -> Row:
         found = spoken(body.get("messages"))
-        text = the_one(found.images)
+        texts = found.names(())
+        image, more_images = named_images(texts, self._root, place)
         parameters = _parameters(body, found.ignored)
         return Row(
             id=custom_id,
-            name=None if text is None or holds_bytes(text) else text,
-            image=None if text is None else named_image(text, self._root, place),
-            questions=found.questions(with_image=text is not None),
+            name=None if image is None or holds_bytes(texts[0]) else texts[0],
+            image=image,
+            more_images=more_images,
+            questions=found.questions(len(texts)),
             parameters=parameters,
             detail=found.detail,
             columns=columns,

@@ -1,10 +1,11 @@
-"""Which image a row names, whatever form it names it in, and why a row without one fails; opens none."""
+"""Which images a row names, whatever form it names it in, and why a row without one fails; opens none."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from contract.counting import counted
 from contract.failure import FailureCode, Refusal
 from contract.quoting import quoted
 from producer.sources.files import IMAGE_SUFFIXES, scheme_of
@@ -59,31 +60,36 @@ def names_in(value: Any) -> list[str]:
     raise Refusal(FailureCode.NO_IMAGE, f"{quoted(repr(value))} names no image: a path or a URL does.")
 
 
-def the_one(names: Iterable[str]) -> str | None:
-    """The row's only image. Raises Refusal where there are several."""
-    found = list(names)
-    if len(found) > 1:
-        raise several_images(len(found))
-    return found[0] if found else None
+def check_marks(marks: int, images: int) -> None:
+    """Raise Refusal where a text places other than all of the row's images; with no mark they come first."""
+    if marks in (0, images):
+        return
+    if not images:
+        raise no_image(f"its text places one with {MARK}, and none is named")
+    raise Refusal(
+        FailureCode.INVALID_JOB,
+        f"The row has {counted(images, 'image')}, and its text places {marks}: write {MARK} once for each "
+        "image, or not at all.",
+    )
 
 
-def several_images(count: int) -> Refusal:
-    """The one place where a row with several images is refused."""
+def scattered_marks() -> Refusal:
     return Refusal(
         FailureCode.INVALID_JOB,
-        f"The row has {count} images, and a row holds one: make a row of each image.",
+        "The row places images in several of its turns, or in a later one: all of them stand in the first "
+        "user turn.",
+    )
+
+
+def differing_detail() -> Refusal:
+    return Refusal(
+        FailureCode.INVALID_JOB,
+        'The "detail" of the row\'s images differs, and all are looked at with one: give each the same.',
     )
 
 
 def other_media(kind: str) -> Refusal:
     return Refusal(FailureCode.INVALID_JOB, f"The row is about a {kind}, and only images are asked about.")
-
-
-def several_marks(count: int) -> Refusal:
-    return Refusal(
-        FailureCode.INVALID_JOB,
-        f"The row has one image, and its text places {count}: leave one {MARK} in it.",
-    )
 
 
 def no_image(reason: str) -> Refusal:

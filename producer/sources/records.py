@@ -13,6 +13,7 @@ from producer.sources.fields import (
     image_text,
     may_lack_images,
     row_of,
+    task_fields,
 )
 from producer.sources.files import reading
 from producer.sources.images import content_of, holds_bytes
@@ -89,7 +90,7 @@ class RecordSource:
     def read(self, place: int) -> bytes:
         with reading(self._name):
             try:
-                fields = self._records.at(place)
+                fields = task_fields(self._records.at(place))
                 text = image_text(fields, self._roles_of(fields), self._options)
                 if text is not None and holds_bytes(text):
                     return content_of(text)
@@ -98,9 +99,10 @@ class RecordSource:
         raise SourceError(f"{shown(self._name)} was changed while it was in use.")
 
     def _row(self, record: Record) -> Row:
+        fields = task_fields(record.fields)
         return row_of(
-            record.fields,
-            self._roles_of(record.fields),
+            fields,
+            self._roles_of(fields),
             self._options,
             number=str(record.number),
             root=self._root,

@@ -61,7 +61,7 @@ class StubModel(FakeModel):
         super().__init__()
         self._executions = executions
 
-    def prompt(self, question: Question, features: tuple[int, int] | None) -> FakePrompt:  # noqa: ARG002
+    def prompt(self, question: Question, features: tuple[int, ...] | None) -> FakePrompt:  # noqa: ARG002
         [turn] = question.turns(with_image=False)
         text = turn.content if isinstance(turn.content, str) else turn.content[0].text  # type: ignore[union-attr]
         told = TEXT.fullmatch(text)

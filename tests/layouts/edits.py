@@ -19,6 +19,8 @@ KEYS_2023: Names = (
     (r"^vision_tower\.(?!vision_model|patch_conv|ln_pre|transformer)", "vision_tower.vision_model."),
 )
 """As transformers wrote them up to 4.51, a tower's own prefix in them."""
+KEYS_OTHERS_2025: Names = KEYS_2023[:3]
+"""The same, of towers without a prefix of their own."""
 KEYS_2025: Names = (
     (r"^language_model\.model\.", "model.language_model."),
     (r"^language_model\.lm_head\.", "lm_head."),

@@ -10,6 +10,10 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GraniteConfig,
+    Idefics3Config,
+    Idefics3Processor,
+    InternVLConfig,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaNextConfig,
@@ -25,9 +29,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolVLMConfig,
     VipLlavaConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
@@ -35,10 +43,14 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from model_prep.families.internvl_processor import InternVLProcessor
 from model_prep.families.next_video_processor import LlavaNextVideoProcessor
 from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from model_prep.families.pixtral_processor import PixtralProcessor
+from model_prep.families.smolvlm_processor import SmolVLMProcessor
 from tests.checkpoints import GRID_PINPOINTS, PATCH_PX, TILE_PX
 from tests.families import (
     ASPECT_RATIO,
@@ -97,10 +109,9 @@ def make_twin(
     """Write the checkpoint that a layout is compared with; return `folder`."""
     tokenizer = tokenizer or make_bpe(model.tokens)
     image_token_id = tokenizer.convert_tokens_to_ids(model.tokens.image)
-    tower = _tower(model)
     language = _language(model, tokenizer)
     common: dict[str, Any] = {
-        "vision_config": tower,
+        "vision_config": _tower(model),
         "text_config": language,
         "image_token_index": image_token_id,
         "tie_word_embeddings": model.tied,
@@ -129,15 +140,10 @@ def _tower(model: Model) -> PretrainedConfig:
     if model.tower == "siglip":
         side = ONEVISION_TILE_PX if model.family == "llava_onevision" else TILE_PX
         return siglip(side, **model.vision)
-    return PixtralVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=8 * PATCH_PX,
-        patch_size=PATCH_PX,
-        **model.vision,
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if model.tower == "pixtral":
+        return PixtralVisionConfig(**sizes, image_size=8 * PATCH_PX, patch_size=PATCH_PX, **model.vision)
+    return TOWERS[model.tower](**sizes, image_size=TILE_PX, patch_size=PATCH_PX, **model.vision)
 
 
 def _view(model: Model, tokenizer: Any, config: PretrainedConfig) -> Any:
@@ -214,6 +220,33 @@ def _onevision(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[An
     return processor, config
 
 
+def _internvl(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    tokens = (SIDE_PATCHES // 2) ** 2
+    image_token_id = common.pop("image_token_index")
+    config = InternVLConfig(
+        **(common | {"image_token_id": image_token_id, "image_seq_length": tokens} | model.config)
+    )
+    images = GotOcr2ImageProcessorPil(size=CROP, max_patches=4, crop_to_patches=False)
+    return InternVLProcessor(images, tokenizer, image_seq_length=tokens), config
+
+
+def _split(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    smol = model.family == "smolvlm"
+    config = (SmolVLMConfig if smol else Idefics3Config)(
+        **(common | {"image_token_id": common.pop("image_token_index"), "scale_factor": 2} | model.config)
+    )
+    sizes = {"size": {"longest_edge": 3 * TILE_PX}, "max_image_size": {"longest_edge": TILE_PX}}
+    tokens = (SIDE_PATCHES // 2) ** 2
+    if smol:
+        return SmolVLMProcessor(SmolVLMImageProcessorPil(**sizes), tokenizer, image_seq_len=tokens), config
+    return Idefics3Processor(Idefics3ImageProcessorPil(**sizes), tokenizer, image_seq_len=tokens), config
+
+
+TOWERS: dict[str, type[PretrainedConfig]] = {
+    "internvl": InternVLVisionConfig,
+    "idefics3": Idefics3VisionConfig,
+    "smolvlm": SmolVLMVisionConfig,
+}
 Make = Callable[[Model, Any, dict[str, Any]], tuple[Any, PretrainedConfig]]
 FAMILIES: dict[str, Make] = {
     "llava": _llava,
@@ -221,4 +254,7 @@ FAMILIES: dict[str, Make] = {
     "llava_next": _next,
     "llava_next_video": _next,
     "llava_onevision": _onevision,
+    "internvl": _internvl,
+    "idefics3": _split,
+    "smolvlm": _split,
 }

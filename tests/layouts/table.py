@@ -14,6 +14,7 @@ from model_prep.reading import AS_IT_SAYS, Reading
 from tests.layouts.edits import (
     KEYS_2023,
     KEYS_2025,
+    KEYS_OTHERS_2025,
     Edit,
     change,
     old_processor,
@@ -30,10 +31,13 @@ from tests.layouts.tokenizers import (
     CHATML,
     GEMMA,
     GRANITE,
+    IDEFICS3,
+    INTERNVL,
     JOY,
     LLAMA_3,
     PHI_3,
     PIXTRAL,
+    SMOLVLM,
     VIDEO,
     make_sentencepiece,
 )
@@ -76,6 +80,20 @@ PIXTRAL_OWN = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' }}"
     "{% for part in message['content'] %}{{ '[IMG]' if part['type'] == 'image' else part['text'] }}"
     "{% endfor %}{{ '[/INST]' }}{% endif %}{% endfor %}"
+)
+INTERNVL_OWN = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{{ '<IMG_CONTEXT>\n' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+IDEFICS3_OWN = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}"
+    "{{ '<image>' if line['type'] == 'image' else line['text'] }}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 CONTEXT = 1024
 FULL_SIGLIP = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
@@ -340,6 +358,37 @@ LAYOUTS: dict[str, Layout] = {
         ),
         PIXTRAL_OWN,
         (renamed(KEYS_2023), template_in("chat_template.json"), old_processor("patch_size")),
+    ),
+    "OpenGVLab/InternVL3-1B-hf": Layout(
+        Model(
+            family="internvl",
+            language="qwen2",
+            tower="internvl",
+            tokens=INTERNVL,
+            dtype=torch.bfloat16,
+            vision={"attention_bias": True},
+        ),
+        INTERNVL_OWN,
+        (
+            renamed(KEYS_OTHERS_2025),
+            old_processor("image_seq_length"),
+            change("preprocessor_config.json", image_processor_type="GotOcr2ImageProcessorFast"),
+        ),
+    ),
+    "HuggingFaceTB/SmolVLM2-2.2B-Instruct": Layout(
+        Model(family="smolvlm", tower="smolvlm", tokens=SMOLVLM, dtype=torch.bfloat16),
+        "<|im_start|>" + IDEFICS3_OWN,
+        (template_in("chat_template.json"), old_processor("image_seq_len")),
+    ),
+    "HuggingFaceM4/Idefics3-8B-Llama3": Layout(
+        Model(family="idefics3", tower="idefics3", tokens=IDEFICS3),
+        "<|begin_of_text|>" + IDEFICS3_OWN,
+        (
+            template_in("chat_template.json"),
+            old_processor("image_seq_len"),
+            change("config.json", vision_config={"model_type": "idefics3"}),
+            sharded(2),
+        ),
     ),
     "liuhaotian/llava-v1.5-7b": Layout(
         Model(vocabulary=-1, pads=True),

@@ -1,7 +1,7 @@
 """Small tokenizers with the control tokens of published ones; knows no model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sentencepiece import SentencePieceTrainer
@@ -26,6 +26,8 @@ class Tokens:
     adds_bos: bool = False
     image_last: bool = True
     """as after the language model's own tokens; else among them"""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """special tokens that tokenizer_config.json names beside those three"""
 
 
 LLAMA = Tokens(["<unk>", "<s>", "</s>", "<pad>"], "</s>", "<s>", "<pad>", adds_bos=True)
@@ -68,6 +70,41 @@ PIXTRAL = Tokens(
     image_last=False,
 )
 
+INTERNVL = Tokens(
+    ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
+    "<|im_end|>",
+    pad="<|endoftext|>",
+    image="<IMG_CONTEXT>",
+    image_last=False,
+    names={
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    },
+)
+
+SMOLVLM = Tokens(
+    [
+        *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<image>"),
+        *("<end_of_utterance>", "<global-img>"),
+        *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
+    ],
+    "<end_of_utterance>",
+    "<|im_start|>",
+    "<|im_end|>",
+    image_last=False,
+)
+IDEFICS3 = Tokens(
+    [*LLAMA_3.special[:2], "<fake_token_around_image>", "<image>", "<end_of_utterance>"],
+    "<end_of_utterance>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    adds_bos=True,
+    image_last=False,
+)
+"""Without a token for a tile's place, which is then a text."""
+
 
 def make_bpe(tokens: Tokens) -> PreTrainedTokenizerFast:
     """Byte-level BPE of about 330 tokens."""
@@ -92,7 +129,9 @@ def make_bpe(tokens: Tokens) -> PreTrainedTokenizerFast:
         )
     named = {"bos_token": tokens.bos, "eos_token": tokens.eos, "pad_token": tokens.pad}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{name: token for name, token in named.items() if token is not None}
+        tokenizer_object=tokenizer,
+        extra_special_tokens=dict(tokens.names),
+        **{name: token for name, token in named.items() if token is not None},
     )
 
 

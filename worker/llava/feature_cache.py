@@ -1,4 +1,4 @@
-"""Keeps the packed features of images within a budget of bytes, and has each encoded once at a time.
+"""Keeps what images were encoded to within a budget of bytes, and has each encoded once at a time.
 
 It knows keys and sizes, no image and no model.
 """
@@ -7,22 +7,32 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Lock
+from typing import Generic, Protocol, TypeVar
 
-from worker.llava.arrays import FloatArray
+
+class Encoded(Protocol):
+    """What an image was encoded to; arrays are such."""
+
+    @property
+    def nbytes(self) -> int: ...
+    def setflags(self, *, write: bool) -> None: ...
 
 
-class FeatureCache:
+EncodedT = TypeVar("EncodedT", bound=Encoded)
+
+
+class FeatureCache(Generic[EncodedT]):
     """The features used last, up to `max_bytes` of them. May be called from many threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         # Guards the three fields below it.
         self._lock = Lock()
-        self._kept: OrderedDict[bytes, FloatArray] = OrderedDict()
+        self._kept: OrderedDict[bytes, EncodedT] = OrderedDict()
         self._kept_bytes = 0
-        self._coming: dict[bytes, Future[FloatArray]] = {}
+        self._coming: dict[bytes, Future[EncodedT]] = {}
 
-    def get(self, key: bytes, encode: Callable[[], FloatArray], *, share: bool = True) -> FloatArray:
+    def get(self, key: bytes, encode: Callable[[], EncodedT], *, share: bool = True) -> EncodedT:
         """The features under `key`, read-only: kept ones, or those `encode` returns.
 
         Threads that ask for one key at once share a call of `encode`. What it raises is raised to all of
@@ -44,7 +54,7 @@ class FeatureCache:
             return features
         return coming.result()
 
-    def _encode(self, key: bytes, encode: Callable[[], FloatArray], coming: Future[FloatArray]) -> None:
+    def _encode(self, key: bytes, encode: Callable[[], EncodedT], coming: Future[EncodedT]) -> None:
         try:
             features = encode()
         except BaseException as error:  # noqa: BLE001 - raised again in every thread that waits, this one too
@@ -58,7 +68,7 @@ class FeatureCache:
             self._keep(key, features)
         coming.set_result(features)
 
-    def _keep(self, key: bytes, features: FloatArray) -> None:
+    def _keep(self, key: bytes, features: EncodedT) -> None:
         """Make room by dropping those not used for longest; what is larger than the budget is not kept."""
         if features.nbytes > self._max_bytes:
             return

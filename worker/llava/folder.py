@@ -24,7 +24,9 @@ from contract.model_folder import (
     FolderFile,
     FolderManifest,
     Packing,
+    TileMarks,
     context_tokens,
+    side_px,
 )
 from worker.llava.arrays import FloatArray
 from worker.llava.packing import PACKINGS, most_plane_tiles, packing_by_type
@@ -49,6 +51,8 @@ class ModelFolder:
     most_plane_tiles: int | None
     """the grid's features are shrunk to those of so many tiles; None where they never are"""
     eos_token_ids: tuple[int, ...]
+    marks: TileMarks | None = None
+    """what stands between the tiles of an image; with the packing of tiles alone"""
 
     @property
     def context_tokens(self) -> int:
@@ -58,6 +62,15 @@ class ModelFolder:
     def hidden(self) -> int:
         hidden: int = self.config.text_config.hidden_size
         return hidden
+
+    @property
+    def tile_px(self) -> int:
+        """The side of the tiles that the vision model reads."""
+        return side_px(self.config.vision_config, "image_size")
+
+    @property
+    def patch_px(self) -> int:
+        return side_px(self.config.vision_config, "patch_size")
 
     @property
     def image_token_id(self) -> int:
@@ -97,8 +110,12 @@ def read_folder(path: Path, *, hashed: bool = True) -> ModelFolder:
             raise ModelFolderError(f"{path} is no model folder: it has no {name}.")
     manifest = _check_manifest(path, hashed=hashed) if (path / MANIFEST_JSON).exists() else None
     config, packing = _read_config(path, manifest)
+    marks = None if manifest is None else manifest.marks
+    if (packing == "tiles") != (marks is not None):
+        raise ModelFolderError(f"{path / MANIFEST_JSON} does not fit together: packing {packing}, {marks=}.")
     try:
         plane_tiles = most_plane_tiles(config, packing)
+        side_px(config.vision_config, "image_size"), side_px(config.vision_config, "patch_size")
     except ValueError as error:
         raise ModelFolderError(f"{path} holds a model that this worker does not run: {error}.") from error
     return ModelFolder(
@@ -109,6 +126,7 @@ def read_folder(path: Path, *, hashed: bool = True) -> ModelFolder:
         _image_newline(path, config, packing),
         plane_tiles,
         _eos_token_ids(path, config),
+        marks,
     )
 
 

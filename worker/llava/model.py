@@ -17,7 +17,7 @@ from contract.model_folder import TEXT_XML, VISION_XML
 from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
-from worker.llava.image_run import RowMarks, image_run, place_run
+from worker.llava.image_run import ImageRun, place_runs
 from worker.llava.pack import pack_features
 from worker.llava.prompt import PromptWriter
 from worker.llava.tiles import Tiler, Tiles, load_tiler
@@ -25,14 +25,25 @@ from worker.llava.tiles import Tiler, Tiles, load_tiler
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """One image, encoded once for all questions about it."""
+    """An image, encoded once for all questions about it; or several that are asked about together."""
 
     packed: FloatArray
     """(image token, hidden), read-only"""
     key: bytes
-    """equal for equal image, detail and model"""
-    columns: int | None = None
-    """so many of them are a row with a mark after it; None for a run without marks"""
+    """equal for equal images in the same order, detail and model"""
+    runs: tuple[IntArray, ...]
+    """(position,) of each image, the tokens that stand for it in a prompt: an image token for each feature,
+    and marks"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes + sum(run.nbytes for run in self.runs)
+
+    def setflags(self, *, write: bool) -> None:
+        """As an array's: whether it may be changed."""
+        self.packed.setflags(write=write)
+        for run in self.runs:
+            run.setflags(write=write)
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,12 @@ class Prompt:
     """One question, ready for the language model."""
 
     token_ids: IntArray
-    """(position,), the image token once for each of the image's embeddings"""
+    """(position,), the image token once for each of the images' embeddings"""
     inputs_embeds: FloatArray
     """(position, hidden)"""
     image_tokens: int
     prefix_tokens: int = 0
-    """so many positions, up to the image's last, other questions about the image may begin with too"""
+    """so many positions, up to the last image's last, other questions about the images may begin with too"""
     prefix_key: bytes | None = None
     """equal for equal beginnings; None where no image or nothing but the image is asked about"""
 
@@ -74,17 +85,16 @@ class LlavaModel:
         embeddings: Part,
         image_cache_bytes: int,
         preparing: Callable[[], AbstractContextManager[object]],
-        marks: RowMarks | None = None,
+        run: ImageRun,
     ) -> None:
-        """`marks` end the rows of images where the folder's packing has rows."""
         self._folder = folder
         self._tiler = tiler
         self._writer = writer
         self._vision = vision
         self._embeddings = embeddings
-        self._features = FeatureCache(image_cache_bytes)
+        self._features = FeatureCache[ImageFeatures](image_cache_bytes)
         self._preparing = preparing
-        self._marks = marks
+        self._run = run
         self._observer: ImageObserver | None = None
 
     @classmethod
@@ -105,13 +115,13 @@ class LlavaModel:
         """
         described = read_folder(folder)
         tiler = load_tiler(folder, described.packing)
-        side = described.config.vision_config.image_size
+        side = described.tile_px
         if tiler.tile_px not in ((side, side), None):
             raise ModelFolderError(
                 f"{folder} does not fit together: its tiles are {tiler.tile_px} px and its vision "
                 f"model reads {side} px."
             )
-        writer = PromptWriter.load(folder, described.image_token_id)
+        writer = PromptWriter.load(folder, described.image_token_id, described.marks)
         return cls(
             described,
             tiler,
@@ -120,7 +130,7 @@ class LlavaModel:
             embeddings=compile_part(folder, TEXT_XML, device, properties),
             image_cache_bytes=image_cache_bytes,
             preparing=preparing,
-            marks=writer.row_marks(folder) if described.packing == "rows" else None,
+            run=writer.image_run(described),
         )
 
     @property
@@ -153,19 +163,22 @@ class LlavaModel:
         decode: Callable[[], Image.Image],
         detail: Detail = "high",
         urgent: bool = False,
+        *,
+        alone: bool = True,
     ) -> ImageFeatures:
         """The features of the image file that holds `content`, and of which `decode` makes an RGB image.
 
         Decoded and encoded only where they were not kept, and once for threads that ask at the same time;
         urgent ones before others that wait for the device, and without waiting for what another encodes.
+        An image that is not `alone` is one of several in a question, which some models look at otherwise.
         Raises what `decode` raises.
         """
         # Not `detail` itself: two of them may stand for the same tiles.
-        looked_at = f"{self.model_id} {self._tiler.pinpoints(detail)} ".encode()
+        looked_at = f"{self.model_id} {self._tiler.key(detail, alone)} ".encode()
         key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
         kept = True
 
-        def encode() -> FloatArray:
+        def encode() -> ImageFeatures:
             nonlocal kept
             kept = False
             with nullcontext() if urgent else self._preparing():
@@ -173,23 +186,33 @@ class LlavaModel:
                 image = decode()
                 if self._observer is not None:
                     self._observer.decoded(time.perf_counter() - begun)
-                tiles = self._tiler(image, detail)
-            return self._encode(tiles, urgent)
+                tiles = self._tiler(image, detail, alone)
+            return self._encode(tiles, key, urgent)
 
-        found = self._features.get(key, encode, share=not urgent)
-        columns = found.shape[1] if self._marks is not None else None
-        features = ImageFeatures(found.reshape(-1, self.hidden), key, columns)
+        features = self._features.get(key, encode, share=not urgent)
         if self._observer is not None:
             self._observer.looked_at(kept=kept)
         return features
 
-    def encode_image(self, image: Image.Image, detail: Detail = "high") -> ImageFeatures:
+    def encode_image(
+        self, image: Image.Image, detail: Detail = "high", *, alone: bool = True
+    ) -> ImageFeatures:
         """As features(), for an RGB image that comes from no file."""
         content = f"{image.height} {image.width} ".encode() + image.tobytes()
-        return self.features(content, lambda: image, detail)
+        return self.features(content, lambda: image, detail, alone=alone)
+
+    def together(self, several: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Of images in one question, in their order."""
+        if len(several) == 1:
+            return several[0]
+        return ImageFeatures(
+            np.concatenate([one.packed for one in several]),
+            hashlib.sha256(b"".join(one.key for one in several)).digest(),
+            tuple(run for one in several for run in one.runs),
+        )
 
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
-        """The conversation through the checkpoint's chat template, the image's features in their place.
+        """The conversation through the checkpoint's chat template, the images' features in their places.
 
         Without features the question must place no image. Raises Refusal, of QUESTION_REFUSED or of
         QUESTION_TOO_LONG.
@@ -200,20 +223,21 @@ class LlavaModel:
                 f"A text of the question has more than {least} tokens; the model's context is "
                 f"{self.context_tokens} tokens.",
             )
-        token_ids = self._writer.token_ids(question, with_image=features is not None)
+        images = 0 if features is None else len(features.runs)
+        token_ids = self._writer.token_ids(question, with_image=features is not None, images=images)
         image_token = self._folder.image_token_id
         if features is None or not (token_ids == image_token).any():
             assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
-        run = image_run(image_token, len(features.packed), features.columns, self._marks)
-        image_tokens, begins = len(run), int(np.flatnonzero(token_ids == image_token)[0])
-        token_ids = place_run(token_ids, image_token, run)
+        image_tokens = sum(map(len, features.runs))
+        behind = len(token_ids) - 1 - int(np.flatnonzero(token_ids == image_token)[-1])
+        token_ids = place_runs(token_ids, image_token, features.runs)
         places = token_ids == image_token
         # The image token may lie beyond the embeddings of a checkpoint that never looks it up.
         inputs_embeds = self.embed(np.where(places, 0, token_ids)[None])[0]
         inputs_embeds[places] = features.packed
-        prefix_tokens = begins + image_tokens
-        if prefix_tokens == len(token_ids):
+        prefix_tokens = len(token_ids) - behind
+        if not behind:
             return Prompt(token_ids, inputs_embeds, image_tokens)
         prefix_key = hashlib.sha256(features.key + token_ids[:prefix_tokens].tobytes()).digest()
         return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key)
@@ -223,7 +247,10 @@ class LlavaModel:
 
         Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
         """
-        return self._writer.choice_ids(question, self.eos_token_ids, with_image=features is not None)
+        images = 0 if features is None else len(features.runs)
+        return self._writer.choice_ids(
+            question, self.eos_token_ids, with_image=features is not None, images=images
+        )
 
     def embed(self, token_ids: IntArray) -> FloatArray:
         """token_ids (row, position) → inputs_embeds (row, position, hidden)."""
@@ -241,17 +268,18 @@ class LlavaModel:
         """What decode() begins with for these tokens, whichever follow."""
         return self._writer.decode_so_far(token_ids, stop)
 
-    def _encode(self, tiles: Tiles, urgent: bool) -> FloatArray:
-        """Vision model and packing: tiles of an image → (image token, hidden), or (row, column, hidden)."""
+    def _encode(self, tiles: Tiles, key: bytes, urgent: bool) -> ImageFeatures:
+        """Vision model and packing."""
         features = self._vision(tiles.pixel_values, urgent)
-        if self._marks is not None:
-            patch_px = self._folder.config.vision_config.patch_size
+        grid = tiles.grid
+        if self._folder.packing == "rows":
+            patch_px = self._folder.patch_px
             height, width = tiles.pixel_values.shape[-2:]
-            return features.reshape(height // patch_px, width // patch_px, self.hidden)
-        return pack_features(
-            features,
-            tiles.grid,
-            tiles.image_size,
-            self._folder.image_newline,
-            self._folder.most_plane_tiles,
-        )
+            grid = (height // patch_px, width // patch_px)
+        if self._folder.packing in ("rows", "tiles"):
+            packed = features.reshape(-1, self.hidden)
+        else:
+            packed = pack_features(
+                features, grid, tiles.image_size, self._folder.image_newline, self._folder.most_plane_tiles
+            )
+        return ImageFeatures(packed, key, (self._run(len(packed), grid),))

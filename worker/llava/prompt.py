@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from contract.chat_template import PROBED, ContentForm, content_form, messages, parts_of, starts_itself
 from contract.failure import FailureCode, Refusal
 from contract.job import Question, TextPart, Turn
+from contract.model_folder import TileMarks
 from worker.llava.arrays import IntArray
-from worker.llava.folder import ModelFolderError
-from worker.llava.image_run import RowMarks
+from worker.llava.folder import ModelFolder, ModelFolderError
+from worker.llava.image_run import ImageRun, PlainRun, RowRun, TileRun
 from worker.llava.stop import StopTexts
 from worker.llava.template_trial import complaint
 
@@ -28,6 +29,8 @@ TEMPLATE_ERRORS = (TemplateError, TypeError, AttributeError, ValueError, LookupE
 """What templates raise on messages that they are not written for."""
 SHRINKING = 4
 """A tokenizer's normalizer composes not more characters than these into one."""
+LARGEST_GRID = (20, 20)
+"""(height, width) in tiles, of those whose marks no text may spell."""
 REPLACEMENT = "\ufffd"
 """What a tokenizer writes for bytes that are no character, or not yet."""
 
@@ -35,20 +38,28 @@ REPLACEMENT = "\ufffd"
 class PromptWriter:
     """A checkpoint's tokenizer and chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str, image_token_id: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: str,
+        image_token_id: int,
+        marks: TileMarks | None = None,
+    ) -> None:
+        """`marks` stand between the tiles of an image."""
         self._tokenizer = tokenizer
         self._template = template
         self._image_token_id = image_token_id
         self._form = self._content_form()
         self._longest_characters = _longest_token(tokenizer)
+        written = template if marks is None else template + marks.text(LARGEST_GRID, "")
         self._control_tokens = tuple(
             token.content
             for token in tokenizer.added_tokens_decoder.values()
-            if token.special or (token.content in template and not token.content.isspace())
+            if token.special or (token.content in written and not token.content.isspace())
         )
 
     @classmethod
-    def load(cls, folder: Path, image_token_id: int) -> "PromptWriter":
+    def load(cls, folder: Path, image_token_id: int, marks: TileMarks | None = None) -> "PromptWriter":
         """Read tokenizer and template. Raises ModelFolderError if one is missing or not fit to be run."""
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -61,7 +72,7 @@ class PromptWriter:
             raise ModelFolderError(
                 f"The chat template of {folder} {why}; load only folders of people you trust."
             )
-        return cls(tokenizer, template, image_token_id)
+        return cls(tokenizer, template, image_token_id, marks)
 
     def least_tokens(self, question: Question) -> int:
         """How many tokens the question's longest text surely takes, without making them; 0 if nobody knows.
@@ -75,26 +86,33 @@ class PromptWriter:
         longest = max((len("".join(text.split())) for text in (*said, *(question.choices or ()))), default=0)
         return longest // (SHRINKING * self._longest_characters)
 
-    def row_marks(self, folder: Path) -> RowMarks:
-        """The tokens that end the rows of an image. Raises ModelFolderError if there are none."""
-        return RowMarks.load(folder, self._tokenizer)
+    def image_run(self, folder: ModelFolder) -> ImageRun:
+        """What writes the tokens of an image. Raises ModelFolderError if the tokenizer lacks marks of it."""
+        image_token_id = self._image_token_id
+        if folder.packing == "rows":
+            return RowRun.load(folder.path, self._tokenizer, image_token_id)
+        if folder.marks is None:
+            return PlainRun(image_token_id)
+        image_token = str(self._tokenizer.convert_ids_to_tokens(image_token_id))
+        return TileRun(folder.marks, image_token, image_token_id, self._encode_marks)
 
-    def token_ids(self, question: Question, *, with_image: bool) -> IntArray:
-        """The prompt (position,) int64, with one image token where the image goes.
+    def token_ids(self, question: Question, *, with_image: bool, images: int = 1) -> IntArray:
+        """The prompt (position,) int64, with one image token where an image goes.
 
-        `with_image` places an image in the short form of a question. Raises Refusal(QUESTION_REFUSED).
+        `with_image` places `images` in the short form of a question. Raises Refusal(QUESTION_REFUSED).
         """
-        turns = question.turns(with_image=with_image)
+        turns = question.turns(with_image=with_image, images=images)
         for turn in turns:
             self._refuse_control_tokens(turn)
         token_ids = np.asarray(self._encode(self._render(turns)), dtype=np.int64)
-        images = sum(turn.image_count for turn in turns)
-        if np.count_nonzero(token_ids == self._image_token_id) != images:
-            raise _refusal("the model's chat template does not place the conversation's image")
+        placed = sum(turn.image_count for turn in turns)
+        if np.count_nonzero(token_ids == self._image_token_id) != placed:
+            what = "image" if placed <= 1 else f"{placed} images"
+            raise _refusal(f"the model's chat template does not place the conversation's {what}")
         return token_ids
 
     def choice_ids(
-        self, question: Question, eos_token_ids: Sequence[int], *, with_image: bool
+        self, question: Question, eos_token_ids: Sequence[int], *, with_image: bool, images: int = 1
     ) -> tuple[tuple[int, ...], ...]:
         """What the model would generate after the prompt to give each of the question's choices.
 
@@ -102,7 +120,7 @@ class PromptWriter:
         first. Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
         """
         assert question.choices, "a question without choices"
-        turns = question.turns(with_image=with_image)
+        turns = question.turns(with_image=with_image, images=images)
         prompt = self._render(turns)
         found: dict[tuple[int, ...], str] = {}
         for choice in question.choices:
@@ -149,6 +167,11 @@ class PromptWriter:
         """Token ids of a rendered text, which may bring its beginning-of-sequence token itself."""
         add = not starts_itself(text, self._tokenizer.bos_token)
         token_ids: list[int] = self._tokenizer(text, add_special_tokens=add)["input_ids"]
+        return token_ids
+
+    def _encode_marks(self, text: str) -> list[int]:
+        """Token ids of an image's run, which stands within a prompt."""
+        token_ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return token_ids
 
     def _spoken(self, prompt: str, turns: tuple[Turn, ...], said: Turn) -> tuple[list[int], str]:

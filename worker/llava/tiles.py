@@ -1,5 +1,6 @@
 """Cuts an image into the tiles that the vision model reads; knows no model and no features."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.image_processing_utils import select_best_resolution
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from contract.job import Detail
 from contract.model_folder import Packing
@@ -20,7 +22,10 @@ NO_GRID: Final = (0, 0)
 
 @dataclass(frozen=True)
 class Tiles:
-    """An image as the vision model sees it: the base tile, then the grid's tiles row by row."""
+    """An image as the vision model sees it: the base tile and the grid's tiles row by row.
+
+    The base tile is the first one; with the packing "tiles" it is the last.
+    """
 
     pixel_values: FloatArray
     """(tile, 3, height, width)"""
@@ -38,12 +43,12 @@ class Tiler(Protocol):
         """(height, width) of every tile; None where it is the image's."""
         ...
 
-    def pinpoints(self, detail: Detail) -> list[list[int]]:
-        """The (height, width) in px of the grids that `detail` allows; none leaves the base tile alone."""
+    def key(self, detail: Detail, alone: bool) -> str:
+        """Equal for what cuts every image into the same tiles."""
         ...
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
-        """Resize, pad or crop, cut and normalise an RGB image."""
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:
+        """Resize, pad or crop, cut and normalise an RGB image; one that is not `alone` in its question."""
         ...
 
 
@@ -59,14 +64,18 @@ class AnyresTiler:
         side = size.get("shortest_edge")
         return size.get("height", side), size.get("width", side)
 
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
+        return str(self.pinpoints(detail))
+
     def pinpoints(self, detail: Detail) -> list[list[int]]:
+        """The (height, width) in px of the grids that `detail` allows; none leaves the base tile alone."""
         every = [list(pinpoint) for pinpoint in self._processor.image_grid_pinpoints]
         if detail == "high":
             return every
         most_tiles = 0 if detail == "low" else detail
         return [pinpoint for pinpoint in every if np.prod(self._grid(pinpoint)) <= most_tiles]
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         image_size = _size(image)
         pinpoints = self.pinpoints(detail)
         # The processor always cuts a grid; the smallest one is the least to throw away.
@@ -85,6 +94,22 @@ class AnyresTiler:
         return pinpoint[0] // tile_px[0], pinpoint[1] // tile_px[1]
 
 
+class AnyresMaxTiler(AnyresTiler):
+    """The same for an image alone; of one among several the base tile, the image padded to a square in it."""
+
+    def key(self, detail: Detail, alone: bool) -> str:
+        return super().key(detail, alone) if alone else "padded"
+
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:
+        if alone:
+            return super().__call__(image, detail)
+        side = max(image.size)
+        grey = tuple(int(255 * mean) for mean in self._processor.image_mean)
+        square = Image.new("RGB", (side, side), grey)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return super().__call__(square, "low")
+
+
 class ViewTiler:
     """One view of the image, whatever the detail: resized, and cropped or padded as the checkpoint says."""
 
@@ -96,10 +121,10 @@ class ViewTiler:
         size = self._processor.crop_size if self._processor.do_center_crop else self._processor.size
         return size["height"], size["width"]
 
-    def pinpoints(self, detail: Detail) -> list[list[int]]:  # noqa: ARG002 - one view for every detail
-        return []
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
+        return ""
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:  # noqa: ARG002
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         features = self._processor.preprocess(image, return_tensors="np")
         return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
 
@@ -114,12 +139,81 @@ class RowTiler:
     def tile_px(self) -> None:
         return None
 
-    def pinpoints(self, detail: Detail) -> list[list[int]]:  # noqa: ARG002 - one view for every detail
-        return []
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
+        return ""
 
-    def __call__(self, image: Image.Image, detail: Detail = "high") -> Tiles:  # noqa: ARG002
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         features = self._processor.preprocess(image, return_tensors="np")
         return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
+
+
+class CanvasTiler:
+    """A grid of the shape nearest the image's, the image stretched over it; a view of the whole beside it."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def tile_px(self) -> tuple[int, int]:
+        return self._processor.size["height"], self._processor.size["width"]
+
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
+        return str(self.most_tiles(detail))
+
+    def most_tiles(self, detail: Detail) -> int:
+        """In a grid; one is the view of the whole alone."""
+        most: int = self._processor.max_patches
+        return most if detail == "high" else 1 if detail == "low" else min(detail, most)
+
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
+        most = self.most_tiles(detail)
+        features = self._processor.preprocess(
+            image, crop_to_patches=True, max_patches=most, return_tensors="np"
+        )
+        pixel_values = np.asarray(features["pixel_values"], dtype=np.float32)
+        image_size = _size(image)
+        if len(pixel_values) == 1:
+            return Tiles(pixel_values, NO_GRID, image_size)
+        width, height = get_optimal_tiled_canvas(image_size, self.tile_px, self._processor.min_patches, most)
+        return Tiles(pixel_values, (height, width), image_size)
+
+
+class SplitTiler:
+    """The image resized and split, and a view of the whole; that alone of an image that has room in it."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def tile_px(self) -> tuple[int, int]:
+        side = self._processor.max_image_size["longest_edge"]
+        return side, side
+
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
+        return str(detail)
+
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
+        longest_px, (side, _) = self._processor.size["longest_edge"], self.tile_px
+        if detail == "high":
+            return self._cut(image, longest_px)
+        if detail != "low":
+            for smaller_px in range(longest_px, side, -side):
+                tiles = self._cut(image, smaller_px)
+                if np.prod(tiles.grid) <= detail:
+                    return tiles
+        return self._cut(image, longest_px, splits=False)
+
+    def _cut(self, image: Image.Image, longest_px: int, *, splits: bool = True) -> Tiles:
+        features = self._processor.preprocess(
+            image,
+            size={"longest_edge": longest_px},
+            do_image_splitting=splits,
+            return_row_col_info=True,
+            return_tensors="np",
+        )
+        pixel_values = np.asarray(features["pixel_values"][0], dtype=np.float32)
+        grid = features["rows"][0][0], features["cols"][0][0]
+        return Tiles(pixel_values, grid, _size(image))
 
 
 def load_tiler(folder: Path, packing: Packing) -> Tiler:
@@ -128,16 +222,27 @@ def load_tiler(folder: Path, packing: Packing) -> Tiler:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"The image processor of {folder} cannot be read: {error}") from error
-    anyres = packing in ("anyres", "anyres_max")
-    if hasattr(processor, "image_grid_pinpoints") != anyres:
-        wanted = "cuts images into tiles" if anyres else "leaves images whole"
+    cuts = next((field for field in CUTTING if hasattr(processor, field)), None)
+    tiler = TILERS[packing].get(cuts)
+    if tiler is None:
+        wanted = "leaves images whole" if None in TILERS[packing] else "cuts images into tiles"
         raise ModelFolderError(
             f"{folder} does not fit together: its model needs an image processor that {wanted}, "
             f"and its own is a {type(processor).__name__}."
         )
-    if packing == "rows":
-        return RowTiler(processor)
-    return AnyresTiler(processor) if anyres else ViewTiler(processor)
+    return tiler(processor)
+
+
+CUTTING: Final = ("image_grid_pinpoints", "crop_to_patches", "do_image_splitting")
+"""Fields by which an image processor is known to cut images, each in its own way."""
+TILERS: Final[dict[Packing, dict[str | None, Callable[[Any], Tiler]]]] = {
+    "view": {None: ViewTiler},
+    "rows": {None: RowTiler},
+    "anyres": {"image_grid_pinpoints": AnyresTiler},
+    "anyres_max": {"image_grid_pinpoints": AnyresMaxTiler},
+    "tiles": {"crop_to_patches": CanvasTiler, "do_image_splitting": SplitTiler},
+}
+"""By the field that the image processor has."""
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
