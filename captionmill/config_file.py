@@ -23,7 +23,7 @@ from typer.exceptions import TyperException
 from captionmill.help_page import PanelledCommand
 from producer.questions import PROMPT_KEYS, read_prompt
 from producer.sources import SourceError, shown
-from producer.sources.parameters import PARAMETER_COLUMNS
+from producer.sources.parameters import GROUP, PARAMETER_COLUMNS
 
 WRITE: Final = "--write-config"
 DEFAULT: Final = Path("captionmill.toml")
@@ -35,7 +35,7 @@ ONLY_TYPED: Final = ("add", "resume", "dry_run", "config", "write_config")
 COMMENT_WIDTH: Final = 98
 TABLES: Final = "questions"
 """The one key that may hold tables, [[questions]], in place of a file's name."""
-TABLE_KEYS: Final = (*PROMPT_KEYS, *(name for name in PARAMETER_COLUMNS if name != "detail"))
+TABLE_KEYS: Final = (*PROMPT_KEYS, *(name for name in PARAMETER_COLUMNS if name != "detail"), GROUP)
 ASKED: Final = ("question", "questions", "choice")
 """What is asked: questions on the command line go in place of all of it."""
 Place = tuple[str | int, ...]

@@ -13,7 +13,7 @@ from captionmill.config_file import read_config, replaces_what_is_asked
 from contract.job import Detail, GenerationParameters, greedy_at_zero
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
-from producer.sources import Format, SourceError, SourceOptions
+from producer.sources import Format, SourceOptions
 from producer.sources.parameters import parameter_columns
 from producer.uploads import BUDGET_BYTES
 
@@ -115,14 +115,6 @@ def read_detail(text: str) -> Detail:
     except ValidationError:
         raise typer.BadParameter(f"{text!r} is neither low nor high nor a number of tiles.") from None
     return detail
-
-
-def read_parameter_columns(text: str) -> tuple[str, ...] | None:
-    """Raises typer.BadParameter."""
-    try:
-        return parameter_columns(text)
-    except SourceError as error:
-        raise typer.BadParameter(f"{error}.") from None
 
 
 def read_questions(given: str | Sequence[Mapping[str, Any]]) -> Path | Sequence[Mapping[str, Any]]:
@@ -326,9 +318,8 @@ class SourceChoices:
         typer.Option(help="The split of a dataset that has several.", rich_help_panel=SOURCE, hidden=True),
     ] = None
     parameters: Annotated[
-        Any,
+        str | None,
         typer.Option(
-            parser=read_parameter_columns,
             metavar="none|all|NAME,…",
             help="Columns that decide how their rows are answered, such as seed or stop.",
             show_default="those of the parameters' names, where the values fit",
@@ -356,6 +347,7 @@ class SourceChoices:
     ] = True
 
     def options(self) -> SourceOptions:
+        """Raises SourceError."""
         return SourceOptions(
             recursive=self.recursive,
             format=self.source_format,
@@ -364,7 +356,7 @@ class SourceChoices:
             id_column=self.id_column,
             image_root=self.image_root,
             split=self.split,
-            parameters=self.parameters,
+            parameters=None if self.parameters is None else parameter_columns(self.parameters),
             text_only=self.text_only,
             own_questions=self.own_questions,
         )

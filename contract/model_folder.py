@@ -28,11 +28,20 @@ POSITION_IDS: Final = "position_ids"
 BEAM_IDX: Final = "beam_idx"
 LOGITS: Final = "logits"
 
-Packing = Literal["view", "anyres", "anyres_max", "rows", "tiles"]
+Packing = Literal["view", "anyres", "anyres_max", "rows", "tiles", "grid"]
 """How an image's features become its run of tokens: one view; a base tile and a grid with an image newline
 after each row; the same with the grid shrunk to vision_aspect_ratio's tiles; rows of patches of an image
-of any size, with a break token after each and an end token after the last; or the tiles of a grid row by row,
-then the base tile, with the manifest's marks between them."""
+of any size, with a break token after each and an end token after the last; the tiles of a grid row by row,
+then the base tile, with the manifest's marks between them; or the merged patches of an image of any size, row
+by row, whose positions have a row and a column."""
+
+PLACE_ROW: Final = 2**15
+PLACE_COLUMN: Final = 2**23
+"""With the packing "grid", position_ids hold three numbers each: position + row x PLACE_ROW + column x
+PLACE_COLUMN. A text's tokens have row and column 0, so that plain positions are such; an image's all have the
+position where it begins, and what follows goes on behind its longer side."""
+MOST_PLACES: Final = PLACE_COLUMN // PLACE_ROW
+"""Rows or columns of an image. All three fit into 31 bits, in which devices compute."""
 
 WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
 VisionFormat = Literal["fp32", "fp16", "int8"]

@@ -120,12 +120,11 @@ def count_parameters(model: Any, parts: Parts) -> ParameterCounts:
     def size(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    tower, projector, decoder = (
-        model.model.get_submodule(name) for name in (parts.tower, parts.projector, parts.decoder)
-    )
+    vision = [model.model.get_submodule(name) for name in sorted({parts.tower, parts.projector})]
+    decoder = model.model.get_submodule(parts.decoder)
     embeddings, head = size(model.get_input_embeddings()), size(model.lm_head)
     return ParameterCounts(
-        vision=size(tower) + size(projector),
+        vision=sum(map(size, vision)),
         embeddings=embeddings,
         layer=size(decoder.layers[0]),
         head=head,
@@ -261,7 +260,8 @@ def _require_numbers(config: PretrainedConfig) -> None:
     context = getattr(text, "max_position_embeddings", None)
     if not isinstance(context, int) or context <= 0:
         raise ValueError(f"max_position_embeddings is {context!r}.")
-    side_px(vision, "image_size")
+    if FAMILIES[config.model_type].packing != "grid":
+        side_px(vision, "image_size")
     side_px(vision, "patch_size")
     if not isinstance(config.image_token_id, int):
         raise ValueError(f"image_token_index is {config.image_token_id!r}.")

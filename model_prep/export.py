@@ -43,14 +43,14 @@ def export_vision(model: PreTrainedModel) -> Model:
     The size is fixed; but of a tower that reads images row by row there is one tile of any size.
     """
     tower = model.config.vision_config
-    if tower.model_type in ROW_TOWERS:
-        rows, columns = TRACE_PATCHES
-        example, shape = (1, 3, rows * tower.patch_size, columns * tower.patch_size), [1, 3, ANY, ANY]
+    family = FAMILIES[model.config.model_type]
+    if tower.model_type in ROW_TOWERS or family.packing == "grid":
+        side = tower.patch_size * (tower.spatial_merge_size if family.packing == "grid" else 1)
+        example, shape = (1, 3, *(number * side for number in TRACE_PATCHES)), [1, 3, ANY, ANY]
     else:
         side = side_px(tower, "image_size")
         example, shape = (TRACE_ROWS, 3, side, side), [ANY, 3, side, side]
-    module = FAMILIES[model.config.model_type].vision(model)
-    vision = _trace(module, {"pixel_values": torch.zeros(example)})
+    vision = _trace(family.vision(model), {"pixel_values": torch.zeros(example)})
     _name_ports(vision, [PIXEL_VALUES], [VISION_FEATURES])
     vision.reshape({PIXEL_VALUES: PartialShape(shape)})
     return vision
@@ -78,8 +78,9 @@ def export_language(model: PreTrainedModel) -> Model:
         "inputs_embeds": torch.zeros(TRACE_ROWS, TRACE_POSITIONS, hidden),
         "past_key_values": [(past, past.clone()) for _ in range(layers)],
     }
-    decoder = model.model.get_submodule(FAMILIES[model.config.model_type].parts.decoder)
-    language = _trace(LanguageModel(decoder, model.lm_head), example)
+    family = FAMILIES[model.config.model_type]
+    decoder = model.model.get_submodule(family.parts.decoder)
+    language = _trace(LanguageModel(decoder, model.lm_head, family.axes), example)
     states = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     _name_ports(
         language,

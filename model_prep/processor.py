@@ -172,6 +172,9 @@ def _require_fit(checkpoint: Checkpoint, processing: Processing) -> None:
 def _features(checkpoint: Checkpoint, inputs: Any) -> int:
     """How many the model makes of an image that is ready for it."""
     pixel_values = inputs.pop("pixel_values")
+    if checkpoint.packing == "grid":
+        unit: int = checkpoint.config.vision_config.spatial_merge_size**2
+        return int(inputs["image_grid_thw"].prod(-1).sum()) // unit
     if checkpoint.packing == "rows":
         rows, columns = (
             side // checkpoint.config.vision_config.patch_size for side in pixel_values.shape[-2:]

@@ -64,6 +64,7 @@ class Reference:
         for layer in layers:
             _widen_while_it_computes(layer)
         self._processing = processing
+        self._tiles = checkpoint.family.tiles
         self._look_up_nothing_beyond_the_table()
 
     @property
@@ -82,12 +83,23 @@ class Reference:
         seen: dict[str, Any] = {"of_image": (inputs["input_ids"][0] == image_token_id).numpy()}
 
         def keep_tiles(_tower: Any, arguments: Any, named: Any) -> None:
-            pixel_values = arguments[0] if arguments else named["pixel_values"]
+            if self._tiles is not None:
+                pixel_values = self._tiles(inputs, self.model.config)
+            else:
+                pixel_values = arguments[0] if arguments else named["pixel_values"]
             seen["tiles"] = pixel_values.numpy()
 
-        def replace(_projector: Any, _arguments: Any, features: torch.Tensor) -> torch.Tensor | None:
-            seen["features"] = features.numpy() if vision is None else vision(seen["tiles"])
-            return None if vision is None else torch.from_numpy(seen["features"])
+        def replace(_projector: Any, _arguments: Any, output: Any) -> Any:
+            own = output if isinstance(output, torch.Tensor) else output.pooler_output
+            if vision is None:
+                seen["features"] = own.numpy()
+                return None
+            seen["features"] = vision(seen["tiles"])
+            others = torch.from_numpy(seen["features"]).reshape(own.shape)
+            if isinstance(output, torch.Tensor):
+                return others
+            output.pooler_output = others
+            return output
 
         def keep_embeds(_decoder: Any, _arguments: Any, named: Any) -> None:
             seen["inputs_embeds"] = named["inputs_embeds"][0].numpy()

@@ -1,5 +1,7 @@
 """The torch modules that are traced, one for each part of a model folder; they know nothing of OpenVINO."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -49,8 +51,12 @@ class TextEmbeddings(nn.Module):
 class LanguageModel(nn.Module):
     """The decoder with its cache as inputs and outputs, giving the logits of the last position only."""
 
-    def __init__(self, decoder: nn.Module, lm_head: nn.Module) -> None:
+    def __init__(
+        self, decoder: nn.Module, lm_head: nn.Module, axes: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """`axes` makes of position_ids what the decoder takes, where that is something else."""
         super().__init__()
+        self.axes = axes
         self.decoder = decoder
         self.lm_head = lm_head
 
@@ -73,7 +79,7 @@ class LanguageModel(nn.Module):
         hidden = self.decoder(
             inputs_embeds=inputs_embeds,
             attention_mask=causal_mask(attention_mask, inputs_embeds.shape[1]),
-            position_ids=position_ids,
+            position_ids=position_ids if self.axes is None else self.axes(position_ids),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

@@ -32,6 +32,7 @@ class FakePrompt:
     image_tokens: int
     prefix_tokens: int
     prefix_key: bytes | None
+    positions: IntArray | None = None
 
 
 class FakeModel:

@@ -18,9 +18,11 @@ from model_prep.families.internvl_processor import InternVLProcessor
 from model_prep.families.next_video_processor import LlavaNextVideoProcessor
 from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from model_prep.families.pixtral_processor import PixtralProcessor
+from model_prep.families.qwen2_5_vl_processor import Qwen2_5_VLProcessor
 from model_prep.families.smolvlm_processor import SmolVLMProcessor
 
 PROCESSORS = {
+    "qwen2_5_vl": Qwen2_5_VLProcessor,
     "idefics3": Idefics3Processor,
     "smolvlm": SmolVLMProcessor,
     "internvl": InternVLProcessor,

@@ -48,6 +48,8 @@ VALUES: dict[str, list[Any]] = {
     "id_column": ["key"],
     "image_root": ["roots", "https://example.org/images"],
     "split": ["train"],
+    "parameters": ["none", "all", "seed,stop"],
+    "text_only": [True, False],
     "own_questions": [True, False],
     "max_new_tokens": [64],
     "min_new_tokens": [2],

@@ -80,8 +80,17 @@ def test_an_untested_language_model_converts_when_asked(tmp_path: Path) -> None:
     assert settings["allow_untested"] is True
 
 
-def test_a_worker_needs_no_torch_for_rows_of_patches(tmp_path: Path) -> None:
-    layout = LAYOUTS["mistral-community/pixtral-12b"]
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mistral-community/pixtral-12b",
+        "OpenGVLab/InternVL3-1B-hf",
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+    ],
+)
+def test_a_worker_needs_no_torch_for_images_in_rows_or_tiles(name: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[name]
     _, checkpoint = layout.make(tmp_path)
     convert(str(checkpoint), tmp_path / "folder", PRESETS["exact"])
     ran = run_without_torch(tmp_path / "folder")

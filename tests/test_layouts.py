@@ -122,6 +122,7 @@ def equal(
     for parameters in searches.values():
         request = Request(
             inputs_embeds=prompt.inputs_embeds,
+            positions=prompt.positions,
             token_ids=prompt.token_ids,
             eos_token_ids=ends,
             parameters=parameters,

@@ -88,6 +88,7 @@ def test_a_source_of_text_alone_is_asked_and_told(tmp_path: Path) -> None:
         ({"link": "https://example.org/1", "question": "Q?"}, "jsonl", {"text_only": True}),
         ({"image": None, "question": "Q?"}, "jsonl", {"text_only": True}),
         ({"title": "x"}, "jsonl", {"text_only": True}),
+        ({"question_id": 1, "image_id": 262148, "question": "Q?"}, "jsonl", {"text_only": True}),
         ({"picture": "a.png", "question": "Q?"}, "csv", {"image_column": "picture"}),
         ({"title": "x", "question": "Q?"}, "csv", {"text_only": True}),
         ({"picture": "a.png", "question": "Q?"}, "parquet", {"image_column": "picture"}),
@@ -115,6 +116,14 @@ def test_a_run_without_any_picture_is_refused_and_what_it_proposes_helps(
     assert failures(rows) == [None] * len(rows)
 
 
+def test_a_row_that_is_asked_by_the_run_alone_is_not_asked_blindly(tmp_path: Path) -> None:
+    source = written(tmp_path, TEXT)
+    with pytest.raises(SourceError, match="nor does it bring"):
+        planned(source, own_questions=False)
+    rows, _ = planned(source, ("{question} Briefly.",), own_questions=False, text_only=True)
+    assert failures(rows) == [None]
+
+
 def test_options_of_the_run_apply_where_they_decide(tmp_path: Path) -> None:
     beams = {"num_beams": 4, "max_new_tokens": 7}
     planned(written(tmp_path, PICTURE, CHOICES), run=beams)
@@ -133,6 +142,7 @@ def test_options_of_the_run_apply_where_they_decide(tmp_path: Path) -> None:
     [
         ({"seed": 5, "temperature": 36.6}, {}, None, {}),
         ({"seed": 5, "stop": "END"}, {"do_sample": True}, None, {"seed": 5, "stop": ("END",)}),
+        ({"seed": 5, "stop": "END"}, {}, None, {"stop": ("END",)}),
         ({"seed": 5}, {"do_sample": True}, (), {}),
         ({"seed": "five", "top_p": 7}, {"do_sample": True}, None, {}),
         ({"seed": 5, "stop": "END"}, {"do_sample": True}, ("seed",), {"seed": 5}),

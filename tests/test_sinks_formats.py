@@ -291,6 +291,34 @@ def test_json_lists(tmp_path: Path, rows: list[AnsweredRow]) -> None:
     }
 
 
+def test_label_studio_names_are_escaped_behind_a_prefix(tmp_path: Path) -> None:
+    names = ("a b/c+#?%.png", "\udce9é.png")
+    rows = [answered_row(number, name=name, image=tmp_path / name) for number, name in enumerate(names)]
+    rows.append(answered_row(2, name="https://e.org/a b.png", image=ImageUrl(url="https://e.org/a%20b.png")))
+    write("label-studio", tmp_path, rows, image_prefix="/data/local-files/?d=")
+    told = [task["data"]["image"] for task in json.loads((tmp_path / "label_studio.json").read_text())]
+    assert told == [
+        "/data/local-files/?d=a%20b/c%2B%23%3F%25.png",
+        "/data/local-files/?d=%E9%C3%A9.png",
+        "https://e.org/a%20b.png",
+    ]
+
+
+def test_ids_that_are_numbers_stay_numbers(tmp_path: Path) -> None:
+    """As COCO's and VQA's tools compare them, whatever text or float a table made of them."""
+    ids = {"000000391895": 391895, "12": 12, "12.0": 12, "x12": "x12"}
+    rows = [
+        answered_row(number, columns={"image_id": one, "question_id": one}) for number, one in enumerate(ids)
+    ]
+    rows.append(answered_row(9, id="458752000", columns={"image_id": 7.0}))
+    for kind in ("coco", "vqa"):
+        write(kind, tmp_path, rows)
+    told = [entry["image_id"] for entry in json.loads((tmp_path / "coco.json").read_text())]
+    assert told == [*ids.values(), 7]
+    told = [entry["question_id"] for entry in json.loads((tmp_path / "vqa.json").read_text())]
+    assert told == ["000000391895", 12, 12, "x12", 458752000]
+
+
 @pytest.mark.parametrize("kind", ["coco", "vqa", "llava", "label-studio"])
 def test_a_list_of_nothing_is_a_list(tmp_path: Path, kind: str) -> None:
     write(f"{kind}:{tmp_path}/a.json", tmp_path, [])

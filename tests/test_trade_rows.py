@@ -71,7 +71,7 @@ def filled(value: Any, place: Path) -> Any:
         "PLACE": str(place),
         "BASE64": coded,
         "PRINTED": str(content),
-        "UNPADDED": base64.b64encode(content + b"\0").decode().rstrip("="),
+        "UNPADDED": base64.b64encode(content + b"\0" * ((1 - len(content)) % 3)).decode().rstrip("="),
         "FOLDED": "\n".join(coded[at : at + 76] for at in range(0, len(coded), 76)),
         "BLANKS": coded.replace("+", " "),
     }.items():
@@ -124,6 +124,7 @@ def test_no_case_is_silent(ran: Any) -> None:
     assert '"ignore_eos" in 1 row' in told.stdout
     assert '"seed" without sampling in 1 row' in told.stdout
     assert '"id" of a turn in 1 row' in told.stdout
+    assert '"name" of a turn in 1 row' in told.stdout
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{one.source}: {one.wanted}" for one in CASES])

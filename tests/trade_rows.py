@@ -133,6 +133,11 @@ CASES: Final = (
         "huggingface/datasets#7632", "a picture that is null in Parquet does not end the run",
         {"images": None}, Failed("no_image", '"images" is empty'), "nested",
     ),
+    Case(
+        "issue", "VQAv2's questions name their pictures by number alone",
+        {"question_id": 262148000, "image_id": 262148, "question": "Where is he looking?"},
+        Failed("no_image", '"image_id" looks like one'),
+    ),
     # Conversations in the forms of other tools.
     Case(
         "issue", "LLaMA-Factory's and ms-swift's form",
@@ -328,6 +333,28 @@ CASES: Final = (
         Answered(turns([IMAGE, IMAGE, text("Same?")]), images=BOTH),
     ),
     Case(
+        "issue", "marks and pictures whose numbers are in order",
+        {"images": {"<image 2>": "PLACE/b.png", "<image 1>": "PLACE/a.png"},
+         "question": "Is <image 1> as <image 2>?"},
+        Answered(turns([text("Is "), IMAGE, text(" as "), IMAGE, text("?")]), images=BOTH),
+    ),
+    Case(
+        "issue", "marks whose numbers turn the order round",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "question": "Is <image_2> as <image_1>?"},
+        Failed("invalid_job", 'that do not count up by one: "2", "1"'),
+    ),
+    Case(
+        "issue", "a mark that stands twice, and another picture",
+        {"images": ["PLACE/a.png", "PLACE/b.png"], "question": "Is <image 1> all of <image 1>?"},
+        Failed("invalid_job", 'that do not count up by one: "1", "1"'),
+    ),
+    Case(
+        "issue", "a picture in a column and another one in a part",
+        {"image": "PLACE/b.png",
+         "messages": [user([{"type": "image", "image": "PLACE/a.png"}, text(DESCRIBE)])]},
+        Failed("invalid_job", "The row has 2 images, and its text places 1"),
+    ),
+    Case(
         "issue", "pictures of which each asks for another detail",
         {"messages": [user([{"type": "image", "image": "PLACE/a.png", "detail": "low"},
                             {"type": "image", "image": "PLACE/b.png"}, text("Same?")])]},
@@ -451,7 +478,11 @@ CASES: Final = (
     ),
     Case(
         "issue", "neutral fields, and a speaker's name",
-        body(ignore_eos=False, echo=False, user="me", stop_token_ids=[], tool_choice="auto"),
+        body(
+            messages=[user([{"type": "image_url", "image_url": {"url": "PLACE/a.png"}}, text(DESCRIBE)],
+                           name="ann")],
+            ignore_eos=False, echo=False, user="me", stop_token_ids=[], tool_choice="auto",
+        ),
         Answered(ONE_IMAGE), "openai",
     ),
     Case(

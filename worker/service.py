@@ -57,6 +57,11 @@ class Prompt(Protocol):
         """Equal for equal beginnings; None for a prompt that shares none."""
         ...
 
+    @property
+    def positions(self) -> IntArray | None:
+        """(position,) int64, where they are not counted from 0."""
+        ...
+
 
 class Model(Protocol[FeaturesT]):
     """What the service asks of worker.llava's model; every method may raise Refusal and is thread-safe."""
@@ -284,11 +289,11 @@ class Service(Generic[FeaturesT]):
                 claim.close()  # nobody gives way to what is being fetched
                 content = self._content(one, asked)
                 self._claim(claim, asked)
-                looked = self._picture(content, job.detail, asked, alone=len(images) == 1)
-                if isinstance(looked, Failure):
-                    failure = _of_image(looked, number, len(images))
+                features = self._picture(content, job.detail, asked, alone=len(images) == 1)
+                if isinstance(features, Failure):
+                    failure = _of_image(features, number, len(images))
                     break
-                found.append(looked)
+                found.append(features)
             picture = failure or (self._model.together(found) if found else None)
             return [self._start(question, picture, asked) for question in job.questions]
 
@@ -382,6 +387,7 @@ class Service(Generic[FeaturesT]):
             eos_token_ids=self._model.eos_token_ids,
             parameters=parameters,
             prefix=None if prompt.prefix_key is None else Prefix(prompt.prefix_key, prompt.prefix_tokens),
+            positions=prompt.positions,
             choices=choices,
             stops=self._model.stops(parameters.stop) if parameters.stop and not choices else None,
             on_tokens=None if asked.stream is None else asked.stream.take,

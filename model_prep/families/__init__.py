@@ -9,6 +9,7 @@ from model_prep.families.llava import LLAVA
 from model_prep.families.llava_next import LLAVA_NEXT
 from model_prep.families.llava_next_video import LLAVA_NEXT_VIDEO
 from model_prep.families.llava_onevision import LLAVA_ONEVISION
+from model_prep.families.qwen2_5_vl import QWEN2_5_VL
 from model_prep.families.vipllava import VIPLLAVA
 
 FAMILIES: Final[dict[str, Family]] = {
@@ -22,14 +23,13 @@ FAMILIES: Final[dict[str, Family]] = {
         INTERNVL,
         IDEFICS3,
         SMOLVLM,
+        QWEN2_5_VL,
     )
 }
 DO_NOT_FIT: Final = {
     "fast_vlm": "its vision tower is one of timm's, which cannot be loaded without torchvision",
     "gemma3": "the tokens of an image see each other both ways, and a worker's language model has one "
     "causal mask",
-    "qwen2_vl": "its positions have three axes, and a worker counts them on one",
-    "qwen2_5_vl": "its positions have three axes, and a worker counts them on one",
 }
 """Families that were looked at, and why they are not converted."""
 TESTED_LANGUAGE_MODELS: Final = (
@@ -40,6 +40,7 @@ TESTED_LANGUAGE_MODELS: Final = (
     "mistral",
     "phi3",
     "qwen2",
+    "qwen2_5_vl_text",
     "qwen3",
 )
 """model_types that the tests convert and ask. Others may do: the exporter traces any decoder of transformers

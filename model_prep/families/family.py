@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from contract.model_folder import Packing, TileMarks, side_px
@@ -56,6 +56,10 @@ class Family:
     """maps pixel_values (tile, 3, height, width) to features (tile, patch, hidden)"""
     numbers: Callable[[PretrainedConfig], Mapping[str, object]] = llava_numbers
     """fields of the processor that config.json decides; one that the processor lacks decides nothing"""
+    axes: Callable[[Tensor], Tensor] | None = None
+    """with the packing "grid": maps position_ids (row, position) to the decoder's (axis, row, position)"""
+    tiles: Callable[[Mapping[str, Any], PretrainedConfig], Tensor] | None = None
+    """the pixel_values of `vision` in a processor's inputs; None where they are what the tower is given"""
     marks: Callable[[Any], TileMarks] | None = None
     """with the packing "tiles": what the processor writes between them"""
 

@@ -12,6 +12,7 @@ from contract.quoting import quoted
 from producer.sources.parameters import listed_texts
 from producer.sources.pictures import (
     check_marks,
+    check_numbers,
     differing_detail,
     names_in,
     other_media,
@@ -43,7 +44,8 @@ _PART_IDLE: Final = frozenset(
 )
 _IMAGE_PART: Final = {"type": "image"}
 _PLACE: Final = re.compile(
-    r"(?:Picture ?\d+: ?)?<img>(?P<name>[^<>]+)</img>|<image(?:[ _]?\d+)?>|<(?P<other>video|audio)>"
+    r"(?:Picture ?\d+: ?)?<img>(?P<name>[^<>]+)</img>|<image(?:[ _]?(?P<number>\d{1,6}))?>"
+    r"|<(?P<other>video|audio)>"
 )
 """Where an image goes within a text: marks with and without numbers, and Qwen-VL's, which names it."""
 
@@ -319,6 +321,7 @@ def _note_idle(part: Mapping[str, Any], found: Said) -> None:
 
 def _parts(text: str, found: Said | None = None) -> list[Any]:
     """A text with its marks as parts; of a line end beside a mark nothing is left. Raises Refusal."""
+    check_numbers([int(match["number"]) for match in _PLACE.finditer(text) if match["number"]])
     parts: list[Any] = []
     at = 0
     for match in [*_PLACE.finditer(text), None]:

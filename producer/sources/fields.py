@@ -186,7 +186,7 @@ def _refuse_without(record: Mapping[str, Any], roles: Roles, options: SourceOpti
         return
     asked = (roles.question, *(QUESTION_COLUMNS if options.own_questions else ()))
     refuse_missing(record, roles.image, [one for one in asked if one is not None])
-    if not found.asked and options.own_questions:
+    if not found.asked:
         refuse_unasked(record)
 
 

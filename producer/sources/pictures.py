@@ -1,8 +1,9 @@
 """Which images a row names, whatever form it names it in, and why a row without one fails; opens none."""
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from contract.counting import counted
@@ -15,7 +16,7 @@ from producer.sources.refusal import SourceError, listed
 
 MARK: Final = "<image>"
 """Where the image goes within a text, as LLaVA and those after it write it."""
-_NUMBERED: Final = re.compile(r"<?image[ _]?\d+>?")
+_NUMBERED: Final = re.compile(r"<?image[ _]?(\d{1,6})>?")
 """Keys of an object that has an image under the mark that stands for it."""
 _VIDEO_SUFFIXES: Final = frozenset({".mp4", ".webm", ".avi", ".mov", ".mkv"})
 _IN_BYTES: Final = ("bytes", "base64", "data", "b64_json")
@@ -31,6 +32,7 @@ PICTURE_WORDS: Final = re.compile(
     re.IGNORECASE,
 )
 """Columns that are named so hold images, as long as their values could name one."""
+_IMAGE_ID: Final = re.compile(r"(image|img|picture|photo)_?id", re.IGNORECASE)
 TEXT_ONLY: Final = "--text-only asks rows without an image all the same"
 
 
@@ -49,8 +51,9 @@ def names_in(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for one in value for name in names_in(one)]
     if isinstance(value, Mapping):
-        if value and all(isinstance(key, str) and _NUMBERED.fullmatch(key) for key in value):
-            return names_in(list(value.values()))
+        numbered = [one for key in value if isinstance(key, str) and (one := _NUMBERED.fullmatch(key))]
+        if value and len(numbered) == len(value):
+            return names_in([value[one[0]] for one in sorted(numbered, key=lambda one: int(one[1]))])
         for key in _KEYS:
             if value.get(key) not in (None, ""):
                 found = names_in(value[key])
@@ -71,6 +74,16 @@ def check_marks(marks: int, images: int) -> None:
         f"The row has {counted(images, 'image')}, and its text places {marks}: write {MARK} once for each "
         "image, or not at all.",
     )
+
+
+def check_numbers(numbers: Sequence[int]) -> None:
+    """Raise Refusal where the marks of a text have numbers that are not those of images in their order."""
+    if any(after != before + 1 for before, after in itertools.pairwise(numbers)):
+        raise Refusal(
+            FailureCode.INVALID_JOB,
+            f"A text places images by numbers that do not count up by one: {listed(map(str, numbers))}; "
+            f"write {MARK} in their places, and name the images in this order.",
+        )
 
 
 def scattered_marks() -> Refusal:
@@ -123,7 +136,9 @@ def refuse_unasked(columns: Iterable[str]) -> None:
 
 
 def _place_of_image(name: str, value: Any) -> str | None:
-    """Where in a column an image seems to be, such as `data.image`."""
+    """Where in a column an image seems to be, such as `data.image`; an image's id says that there is one."""
+    if _IMAGE_ID.fullmatch(name) and value not in (None, ""):
+        return name
     for place, text in _texts(name, value):
         if looks_like_image(text) or (PICTURE_WORDS.fullmatch(place.rpartition(".")[2]) and _is_name(text)):
             return place

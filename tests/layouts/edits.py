@@ -21,6 +21,8 @@ KEYS_2023: Names = (
 """As transformers wrote them up to 4.51, a tower's own prefix in them."""
 KEYS_OTHERS_2025: Names = KEYS_2023[:3]
 """The same, of towers without a prefix of their own."""
+KEYS_QWEN_VL: Names = ((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual."))
+"""As in Qwen's own repositories."""
 KEYS_2025: Names = (
     (r"^language_model\.model\.", "model.language_model."),
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -163,6 +165,18 @@ def without_tokenizer_json(folder: Path) -> None:
     image_token_id = read_json(folder / "config.json")["image_token_index"]
     content["added_tokens_decoder"] = {str(image_token_id): token | flags}
     write_json(folder / "tokenizer_config.json", content)
+
+
+def flat_text_config(folder: Path) -> None:
+    """The language model's fields beside the model's own, and its rotary embeddings as of 2025."""
+    config = read_json(folder / "config.json")
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    config["vision_config"]["model_type"] = config["model_type"]
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    write_json(
+        folder / "config.json", text | config | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    )
 
 
 def original(architecture: str, model_type: str, *, tower_inside: bool, **fields: Any) -> Edit:

@@ -27,6 +27,7 @@ from transformers import (
     PixtralVisionConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen3Config,
     SmolVLMConfig,
@@ -42,6 +43,11 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
     LlavaOnevisionImageProcessorPil,
 )
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLVisionConfig,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
@@ -50,6 +56,7 @@ from model_prep.families.internvl_processor import InternVLProcessor
 from model_prep.families.next_video_processor import LlavaNextVideoProcessor
 from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from model_prep.families.pixtral_processor import PixtralProcessor
+from model_prep.families.qwen2_5_vl_processor import Qwen2_5_VLProcessor
 from model_prep.families.smolvlm_processor import SmolVLMProcessor
 from tests.checkpoints import GRID_PINPOINTS, PATCH_PX, TILE_PX
 from tests.families import (
@@ -75,6 +82,7 @@ LANGUAGES: dict[str, type[PretrainedConfig]] = {
         OlmoConfig,
         Phi3Config,
         Qwen2Config,
+        Qwen2_5_VLTextConfig,
         Qwen3Config,
     )
 }
@@ -141,9 +149,26 @@ def _tower(model: Model) -> PretrainedConfig:
         side = ONEVISION_TILE_PX if model.family == "llava_onevision" else TILE_PX
         return siglip(side, **model.vision)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if model.tower == "qwen2_5_vl":
+        return _windows(model)
     if model.tower == "pixtral":
         return PixtralVisionConfig(**sizes, image_size=8 * PATCH_PX, patch_size=PATCH_PX, **model.vision)
     return TOWERS[model.tower](**sizes, image_size=TILE_PX, patch_size=PATCH_PX, **model.vision)
+
+
+def _windows(model: Model) -> PretrainedConfig:
+    """Windows of 4 x 4 patches, in one of three layers none."""
+    return Qwen2_5_VLVisionConfig(
+        depth=3,
+        hidden_size=32,
+        intermediate_size=64,
+        num_heads=2,
+        patch_size=PATCH_PX,
+        window_size=4 * PATCH_PX,
+        out_hidden_size=48,
+        fullatt_block_indexes=[1],
+        **model.vision,
+    )
 
 
 def _view(model: Model, tokenizer: Any, config: PretrainedConfig) -> Any:
@@ -242,6 +267,21 @@ def _split(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, P
     return Idefics3Processor(Idefics3ImageProcessorPil(**sizes), tokenizer, image_seq_len=tokens), config
 
 
+def _qwen2_5_vl(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, PretrainedConfig]:
+    named = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>")
+        for name, token in (
+            *(("image", "image_pad"), ("video", "video_pad")),
+            *(("vision_start", "vision_start"), ("vision_end", "vision_end")),
+        )
+    }
+    common.pop("image_token_index")
+    config = Qwen2_5_VLConfig(**(common | named | model.config))
+    pixels = {"shortest_edge": 4 * PATCH_PX**2, "longest_edge": 100 * PATCH_PX**2}
+    images = Qwen2VLImageProcessorPil(size=pixels, patch_size=PATCH_PX)
+    return Qwen2_5_VLProcessor(images, tokenizer), config
+
+
 TOWERS: dict[str, type[PretrainedConfig]] = {
     "internvl": InternVLVisionConfig,
     "idefics3": Idefics3VisionConfig,
@@ -257,4 +297,5 @@ FAMILIES: dict[str, Make] = {
     "internvl": _internvl,
     "idefics3": _split,
     "smolvlm": _split,
+    "qwen2_5_vl": _qwen2_5_vl,
 }

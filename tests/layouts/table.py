@@ -15,8 +15,10 @@ from tests.layouts.edits import (
     KEYS_2023,
     KEYS_2025,
     KEYS_OTHERS_2025,
+    KEYS_QWEN_VL,
     Edit,
     change,
+    flat_text_config,
     old_processor,
     original,
     renamed,
@@ -37,6 +39,7 @@ from tests.layouts.tokenizers import (
     LLAMA_3,
     PHI_3,
     PIXTRAL,
+    QWEN_VL,
     SMOLVLM,
     VIDEO,
     make_sentencepiece,
@@ -94,6 +97,14 @@ IDEFICS3_OWN = (
     "{% for line in message['content'] %}"
     "{{ '<image>' if line['type'] == 'image' else line['text'] }}{% endfor %}"
     "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+QWEN_VL_OWN = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{{ '<|vision_start|><|image_pad|><|vision_end|>' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CONTEXT = 1024
 FULL_SIGLIP = {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
@@ -387,6 +398,27 @@ LAYOUTS: dict[str, Layout] = {
             template_in("chat_template.json"),
             old_processor("image_seq_len"),
             change("config.json", vision_config={"model_type": "idefics3"}),
+            sharded(2),
+        ),
+    ),
+    "Qwen/Qwen2.5-VL-3B-Instruct": Layout(
+        Model(
+            family="qwen2_5_vl",
+            language="qwen2_5_vl_text",
+            tower="qwen2_5_vl",
+            tokens=QWEN_VL,
+            text={
+                "head_dim": 12,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]},
+            },
+        ),
+        QWEN_VL_OWN,
+        (
+            renamed(KEYS_QWEN_VL),
+            flat_text_config,
+            template_in("chat_template.json"),
+            old_processor(),
+            change("preprocessor_config.json", size=..., min_pixels=784, max_pixels=19600),
             sharded(2),
         ),
     ),

@@ -105,6 +105,17 @@ IDEFICS3 = Tokens(
 )
 """Without a token for a tile's place, which is then a text."""
 
+QWEN_VL = Tokens(
+    [
+        *CHATML.special,
+        *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    ],
+    "<|im_end|>",
+    pad="<|endoftext|>",
+    image="<|image_pad|>",
+    image_last=False,
+)
+
 
 def make_bpe(tokens: Tokens) -> PreTrainedTokenizerFast:
     """Byte-level BPE of about 330 tokens."""

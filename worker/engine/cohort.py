@@ -88,9 +88,10 @@ class Cohort:
         """What the state may grow to before its last row ends."""
         return self.past + max(row.remaining for row in self.rows)
 
-    def append(self, pieces: Mapping[Row, FloatArray]) -> FloatArray:
+    def append(self, pieces: Mapping[Row, FloatArray], numbers: Mapping[Row, IntArray] = {}) -> FloatArray:
         """Append to each row named its piece (position, hidden); the others stay as they are.
 
+        `numbers` are the piece's positions (position,) where they do not go on from the row's length.
         → logits (piece, vocabulary) of each piece's last position. Shorter pieces are padded on the left,
         rows not named with nothing but padding, which stays in the state and is hidden from then on.
         """
@@ -110,7 +111,8 @@ class Cohort:
             start = positions - len(piece)
             inputs_embeds[place, start:] = piece
             attention_mask[place, self.past + start :] = 1
-            position_ids[place, start:] = np.arange(row.length, row.length + len(piece))
+            counted = np.arange(row.length, row.length + len(piece))
+            position_ids[place, start:] = numbers.get(row, counted)
         inputs = {
             INPUTS_EMBEDS: inputs_embeds,
             ATTENTION_MASK: attention_mask,

@@ -19,7 +19,7 @@ import numpy as np
 from contract.failure import FailureCode, Refusal
 from worker.engine.observer import EngineObserver
 from worker.engine.request import FloatArray, Generations, IntArray, Request
-from worker.engine.runner import Piece, Runner
+from worker.engine.runner import Piece, Runner, SequenceId
 from worker.engine.sampling import RowSearch
 from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
 from worker.engine.search import NextRows
@@ -242,11 +242,14 @@ class Engine:
         if token_ids:
             assert all(ids is not None for ids in token_ids), "a flight past its prompt has tokens to append"
             embedded = iter(self._embed(np.concatenate(token_ids)[:, None]))  # type: ignore[arg-type]
-        return [
-            Piece(sequence, turn.flight.request.inputs_embeds[turn.prompt] if turn.prompt else next(embedded))
-            for turn in turns
-            for sequence in turn.flight.sequences
-        ]
+        return [self._piece(turn, sequence, embedded) for turn in turns for sequence in turn.flight.sequences]
+
+    def _piece(self, turn: Turn, sequence: SequenceId, embedded: Iterator[FloatArray]) -> Piece:
+        request = turn.flight.request
+        if turn.prompt is None:
+            return Piece(sequence, next(embedded), turn.flight.next_position)
+        positions = None if request.positions is None else request.positions[turn.prompt]
+        return Piece(sequence, request.inputs_embeds[turn.prompt], positions)
 
     def _timed_step(self, pieces: list[Piece]) -> FloatArray:
         begun = time.perf_counter()
@@ -266,7 +269,9 @@ class Engine:
     def _advance(self, turn: Turn, logits: FloatArray) -> None:
         """Show a flight its logits (row, vocabulary); what it raises there ends this flight alone."""
         flight = turn.flight
-        if turn.prompt is not None:
+        if turn.prompt is None:
+            flight.appended += 1
+        else:
             flight.prompt_done = turn.prompt.stop
             if flight.prompt_left:
                 return

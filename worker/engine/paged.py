@@ -151,9 +151,13 @@ class PagedRunner:
                 for memory in self._memory:
                     memory[copy.target] = memory[copy.source]
         begins = _begins(lengths)
+        position_ids = np.arange(begins[-1], dtype=np.int64) + np.repeat(past_lens - begins[:-1], lengths)
+        for piece, start in zip(pieces, begins, strict=False):
+            if piece.positions is not None:
+                position_ids[start : start + len(piece.positions)] = piece.positions
         inputs: dict[str, Any] = {
             INPUTS_EMBEDS: np.concatenate([piece.inputs_embeds for piece in pieces]),
-            POSITION_IDS: np.arange(begins[-1], dtype=np.int64) + np.repeat(past_lens - begins[:-1], lengths),
+            POSITION_IDS: position_ids,
             PAST_LENS: past_lens,
             SUBSEQUENCE_BEGINS: begins,
             BLOCK_INDICES: np.concatenate([table.blocks for table in tables]),

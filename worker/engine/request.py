@@ -32,10 +32,12 @@ class Request:
     `inputs_embeds` is (position, hidden) float32 and `token_ids` (position,) int64 what it was made of, for
     the options that look at the prompt; neither is copied: the caller leaves them alone. `choices` lists
     token ids: the request then scores these continuations instead of generating. `stops` says of new token
-    ids whether they hold a stop text, asked after each token. `on_tokens` is called in the engine's thread
-    with the tokens of each step; only a request of one row has it. `stop_asked` is asked there before each
-    step, of one row of no choices again: once it says so the request ends with the tokens that it has.
-    `deadline` is in seconds of the monotonic clock. An `urgent` request is served before those that are not.
+    ids whether they hold a stop text, asked after each token. `positions` (position,) int64 are the prompt's,
+    as the model takes them, if they are not counted from 0; those of new tokens count on from the last.
+    `on_tokens` is called in the engine's thread with the tokens of each step; only a request of one row has
+    it. `stop_asked` is asked there before each step, of one row of no choices again: once it says so the
+    request ends with the tokens that it has. `deadline` is in seconds of the monotonic clock. An `urgent`
+    request is served before those that are not.
     That prompt and new tokens fit the model's context is the caller's to check.
 
     Raises Refusal for a length penalty that no score can be divided by, ValueError for anything else amiss.
@@ -46,6 +48,7 @@ class Request:
     eos_token_ids: tuple[int, ...]
     parameters: GenerationParameters = DEFAULTS
     prefix: Prefix | None = None
+    positions: IntArray | None = None
     choices: tuple[tuple[int, ...], ...] = ()
     stops: Callable[[Sequence[int]], bool] | None = None
     on_tokens: Callable[[Sequence[int]], None] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
-from worker.engine.request import FloatArray
+from worker.engine.request import FloatArray, IntArray
 
 SequenceId = NewType("SequenceId", int)
 
@@ -19,6 +19,8 @@ class Piece:
 
     sequence: SequenceId
     inputs_embeds: FloatArray
+    positions: IntArray | None = None
+    """(position,) int64 as the model takes them; None where they go on counting from the sequence's length"""
 
 
 class Runner(Protocol):

@@ -53,8 +53,16 @@ class Flight:
         """So many of the prompt's positions are in its one sequence."""
         self.token_ids: IntArray | None = None
         """(row,) to append next, one to each sequence; None before the prompt is through"""
+        self.appended = 0
+        """So many tokens were appended to each sequence behind the prompt."""
         self.overtaken = 0
         self.arrival = 0
+
+    @property
+    def next_position(self) -> IntArray | None:
+        """(1,), of the token to append next; None where the runner counts."""
+        positions = self.request.positions
+        return None if positions is None else positions[-1:] + 1 + self.appended
 
     @property
     def prompt_left(self) -> int:

@@ -100,7 +100,10 @@ class StatefulRunner:
             places.setdefault(row.cohort, []).append(place)
         logits: list[FloatArray] = []
         for cohort, own in places.items():
-            logits.append(cohort.append({rows[place]: pieces[place].inputs_embeds for place in own}))
+            numbers = {
+                rows[place]: positions for place in own if (positions := pieces[place].positions) is not None
+            }
+            logits.append(cohort.append({rows[place]: pieces[place].inputs_embeds for place in own}, numbers))
         if len(logits) == 1:
             return logits[0]
         order = np.argsort(np.concatenate(list(places.values())))

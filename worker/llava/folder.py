@@ -19,6 +19,7 @@ from contract.model_folder import (
     CONFIG_JSON,
     LANGUAGE_XML,
     MANIFEST_JSON,
+    PLACE_ROW,
     TEXT_XML,
     VISION_XML,
     FolderFile,
@@ -56,7 +57,8 @@ class ModelFolder:
 
     @property
     def context_tokens(self) -> int:
-        return context_tokens(self.config.text_config)
+        tokens = context_tokens(self.config.text_config)
+        return min(tokens, PLACE_ROW) if self.packing == "grid" else tokens
 
     @property
     def hidden(self) -> int:
@@ -70,7 +72,9 @@ class ModelFolder:
 
     @property
     def patch_px(self) -> int:
-        return side_px(self.config.vision_config, "patch_size")
+        """The side of what becomes one feature of an image that is read in its own shape."""
+        patch_px = side_px(self.config.vision_config, "patch_size")
+        return patch_px * self.config.vision_config.spatial_merge_size if self.packing == "grid" else patch_px
 
     @property
     def image_token_id(self) -> int:
@@ -115,7 +119,9 @@ def read_folder(path: Path, *, hashed: bool = True) -> ModelFolder:
         raise ModelFolderError(f"{path / MANIFEST_JSON} does not fit together: packing {packing}, {marks=}.")
     try:
         plane_tiles = most_plane_tiles(config, packing)
-        side_px(config.vision_config, "image_size"), side_px(config.vision_config, "patch_size")
+        if packing != "grid":
+            side_px(config.vision_config, "image_size")
+        side_px(config.vision_config, "patch_size")
     except ValueError as error:
         raise ModelFolderError(f"{path} holds a model that this worker does not run: {error}.") from error
     return ModelFolder(

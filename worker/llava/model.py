@@ -19,6 +19,7 @@ from worker.llava.feature_cache import FeatureCache
 from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
 from worker.llava.image_run import ImageRun, place_runs
 from worker.llava.pack import pack_features
+from worker.llava.places import places_of
 from worker.llava.prompt import PromptWriter
 from worker.llava.tiles import Tiler, Tiles, load_tiler
 
@@ -34,6 +35,8 @@ class ImageFeatures:
     runs: tuple[IntArray, ...]
     """(position,) of each image, the tokens that stand for it in a prompt: an image token for each feature,
     and marks"""
+    grids: tuple[tuple[int, int], ...]
+    """(height, width) of each image, in tiles or, where it is read in its own shape, in features"""
 
     @property
     def nbytes(self) -> int:
@@ -59,6 +62,8 @@ class Prompt:
     """so many positions, up to the last image's last, other questions about the images may begin with too"""
     prefix_key: bytes | None = None
     """equal for equal beginnings; None where no image or nothing but the image is asked about"""
+    positions: IntArray | None = None
+    """(position,), where they are not counted from 0"""
 
 
 class ImageObserver(Protocol):
@@ -115,11 +120,10 @@ class LlavaModel:
         """
         described = read_folder(folder)
         tiler = load_tiler(folder, described.packing)
-        side = described.tile_px
-        if tiler.tile_px not in ((side, side), None):
+        if tiler.tile_px is not None and tiler.tile_px != (described.tile_px, described.tile_px):
             raise ModelFolderError(
                 f"{folder} does not fit together: its tiles are {tiler.tile_px} px and its vision "
-                f"model reads {side} px."
+                f"model reads {described.tile_px} px."
             )
         writer = PromptWriter.load(folder, described.image_token_id, described.marks)
         return cls(
@@ -209,6 +213,7 @@ class LlavaModel:
             np.concatenate([one.packed for one in several]),
             hashlib.sha256(b"".join(one.key for one in several)).digest(),
             tuple(run for one in several for run in one.runs),
+            tuple(grid for one in several for grid in one.grids),
         )
 
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
@@ -236,11 +241,19 @@ class LlavaModel:
         # The image token may lie beyond the embeddings of a checkpoint that never looks it up.
         inputs_embeds = self.embed(np.where(places, 0, token_ids)[None])[0]
         inputs_embeds[places] = features.packed
+        positions = None
+        if self._folder.packing == "grid":
+            if not behind:
+                raise Refusal(
+                    FailureCode.QUESTION_REFUSED,
+                    "The question cannot be asked: of this model no prompt may end with an image.",
+                )
+            positions = places_of(token_ids, image_token, features.grids)
         prefix_tokens = len(token_ids) - behind
         if not behind:
             return Prompt(token_ids, inputs_embeds, image_tokens)
         prefix_key = hashlib.sha256(features.key + token_ids[:prefix_tokens].tobytes()).digest()
-        return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key)
+        return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key, positions)
 
     def choice_ids(self, question: Question, features: ImageFeatures | None) -> tuple[tuple[int, ...], ...]:
         """The tokens of each of the question's choices after its prompt, the end of the sequence included.
@@ -272,14 +285,14 @@ class LlavaModel:
         """Vision model and packing."""
         features = self._vision(tiles.pixel_values, urgent)
         grid = tiles.grid
-        if self._folder.packing == "rows":
+        if self._folder.packing in ("rows", "grid"):
             patch_px = self._folder.patch_px
             height, width = tiles.pixel_values.shape[-2:]
             grid = (height // patch_px, width // patch_px)
-        if self._folder.packing in ("rows", "tiles"):
+        if self._folder.packing in ("rows", "tiles", "grid"):
             packed = features.reshape(-1, self.hidden)
         else:
             packed = pack_features(
                 features, grid, tiles.image_size, self._folder.image_newline, self._folder.most_plane_tiles
             )
-        return ImageFeatures(packed, key, (self._run(len(packed), grid),))
+        return ImageFeatures(packed, key, (self._run(len(packed), grid),), (grid,))

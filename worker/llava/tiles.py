@@ -11,8 +11,9 @@ from transformers import AutoImageProcessor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
+from contract.failure import FailureCode, Refusal
 from contract.job import Detail
-from contract.model_folder import Packing
+from contract.model_folder import MOST_PLACES, Packing
 from worker.llava.arrays import FloatArray
 from worker.llava.folder import ModelFolderError
 
@@ -216,6 +217,46 @@ class SplitTiler:
         return Tiles(pixel_values, grid, _size(image))
 
 
+class GridTiler:
+    """One view of the image in its own shape, whatever the detail: put together of the processor's patches.
+
+    Refuses an image with more rows or columns than positions tell apart.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    @property
+    def tile_px(self) -> None:
+        return None
+
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
+        return ""
+
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
+        features = self._processor.preprocess(image, return_tensors="np")
+        _, height, width = features["image_grid_thw"][0].tolist()
+        patch, merge = self._processor.patch_size, self._processor.merge_size
+        if max(height, width) // merge > MOST_PLACES:
+            raise Refusal(
+                FailureCode.IMAGE_TOO_LARGE,
+                f"The model would see the image as {height // merge} rows and {width // merge} columns; "
+                f"a worker tells {MOST_PLACES} of each apart.",
+            )
+        cells = np.asarray(features["pixel_values"], dtype=np.float32).reshape(
+            height // merge,
+            width // merge,
+            merge,
+            merge,
+            3,
+            self._processor.temporal_patch_size,
+            patch,
+            patch,
+        )[:, :, :, :, :, 0]
+        pixel_values = cells.transpose(4, 0, 2, 5, 1, 3, 6).reshape(1, 3, height * patch, width * patch)
+        return Tiles(np.ascontiguousarray(pixel_values), NO_GRID, _size(image))
+
+
 def load_tiler(folder: Path, packing: Packing) -> Tiler:
     """The image processor that `folder` names, on numpy and Pillow. Raises ModelFolderError."""
     try:
@@ -233,13 +274,14 @@ def load_tiler(folder: Path, packing: Packing) -> Tiler:
     return tiler(processor)
 
 
-CUTTING: Final = ("image_grid_pinpoints", "crop_to_patches", "do_image_splitting")
+CUTTING: Final = ("image_grid_pinpoints", "crop_to_patches", "do_image_splitting", "merge_size")
 """Fields by which an image processor is known to cut images, each in its own way."""
 TILERS: Final[dict[Packing, dict[str | None, Callable[[Any], Tiler]]]] = {
     "view": {None: ViewTiler},
     "rows": {None: RowTiler},
     "anyres": {"image_grid_pinpoints": AnyresTiler},
     "anyres_max": {"image_grid_pinpoints": AnyresMaxTiler},
+    "grid": {"merge_size": GridTiler},
     "tiles": {"crop_to_patches": CanvasTiler, "do_image_splitting": SplitTiler},
 }
 """By the field that the image processor has."""
