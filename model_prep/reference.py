@@ -77,9 +77,14 @@ class Reference:
         image_token_id = self._processing.processor.image_token_id
         seen: dict[str, Any] = {"of_image": (inputs["input_ids"][0] == image_token_id).numpy()}
 
-        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> None:
+        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> tuple[Any, Any] | None:
             pixel_values = arguments[0] if arguments else named["pixel_values"]
             seen["tiles"] = pixel_values.numpy()
+            if vision is None:
+                return None
+            # One tile leads to the projector as well, and what that gives is replaced.
+            one = pixel_values[:1]
+            return ((one, *arguments[1:]), named) if arguments else ((), {**named, "pixel_values": one})
 
         def replace(_projector: Any, _arguments: Any, features: torch.Tensor) -> torch.Tensor | None:
             seen["features"] = features.numpy() if vision is None else vision(seen["tiles"])
