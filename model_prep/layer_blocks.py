@@ -82,6 +82,7 @@ class LayerBlocks:
         """Of all layers, as the first block shows on prompt (position, hidden)."""
         begun = time.perf_counter()
         request = request_of(self._graph.block(0, self._at_once), EXACT)
+        prefill(request, prompt[:1])  # the first call arranges the weights
         loading_s = time.perf_counter() - begun
         blocks = self._graph.layers / self._at_once
         position_s = timed_s(lambda: prefill(request, prompt)) / len(prompt)

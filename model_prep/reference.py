@@ -82,12 +82,21 @@ class Reference:
         image_token_id = self._processing.processor.image_token_id
         seen: dict[str, Any] = {"of_image": (inputs["input_ids"][0] == image_token_id).numpy()}
 
-        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> None:
+        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> tuple[Any, Any] | None:
             if self._tiles is not None:
-                pixel_values = self._tiles(inputs, self.model.config)
-            else:
-                pixel_values = arguments[0] if arguments else named["pixel_values"]
+                seen["tiles"] = self._tiles(inputs, self.model.config).numpy()
+                return None
+            pixel_values = arguments[0] if arguments else named["pixel_values"]
             seen["tiles"] = pixel_values.numpy()
+            if vision is None:
+                return None
+            # One tile leads to the projector as well, and what that gives is replaced.
+            tiles = len(pixel_values)
+
+            def first(value: Any) -> Any:
+                return value[:1] if isinstance(value, torch.Tensor) and value.shape[:1] == (tiles,) else value
+
+            return tuple(map(first, arguments)), {name: first(value) for name, value in named.items()}
 
         def replace(_projector: Any, _arguments: Any, output: Any) -> Any:
             own = output if isinstance(output, torch.Tensor) else output.pooler_output
@@ -95,7 +104,7 @@ class Reference:
                 seen["features"] = own.numpy()
                 return None
             seen["features"] = vision(seen["tiles"])
-            others = torch.from_numpy(seen["features"]).reshape(own.shape)
+            others = torch.from_numpy(seen["features"]).reshape(-1, *own.shape[1:])
             if isinstance(output, torch.Tensor):
                 return others
             output.pooler_output = others

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -38,6 +38,8 @@ class Picture:
     prompt: Prompt
     places: IntArray
     """The prompt's positions that are taken."""
+    feature_difference: float
+    """Of the exact export's image features from torch's, over the largest."""
 
     @property
     def embeds(self) -> FloatArray:
@@ -87,6 +89,7 @@ class Comparison:
         vision = compile_part(self._exact[VISION_XML])
         decoder = self._decoder(self._exact[LANGUAGE_XML])
         pictures = self._pictures(samples, vision, decoder, runs, begun + budget_s)
+        del vision
         self._total = len(pictures) * self._reference.layers * (1 + len(runs))
         if isinstance(decoder, Language):
             self._generate(pictures, decoder)
@@ -98,7 +101,7 @@ class Comparison:
         }
         self._compute(runs, features, self._exact[LANGUAGE_XML], decoder)
         del decoder
-        parity = self._parity(pictures, vision)
+        parity = self._parity(pictures)
         if not parity.holds:
             return parity, {}
         for xml in dict.fromkeys(run[LANGUAGE_XML] for run in runs.values()):
@@ -121,26 +124,28 @@ class Comparison:
     ) -> list[Picture]:
         """Of which samples which positions are compared, to be done by `until_s` of time.perf_counter()."""
         begun = time.perf_counter()
-        first = self._reference.prompt(samples[0].image, samples[0].text)
-        vision(first.tiles)
-        vision_s = (time.perf_counter() - begun) * len({run[VISION_XML] for run in runs.values()})
-        cost = decoder.cost(first.inputs_embeds[:PROBED_POSITIONS])
+        first = self._picture(samples[0], vision)
+        seen_s = time.perf_counter() - begun
+        cost = decoder.cost(first.embeds[:PROBED_POSITIONS])
         # torch computes as long as the exact export does, and so about does every other one.
         loads = 1 + len({run[LANGUAGE_XML] for run in runs.values()})
         position_s = (1 + len(runs)) * cost.position_s
-        left_s = until_s - time.perf_counter() - loads * cost.loading_s
-        positions = len(first.inputs_embeds)
-        allowed = left_s / (vision_s + position_s * (positions + NEW_TOKENS))
-        if allowed < 1:
-            positions = int((left_s - vision_s) / position_s) - NEW_TOKENS
-            return [Picture(samples[0], first, first.places(max(PROBED_POSITIONS, positions)))]
-        prompts = [first]
-        for sample in samples[1 : int(min(allowed, len(samples)))]:
-            prompts.append(self._reference.prompt(sample.image, sample.text))
-        return [
-            Picture(sample, prompt, np.arange(len(prompt.inputs_embeds)))
-            for sample, prompt in zip(samples, prompts, strict=False)
-        ]
+        # Another vision model computes once, and again to see how fast it is.
+        others_s = seen_s * (len({run[VISION_XML] for run in runs.values()}) - 1)
+        left_s = until_s - time.perf_counter() - loads * cost.loading_s - others_s
+        first_s = position_s * (len(first.places) + NEW_TOKENS)
+        if left_s < first_s:
+            positions = max(PROBED_POSITIONS, int(left_s / position_s) - NEW_TOKENS)
+            return [replace(first, places=first.prompt.places(positions))]
+        more = (left_s - first_s) / (first_s + seen_s + others_s / 2)
+        others = samples[1 : 1 + int(min(more, len(samples)))]
+        return [first, *(self._picture(sample, vision) for sample in others)]
+
+    def _picture(self, sample: Sample, vision: Vision) -> Picture:
+        """The whole of it."""
+        prompt = self._reference.prompt(sample.image, sample.text)
+        difference = _relative(vision(prompt.tiles), prompt.features)
+        return Picture(sample, prompt, np.arange(len(prompt.inputs_embeds)), difference)
 
     def _generate(self, pictures: Sequence[Picture], language: Language) -> None:
         """The exact answers."""
@@ -183,14 +188,12 @@ class Comparison:
         for name in names:
             self._logits[name] = [next(logits) for _ in self._token_ids]
 
-    def _parity(self, pictures: Sequence[Picture], vision: Vision) -> Parity:
-        feature_difference = logit_difference = 0.0
+    def _parity(self, pictures: Sequence[Picture]) -> Parity:
+        logit_difference = 0.0
         same: list[bool] = []
         for picture, token_ids, logits in zip(
             pictures, self._token_ids, self._logits[EXACT_RUN], strict=True
         ):
-            prompt = picture.prompt
-            feature_difference = max(feature_difference, _relative(vision(prompt.tiles), prompt.features))
             following = _following(self._reference.embed, token_ids)
             expected = self._reference.logits(
                 np.concatenate([picture.embeds, following]), NEW_TOKENS, self._passed
@@ -203,7 +206,7 @@ class Comparison:
             layers=self._at_once,
             of_layers=self._reference.layers,
             prompt_share=compared / sum(len(picture.prompt.inputs_embeds) for picture in pictures),
-            max_feature_difference=feature_difference,
+            max_feature_difference=max(picture.feature_difference for picture in pictures),
             max_logit_difference=logit_difference,
             tokens=len(same),
             token_agreement=float(np.mean(same)),
