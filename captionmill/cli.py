@@ -5,13 +5,14 @@ from typing import Final
 
 from typer.exceptions import TyperException
 
-from captionmill import demo, doctor, models, operation, questions, run_folders, runs, server, worker
+from captionmill import demo, doctor, export, models, operation, questions, run_folders, runs, server, worker
 from captionmill.app import app
 
 __all__ = [
     "app",
     "demo",
     "doctor",
+    "export",
     "main",
     "models",
     "operation",

@@ -1,7 +1,7 @@
 """Groups of command-line options that several commands share; knows no command."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
@@ -327,9 +327,13 @@ class SourceChoices:
         )
 
 
+_SINK_OPTIONS: Final = {"caption_question": "question", "sidecars": "sidecar_policy"}
+"""Options whose fields of SinkOptions have other names."""
+
+
 @dataclass(frozen=True)
-class SinkChoices:
-    """Where answers go, and how images travel."""
+class OutputChoices:
+    """Where answers go."""
 
     sink: Annotated[
         list[str] | None,
@@ -433,6 +437,26 @@ class SinkChoices:
             hidden=True,
         ),
     ] = ""
+
+    def options(self) -> SinkOptions:
+        """Raises SinkError."""
+        every = {field.name for field in fields(OutputChoices)}
+        return self.changed(SinkOptions(), every)
+
+    def changed(self, options: SinkOptions, given: Collection[str]) -> SinkOptions:
+        """The options with those changed that are `given` by their names here. Raises SinkError."""
+        changes = {
+            _SINK_OPTIONS.get(name, name): getattr(self, name)
+            for name in given
+            if name not in ("sink", "overwrite")
+        }
+        return replace(options, **changes)
+
+
+@dataclass(frozen=True)
+class SinkChoices(OutputChoices):
+    """Where answers go, and how images travel."""
+
     ship: Annotated[
         bool,
         typer.Option(
@@ -448,25 +472,6 @@ class SinkChoices:
             min=1, help="Most MiB of shipped images in the store.", rich_help_panel=RUNNING, hidden=True
         ),
     ] = BUDGET_BYTES // 2**20
-
-    def options(self) -> SinkOptions:
-        """Raises SinkError."""
-        return SinkOptions(
-            question=self.caption_question,
-            separator=self.separator,
-            prefix=self.prefix,
-            suffix=self.suffix,
-            caption_extension=self.caption_extension,
-            sidecar_name=self.sidecar_name,
-            final_newline=self.final_newline,
-            sidecar_policy=self.sidecars,
-            long_table=self.long_table,
-            raw_cells=self.raw_cells,
-            text_column=self.text_column,
-            vqa_columns=self.vqa_columns,
-            samples_per_shard=self.samples_per_shard,
-            image_prefix=self.image_prefix,
-        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Commands that send or collect the jobs of a run: run, submit, collect, retry, estimate."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +15,7 @@ from captionmill import config_file
 from captionmill.app import RUNS, app, make_console
 from captionmill.cache import cache_folder
 from captionmill.dry_run import look, show
-from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
+from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
 from captionmill.model_cache import check_model, is_demo, on_a_server
 from captionmill.options import (
@@ -47,12 +47,14 @@ from producer.estimate import estimate as measure
 from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import folder_of, model_id, model_to_ask
+from producer.outputs import Outputs
 from producer.planning import plan_run
 from producer.progress import duration
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
 from producer.run_folder import Planned, RunFolder, Submission
 from producer.settings import server_url
+from producer.sinks.sink import SinkError
 from producer.sources import place_of, shared_folder, shown
 from producer.sources.skipped import counted
 from producer.worker_line import no_worker
@@ -126,7 +128,7 @@ def run(
     With --model and no server, it starts a server and workers of its own and ends them.
 
     What --out knows the answer to already is not asked again. Exit code: 0 if every question has an answer,
-    1 if some failed, 2 if the input is refused, 130 on Ctrl-C.
+    1 if some failed, 2 if the input is refused, 3 if an output is not on disk, 130 on Ctrl-C.
     """
     console = make_console(as_json=as_json)
     with sentences():
@@ -541,18 +543,39 @@ def work(
     if not collect:
         console.print(f"Every job is sent; fetch the answers with: captionmill collect {shown(out)}")
         return 0
-    try:
-        page = make_contact_sheet(folder)
-    except KeyboardInterrupt:
-        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
-    found = summary(folder, driven.outputs) | {
+    assert driven.outputs is not None, "it collects"
+    more = {
         "jobs_sent": folder.ledger.next_index() - before,
         "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
     }
+    return finished(folder, driven.outputs, more, console, as_json=as_json)
+
+
+def finished(
+    folder: RunFolder, outputs: Outputs, more: Mapping[str, Any], console: Console, *, as_json: bool
+) -> int:
+    """Make the contact sheet and tell what is on disk, with `more` of it. Returns the command's exit code."""
+    missing = None
+    try:
+        make_contact_sheet(folder)
+    except KeyboardInterrupt:
+        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+    except SinkError as error:
+        missing = str(error)
+    except OSError as error:
+        missing = error.strerror or str(error)
+    found = summary(folder, outputs) | dict(more)
+    page = folder.contact_sheet.path
+    if missing is not None:
+        first = {"id": None, "name": shown(page), "reason": missing}
+        found["not_written"]["contact_sheet"] = {"count": 1, "first": [first]}
     tell(found, console, as_json=as_json)
     if not as_json:
-        console.print(f"Answers: {shown(out)}\nTo look at: {shown(out / page.name)}")
-    return EXIT_FAILURES if found["failed"] else 0
+        looked_at = "" if missing is not None else f"\nTo look at: {shown(folder.path / page.name)}"
+        console.print(f"Answers: {shown(folder.path)}{looked_at}")
+    if found["not_written"]:
+        return EXIT_NOT_WRITTEN
+    return EXIT_FAILURES if found["failed"] or found["complete"] < found["rows"] else 0
 
 
 def _checks(

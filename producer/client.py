@@ -24,6 +24,7 @@ from contract.job import Detail, GenerationParameters
 from producer.ask import Asked, ask
 from producer.connection import connect
 from producer.model_choice import model_id, model_to_ask
+from producer.outputs import NotWrittenError
 from producer.planning import plan_run
 from producer.questions import Prompt, read_prompts
 from producer.queue import Queue
@@ -33,7 +34,7 @@ from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, SinkOptions
-from producer.sources import SourceOptions
+from producer.sources import SourceOptions, shown
 from producer.workers import live_workers
 
 
@@ -154,7 +155,8 @@ class Answers:
     """A run under way: every row of the submission once, those answered earlier first.
 
     An iterator ends when every row is answered and on disk. One that is left early leaves a run that `resume`
-    continues. Without `keep_going` it raises producer.first_jobs.FirstJobsFailError when the first jobs all
+    continues. After the last row it raises producer.outputs.NotWrittenError where an output is not on disk.
+    Without `keep_going` it raises producer.first_jobs.FirstJobsFailError when the first jobs all
     fail for one reason, before any of their rows comes.
     """
 
@@ -187,6 +189,13 @@ class Answers:
                     yield tap.rows.popleft()
             yield from tap.rows
             work.finish(keep_done_s=2 * VISIBILITY_TIMEOUT_S)
+            missing = self.folder.ledger.count_unwritten()
+            if missing:
+                told = ", ".join(f"{count} of {sink}" for sink, count in missing.items())
+                raise NotWrittenError(
+                    f"Outputs are not on disk: {told}; failures.jsonl names them. When the cause is gone: "
+                    f"captionmill export {shown(self.folder.path)}"
+                )
 
     async def __aiter__(self) -> AsyncIterator[AnsweredRow]:
         """The same, while other tasks run. One thread at a time works for it."""

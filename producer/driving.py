@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -17,8 +17,12 @@ from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
 from producer.run_folder import RunFolder, Work
+from producer.sinks.columns import printable
 from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
+
+NAMED: Final = 10
+"""So many outputs that are not on disk are named for each sink; failures.jsonl has all."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,28 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
         "finished": folder.finished,
         "skipped": folder.skipped.fields(),
     }
+    result["not_written"] = not_written(folder)
     if outputs is not None:
         result["left_alone"] = {sink.name: dict(sink.left_alone) for sink in outputs.sinks if sink.left_alone}
         result["left_alone_examples"] = {
             sink.name: sink.left_alone.examples for sink in outputs.sinks if sink.left_alone
         }
     return result
+
+
+def not_written(folder: RunFolder) -> dict[str, Any]:
+    """Sink → outputs that should be on disk and are not: how many, and the first of them."""
+    ledger = folder.ledger
+    return {
+        sink: {
+            "count": count,
+            "first": [
+                {"id": printable(row.id), "name": printable(row.name or row.id), "reason": reason}
+                for _, row, reason in ledger.unwritten(sink, NAMED)
+            ],
+        }
+        for sink, count in ledger.count_unwritten().items()
+    }
 
 
 def report(found: dict[str, Any], console: Console) -> None:
@@ -119,6 +139,21 @@ def report(found: dict[str, Any], console: Console) -> None:
             console.print(
                 f"  {count:6d}  {sink}: not written, as {reason}" + (f" ({example})" if example else "")
             )
+    _report_not_written(found, console)
+
+
+def _report_not_written(found: dict[str, Any], console: Console) -> None:
+    for sink, missing in found["not_written"].items():
+        count = missing["count"]
+        console.print(f"Not on disk: {count} {'output' if count == 1 else 'outputs'} of {sink}:")
+        for one in missing["first"]:
+            console.print(f"    {one['name']}: {one['reason']}")
+        if count > len(missing["first"]):
+            console.print(f"    and {count - len(missing['first'])} more, in failures.jsonl")
+    if found["not_written"]:
+        console.print(
+            f"When the cause is gone, write them without asking again: captionmill export {found['folder']}"
+        )
 
 
 def event(name: str, fields: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ ask       content key → its outcome, or the job that will bring it; kept from 
 job       what was sent: index in the run's done bitmap and stream, and whether its record has come
 file      image file → its digest, so that what did not change is not read again
 output    output file → what the run folder wrote there, so that a person's change is not written over
+unwritten   sink and row → why the output is not on disk
 
 Everything that belongs together is one transaction, made durable before anything outside depends on it. Two
 processes may have a ledger open, one that feeds and one that collects.
@@ -81,7 +82,11 @@ CREATE INDEX row_new ON row (position) WHERE fed = 0 AND due IS NULL AND seq IS 
 CREATE INDEX row_unfed ON row (position) WHERE fed < total;
 """
 OUTPUT: Final = "CREATE TABLE IF NOT EXISTS output (path BLOB PRIMARY KEY, known TEXT NOT NULL) WITHOUT ROWID"
-"""Folders of earlier releases get it when they are opened; readers do without."""
+UNWRITTEN: Final = (
+    "CREATE TABLE IF NOT EXISTS unwritten (sink TEXT NOT NULL, position INTEGER NOT NULL, "
+    "at_end INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (sink, position)) WITHOUT ROWID"
+)
+"""Folders of earlier releases get both when they are opened; readers do without."""
 ASK: Final = """
 INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
@@ -202,6 +207,7 @@ class Ledger:
         check_pages(self._db, path)
         if not read_only:
             self._db.execute(OUTPUT)
+            self._db.execute(UNWRITTEN)
 
     def _has_our_tables(self) -> bool:
         told = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema")}
@@ -640,6 +646,7 @@ class Ledger:
         """All outputs are to be written from the first row on."""
         self.set_state("emitted", 0)
         self.set_state("places", {})
+        self._db.execute("DELETE FROM unwritten")
 
     def output(self, path: bytes) -> list[OutputKnown]:
         """What `keep_output` kept of an output file; nothing for one that the run folder did not write."""
@@ -652,6 +659,50 @@ class Ledger:
             self._db.execute("INSERT OR REPLACE INTO output VALUES (?, ?)", (path, json.dumps(known)))
         else:
             self._db.execute("DELETE FROM output WHERE path = ?", (path,))
+
+    def keep_unwritten(self, sink: str, rows: Iterable[tuple[int, str]]) -> None:
+        """(position, reason) of outputs that a sink did not write while answers came."""
+        self._add_unwritten(sink, rows, at_end=False)
+
+    def keep_unwritten_at_end(self, sink: str, rows: Iterable[tuple[int, str]]) -> None:
+        """The same of its end, in place of what an earlier end left."""
+        self._db.execute("DELETE FROM unwritten WHERE sink = ? AND at_end", (sink,))
+        self._add_unwritten(sink, rows, at_end=True)
+
+    def keep_none_written(self, sink: str, reason: str) -> None:
+        """No row's output of a sink is there, all for one reason."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO unwritten SELECT ?, position, 1, ? FROM row WHERE seq IS NOT NULL",
+            (sink, reason),
+        )
+
+    def count_unwritten(self) -> dict[str, int]:
+        """Sink → outputs that are not on disk."""
+        if not self._has_unwritten():
+            return {}
+        return dict(self._db.execute("SELECT sink, count(*) FROM unwritten GROUP BY sink ORDER BY sink"))
+
+    def unwritten(self, sink: str, limit: int = -1) -> Iterator[tuple[int, Row, str]]:
+        """Position, row and reason of outputs that are not on disk, in the source's order."""
+        found = self._db.execute(
+            "SELECT r.position, r.id, r.content, u.reason FROM unwritten u JOIN row r USING (position) "
+            "WHERE u.sink = ? ORDER BY u.position LIMIT ?",
+            (sink, limit),
+        )
+        for position, row_id, content, reason in found:
+            with self._db.reading():
+                row = _row(row_id, content)
+            yield position, row, reason
+
+    def _add_unwritten(self, sink: str, rows: Iterable[tuple[int, str]], *, at_end: bool) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO unwritten VALUES (?, ?, ?, ?)",
+            [(sink, position, at_end, reason) for position, reason in rows],
+        )
+
+    def _has_unwritten(self) -> bool:
+        found = self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'unwritten'").fetchone()
+        return found is not None
 
 
 class NewRows:

@@ -251,6 +251,9 @@ class RunFolder:
             _refuse_overwritten(place, written)
         folders = ImageFolders()
         planned = Planned(skipped=source.skipped)
+        caption = submission.sink_options.question
+        asked_of_all = [one.id for one in submission.prompts]
+        asks_caption = caption is None
         with self.ledger.new_rows() as rows:
             try:
                 for row in source.rows():
@@ -259,9 +262,15 @@ class RunFolder:
                     folders.add(row.image)
                     rows.add(row, asking.check(row))
                     planned.asked_by_run += not row.questions and row.refusal is None
+                    asks_caption = asks_caption or caption in [one.id for one in row.questions]
                 rows.flush()
             except LedgerError as error:
                 raise SourceError(str(error)) from None
+            if not asks_caption and not (planned.asked_by_run and caption in asked_of_all):
+                raise SinkError(
+                    f'No row is asked a question with the id "{caption}", which --caption-question names; '
+                    f"the run's own are {', '.join(asked_of_all)}."
+                )
             if not rows.count:
                 raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             planned.rows, planned.skipped = rows.count, source.skipped
@@ -315,6 +324,46 @@ class RunFolder:
         with self.role("collector"), self.ledger.transaction():
             self.ledger.begin_outputs()
             _adopt_changed(files)
+
+    @contextmanager
+    def written_again(self, sinks: Submission | None = None, *, overwrite: bool = False) -> Iterator[Outputs]:
+        """All outputs, written again from what the folder knows; asks nothing and needs no store.
+
+        `sinks` is the submission with other sinks, which it has from now on. Raises SinkError.
+        """
+        submission = sinks or self.submission
+        with self.role("collector"):
+            files = self.output_files(submission)
+            if overwrite:
+                self._refuse_read(submission, files)
+            else:
+                refuse_changed(files)
+            with self.ledger.transaction():
+                self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
+                self.ledger.begin_outputs()
+                if overwrite:
+                    _adopt_changed(files)
+            self._keep_copy(submission)
+            opened = open_sinks(
+                submission.sinks, self.path, submission.sink_options, self.reader(), self.record
+            )
+            outputs = Outputs(self.ledger, self.record, opened)
+            try:
+                while outputs.write():
+                    pass
+                outputs.finish()
+                yield outputs
+            finally:
+                outputs.close()
+
+    def _refuse_read(self, submission: Submission, files: Iterable[OutputFile]) -> None:
+        """Raises SinkError where one of the files is a picture or a manifest of the run."""
+        written = {os.path.realpath(file.path) for file in files}
+        for place in submission.sources:
+            _refuse_overwritten(place, written)
+        for row in self.ledger.in_order():
+            if isinstance(row.image, ImagePath):
+                _refuse_overwritten(row.image.to_path(), written)
 
     def change_model(self, model: str) -> None:
         """Have the model id `model` answer what is not answered yet."""

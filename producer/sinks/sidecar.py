@@ -38,6 +38,10 @@ TOO_LARGE: Final = "the file there is no caption: it is larger than 16 MiB, or n
 
 REFUSED_BY_SYSTEM: Final = (
     errno.EACCES,
+    errno.EEXIST,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.ENOENT,
     errno.EPERM,
     errno.EROFS,
     errno.ENAMETOOLONG,
@@ -49,7 +53,11 @@ REFUSED_BY_SYSTEM: Final = (
 
 
 class _LeaveAloneError(Exception):
-    """The sidecar stays as it is, for this reason."""
+    """The sidecar stays as it is, for this reason, as it should."""
+
+
+class _CannotError(Exception):
+    """The sidecar cannot be written, for this reason."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class _Plan:
     """What was there when the plan was made; None: nothing."""
     first: bool
     """Nothing of ours was there."""
-    example: str
+    row: AnsweredRow
 
 
 class SidecarSink:
@@ -99,7 +107,7 @@ class SidecarSink:
                     temporary_beside(path).unlink()
                 try:
                     content = _content(path)
-                except _LeaveAloneError:
+                except (_CannotError, OSError):
                     continue
                 if content is not None and sha256(content) == sidecar.pending:
                     record.settle(sidecar.path)
@@ -109,7 +117,7 @@ class SidecarSink:
         plans: list[_Plan] = []
         with record.transaction():
             for row in rows:
-                with self._noted(printable(row.name or row.id)):
+                with self._noted(row):
                     plan = self._plan(row, record)
                     plans += [plan] if plan is not None else []
         written = {plan.path for plan in plans if self._carry_out(plan)}
@@ -138,10 +146,10 @@ class SidecarSink:
     def _plan(self, row: AnsweredRow, record: SidecarRecord) -> _Plan | None:
         """Record what is about to be written; None if it is there already."""
         text, reason = caption(row, self._options)
-        if not isinstance(row.image, ImagePath) or not row.image.to_path().is_absolute():
-            raise _LeaveAloneError(NO_FILE)
         if text is None:
             raise _LeaveAloneError(reason)
+        if not isinstance(row.image, ImagePath) or not row.image.to_path().is_absolute():
+            raise _CannotError(NO_FILE)
         image = row.image.to_path()
         path = self._target(image, row.name)
         # One file may be reached by several folders' names.
@@ -149,6 +157,8 @@ class SidecarSink:
         known = record.get(os.fsencode(path))
         if known is not None:
             _refuse_another_rows(known, os.fsencode(image), row.position)
+        if self._options.sidecar_policy == "skip" and path.is_symlink() and path.is_file():
+            raise _LeaveAloneError(FOREIGN)
         before = _content(path)
         base, written = self._base(before, known)
         part = self._part(text.encode(), base)
@@ -170,7 +180,7 @@ class SidecarSink:
             record.put(replace(sidecar, written=sidecar.pending))
             return None
         record.put(sidecar)
-        return _Plan(path, content, before, written is None, printable(row.name or row.id))
+        return _Plan(path, content, before, written is None, row)
 
     def _target(self, image: Path, name: str | None) -> Path:
         extension = self._options.caption_extension
@@ -178,15 +188,15 @@ class SidecarSink:
             folder = image.parent
             tree = _folder_of_source(image, name)
             if not folder.is_dir():
-                raise _LeaveAloneError(NO_FOLDER)
+                raise _CannotError(NO_FOLDER)
         else:
             tree = self._root
             folder = Path(os.path.normpath(tree / (name or image.name))).parent
             if not folder.is_relative_to(tree) or not _is_within(folder, tree):
-                raise _LeaveAloneError(OUTSIDE)
+                raise _CannotError(OUTSIDE)
             folder.mkdir(parents=True, exist_ok=True)
         if not _is_within(folder, tree):
-            raise _LeaveAloneError(OUTSIDE)
+            raise _CannotError(OUTSIDE)
         stem = image.name if self._options.sidecar_name == "full" else image.stem
         return Path(os.path.realpath(folder), stem + extension)
 
@@ -227,7 +237,7 @@ class SidecarSink:
         temporary = temporary_beside(plan.path)
         done = False
         try:
-            with self._noted(plan.example):
+            with self._noted(plan.row):
                 temporary.unlink(missing_ok=True)
                 with temporary.open("xb") as file:
                     if plan.before is not None:
@@ -245,24 +255,26 @@ class SidecarSink:
         return done
 
     @contextmanager
-    def _noted(self, example: str) -> Iterator[None]:
-        """A reason to leave one sidecar alone ends the block, and nothing else."""
+    def _noted(self, row: AnsweredRow) -> Iterator[None]:
+        """What stands in the way of one sidecar ends the block, and nothing else."""
         try:
             yield
         except _LeaveAloneError as reason:
-            self.left_alone.note(str(reason), example)
+            self.left_alone.note(str(reason), printable(row.name or row.id))
+        except _CannotError as reason:
+            self.left_alone.miss(row, str(reason))
         except OSError as error:
             if error.errno not in REFUSED_BY_SYSTEM:
                 raise
-            self.left_alone.note(f"the system refuses it ({error.strerror})", example)
+            self.left_alone.miss(row, f"the system refuses it ({error.strerror})")
 
 
 def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
     if known.image == image:
         if known.position not in (None, position):
-            raise _LeaveAloneError(TWICE)
+            raise _CannotError(TWICE)
     elif known.position is not None or os.path.lexists(known.image):
-        raise _LeaveAloneError(SHARED)
+        raise _CannotError(SHARED)
 
 
 def _folder_of_source(image: Path, name: str | None) -> Path:
@@ -283,9 +295,9 @@ def _content(path: Path) -> bytes | None:
     try:
         found = path.stat(follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
-            raise _LeaveAloneError(LINK)
+            raise _CannotError(LINK)
         if not stat.S_ISREG(found.st_mode) or found.st_size > SIDECAR_MAX_BYTES:
-            raise _LeaveAloneError(TOO_LARGE)
+            raise _CannotError(TOO_LARGE)
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             return file.read()
     except FileNotFoundError:
