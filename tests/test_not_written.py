@@ -84,8 +84,10 @@ def test_the_exit_codes_of_the_documentation(
     assert (out / "answers.csv").exists()
     assert connection.dbsize() == 0, "nothing was asked, and no server needed"
 
-    (tmp_path / "rows.jsonl").write_text('{"image": "gone.png"}')
-    ran = captionmill("run", *ask_all(tmp_path / "rows.jsonl", tmp_path / "failed", redis_url, "--ship"))
+    body = {"messages": [{"role": "user", "content": "Hi?"}], "best_of": 2}  # refused, that row alone
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(line))
+    ran = captionmill("run", *ask_all(tmp_path / "rows.jsonl", tmp_path / "failed", redis_url))
     seen[ran.returncode] = "failed"
     ran = captionmill("run", *ask_all(tmp_path / "nowhere", tmp_path / "refused", redis_url))
     seen[ran.returncode] = "refused"
