@@ -15,6 +15,7 @@ class FailureCode(StrEnum):
     IMAGE_NOT_ALLOWED = "image_not_allowed"
     IMAGE_UNREADABLE = "image_unreadable"
     IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_ASPECT = "image_aspect"
     NOT_AN_IMAGE = "not_an_image"
     IMAGE_BROKEN = "image_broken"
     IMAGE_CRASHED_DECODER = "image_crashed_decoder"

@@ -11,6 +11,7 @@ IMAGE_REFUSED = {
     FailureCode.IMAGE_NOT_ALLOWED,
     FailureCode.IMAGE_UNREADABLE,
     FailureCode.IMAGE_TOO_LARGE,
+    FailureCode.IMAGE_ASPECT,
     FailureCode.NOT_AN_IMAGE,
     FailureCode.IMAGE_BROKEN,
 }
