@@ -20,6 +20,7 @@ class FailureCode(StrEnum):
     IMAGE_BROKEN = "image_broken"
     IMAGE_CRASHED_DECODER = "image_crashed_decoder"
     URL_NOT_ALLOWED = "url_not_allowed"
+    URL_OPTED_OUT = "url_opted_out"
     DOWNLOAD_FAILED = "download_failed"
     QUESTION_TOO_LONG = "question_too_long"
     QUESTION_REFUSED = "question_refused"

@@ -168,7 +168,7 @@ def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
         )
     with _decoding(content, limits):
         content = pixels_alone(content)
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         check_size(image.height, image.width, limits)
         if image.format in JPEG:
             _check_scans(content)

@@ -14,6 +14,7 @@ IMAGE_REFUSED = {
     FailureCode.IMAGE_ASPECT,
     FailureCode.NOT_AN_IMAGE,
     FailureCode.IMAGE_BROKEN,
+    FailureCode.URL_OPTED_OUT,
 }
 """Failures that every further question about the image would end in."""
 
