@@ -455,8 +455,17 @@ class OutputChoices:
 
 @dataclass(frozen=True)
 class SinkChoices(OutputChoices):
-    """Where answers go, and how images travel."""
+    """Where answers go, which are there already, and how images travel."""
 
+    skip_answered: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Images that have an answer in FILE (JSONL, CSV, …) are not asked about; may be repeated.",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
+    ] = None
     ship: Annotated[
         bool,
         typer.Option(

@@ -41,7 +41,7 @@ from contract.job import GenerationParameters
 from contract.option_groups import with_groups
 from producer.attendance import Attendance
 from producer.connection import connect
-from producer.driving import drive, event, make_contact_sheet, report, summary
+from producer.driving import drive, event, make_contact_sheet, report, summary, tell_answered
 from producer.estimate import Sample
 from producer.estimate import estimate as measure
 from producer.first_jobs import FirstJobsFailError
@@ -163,6 +163,9 @@ def run(
                 console.print(f"The run's folder is {shown(out)} (--out names another one).")
             planned = plan(out, submission, server, add=add, overwrite=sinks.overwrite)
             tell_planned(planned, questions, console, as_json=as_json)
+            if not planned.rows:
+                console.print("There is nothing to ask.")
+                raise typer.Exit
         with serving(server, out, model, local, console) as site:
             code = work(
                 out,
@@ -389,6 +392,7 @@ def make_submission(
         upload_budget_bytes=sinks.ship_mib * 2**20,
         sinks=tuple(sinks.sink or ("jsonl",)),
         sink_options=sinks.options(),
+        skip_answered=tuple(sinks.skip_answered or ()),
     )
 
 
@@ -438,9 +442,11 @@ def plan(
 def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
     """What a person may not expect of the sources, before the first job is sent."""
     if as_json:
-        event("planned", {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()})
+        counts = {"rows": planned.rows, "gone": planned.gone, "answered_already": dict(planned.answered)}
+        event("planned", counts | {"skipped": planned.skipped.fields()})
     if planned.skipped:
         console.print(f"{planned.skipped.told()}.")
+    tell_answered(planned.answered, console)
     if planned.gone:
         console.print(
             "No longer in the sources as they are read now, and so no longer in the outputs: "

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from producer.run_folder import RunFolder, Work
 from producer.sinks.columns import printable
 from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
+from producer.sources.skipped import counted
 
 NAMED: Final = 10
 """So many outputs that are not on disk are named for each sink; failures.jsonl has all."""
@@ -95,6 +96,7 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
         "failures": failures,
         "finished": folder.finished,
         "skipped": folder.skipped.fields(),
+        "answered_already": folder.answered_already,
     }
     result["not_written"] = not_written(folder)
     if outputs is not None:
@@ -130,6 +132,7 @@ def report(found: dict[str, Any], console: Console) -> None:
         console.print(f"New jobs: {found['jobs_sent']}; what the folder knew already was not asked again.")
     if found["skipped"]:
         console.print(f"{Skipped.of(found['skipped']).told()}.")
+    tell_answered(found["answered_already"], console)
     for code, count in found["failures"].items():
         told = found.get("remedies", {}).get(code)
         console.print(f"  {count:6d}  {code}" + (f": {told}" if told else ""))
@@ -140,6 +143,12 @@ def report(found: dict[str, Any], console: Console) -> None:
                 f"  {count:6d}  {sink}: not written, as {reason}" + (f" ({example})" if example else "")
             )
     _report_not_written(found, console)
+
+
+def tell_answered(answered: Mapping[str, int], console: Console) -> None:
+    """Images that are not asked about, as their answers are there."""
+    for where, count in answered.items():
+        console.print(f"{counted(count, 'image')} not asked about, as the answer is there: {where}.")
 
 
 def _report_not_written(found: dict[str, Any], console: Console) -> None:

@@ -12,9 +12,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
+from producer.answered_already import AnsweredAlready
 from producer.asking import Asking
 from producer.collect import Collector
 from producer.database import LedgerDamagedError
@@ -64,6 +65,7 @@ FINISHED: Final = "finished"
 MODEL: Final = "model"
 IMAGE_FOLDERS: Final = "image_folders"
 SKIPPED: Final = "skipped"
+ANSWERED_ALREADY: Final = "answered_already"
 LEFT_RUNS: Final = "left_runs"
 """Names in the ledger's state."""
 SUBMISSION_FILE: Final = "submission.json"
@@ -96,6 +98,8 @@ class Submission(BaseModel):
     upload_budget_bytes: int = BUDGET_BYTES
     sinks: tuple[str, ...] = ("jsonl",)
     sink_options: SinkOptions = SinkOptions()
+    skip_answered: tuple[str, ...] = ()
+    """Files whose images need not be asked about any more."""
 
     def at_home(self) -> Self:
         """The same with every path absolute, so that it holds wherever the run is continued.
@@ -110,7 +114,9 @@ class Submission(BaseModel):
             kind, separator, path = spec.partition(":")
             sinks.append(f"{kind}{separator}{os.path.abspath(path)}" if path else spec)
         sources = tuple(dict.fromkeys(map(place_of, self.sources)))
-        return self.model_copy(update={"sources": sources, "options": options, "sinks": tuple(sinks)})
+        answered = tuple(map(os.path.abspath, self.skip_answered))
+        changes = {"sources": sources, "options": options, "sinks": tuple(sinks), "skip_answered": answered}
+        return self.model_copy(update=changes)
 
     def beside_images(self, source: Source) -> Self:
         """The same at home, with a place for each sink that writes beside the images. Raises SinkError."""
@@ -166,6 +172,8 @@ class Planned:
     """Of the rows, those that bring no question of their own."""
     gone: int = 0
     """Rows that the same sources had when they were planned before, and have no more."""
+    answered: Mapping[str, int] = field(default_factory=dict)
+    """Where an answer is already → images that are not asked about, and no rows."""
 
 
 class RunFolder:
@@ -206,6 +214,11 @@ class RunFolder:
     def skipped(self) -> Skipped:
         """What the sources left out when the rows were planned."""
         return Skipped.of(self.ledger.state(SKIPPED) or {})
+
+    @property
+    def answered_already(self) -> dict[str, int]:
+        """Where answers were when the rows were planned → images that were not asked about."""
+        return self.ledger.state(ANSWERED_ALREADY) or {}
 
     @property
     def finished(self) -> bool:
@@ -254,9 +267,19 @@ class RunFolder:
         caption = submission.sink_options.question
         asked_of_all = [one.id for one in submission.prompts]
         asks_caption = caption is None
-        with self.ledger.new_rows() as rows:
+        known = AnsweredAlready(
+            submission.sinks,
+            submission.sink_options,
+            submission.skip_answered,
+            self.path,
+            questions=asked_of_all,
+            image_root=submission.options.image_root,
+        )
+        with closing(known), self.ledger.new_rows() as rows:
             try:
                 for row in source.rows():
+                    if known.has(row):
+                        continue
                     if isinstance(row.image, ImagePath):
                         _refuse_overwritten(row.image.to_path(), written)
                     folders.add(row.image)
@@ -266,12 +289,13 @@ class RunFolder:
                 rows.flush()
             except LedgerError as error:
                 raise SourceError(str(error)) from None
-            if not asks_caption and not (planned.asked_by_run and caption in asked_of_all):
+            planned.answered = dict(known.counts)
+            if rows.count and not asks_caption and not (planned.asked_by_run and caption in asked_of_all):
                 raise SinkError(
                     f'No row is asked a question with the id "{caption}", which --caption-question names; '
                     f"the run's own are {', '.join(asked_of_all)}."
                 )
-            if not rows.count:
+            if not rows.count and not known.counts:
                 raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
@@ -282,6 +306,7 @@ class RunFolder:
             self.ledger.set_state(FINISHED, False)
             self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
             self.ledger.set_state(SKIPPED, source.skipped.fields())
+            self.ledger.set_state(ANSWERED_ALREADY, planned.answered)
             if changed == "adopt":
                 _adopt_changed(files)
         self._keep_copy(submission)

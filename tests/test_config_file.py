@@ -67,6 +67,7 @@ VALUES: dict[str, list[Any]] = {
     "seed": [11],
     "sink": [["csv"], ["jsonl", "csv:tables/a.csv"], ["sidecar:/data/captions"]],
     "sidecars": ["overwrite"],
+    "skip_answered": [["answers.jsonl"], ["/runs/a.csv", "b.jsonl"]],
     "sidecar_name": ["full"],
     "final_newline": [True, False],
     "overwrite": [True],

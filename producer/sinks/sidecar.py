@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contract.job import ImagePath
-from producer.rows import AnsweredRow
+from producer.rows import AnsweredRow, RowImage
 from producer.sinks.answers import caption
 from producer.sinks.columns import printable
 from producer.sinks.files import sync_folder, temporary_beside
@@ -183,22 +183,15 @@ class SidecarSink:
         return _Plan(path, content, before, written is None, row)
 
     def _target(self, image: Path, name: str | None) -> Path:
-        extension = self._options.caption_extension
+        path, tree = _place(image, name, self._root, self._options)
         if self._root is None:
-            folder = image.parent
-            tree = _folder_of_source(image, name)
-            if not folder.is_dir():
+            if not path.parent.is_dir():
                 raise _CannotError(NO_FOLDER)
         else:
-            tree = self._root
-            folder = Path(os.path.normpath(tree / (name or image.name))).parent
-            if not folder.is_relative_to(tree) or not _is_within(folder, tree):
-                raise _CannotError(OUTSIDE)
-            folder.mkdir(parents=True, exist_ok=True)
-        if not _is_within(folder, tree):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_within(path.parent, tree):
             raise _CannotError(OUTSIDE)
-        stem = image.name if self._options.sidecar_name == "full" else image.stem
-        return Path(os.path.realpath(folder), stem + extension)
+        return Path(os.path.realpath(path.parent), path.name)
 
     def _base(self, before: bytes | None, known: Sidecar | None) -> tuple[bytes | None, bytes | None]:
         """The text of somebody else's in the sidecar, and the hash of our own if it is there."""
@@ -267,6 +260,43 @@ class SidecarSink:
             if error.errno not in REFUSED_BY_SYSTEM:
                 raise
             self.left_alone.miss(row, f"the system refuses it ({error.strerror})")
+
+
+class Captioned:
+    """Which images have a sidecar that --sidecars skip leaves alone, before anything is asked."""
+
+    def __init__(self, root: Path | None, record: Path, options: SinkOptions) -> None:
+        """As SidecarSink; a record that is not there is not made."""
+        self._root = root
+        self._options = options
+        self._record = SidecarRecord(record) if record.exists() else None
+
+    def has(self, image: RowImage | None, name: str | None) -> bool:
+        """Whether a file is there that this run folder did not write."""
+        if not isinstance(image, ImagePath):
+            return False
+        try:
+            path, _ = _place(image.to_path(), name, self._root, self._options)
+            path = Path(os.path.realpath(path.parent), path.name)
+            is_there = path.is_file()
+        except (_CannotError, OSError, ValueError):
+            return False
+        return is_there and (self._record is None or self._record.get(os.fsencode(path)) is None)
+
+    def close(self) -> None:
+        if self._record is not None:
+            self._record.close()
+
+
+def _place(image: Path, name: str | None, root: Path | None, options: SinkOptions) -> tuple[Path, Path]:
+    """The sidecar, and the folder that it must be within."""
+    file = (image.name if options.sidecar_name == "full" else image.stem) + options.caption_extension
+    if root is None:
+        return image.parent / file, _folder_of_source(image, name)
+    folder = Path(os.path.normpath(root / (name or image.name))).parent
+    if not folder.is_relative_to(root) or not _is_within(folder, root):
+        raise _CannotError(OUTSIDE)
+    return folder / file, root
 
 
 def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
