@@ -1,5 +1,6 @@
 """Groups of command-line options that several commands share; knows no command."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from captionmill.config_file import read_config, replaces_what_is_asked
 from contract.job import Detail, GenerationParameters
+from producer.asking import Flagged
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
 from producer.sources import Format, SourceOptions
@@ -85,6 +87,16 @@ ConfigFile = Annotated[
         is_eager=True,
         help="A file of options, as --write-config writes it; options given here go first.",
         rich_help_panel=RUNNING,
+    ),
+]
+OnFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FLAG=NAME=VALUE",
+        help="An answer flagged truncated, repetition or empty is asked for once more, changed as in "
+        "repetition=repetition_penalty=1.1; the better one is written; may be repeated.",
+        rich_help_panel=GENERATION,
+        hidden=True,
     ),
 ]
 Overwrite = Annotated[
@@ -217,6 +229,27 @@ class GenerationOptions:
             words: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
             changes["early_stopping"] = words[self.early_stopping.value]
         return changes
+
+
+def read_on_flag(given: Sequence[str], generation: GenerationOptions) -> dict[Flagged, dict[str, Any]]:
+    """Flag → changed parameters. Raises ValidationError for what is no parameter, typer's for the form."""
+    found: dict[Flagged, dict[str, Any]] = {}
+    for one in given:
+        flag, _, change = one.partition("=")
+        name, separator, value = change.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if flag not in tuple(Flagged) or not separator or name not in GenerationParameters.model_fields:
+            raise typer.BadParameter(
+                f'"{one}" must be like repetition=repetition_penalty=1.1, a flag '
+                f"({', '.join(Flagged)}), a parameter and its value."
+            )
+        try:
+            found.setdefault(Flagged(flag), {})[name] = json.loads(value)
+        except ValueError:
+            found.setdefault(Flagged(flag), {})[name] = value
+    for changes in found.values():
+        GenerationParameters.model_validate(generation.changes() | changes)
+    return found
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from captionmill.options import (
     KeepGoing,
     LocalOptions,
     Model,
+    OnFlag,
     Overwrite,
     QuestionOptions,
     RedisUrl,
@@ -34,11 +35,13 @@ from captionmill.options import (
     SinkChoices,
     SourceChoices,
     WindowSize,
+    read_on_flag,
 )
 from captionmill.serving import Site, check_local, connected, own_site, server_or_none
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
+from producer.asking import Flagged
 from producer.attendance import Attendance
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary, tell_answered
@@ -61,6 +64,12 @@ from producer.worker_line import no_worker
 from producer.workers import live_workers
 
 DRY_ROWS: Final = 5
+CHANGES: Final[Mapping[Flagged, str]] = {
+    Flagged.REPETITION: "--repetition-penalty 1.1",
+    Flagged.TRUNCATED: "--max-new-tokens 1024",
+    Flagged.EMPTY: "--min-new-tokens 3",
+}
+"""Flag of an answer → what may give one without it."""
 OUT_SUFFIX: Final = "-answers"
 RESUMED: Final = frozenset(
     (
@@ -110,6 +119,7 @@ def run(
     redis_url: RedisUrl = None,
     window: WindowSize = None,
     keep_going: KeepGoing = False,
+    on_flag: OnFlag = None,
     as_json: AsJson = False,
     _config: ConfigFile = None,
     write_config: Annotated[
@@ -144,7 +154,7 @@ def run(
                 source = source or [os.curdir]  # a file may leave open what is asked about
             submission = make_submission(
                 source, questions, options, generation, sinks, model, local=server is None
-            )
+            ).model_copy(update={"on_flag": read_on_flag(on_flag or (), generation)})
             if write_config is not None:
                 config_file.write_config(write_config, context)
                 console.print(f"Written; use it with: captionmill run --config {shown(write_config)}")
@@ -256,6 +266,14 @@ def retry(
             metavar="CODE", help=f"Only failures of this code: {', '.join(FailureCode)}; may be repeated."
         ),
     ] = None,
+    flag: Annotated[
+        list[Flagged] | None,
+        typer.Option(
+            metavar="FLAG",
+            help="Answers with this flag, and with changed parameters: truncated, repetition or empty; may "
+            "be repeated.",
+        ),
+    ] = None,
     *,
     generation: GenerationOptions,
     model: Model = None,
@@ -266,7 +284,10 @@ def retry(
     keep_going: KeepGoing = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask failed questions again, with changed parameters if any are given."""
+    """Ask failed questions again, with changed parameters if any are given.
+
+    With --flag, those whose answer has it: the better of both answers is written.
+    """
     console = make_console(as_json=as_json)
     with sentences():
         server = server_or_none(redis_url, local)
@@ -283,9 +304,15 @@ def retry(
                 submission.parameters.model_dump(exclude_defaults=True) | generation.changes()
             ).model_dump(mode="json")
             changed = {name: changes[name] for name in generation.changes()}
+            if flag and not changed:
+                refuse(
+                    f"--flag {flag[0]} needs a parameter to change, such as {CHANGES[flag[0]]}: the same "
+                    "question has the same answer."
+                )
             with opened.role("feeder"), opened.role("collector"):
-                count = opened.retry(codes, changed, overwrite=overwrite)
-        console.print(f"{count} failed questions are asked again.")
+                count = opened.retry(codes, changed, flags=flag or (), overwrite=overwrite)
+        kind = "questions" if flag else "failed questions"
+        console.print(f"{count} {kind} are asked again.")
         with serving(server, folder, model, local, console) as site:
             exit_code = work(
                 folder, site, console, window=window, as_json=as_json, keep_going=keep_going, model=model

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -18,6 +19,14 @@ REFUSED_ID: Final = "q1"
 """Question id of a row that cannot be asked anything."""
 ANY_IMAGE: Final = ImagePath(path="image")
 ANY_TEXT: Final = "answer"
+
+
+class Flagged(StrEnum):
+    """Flags of an answer that another one to the same question may be without."""
+
+    TRUNCATED = "truncated"
+    REPETITION = "repetition"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,15 @@ class Asking:
         parameters: GenerationParameters,
         detail: Detail,
         overrides: Mapping[str, Any] | None = None,
+        on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`overrides` are fields of GenerationParameters that go before all others."""
+        """`overrides` are fields of GenerationParameters that go before all others; `on_flag` has such for
+        questions that are asked once more."""
         self._prompts = tuple(prompts)
         self._parameters = parameters
         self._detail = detail
         self._overrides = dict(overrides or {})
+        self._on_flag = on_flag or {}
         self._merged: dict[str, GenerationParameters] = {}
 
     def detail(self, row: Row) -> Detail:
@@ -60,6 +72,15 @@ class Asking:
         wishes = list(self._wishes(row, answered))
         if not wishes:
             raise SourceError(f'The row "{shown(row.id)}" has no question, and no --question was given.')
+        count = len(wishes)
+        for changes in self._on_flag.values():
+            again = dict.fromkeys(range(len(wishes)), changes)
+            plain = {wish.number: wish.parameters for wish in wishes[:count]}
+            wishes += [
+                one
+                for one in self._wishes(row, answered, again=again)
+                if _is_open(one) and one.parameters != plain[one.number]
+            ]
         questions = [wish.asked for wish in wishes if isinstance(wish.asked, Question)]
         if all(question.choices is not None for question in questions) and any(
             wish.parameters != effective(wish.parameters, choices=True) for wish in wishes
@@ -86,21 +107,37 @@ class Asking:
                 )
         except ValidationError as invalid:
             raise SourceError(f'The row "{shown(row.id)}": {first_complaint(invalid)}') from None
-        return len(wishes)
+        return count
 
-    def ready(self, row: Row, outcomes: Mapping[str, Answer | Failure | None]) -> list[Wish]:
-        """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there."""
+    def ready(
+        self,
+        row: Row,
+        outcomes: Mapping[str, Answer | Failure | None],
+        again: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> list[Wish]:
+        """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there.
+
+        `again` has the changed parameters of questions that are asked again, by number.
+        """
         if row.refusal is not None:
             return [Wish(0, REFUSED_ID, "", row.refusal, self._parameters)] if not outcomes else []
         failed = {one for one, outcome in outcomes.items() if isinstance(outcome, Failure)}
         texts = {one: outcome.text for one, outcome in outcomes.items() if isinstance(outcome, Answer)}
-        return [wish for wish in self._wishes(row, texts, failed) if wish.id not in outcomes]
+        return [wish for wish in self._wishes(row, texts, failed, again) if wish.id not in outcomes]
 
     def _wishes(
-        self, row: Row, answers: Mapping[str, str], failed: frozenset[str] | set[str] = frozenset()
+        self,
+        row: Row,
+        answers: Mapping[str, str],
+        failed: frozenset[str] | set[str] = frozenset(),
+        again: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> list[Wish]:
+        changes = again or {}
         if row.questions:
-            return [self._wish(number, row, one, {}) for number, one in enumerate(row.questions)]
+            return [
+                self._wish(number, row, one, {}, changes.get(number, {}))
+                for number, one in enumerate(row.questions)
+            ]
         wishes = []
         for number, prompt in enumerate(self._prompts):
             lost = [one for one in prompt.answers if one in failed]
@@ -112,16 +149,18 @@ class Asking:
                 wishes.append(Wish(number, prompt.id, prompt.text, failure, self._parameters))
             elif all(one in answers for one in prompt.answers):
                 question = render(prompt, row, answers)
-                wishes.append(self._wish(number, row, question, prompt.parameters))
+                wishes.append(self._wish(number, row, question, prompt.parameters, changes.get(number, {})))
         return wishes
 
-    def _wish(self, number: int, row: Row, question: Question, own: Mapping[str, Any]) -> Wish:
+    def _wish(
+        self, number: int, row: Row, question: Question, own: Mapping[str, Any], again: Mapping[str, Any]
+    ) -> Wish:
         prompt = question.model_dump(mode="json")["messages"]
-        return Wish(number, question.id, prompt, question, self._with(row, own))
+        return Wish(number, question.id, prompt, question, self._with(row, own, again))
 
-    def _with(self, row: Row, own: Mapping[str, Any]) -> GenerationParameters:
-        """The run's parameters, over them the prompt's, over them the row's."""
-        changes = {**own, **row.parameters, **self._overrides}
+    def _with(self, row: Row, own: Mapping[str, Any], again: Mapping[str, Any]) -> GenerationParameters:
+        """The run's parameters, over them the prompt's, the row's, and what is changed for another try."""
+        changes = {**own, **row.parameters, **self._overrides, **again}
         if not changes:
             return self._parameters
         key = repr(sorted(changes.items()))
@@ -134,6 +173,11 @@ class Asking:
             except ValidationError as invalid:
                 raise SourceError(f'The row "{shown(row.id)}": {first_complaint(invalid)}') from None
         return self._merged[key]
+
+
+def _is_open(wish: Wish) -> bool:
+    """Whether the answer is generated: one that is chosen has no flag."""
+    return isinstance(wish.asked, Question) and wish.asked.choices is None
 
 
 def by_parameters(wishes: Sequence[Wish]) -> dict[GenerationParameters, list[Wish]]:

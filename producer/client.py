@@ -22,6 +22,7 @@ from contract.broker import VISIBILITY_TIMEOUT_S
 from contract.failure import Failure
 from contract.job import Detail, GenerationParameters
 from producer.ask import Asked, ask
+from producer.asking import Flagged
 from producer.connection import connect
 from producer.model_choice import model_id, model_to_ask
 from producer.outputs import NotWrittenError
@@ -70,6 +71,7 @@ class Client:
         add: bool = False,
         questions: Sequence[str | Prompt] = (),
         parameters: Mapping[str, Any] | GenerationParameters | None = None,
+        on_flag: Mapping[str, Mapping[str, Any]] | None = None,
         detail: Detail = "high",
         options: SourceOptions | None = None,
         sinks: Sequence[str] = ("jsonl",),
@@ -99,6 +101,7 @@ class Client:
             options=options or SourceOptions(),
             prompts=(*read_prompts(texts, None, None), *given),
             parameters=parameters,
+            on_flag={Flagged(flag): dict(changes) for flag, changes in (on_flag or {}).items()},
             detail=detail,
             model=None if model is None else model_id(model),
             ship=ship,

@@ -97,6 +97,7 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
         "finished": folder.finished,
         "skipped": folder.skipped.fields(),
         "answered_already": folder.answered_already,
+        "asked_again": dict(zip(("questions", "better"), ledger.asked_again(), strict=True)),
     }
     result["not_written"] = not_written(folder)
     if outputs is not None:
@@ -133,6 +134,10 @@ def report(found: dict[str, Any], console: Console) -> None:
     if found["skipped"]:
         console.print(f"{Skipped.of(found['skipped']).told()}.")
     tell_answered(found["answered_already"], console)
+    again = found["asked_again"]
+    if again["questions"]:
+        told = counted(again["questions"], "flagged answer")
+        console.print(f"{told} asked for once more; {again['better']} of the others are better and written.")
     for code, count in found["failures"].items():
         told = found.get("remedies", {}).get(code)
         console.print(f"  {count:6d}  {code}" + (f": {told}" if told else ""))

@@ -8,6 +8,7 @@ job       what was sent: index in the run's done bitmap and stream, and whether 
 file      image file → its digest, so that what did not change is not read again
 output    output file → what the run folder wrote there, so that a person's change is not written over
 unwritten   sink and row → why the output is not on disk
+earlier   question that is asked again for a flag → the ask before, and what is changed for the other
 
 Everything that belongs together is one transaction, made durable before anything outside depends on it. Two
 processes may have a ledger open, one that feeds and one that collects.
@@ -86,7 +87,11 @@ UNWRITTEN: Final = (
     "CREATE TABLE IF NOT EXISTS unwritten (sink TEXT NOT NULL, position INTEGER NOT NULL, "
     "at_end INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (sink, position)) WITHOUT ROWID"
 )
-"""Folders of earlier releases get both when they are opened; readers do without."""
+EARLIER: Final = (
+    "CREATE TABLE IF NOT EXISTS earlier (position INTEGER NOT NULL, number INTEGER NOT NULL, "
+    "ask INTEGER NOT NULL, changes TEXT NOT NULL, PRIMARY KEY (position, number)) WITHOUT ROWID"
+)
+"""Folders of earlier releases get these when they are opened; readers do without."""
 ASK: Final = """
 INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
@@ -208,6 +213,7 @@ class Ledger:
         if not read_only:
             self._db.execute(OUTPUT)
             self._db.execute(UNWRITTEN)
+            self._db.execute(EARLIER)
 
     def _has_our_tables(self) -> bool:
         told = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema")}
@@ -291,6 +297,7 @@ class Ledger:
             self._db.execute("DROP TABLE row")
             self._db.execute("ALTER TABLE row_next RENAME TO row")
             self._db.execute("DELETE FROM question")
+            self._db.execute("DELETE FROM earlier")
             for statement in ROW_INDICES.split(";"):
                 self._db.execute(statement)
             self.set_state("rows", rows.count)
@@ -312,6 +319,17 @@ class Ledger:
             return [
                 NextRow(position, _row(row_id, content), fed > 0) for position, row_id, content, fed in chosen
             ]
+
+    def changes(self, positions: Sequence[int]) -> dict[int, dict[int, dict[str, Any]]]:
+        """Position → number of a question that is asked again → the parameters that are changed for it."""
+        found: dict[int, dict[int, dict[str, Any]]] = {}
+        marks = ",".join("?" * len(positions))
+        for position, number, changes in self._db.execute(
+            f"SELECT position, number, changes FROM earlier WHERE position IN ({marks})", tuple(positions)
+        ):
+            with self._db.reading():
+                found.setdefault(position, {})[number] = json.loads(changes)
+        return found
 
     def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
         """Question id → outcome, of the row's questions that have been fed."""
@@ -468,6 +486,7 @@ class Ledger:
 
     def _finish(self, positions: Sequence[int]) -> None:
         """Rows without open questions are complete, or due for what is left of them."""
+        self._choose(positions)
         following = int(self.state("last_seq") or 0) + 1
         complete: list[tuple[int, int]] = []
         for position in positions:
@@ -482,6 +501,68 @@ class Ledger:
         self._db.executemany("UPDATE row SET seq = ? WHERE position = ?", complete)
         if complete:
             self.set_state("last_seq", complete[-1][0])
+
+    def _choose(self, positions: Sequence[int]) -> None:
+        """Of questions that were asked again, the better answer is the question's; the other is kept, too."""
+        marks = ",".join("?" * len(positions))
+        for position, number, ask, before, after in self._db.execute(
+            f"""SELECT e.position, e.number, e.ask, b.outcome, a.outcome FROM earlier e
+            JOIN question q ON q.position = e.position AND q.number = e.number
+            JOIN ask a ON a.id = q.ask JOIN ask b ON b.id = e.ask
+            WHERE q.ask <> e.ask AND a.outcome IS NOT NULL AND e.position IN ({marks})""",
+            tuple(positions),
+        ).fetchall():
+            with self._db.reading():
+                first, second = OUTCOME.validate_json(before), OUTCOME.validate_json(after)
+            if not _is_better(second, first):
+                self._db.execute(
+                    "UPDATE question SET ask = ? WHERE position = ? AND number = ?", (ask, position, number)
+                )
+
+    def ask_flagged_again(
+        self,
+        flag: str,
+        changes: Mapping[str, Any],
+        *,
+        positions: Sequence[int] | None = None,
+        jobs: Sequence[int] | None = None,
+    ) -> int:
+        """Make questions whose answer has a flag due again, with changed parameters. Returns how many.
+
+        Both answers are kept. With `positions` or `jobs`, of these alone, and once for each question.
+        """
+        chosen = ""
+        of: tuple[int, ...] = ()
+        if positions is not None or jobs is not None:
+            column, numbers = ("q.position", positions) if positions is not None else ("a.job", jobs)
+            of = tuple(numbers or ())
+            chosen = (
+                f"AND {column} IN ({','.join('?' * len(of))}) AND NOT EXISTS "
+                "(SELECT 1 FROM earlier e WHERE e.position = q.position AND e.number = q.number)"
+            )
+        found = self._db.execute(
+            f"""SELECT q.position, q.number, q.ask FROM question q JOIN ask a ON a.id = q.ask
+            WHERE a.code IS NULL AND a.outcome IS NOT NULL {chosen}
+            AND EXISTS (SELECT 1 FROM json_each(a.outcome, '$.flags') WHERE value = ?)""",
+            (*of, flag),
+        ).fetchall()
+        text = json.dumps(dict(changes))
+        for position, number, ask in found:
+            self._db.execute(
+                "INSERT OR REPLACE INTO earlier VALUES (?, ?, ?, ?)", (position, number, ask, text)
+            )
+            self._make_due(position, number)
+        return len(found)
+
+    def asked_again(self) -> tuple[int, int]:
+        """Questions that were asked again for a flag, and how many of them have the other answer."""
+        if not self._has_table("earlier"):
+            return 0, 0
+        found: tuple[int, int] = self._db.execute(
+            """SELECT count(*), coalesce(sum(q.ask <> e.ask), 0) FROM earlier e
+            JOIN question q ON q.position = e.position AND q.number = e.number"""
+        ).fetchone()
+        return found
 
     # Reading.
 
@@ -629,16 +710,19 @@ class Ledger:
             tuple(codes or ()),
         ).fetchall()
         for position, number, _ in failed:
-            self._db.execute("DELETE FROM question WHERE position = ? AND number = ?", (position, number))
-            self._db.execute(
-                "UPDATE row SET fed = fed - 1, due = CASE WHEN open = 0 THEN 1 END, seq = NULL "
-                "WHERE position = ?",
-                (position,),
-            )
+            self._make_due(position, number)
         self._db.executemany("DELETE FROM ask WHERE id = ?", [(ask,) for _, _, ask in failed])
         if failed:
             self.begin_outputs()
         return len(failed)
+
+    def _make_due(self, position: int, number: int) -> None:
+        self._db.execute("DELETE FROM question WHERE position = ? AND number = ?", (position, number))
+        self._db.execute(
+            "UPDATE row SET fed = fed - 1, due = CASE WHEN open = 0 THEN 1 END, seq = NULL "
+            "WHERE position = ?",
+            (position,),
+        )
 
     # Outputs.
 
@@ -678,7 +762,7 @@ class Ledger:
 
     def count_unwritten(self) -> dict[str, int]:
         """Sink → outputs that are not on disk."""
-        if not self._has_unwritten():
+        if not self._has_table("unwritten"):
             return {}
         return dict(self._db.execute("SELECT sink, count(*) FROM unwritten GROUP BY sink ORDER BY sink"))
 
@@ -700,8 +784,8 @@ class Ledger:
             [(sink, position, at_end, reason) for position, reason in rows],
         )
 
-    def _has_unwritten(self) -> bool:
-        found = self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'unwritten'").fetchone()
+    def _has_table(self, name: str) -> bool:
+        found = self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
         return found is not None
 
 
@@ -748,6 +832,13 @@ class NewRows:
                 return f'Row {position + 1} has the id "{_shown(os.fsdecode(row_id))}" of an earlier row.'
             seen.add(row_id)
         raise AssertionError("no id was there before")
+
+
+def _is_better(second: Outcome, first: Outcome) -> bool:
+    """Whether an answer to the same question, asked again, takes the place of the first one."""
+    if not isinstance(second, Answer):
+        return False
+    return not isinstance(first, Answer) or len(second.flags) < len(first.flags)
 
 
 def _row_id(row_id: str) -> bytes:

@@ -25,7 +25,7 @@ from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.answered_already import AnsweredAlready
-from producer.asking import Asking
+from producer.asking import Asking, Flagged
 from producer.collect import Collector
 from producer.database import LedgerDamagedError
 from producer.feed import Feeder, JobQueue
@@ -88,6 +88,8 @@ class Submission(BaseModel):
     """Of the sources that --add kept, where they are read otherwise than with `options`."""
     prompts: tuple[Prompt, ...] = ()
     parameters: GenerationParameters = GenerationParameters()
+    on_flag: dict[Flagged, dict[str, Any]] = {}
+    """Flag of an answer → parameters with which its question is asked once more."""
     detail: Detail = "high"
     model: str | None = None
     """The model id that must answer; None takes that of the live workers."""
@@ -255,7 +257,9 @@ class RunFolder:
     ) -> Planned:
         submission = submission.beside_images(source)
         check(submission.prompts, source.columns)
-        asking = Asking(submission.prompts, submission.parameters, submission.detail)
+        asking = Asking(
+            submission.prompts, submission.parameters, submission.detail, on_flag=submission.on_flag
+        )
         files = self.output_files(submission)
         if changed == "refuse":
             refuse_changed(files)
@@ -321,8 +325,17 @@ class RunFolder:
         sinks = make_sinks(submission.sinks, self.path, submission.sink_options, lambda _: None, self.record)
         return [self.contact_sheet, *(file for sink in sinks for file in sink.files())]
 
-    def retry(self, codes: list[str] | None, changes: dict[str, Any], *, overwrite: bool = False) -> int:
+    def retry(
+        self,
+        codes: list[str] | None,
+        changes: dict[str, Any],
+        *,
+        flags: Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> int:
         """Make failed questions due again, with changed parameters. Returns how many there are.
+
+        With `flags`, those whose answer has one of them; of failed ones then only those of `codes`.
 
         All outputs will be written anew, as after `plan`. Raises SinkError.
         """
@@ -330,14 +343,18 @@ class RunFolder:
         if not overwrite:
             refuse_changed(files)
         with self.ledger.transaction():
-            count = self.ledger.forget_failures(codes)
+            again = sum(self.ledger.ask_flagged_again(flag, changes) for flag in flags)
+            if again:
+                self.ledger.begin_outputs()
+                self.ledger.set_state(FINISHED, False)
+            count = self.ledger.forget_failures([] if flags and codes is None else codes)
             if count:
                 self.ledger.set_state(OVERRIDES, {**(self.ledger.state(OVERRIDES) or {}), **changes})
                 self.ledger.set_state(FINISHED, False)
             if overwrite:
                 self.ledger.begin_outputs()
                 _adopt_changed(files)
-        return count
+        return count + again
 
     def check_outputs(self) -> None:
         """Raises SinkError where a person's file would be written over when the run goes on."""
@@ -457,11 +474,12 @@ class RunFolder:
                     ),
                     run=self.run,
                     model=self._model(submission, {worker.model for worker in workers}),
+                    on_flag=submission.on_flag,
                 )
                 stack.callback(feeder.close)
             if collect:
                 stack.enter_context(self.role("collector"))
-                collector = Collector(connection, self.ledger, self.run, first_jobs)
+                collector = Collector(connection, self.ledger, self.run, first_jobs, submission.on_flag)
                 refuse_changed([self.contact_sheet])
                 read_image = self.reader(lazily)
                 sinks = open_sinks(

@@ -45,7 +45,9 @@ def test_the_command_asks_what_has_no_answer(
 
 
 def line(name: str, *texts: str | None) -> str:
-    answers = [{"question": "q1", "text": text} if text else {"failure": {}} for text in texts]
+    answers: list[dict[str, Any]] = [
+        {"question": "q1", "text": text} if text else {"failure": {}} for text in texts
+    ]
     return json.dumps({"image": name, "answers": answers})
 
 

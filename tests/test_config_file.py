@@ -52,6 +52,7 @@ VALUES: dict[str, list[Any]] = {
     "own_questions": [True, False],
     "max_new_tokens": [64],
     "min_new_tokens": [2],
+    "on_flag": [["repetition=repetition_penalty=1.1"]],
     "stop": [["."], ["END", "\t", "\\"]],
     "repetition_penalty": [1.25],
     "no_repeat_ngram_size": [3],
