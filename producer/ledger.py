@@ -171,6 +171,7 @@ class Ledger:
         if not create and not path.exists():
             raise LedgerError(f"{_shown(folder)} holds no run.")
         self.folder = folder
+        self._path = path.absolute()
         # SQLite leaves two files behind where it may only read.
         looks = read_only and not os.access(folder, os.W_OK)
         try:
@@ -180,6 +181,7 @@ class Ledger:
                 check_header(path)
             self._db = open_database(path, mode="ro" if looks else "rwc" if create else "rw")
             self._open(path, create=create, read_only=read_only)
+            self._opened = os.stat(path)
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{_shown(path)} cannot be opened: {error}.") from None
         self._db.execute(
@@ -245,12 +247,26 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
+            self.check_place()
             if error.sqlite_errorcode & 0xFF not in OF_THE_DISK:
                 raise
             raise LedgerError(
                 f"{_shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
                 "when there is room, go on with run --resume."
             ) from error
+
+    def check_place(self) -> None:
+        """Raises LedgerError where the folder was moved or deleted since the ledger was opened."""
+        try:
+            found = os.stat(self._path)
+            is_here = os.path.samestat(found, self._opened)
+        except OSError:
+            is_here = False
+        if not is_here:
+            raise LedgerError(
+                f"The run's folder {_shown(self.folder)} was moved or deleted, so the run has stopped. Where "
+                "it is now, it goes on with: captionmill run --resume --out FOLDER"
+            )
 
     def check_everything(self) -> None:
         """Read all there is. Raises LedgerDamagedError."""

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath
-from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
+from contract.store import attempts_key, cancelled_key, done_key, holders_key, lease_key, results_key
 from producer.answered_already import AnsweredAlready
 from producer.asking import Asking, Flagged
 from producer.collect import Collector
@@ -31,6 +31,7 @@ from producer.database import LedgerDamagedError
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs, FirstJobsFailError
 from producer.image_folders import ImageFolders
+from producer.lease import Lease
 from producer.ledger import LEDGER, Ledger, LedgerError
 from producer.model_choice import model_to_ask
 from producer.outputs import Outputs, refuse_changed
@@ -420,6 +421,7 @@ class RunFolder:
         Failures with a code of `forget` are asked again, too, when the run goes on.
         """
         old = self.run
+        Lease(connection, old, self.path).hold()
         connection.set(cancelled_key(old), 1, ex=CANCELLED_KEPT_S)
         with self.ledger.transaction():
             count = self.ledger.withdraw()
@@ -456,6 +458,8 @@ class RunFolder:
         lazily = source or _Lazily(submission)
         with ExitStack() as stack:
             feeder = collector = outputs = None
+            lease = Lease(connection, self.run, self.path)
+            lease.hold()
             first_jobs = FirstJobs(self.ledger, watched=collect and not keep_going)
             workers = live_workers(connection)
             if feed:
@@ -497,7 +501,9 @@ class RunFolder:
                 outputs=outputs,
                 window=Window(connection, window),
                 first_jobs=first_jobs,
+                lease=lease,
             )
+            stack.callback(lease.end)
             try:
                 yield Work(self, run, collector, outputs)
             except FirstJobsFailError as stop:
@@ -656,7 +662,7 @@ def note_left_run(ledger: Ledger, run: str) -> None:
 def _free(connection: redis.Redis, run: str) -> None:
     """Have workers drop the run's jobs, and free what it has in the store."""
     connection.set(cancelled_key(run), 1, ex=CANCELLED_KEPT_S)
-    connection.delete(results_key(run), done_key(run), attempts_key(run), holders_key(run))
+    connection.delete(results_key(run), done_key(run), attempts_key(run), holders_key(run), lease_key(run))
     Uploads(connection, run).keep_only(set())
 
 
