@@ -1,4 +1,4 @@
-"""What a stranger puts into keys of the store sends no message round for ever, nor takes memory without end."""
+"""What a stranger puts into keys of the store: no message goes round for ever, no memory grows without end."""
 
 import json
 from typing import Any
@@ -68,7 +68,7 @@ def test_an_image_and_a_stream_of_another_type(redis_url: str, connection: redis
         store.image(RUN, "abc", 100)
     assert refused.value.failure.code == FailureCode.IMAGE_UNREADABLE
     connection.sadd(tokens_key(RUN, 0), "no stream")
-    told = [Increment(RUN, 0, b"lost", False), Increment("good", 0, b"read", True)]
+    told = [Increment(RUN, 0, "lost", False), Increment("good", 0, "read", True)]
     assert tokens.publish(told) == [False, False]
     assert connection.xlen(tokens_key("good", 0)) == 2
     store.close()

@@ -135,7 +135,7 @@ class ResultStore:
             if is_wrong_type(error):
                 raise Refusal(
                     FailureCode.IMAGE_UNREADABLE,
-                    f"What the store holds in place of the image {sha256} is none.",
+                    f"What the store holds as the image {sha256} is none.",
                 ) from None
             raise StoreAwayError(type(error).__name__) from error
         return bytes(content)
