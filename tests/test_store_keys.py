@@ -1,4 +1,4 @@
-"""What a stranger puts into keys of the store: no message goes round for ever, no memory grows without end."""
+"""What a stranger puts into keys of the store: no message goes round for ever, and memory is bounded."""
 
 import json
 from typing import Any
