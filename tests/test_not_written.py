@@ -158,8 +158,9 @@ def test_what_a_sink_does_not_write(pictures: Path, connection: redis.Redis, kin
     if kind == "webdataset":
         drive(out, connection, rounds=1)
         (pictures / "b.png").rename(pictures / "away.png")
-    drive(out, connection)
-    assert len(not_written(out)) == lost
+    for _ in range(2):  # the second one as `run --resume` does, which writes no row again
+        drive(out, connection)
+        assert len(not_written(out)) == lost
     if kind == "webdataset":
         (pictures / "away.png").rename(pictures / "b.png")
     with closing(RunFolder(out)) as folder, folder.written_again():
