@@ -4,7 +4,7 @@ import sys
 
 from typer.exceptions import TyperException
 
-from captionmill import demo, doctor, models, operation, questions, run_folders, runs, server, worker
+from captionmill import demo, doctor, export, models, operation, questions, run_folders, runs, server, worker
 from captionmill.app import app
 from captionmill.exits import NAME
 
@@ -12,6 +12,7 @@ __all__ = [
     "app",
     "demo",
     "doctor",
+    "export",
     "main",
     "models",
     "operation",

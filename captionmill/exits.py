@@ -34,6 +34,8 @@ NAMES_OF_SETTINGS: Final = {
 }
 EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
+EXIT_NOT_WRITTEN: Final = 3
+"""Every question that has an answer has it in the ledger, but an output of one is not on disk."""
 EXIT_INTERRUPTED: Final = 130
 EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 """What a shell says of other tools whose reader has gone, as in `captionmill list | head -1`."""

@@ -15,6 +15,7 @@ from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs
 from producer.holders import holders
+from producer.lease import Lease
 from producer.ledger import JobState, Ledger, OpenJob
 from producer.outputs import Outputs
 from producer.window import Window
@@ -121,6 +122,7 @@ class Run:
         window: Window,
         quiet_s: float = QUIET_S,
         first_jobs: FirstJobs | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """Without `feeder` it only collects, without `collector` it only feeds: another process does the
         rest. The run looks every LOOK_EVERY_S whether jobs were lost, without a record for `quiet_s` at once.
@@ -136,6 +138,7 @@ class Run:
         self._window = window
         self._quiet_s = quiet_s
         self._first_jobs = first_jobs
+        self._lease = lease
         self._pressure = Pressure(connection, queue, run)
         now = time.monotonic()
         self._sent_at: dict[int, float] = {}
@@ -159,10 +162,14 @@ class Run:
         """Until every row is answered and written; between rounds everything on disk is consistent.
 
         Without a collector, until every job is sent; without a feeder, until none is open or to be fed.
-        Raises WorkersCrashError and FirstJobsFailError.
+        Raises WorkersCrashError, FirstJobsFailError, and LedgerError where the folder is gone or another has
+        the run.
         """
         self._take_over()
         while True:
+            self._ledger.check_place()
+            if self._lease is not None:
+                self._lease.hold()
             fed, held = self._feed()
             self._asked = self._asked or bool(self._sent_at)
             moved = self._collect(wait=not fed)
