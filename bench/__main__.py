@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -29,6 +30,7 @@ from bench.works import MIXED_SIZES_PX, Work, draw, make_works
 from contract.model_folder import LANGUAGE_XML
 from model_prep.convert import convert
 from model_prep.settings import PRESETS, PrepSettings
+from model_prep.verified import VERIFICATION_MD
 
 BREAKDOWN_EXIT_CODE = 1
 REFUSED_EXIT_CODE = 2
@@ -139,10 +141,16 @@ def prep_command(
     weight_format: Annotated[str, typer.Option(help="Of the language model.")] = "int4",
     vision_format: Annotated[str, typer.Option(help="Of the vision model.")] = "int8",
     samples: Annotated[int, typer.Option(min=1, help="Pictures to calibrate with.")] = 8,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Of the language model, in place of the shape's own.")
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0, help="For verifying, in place of what is available.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Keeps nothing but the figures.")] = Path("bench-out"),
 ) -> None:
     """Convert a checkpoint of a published shape, and have a worker answer with it: memory, disk, minutes."""
-    from bench.prep import measure_conversion
+    from bench.prep import VERIFYING, measure_conversion, share_of
 
     shapes = SHAPES | SIZES
     if shape not in shapes:
@@ -161,24 +169,30 @@ def prep_command(
     with tempfile.TemporaryDirectory(prefix="prep-", dir=out) as folder:
         work = Path(folder)
         progress.log("random weights")
-        write_shape(shapes[shape], work / "checkpoint")
+        size = shapes[shape] if layers is None else replace(shapes[shape], text_layers=layers)
+        write_shape(size, work / "checkpoint")
         (work / "pictures").mkdir()
         for seed in range(samples):
             draw(MIXED_SIZES_PX[seed % len(MIXED_SIZES_PX)], seed).save(work / "pictures" / f"{seed}.png")
         print(f"{describe(None)}\n")
         print("| stage | minutes | peak resident, GiB | private at its end, GiB | disk at its end, GB |")
         print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+        made = work / "made" / "folder"
+        stages = []
         for figures in measure_conversion(
-            work / "checkpoint", work / "made" / "folder", settings.model_dump_json(), work / "pictures"
+            work / "checkpoint", made, settings.model_dump_json(), work / "pictures", memory_gib
         ):
+            stages.append(figures)
             print(
                 f"| {figures.stage} | {figures.seconds / 60:.1f} "
                 f"| {figures.peak_resident_bytes / 2**30:.1f} | {figures.private_bytes / 2**30:.1f} "
                 f"| {figures.disk_bytes / 1e9:.1f} |",
                 flush=True,
             )
-        for path in sorted((work / "made" / "folder").glob("*.bin")):
+        for path in sorted(made.glob("*.bin")):
             print(f"\n{path.name}: {path.stat().st_size / 1e9:.2f} GB")
+        print(f"\n{share_of(VERIFYING, stages):.0%} of the conversion was verifying.\n")
+        print((made / VERIFICATION_MD).read_text(), end="")
 
 
 @app.command("fleet")

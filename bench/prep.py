@@ -9,13 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 CLEAR_PEAK: Final = "5"
 """Makes Linux count the peak of the resident set anew."""
+VERIFYING: Final = "verifying"
+"""The stage, by model_prep's name."""
+WORKER: Final = "worker"
+"""Begins the names of the stages that are no conversion's."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,10 @@ from pathlib import Path
 from bench.prep import StageMeter
 from model_prep.convert import convert
 from model_prep.settings import PrepSettings
-checkpoint, out, settings, calibration = sys.argv[1:]
+checkpoint, out, settings, calibration, memory_gib = sys.argv[1:]
 meter = StageMeter(Path(out).parent)
 convert(checkpoint, Path(out), PrepSettings.model_validate_json(settings), calibration=calibration or None,
-        on_stage=meter)
+        on_stage=meter, memory_bytes=round(float(memory_gib) * 2**30) if memory_gib else None)
 meter.end()
 """
 ANSWER: Final = """
@@ -107,15 +111,23 @@ worker.close()
 
 
 def measure_conversion(
-    checkpoint: Path, out: Path, settings: str, pictures: Path | None
+    checkpoint: Path, out: Path, settings: str, pictures: Path | None, memory_gib: float | None = None
 ) -> Iterator[StageFigures]:
     """Each stage of converting `checkpoint` into `out`, then of a worker's loading it and answering.
 
     `settings` is model_prep's PrepSettings as JSON, `pictures` a folder to calibrate with.
+    `memory_gib` is for verifying, what is available if it is None.
     """
-    yield from measured_stages(CONVERT, [str(checkpoint), str(out), settings, str(pictures or "")])
+    told = "" if memory_gib is None else str(memory_gib)
+    yield from measured_stages(CONVERT, [str(checkpoint), str(out), settings, str(pictures or ""), told])
     with tempfile.TemporaryDirectory(prefix="captionmill-prep-") as asked:
         yield from measured_stages(ANSWER, [str(out), asked])
+
+
+def share_of(stage: str, stages: Sequence[StageFigures]) -> float:
+    """Of the time that converting took, the worker's own stages apart."""
+    seconds = {one.stage: one.seconds for one in stages if not one.stage.startswith(WORKER)}
+    return seconds[stage] / sum(seconds.values())
 
 
 def _status(field: str) -> int:

@@ -26,12 +26,18 @@ class _App(typer.Typer):
         return super().command(name, cls=cls or PanelledCommand, **more)
 
 
-app: Final = _App(
-    cls=PanelledGroup,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+def make_app(**more: Any) -> typer.Typer:
+    """A group of commands whose help pages are as all others."""
+    return _App(
+        cls=PanelledGroup,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+        **more,
+    )
+
+
+app: Final = make_app(no_args_is_help=True)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,17 +1,18 @@
 """Assembles the `captionmill` command from the files of its commands."""
 
 import sys
-from typing import Final
 
 from typer.exceptions import TyperException
 
-from captionmill import demo, doctor, models, operation, questions, run_folders, runs, server, worker
+from captionmill import demo, doctor, export, models, operation, questions, run_folders, runs, server, worker
 from captionmill.app import app
+from captionmill.exits import NAME
 
 __all__ = [
     "app",
     "demo",
     "doctor",
+    "export",
     "main",
     "models",
     "operation",
@@ -21,7 +22,6 @@ __all__ = [
     "server",
     "worker",
 ]
-NAME: Final = "captionmill"
 
 
 def main() -> None:

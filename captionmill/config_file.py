@@ -237,7 +237,12 @@ def _placed(key: str, param: Any, value: Any, place: Callable[[str], str]) -> An
         return f"{kind}{separator}{place(path)}" if path else value
     if key == "model":
         return place(value) if os.path.exists(place(value)) else value
-    is_place = param.type_descriptor.annotation is Path or key in ("source", "image_root", TABLES)
+    is_place = param.type_descriptor.annotation is Path or key in (
+        "source",
+        "image_root",
+        "skip_answered",
+        TABLES,
+    )
     return place(value) if is_place and "://" not in value else value
 
 

@@ -66,8 +66,6 @@ def loss(kept: KeptModel) -> str:
     found = kept.verification()
     if found is None or found.parity is None:
         return "not verified"
-    if found.left_out:
-        return "what compression changes was not compared, as memory was short"
     if not found.losses:
         return "computes what the checkpoint does"
     worst = min(found.losses.values(), key=lambda one: one.token_agreement)
@@ -90,6 +88,8 @@ class _OnTerminal:
             self._shown.stage(event["stage"])
         elif event["event"] == "download":
             self._shown.downloaded(event["done_bytes"], event["total_bytes"])
+        elif event["event"] == "compared":
+            self._shown.compared(event["done"], event["total"])
 
 
 def _converse(kept: KeptModel, record: Record, options: tuple[str, ...], on_event: OnEvent) -> None:

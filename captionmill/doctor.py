@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -15,6 +14,7 @@ from captionmill import machine_findings, site_findings
 from captionmill.app import SITE, app
 from captionmill.exits import EXIT_FAILURES, refuse
 from captionmill.finding import Finding, careful
+from captionmill.model_cache import at_hand
 from captionmill.model_findings import model as check_model
 from captionmill.options import RedisUrl
 from producer.driving import event
@@ -26,10 +26,10 @@ STYLES: Final = {"ok": "green", "note": "yellow", "do": "bold red"}
 @app.command(rich_help_panel=SITE)
 def doctor(
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Also look at a model folder.",
-            metavar="FOLDER",
+            help="Also look at a model: a model folder, a kept model's name or demo.",
+            metavar="MODEL",
             show_default="that of CAPTIONMILL_MODEL_FOLDER, if set",
         ),
     ] = None,
@@ -55,12 +55,12 @@ def doctor(
 
     Exit code: 0 if nothing has to be done, 1 if something has.
     """
-    folder = model or (Path(named) if (named := site_findings.default_model()) else None)
-    if deep and folder is None:
-        refuse("--deep is for a model: name its folder with --model.")
+    named = model or site_findings.default_model()
+    if deep and not named:
+        refuse("--deep is for a model: name it with --model.")
     console = Console(markup=False, highlight=False)
     needed = 0
-    for title, checks in _sections(redis_url, folder, device or site_findings.default_device(), deep=deep):
+    for title, checks in _sections(redis_url, named, device or site_findings.default_device(), deep=deep):
         findings = []
         for finding in chain.from_iterable(careful(title, check) for check in checks):
             findings.append(finding)
@@ -79,7 +79,7 @@ def doctor(
 
 
 def _sections(
-    redis_url: str | None, folder: Path | None, device: str, *, deep: bool
+    redis_url: str | None, model: str | None, device: str, *, deep: bool
 ) -> Iterator[tuple[str, tuple[Check, ...]]]:
     yield "Python", (machine_findings.python, machine_findings.packages)
     yield "Extras", (machine_findings.extras,)
@@ -88,8 +88,8 @@ def _sections(
     yield "Settings", (site_findings.settings,)
     yield "Server and workers", (partial(site_findings.server, redis_url),)
     yield "Models", (site_findings.kept_models,)
-    if folder is not None:
-        yield f"Model {folder}", (partial(check_model, folder, device, deep=deep),)
+    if model:
+        yield f"Model {model}", (partial(check_model, at_hand(model), device, deep=deep),)
 
 
 def _line(finding: Finding) -> str:

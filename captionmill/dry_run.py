@@ -14,13 +14,13 @@ from rich.table import Table
 from captionmill.cache import cache_folder
 from captionmill.exits import refuse
 from captionmill.local_site import passing_folder
+from contract.counting import counted
 from contract.job import ImagePath, ImageUrl
 from producer.asking import Asking
 from producer.driving import event
 from producer.rows import Row
 from producer.run_folder import Planned, RunFolder, Submission
 from producer.sources import Skipped, Source, shown
-from producer.sources.skipped import counted
 
 EXAMPLES: Final = 3
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from captionmill.kept_models import ModelError
 from captionmill.local_site import SiteError
+from contract.job import GenerationParameters
 from producer.ask import NoWorkerError
 from producer.asking import first_complaint
 from producer.connection import ServerError
@@ -22,11 +23,19 @@ from producer.ledger import LedgerError
 from producer.model_choice import LiveModelError
 from producer.queue import BrokerAwayError
 from producer.run import WorkersCrashError
+from producer.settings import Settings
 from producer.sinks.sink import SinkError
 from producer.sources import SourceError, shown
 
+NAME: Final = "captionmill"
+NAMES_OF_SETTINGS: Final = {
+    "redis_url": "--redis or CAPTIONMILL_REDIS_URL",
+    "redis_password_file": "CAPTIONMILL_REDIS_PASSWORD_FILE",
+}
 EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
+EXIT_NOT_WRITTEN: Final = 3
+"""Every question that has an answer has it in the ledger, but an output of one is not on disk."""
 EXIT_INTERRUPTED: Final = 130
 EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 """What a shell says of other tools whose reader has gone, as in `captionmill list | head -1`."""
@@ -41,7 +50,7 @@ def sentences() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except ValidationError as invalid:
-        refuse(first_complaint(invalid))
+        refuse(complaint_of_options(invalid))
     except (
         SourceError,
         LedgerError,
@@ -67,6 +76,17 @@ def sentences() -> Iterator[None]:
         refuse("Stopped.", EXIT_INTERRUPTED)
 
 
+def complaint_of_options(invalid: ValidationError) -> str:
+    """One sentence of the first of pydantic's errors, by the name that the command line has for the field."""
+    complaint = first_complaint(invalid)
+    for place in invalid.errors(include_input=False, include_url=False)[0]["loc"][:1]:
+        if invalid.title == GenerationParameters.__name__:
+            return complaint.replace(str(place), f"--{str(place).replace('_', '-')}", 1)
+        if invalid.title == Settings.__name__:
+            return complaint.replace(str(place), NAMES_OF_SETTINGS[str(place)], 1)
+    return complaint
+
+
 def end_quietly() -> NoReturn:
     """End the command as nobody reads what it prints."""
     # Python would complain at its end that it cannot write what is left.
@@ -79,7 +99,7 @@ def end_quietly() -> NoReturn:
 def refuse(sentence: str, code: int = EXIT_REFUSED) -> NoReturn:
     """End the command with a sentence on stderr."""
     try:
-        print(f"captionmill: {sentence}", file=sys.stderr, flush=True)
+        print(f"{NAME}: {sentence}", file=sys.stderr, flush=True)
     except BrokenPipeError:
         end_quietly()
     raise typer.Exit(code)

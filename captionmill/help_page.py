@@ -28,7 +28,7 @@ PLAINER: Final = (
 
 
 class PanelledCommand(TyperCommand):
-    """A command whose help pages are grouped by `rich_help_panel`."""
+    """A command whose help pages are grouped by `rich_help_panel`, and whose paths are not empty."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -42,6 +42,9 @@ class PanelledCommand(TyperCommand):
                 param.hidden = False
             if param.metavar is None:
                 param.metavar = METAVARS.get(param.type_descriptor.annotation)
+        for param in self.params:
+            if isinstance(param, TyperOption | TyperArgument) and param.type_descriptor.annotation is Path:
+                _require_a_name(param)
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Those of the function, and the options for its help pages."""
@@ -91,6 +94,19 @@ class PanelledGroup(TyperGroup):
         for panel, records in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(records)
+
+
+def _require_a_name(param: TyperOption | TyperArgument) -> None:
+    """Change `param` in place: an empty text is no path. Path() would take it for the folder one is in."""
+    consume = param.consume_value
+
+    def consume_value(ctx: Any, opts: Any) -> Any:
+        found = consume(ctx, opts)
+        if found[0] == "":
+            raise typer.BadParameter("it is empty; name a file or folder.", ctx=ctx, param=param)
+        return found
+
+    param.consume_value = consume_value  # type: ignore[method-assign]
 
 
 def _show_all(ctx: Any, param: Any, value: bool) -> None:  # noqa: ARG001

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from captionmill.cache import cache_folder
 from contract.base import Contract
 from contract.model_folder import MANIFEST_JSON, FolderManifest
+from demo.samples import MODEL_FOLDER
 from model_prep.settings import PRESETS, PrepSettings
 from model_prep.verified import VERIFICATION_JSON, Verification
 
@@ -29,6 +30,8 @@ RECORD: Final = "kept.json"
 LOG: Final = "convert.log"
 LOCK: Final = "lock"
 USED: Final = "used"
+DEMO: Final = "demo"
+"""Names the small model that ships with the program."""
 FOLDER_VERSION: Final[int] = FolderManifest.model_fields["version"].default
 KEY_DIGITS: Final = 8
 NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
@@ -126,11 +129,13 @@ class KeptModel:
 
     def state(self) -> State:
         """Ready is a model folder whose files are all there, as large as they were published."""
-        manifest = self.manifest()
-        if manifest is None:
+        if self.manifest() is None:
             return "damaged" if self.model_folder.exists() else "unfinished"
-        if self.record() is None:
-            return "damaged"
+        return "damaged" if self.record() is None else self._looked_at()
+
+    def _looked_at(self) -> State:
+        manifest = self.manifest()
+        assert manifest is not None
         for name, file in manifest.files.items():
             path = self.model_folder / name
             if not path.is_file() or path.stat().st_size != file.size_bytes:
@@ -223,6 +228,21 @@ class KeptModel:
 
     def _paths(self) -> Iterator[Path]:
         return (path for path in self.folder.rglob("*") if path.is_file())
+
+
+class ShippedModel(KeptModel):
+    """The demo model, which is part of the program: nobody converts or removes it here."""
+
+    def __init__(self) -> None:
+        super().__init__(MODEL_FOLDER)
+        self.name = DEMO
+        self.model_folder = MODEL_FOLDER
+
+    def state(self) -> State:
+        return "damaged" if self.manifest() is None else self._looked_at()
+
+    def remove(self) -> None:
+        raise ModelError(f"{DEMO} is part of the program and is not removed.")
 
 
 def kept_models() -> list[KeptModel]:

@@ -19,6 +19,7 @@ import redis
 from captionmill.embedded_server import EmbeddedServer, EmbeddedServerError, embedded_server, new_password
 from captionmill.folder_lock import FolderInUseError, only_one
 from captionmill.processes import last_lines, start, stop
+from contract.counting import counted
 from contract.store import WORKERS_KEY
 
 LOCAL_FOLDER: Final = ".local"
@@ -52,7 +53,7 @@ class LocalWorkers:
 
     def described(self) -> str:
         """For a sentence: "2 workers on CPU"."""
-        return f"{self.count} worker{'s' if self.count > 1 else ''} on {' and '.join(self.devices)}"
+        return f"{counted(self.count, 'worker')} on {' and '.join(self.devices)}"
 
 
 class LocalSite:
@@ -152,7 +153,8 @@ def core_shares(count: int, devices: Sequence[str]) -> list[frozenset[int]]:
     on_cpu = [number for number in range(count) if devices[number % len(devices)] == "CPU"]
     if len(on_cpu) > len(cores):
         raise SiteError(
-            f"There are {len(cores)} cores, so at most {len(cores)} workers can share the CPU: "
+            f"This machine has {counted(len(cores), 'core')}, so at most "
+            f"{counted(len(cores), 'worker')} can share the CPU: "
             f"--workers {count} is too many."
         )
     shares = [frozenset(cores)] * count

@@ -10,6 +10,7 @@ from rich.console import Console
 from captionmill import conversion
 from captionmill.conversion import OnEvent
 from captionmill.kept_models import (
+    DEMO,
     KeptModel,
     ModelError,
     Recipe,
@@ -27,8 +28,6 @@ from model_prep.options import ConversionOptions
 from model_prep.refusal import ConversionError
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
-DEMO: Final = "demo"
-"""Names the small model that ships with the program."""
 WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 """As model_prep.source has them, whose libraries are not loaded here."""
 DEFAULTS: Final = ConversionOptions()
@@ -51,6 +50,18 @@ def find_model(model: str) -> Path:
     make(kept, record)
     kept.hold()
     return kept.model_folder
+
+
+def at_hand(model: str) -> Path:
+    """The folder of a model that needs no conversion; what `model` names as it is, if there is none."""
+    try:
+        found = _look_up(model)
+    except ModelError:
+        return Path(model)
+    if isinstance(found, Path):
+        return found
+    kept, _ = found
+    return kept.model_folder if kept.state() == "ready" else Path(model)
 
 
 def is_demo(model: str) -> bool:

@@ -10,19 +10,17 @@ import typer
 from rich.table import Column, Table
 
 from captionmill import conversion
-from captionmill.app import MODELS, app, make_console
-from captionmill.exits import refuse, sentences
-from captionmill.kept_models import KeptModel, ModelError, kept_models
-from captionmill.model_cache import make, wanted
+from captionmill.app import MODELS, app, make_app, make_console
+from captionmill.exits import NAME, refuse, sentences
+from captionmill.kept_models import DEMO, KeptModel, ModelError, ShippedModel, kept_models
+from captionmill.model_cache import is_demo, make, wanted
 from contract.option_groups import with_groups
-from model_prep.command import TERMINATED_EXIT_CODE, convert_into, verify_command
+from model_prep.command import TERMINATED_EXIT_CODE, convert_into, verify_folder
 from model_prep.options import ConversionOptions
+from model_prep.verified import share
 from producer.driving import event
 
-models = typer.Typer(
-    help="List, show, check and remove the models that are converted and kept.",
-    pretty_exceptions_enable=False,
-)
+models = make_app(help="List, show, check and remove the models that are converted and kept.")
 app.add_typer(models, name="models", rich_help_panel=MODELS)
 
 DATE_WIDTH: Final = len("2026-01-01 00:00")
@@ -30,7 +28,9 @@ LABEL_WIDTH: Final = 17
 LABELS: Final = {"model": "model id", "size_bytes": "size", "token_agreement": "verified"}
 """Fields that people read under another name."""
 
-Name = Annotated[str, typer.Argument(help="Name in the list, or the beginning of one.")]
+Name = Annotated[
+    str, typer.Argument(help="Name in the list, or the beginning of one; demo is the model that ships.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As lines of JSON.")]
 
 
@@ -52,7 +52,7 @@ def convert(
     """
     if out is not None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT_CODE))
-        convert_into(out, model, options)
+        convert_into(out, model, options, NAME)
         return
     with sentences():
         for name in ("stop_after", "overwrite"):
@@ -129,7 +129,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
                 f"{one.size_ratio:.2f} ×",
                 "–" if one.speed_ratio is None else f"{one.speed_ratio:.2f} ×",
                 f"{one.token_agreement:.1%}",
-                f"{one.answer_agreement:.1%}",
+                share(one.answer_agreement),
                 f"{one.logit_kl:.2g}",
             )
         console.print(losses)
@@ -137,7 +137,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 @models.command("verify")
 def verify(
-    name: Annotated[str, typer.Argument(help="A kept model's name, or a model folder.")],
+    name: Annotated[str, typer.Argument(help="A kept model's name, demo, or a model folder.")],
     checkpoint: Annotated[
         str | None, typer.Option(help="Compare its answers with this checkpoint's, too.")
     ] = None,
@@ -148,8 +148,9 @@ def verify(
 ) -> None:
     """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
     with sentences():
-        folder = Path(name) if Path(name).is_dir() else _named(name).model_folder
-    verify_command(folder, checkpoint, revision, vision_tower)
+        is_folder = Path(name).is_dir() and not is_demo(name)
+        folder = Path(name) if is_folder else _named(name).model_folder
+    verify_folder(folder, checkpoint, revision, vision_tower, NAME)
 
 
 @models.command("remove")
@@ -176,7 +177,9 @@ def remove(
 
 
 def _named(name: str) -> KeptModel:
-    """The kept model of this name, or the only one whose name begins so. Raises ModelError."""
+    """The kept model of this name, or the only one whose name begins so; or demo. Raises ModelError."""
+    if name == DEMO:
+        return ShippedModel()
     every = kept_models()
     found = [kept for kept in every if kept.name == name] or [
         kept for kept in every if name and kept.name.startswith(name)

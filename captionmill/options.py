@@ -1,7 +1,8 @@
 """Groups of command-line options that several commands share; knows no command."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from captionmill.config_file import read_config, replaces_what_is_asked
 from contract.job import Detail, GenerationParameters, greedy_at_zero
+from producer.asking import Flagged
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
 from producer.sources import Format, SourceOptions
@@ -74,7 +76,8 @@ KeepGoing = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model folder, checkpoint folder or hub id; with a server, model folder or id that must answer.",
+        help="Model folder, checkpoint folder, hub id or demo; with a server, model folder or id that must "
+        "answer.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -86,6 +89,16 @@ ConfigFile = Annotated[
         is_eager=True,
         help="A file of options, as --write-config writes it; options given here go first.",
         rich_help_panel=RUNNING,
+    ),
+]
+OnFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FLAG=NAME=VALUE",
+        help="An answer flagged truncated, repetition or empty is asked for once more, changed as in "
+        "repetition=repetition_penalty=1.1; the better one is written; may be repeated.",
+        rich_help_panel=GENERATION,
+        hidden=True,
     ),
 ]
 Overwrite = Annotated[
@@ -119,6 +132,13 @@ def read_detail(text: str) -> Detail:
 def read_questions(given: str | Sequence[Mapping[str, Any]]) -> Path | Sequence[Mapping[str, Any]]:
     """A file's name, or the tables that stand in a file of options."""
     return Path(given) if isinstance(given, str) else given
+
+
+def several(choices: list[str] | None) -> list[str] | None:
+    """Those of --choice. Raises typer.BadParameter."""
+    if choices is not None and len(choices) == 1:
+        raise typer.BadParameter("there is one answer, and none to choose from; give at least two.")
+    return choices
 
 
 def _default(name: str) -> str:
@@ -222,6 +242,27 @@ class GenerationOptions:
         return greedy_at_zero(changes)
 
 
+def read_on_flag(given: Sequence[str], generation: GenerationOptions) -> dict[Flagged, dict[str, Any]]:
+    """Flag → changed parameters. Raises ValidationError for what is no parameter, typer's for the form."""
+    found: dict[Flagged, dict[str, Any]] = {}
+    for one in given:
+        flag, _, change = one.partition("=")
+        name, separator, value = change.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if flag not in tuple(Flagged) or not separator or name not in GenerationParameters.model_fields:
+            raise typer.BadParameter(
+                f'"{one}" must be like repetition=repetition_penalty=1.1, a flag '
+                f"({', '.join(Flagged)}), a parameter and its value."
+            )
+        try:
+            found.setdefault(Flagged(flag), {})[name] = json.loads(value)
+        except ValueError:
+            found.setdefault(Flagged(flag), {})[name] = value
+    for changes in found.values():
+        GenerationParameters.model_validate(generation.changes() | changes)
+    return found
+
+
 @dataclass(frozen=True)
 class QuestionOptions:
     """What is asked of every row that brings no question of its own."""
@@ -247,7 +288,9 @@ class QuestionOptions:
     choice: Annotated[
         list[str] | None,
         typer.Option(
-            help="An answer that is allowed to each --question; may be repeated.", rich_help_panel=QUESTIONS
+            callback=several,
+            help="An answer that is allowed to each --question; give at least two.",
+            rich_help_panel=QUESTIONS,
         ),
     ] = None
     detail: Annotated[
@@ -352,9 +395,13 @@ class SourceChoices:
         )
 
 
+_SINK_OPTIONS: Final = {"caption_question": "question", "sidecars": "sidecar_policy"}
+"""Options whose fields of SinkOptions have other names."""
+
+
 @dataclass(frozen=True)
-class SinkChoices:
-    """Where answers go, and how images travel."""
+class OutputChoices:
+    """Where answers go."""
 
     sink: Annotated[
         list[str] | None,
@@ -458,6 +505,35 @@ class SinkChoices:
             hidden=True,
         ),
     ] = ""
+
+    def options(self) -> SinkOptions:
+        """Raises SinkError."""
+        every = {field.name for field in fields(OutputChoices)}
+        return self.changed(SinkOptions(), every)
+
+    def changed(self, options: SinkOptions, given: Collection[str]) -> SinkOptions:
+        """The options with those changed that are `given` by their names here. Raises SinkError."""
+        changes = {
+            _SINK_OPTIONS.get(name, name): getattr(self, name)
+            for name in given
+            if name not in ("sink", "overwrite")
+        }
+        return replace(options, **changes)
+
+
+@dataclass(frozen=True)
+class SinkChoices(OutputChoices):
+    """Where answers go, which are there already, and how images travel."""
+
+    skip_answered: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Images that have an answer in FILE (JSONL, CSV, …) are not asked about; may be repeated.",
+            rich_help_panel=SINKS,
+            hidden=True,
+        ),
+    ] = None
     ship: Annotated[
         bool,
         typer.Option(
@@ -473,25 +549,6 @@ class SinkChoices:
             min=1, help="Most MiB of shipped images in the store.", rich_help_panel=RUNNING, hidden=True
         ),
     ] = BUDGET_BYTES // 2**20
-
-    def options(self) -> SinkOptions:
-        """Raises SinkError."""
-        return SinkOptions(
-            question=self.caption_question,
-            separator=self.separator,
-            prefix=self.prefix,
-            suffix=self.suffix,
-            caption_extension=self.caption_extension,
-            sidecar_name=self.sidecar_name,
-            final_newline=self.final_newline,
-            sidecar_policy=self.sidecars,
-            long_table=self.long_table,
-            raw_cells=self.raw_cells,
-            text_column=self.text_column,
-            vqa_columns=self.vqa_columns,
-            samples_per_shard=self.samples_per_shard,
-            image_prefix=self.image_prefix,
-        )
 
 
 @dataclass(frozen=True)

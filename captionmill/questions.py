@@ -1,6 +1,7 @@
 """Commands for a question that somebody waits for: ask, chat."""
 
 import os
+import shlex
 import signal
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +21,7 @@ from captionmill.options import (
     Model,
     RedisUrl,
     read_detail,
+    several,
 )
 from captionmill.serving import Site, connected, passing_site, server_or_none
 from contract.answer import Answer
@@ -41,7 +43,8 @@ def ask_one(
     image: Annotated[str, typer.Argument(help="File or URL; `-` for none.")],
     question: Annotated[str, typer.Argument(help="What to ask.")],
     choice: Annotated[
-        list[str] | None, typer.Option(help="An answer that is allowed; may be repeated.")
+        list[str] | None,
+        typer.Option(callback=several, help="An answer that is allowed; give at least two."),
     ] = None,
     detail: Annotated[
         str,
@@ -62,7 +65,7 @@ def ask_one(
     with sentences(), ExitStack() as stack:
         url = server_or_none(redis_url, local)
         if image != "-" and url is None and "://" not in image and not os.path.isfile(image):
-            refuse(f"There is no file {shown(image)}.")
+            refuse(_no_image(image))
         asked = Asked(
             image=None if image == "-" else image,
             question=question,
@@ -92,8 +95,18 @@ def ask_one(
             print("" if pieces else outcome.text)
         if not isinstance(outcome, Answer):
             gone = image != "-" and "://" not in image and not os.path.isfile(image)
-            here = f" There is no file {shown(image)} here either." if gone else ""
+            here = f" {_no_image(image)}" if gone else ""
             refuse(f"{outcome.code}: {outcome.message}{here}", EXIT_FAILURES)
+
+
+def _no_image(image: str) -> str:
+    """What to do about a name that is no file's."""
+    if os.path.isdir(image):
+        return (
+            f"{shown(image)} is a folder, and one image is asked about: name one in it, or ask about all "
+            f"of them with: captionmill run {shlex.quote(image)} --question QUESTION"
+        )
+    return f"There is no file {shown(image)}."
 
 
 @app.command(rich_help_panel=QUESTIONS)

@@ -3,16 +3,17 @@
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from captionmill.app import RUNS, app, make_console
 from captionmill.exits import EXIT_REFUSED, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, local_server
 from captionmill.options import AsJson, RedisUrl, RunFolderPath
 from captionmill.runs import tell
+from contract.counting import counted
 from producer.connection import connect
 from producer.driving import event, summary
 from producer.ledger import LEDGER, LedgerError
@@ -23,6 +24,9 @@ from producer.run_folder import RunFolder
 from producer.settings import named_server, server_url
 from producer.sources import shown, shown_sources
 from producer.watching import watch as watch_folder
+
+WIDEST: Final = 10_000
+"""Characters in a line of a table."""
 
 
 @app.command(rich_help_panel=RUNS)
@@ -50,7 +54,8 @@ def list_runs(
         if not folder.is_dir():
             reason = "is a file, not a folder" if folder.exists() else "is not there"
             refuse(f"{shown(folder)} {reason}: name the folder that the runs' folders are in.")
-        table = Table("folder", "sources", "rows", "complete", "failed questions", "state")
+        names = (Column(name, overflow="fold") for name in ("folder", "sources"))
+        table = Table(*names, "rows", "complete", "failed questions", "state")
         all_read = True
         for ledger in sorted(folder.glob(f"**/{LEDGER}")):
             if ledger.parent.name in (PLANNING, WORKSHOP):
@@ -70,7 +75,11 @@ def list_runs(
                 counts = (str(found[name]) for name in ("rows", "complete", "failed"))
                 table.add_row(found["folder"], shown_sources(found["sources"]), *counts, state)
         if not as_json:
-            make_console(as_json=False).print(table)
+            console = make_console(as_json=False)
+            if not console.is_terminal:  # a file or a pipe is as wide as its names
+                unbound = console.options.update(width=WIDEST)
+                console.width = max(console.width, console.measure(table, options=unbound).maximum)
+            console.print(table)
         if not all_read:
             raise typer.Exit(EXIT_REFUSED)
 
@@ -102,8 +111,9 @@ def repair(folder: RunFolderPath, as_json: AsJson = False) -> None:
             console.print(f"The ledger of {shown(folder)} is whole; nothing was changed.")
         else:
             console.print(
-                f"The new ledger of {shown(folder)} has {made.rows} rows. Answers were taken over: "
-                f"{made.from_ledger} of the damaged ledger, {made.from_files} of the files beside it.\n"
+                f"The new ledger of {shown(folder)} has {counted(made.rows, 'row')}. "
+                f"Answers were taken over: {made.from_ledger} of the damaged ledger, "
+                f"{made.from_files} of the files beside it.\n"
                 f"The damaged one is kept as {shown(made.kept)}.\n"
                 f"{_unknown_outputs(made)}"
                 f"Ask what is missing with: captionmill run --resume --out {shown(folder)}"
@@ -123,4 +133,6 @@ def cancel(folder: RunFolderPath, redis_url: RedisUrl = None, as_json: AsJson = 
         if as_json:
             event("cancelled", {"jobs": withdrawn})
         else:
-            make_console(as_json=False).print(f"{withdrawn} jobs withdrawn; answers so far are kept.")
+            make_console(as_json=False).print(
+                f"{counted(withdrawn, 'job')} withdrawn; answers so far are kept."
+            )

@@ -1,7 +1,7 @@
 """Commands that send or collect the jobs of a run: run, submit, collect, retry, estimate."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +15,7 @@ from captionmill import config_file
 from captionmill.app import RUNS, app, make_console
 from captionmill.cache import cache_folder
 from captionmill.dry_run import look, show
-from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, refuse, sentences
+from captionmill.exits import EXIT_FAILURES, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN, refuse, sentences
 from captionmill.local_site import LOCAL_FOLDER, SiteError, forget_data, passing_folder
 from captionmill.model_cache import check_model, is_demo, on_a_server
 from captionmill.options import (
@@ -27,6 +27,7 @@ from captionmill.options import (
     KeepGoing,
     LocalOptions,
     Model,
+    OnFlag,
     Overwrite,
     QuestionOptions,
     RedisUrl,
@@ -34,32 +35,41 @@ from captionmill.options import (
     SinkChoices,
     SourceChoices,
     WindowSize,
+    read_on_flag,
 )
 from captionmill.serving import Site, check_local, connected, own_site, server_or_none
+from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
-from producer.asking import layered
+from producer.asking import Flagged, layered
 from producer.attendance import Attendance
 from producer.connection import connect
-from producer.driving import drive, event, make_contact_sheet, report, summary
+from producer.driving import drive, event, make_contact_sheet, report, summary, tell_answered
 from producer.estimate import Sample
 from producer.estimate import estimate as measure
 from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import folder_of, model_id, model_to_ask
+from producer.outputs import Outputs
 from producer.planning import plan_run
 from producer.progress import duration
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
 from producer.run_folder import Planned, RunFolder, Submission
 from producer.settings import server_url
+from producer.sinks.sink import SinkError
 from producer.sources import place_of, shared_folder, shown
-from producer.sources.skipped import counted
 from producer.worker_line import no_worker
 from producer.workers import live_workers
 
 DRY_ROWS: Final = 5
+CHANGES: Final[Mapping[Flagged, str]] = {
+    Flagged.REPETITION: "--repetition-penalty 1.1",
+    Flagged.TRUNCATED: "--max-new-tokens 1024",
+    Flagged.EMPTY: "--min-new-tokens 3",
+}
+"""Flag of an answer → what may give one without it."""
 OUT_SUFFIX: Final = "-answers"
 RESUMED: Final = frozenset(
     (
@@ -109,6 +119,7 @@ def run(
     redis_url: RedisUrl = None,
     window: WindowSize = None,
     keep_going: KeepGoing = False,
+    on_flag: OnFlag = None,
     as_json: AsJson = False,
     _config: ConfigFile = None,
     write_config: Annotated[
@@ -127,7 +138,7 @@ def run(
     With --model and no server, it starts a server and workers of its own and ends them.
 
     What --out knows the answer to already is not asked again. Exit code: 0 if every question has an answer,
-    1 if some failed, 2 if the input is refused, 130 on Ctrl-C.
+    1 if some failed, 2 if the input is refused, 3 if an output is not on disk, 130 on Ctrl-C.
     """
     console = make_console(as_json=as_json)
     with sentences():
@@ -143,13 +154,15 @@ def run(
                 source = source or [os.curdir]  # a file may leave open what is asked about
             submission = make_submission(
                 source, questions, options, generation, sinks, model, local=server is None
-            )
+            ).model_copy(update={"on_flag": read_on_flag(on_flag or (), generation)})
             if write_config is not None:
                 config_file.write_config(write_config, context)
                 console.print(f"Written; use it with: captionmill run --config {shown(write_config)}")
                 raise typer.Exit
             if dry_run:
-                submission = submission.joined(out or default_out(submission.sources), add=add)
+                out = out or default_out(submission.sources)
+                require_place_of_its_own(out, submission.sources)
+                submission = submission.joined(out, add=add)
                 looked, planned = look(submission, DRY_ROWS)
                 tell_planned(planned, questions, console, as_json=as_json)
                 show(looked, submission, planned.rows, console, as_json=as_json)
@@ -162,6 +175,11 @@ def run(
                 console.print(f"The run's folder is {shown(out)} (--out names another one).")
             planned = plan(out, submission, server, add=add, overwrite=sinks.overwrite)
             tell_planned(planned, questions, console, as_json=as_json)
+            if not planned.rows:
+                console.print("There is nothing to ask.")
+                raise typer.Exit
+        if server is None and not sinks.overwrite and is_finished(out):
+            raise typer.Exit(tell_finished(out, console, as_json=as_json))
         with serving(server, out, model, local, console) as site:
             code = work(
                 out,
@@ -252,6 +270,14 @@ def retry(
             metavar="CODE", help=f"Only failures of this code: {', '.join(FailureCode)}; may be repeated."
         ),
     ] = None,
+    flag: Annotated[
+        list[Flagged] | None,
+        typer.Option(
+            metavar="FLAG",
+            help="Answers with this flag, and with changed parameters: truncated, repetition or empty; may "
+            "be repeated.",
+        ),
+    ] = None,
     *,
     generation: GenerationOptions,
     model: Model = None,
@@ -262,7 +288,10 @@ def retry(
     keep_going: KeepGoing = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask failed questions again, with changed parameters if any are given."""
+    """Ask failed questions again, with changed parameters if any are given.
+
+    With --flag, those whose answer has it: the better of both answers is written.
+    """
     console = make_console(as_json=as_json)
     with sentences():
         server = server_or_none(redis_url, local)
@@ -279,9 +308,17 @@ def retry(
                 layered(submission.parameters.model_dump(exclude_defaults=True), generation.changes())
             ).model_dump(mode="json")
             changed = {name: changes[name] for name in generation.changes()}
+            if flag and not changed:
+                refuse(
+                    f"--flag {flag[0]} needs a parameter to change, such as {CHANGES[flag[0]]}: the same "
+                    "question has the same answer."
+                )
             with opened.role("feeder"), opened.role("collector"):
-                count = opened.retry(codes, changed, overwrite=overwrite)
-        console.print(f"{count} failed questions are asked again.")
+                count = opened.retry(codes, changed, flags=flag or (), overwrite=overwrite)
+        kind = "question" if flag else "failed question"
+        console.print(f"{counted(count, f'{kind} is', f'{kind}s are')} asked again.")
+        if server is None and not overwrite and is_finished(folder):
+            raise typer.Exit(tell_finished(folder, console, as_json=as_json))
         with serving(server, folder, model, local, console) as site:
             exit_code = work(
                 folder, site, console, window=window, as_json=as_json, keep_going=keep_going, model=model
@@ -337,13 +374,14 @@ def estimate(
         if as_json:
             return
         console.print(
-            f"{found['sample_rows']} of {found['rows']} rows took {found['seconds']:.1f} s on "
-            f"{found['workers']} workers: {found['images_per_s']:.2f} images/s, "
+            f"{found['sample_rows']} of {counted(found['rows'], 'row')} took {found['seconds']:.1f} s on "
+            f"{counted(found['workers'], 'worker')}: {found['images_per_s']:.2f} images/s, "
             f"{found['tokens_per_s']:.1f} tokens/s."
         )
         console.print(
-            f"All of them: {duration(found['total_s'])} (h:mm:ss), {found['total_tokens']:.0f} tokens "
-            f"generated, {found['total_prompt_tokens']:.0f} read."
+            f"All of them: {duration(found['total_s'])} (h:mm:ss), "
+            f"{counted(round(found['total_tokens']), 'token')} generated, "
+            f"{found['total_prompt_tokens']:.0f} read."
         )
 
 
@@ -353,8 +391,8 @@ def _tell_failures(found: dict[str, Any], console: Console, *, as_json: bool) ->
         for one in found["failures"]:
             console.print(f"  {one['questions']:6d}  {one['code']}, as of {one['row']}: {one['example']}")
     refuse(
-        f"{found['failed_questions']} questions of the {found['sample_rows']} sample rows failed, so there "
-        "is no forecast.",
+        f"{counted(found['failed_questions'], 'question')} of the "
+        f"{counted(found['sample_rows'], 'sample row')} failed, so there is no forecast.",
         EXIT_FAILURES,
     )
 
@@ -389,6 +427,7 @@ def make_submission(
         upload_budget_bytes=sinks.ship_mib * 2**20,
         sinks=tuple(sinks.sink or ("jsonl",)),
         sink_options=sinks.options(),
+        skip_answered=tuple(sinks.skip_answered or ()),
     )
 
 
@@ -410,6 +449,16 @@ def _absolute_model(model: str | None) -> str | None:
     return os.path.abspath(model)
 
 
+def require_place_of_its_own(out: Path, sources: Sequence[str]) -> None:
+    """Refuse to put a run's ledger and outputs among the images that it reads."""
+    for place in map(place_of, sources):
+        if os.path.isdir(place) and out.exists() and os.path.samefile(place, out):
+            refuse(
+                f"--out {shown(out)} is the folder of the images themselves. Give the run a folder of its "
+                "own; captions beside the images are written by --sink sidecar."
+            )
+
+
 def default_out(sources: Sequence[str]) -> Path:
     """A folder here with the source's name; of several, with that of the folder that they share."""
     places = [place_of(source) for source in sources]
@@ -426,6 +475,7 @@ def plan(
 
     With `add`, the sources of the run that `out` holds are noted, too.
     """
+    require_place_of_its_own(out, submission.sources)
     if server is not None:
         check_live(submission.model, server)
     submission = submission.joined(out, add=add)
@@ -438,10 +488,11 @@ def plan(
 def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
     """What a person may not expect of the sources, before the first job is sent."""
     if as_json:
-        told = {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()}
-        event("planned", told | planned.notes.fields())
+        counts = {"rows": planned.rows, "gone": planned.gone, "answered_already": dict(planned.answered)}
+        event("planned", counts | {"skipped": planned.skipped.fields()} | planned.notes.fields())
     if planned.skipped:
         console.print(f"{planned.skipped.told()}.")
+    tell_answered(planned.answered, console)
     if planned.gone:
         console.print(
             "No longer in the sources as they are read now, and so no longer in the outputs: "
@@ -546,18 +597,51 @@ def work(
     if not collect:
         console.print(f"Every job is sent; fetch the answers with: captionmill collect {shown(out)}")
         return 0
-    try:
-        page = make_contact_sheet(folder)
-    except KeyboardInterrupt:
-        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
-    found = summary(folder, driven.outputs) | {
+    assert driven.outputs is not None, "it collects"
+    more = {
         "jobs_sent": folder.ledger.next_index() - before,
         "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
     }
+    return finished(folder, driven.outputs, more, console, as_json=as_json)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the run in `out` has all answers, and all its outputs. Raises LedgerError."""
+    with closing(RunFolder(out, read_only=True)) as opened:
+        return opened.finished
+
+
+def tell_finished(out: Path, console: Console, *, as_json: bool) -> int:
+    """End a command of which nothing is left to do, without server or workers. Returns its exit code."""
+    with closing(RunFolder(out)) as folder:
+        return finished(folder, None, {"jobs_sent": 0, "remedies": {}}, console, as_json=as_json)
+
+
+def finished(
+    folder: RunFolder, outputs: Outputs | None, more: Mapping[str, Any], console: Console, *, as_json: bool
+) -> int:
+    """Make the contact sheet and tell what is on disk, with `more` of it. Returns the command's exit code."""
+    missing = None
+    try:
+        make_contact_sheet(folder)
+    except KeyboardInterrupt:
+        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+    except SinkError as error:
+        missing = str(error)
+    except OSError as error:
+        missing = error.strerror or str(error)
+    found = summary(folder, outputs) | dict(more)
+    page = folder.contact_sheet.path
+    if missing is not None:
+        first = {"id": None, "name": shown(page), "reason": missing}
+        found["not_written"]["contact_sheet"] = {"count": 1, "first": [first]}
     tell(found, console, as_json=as_json)
     if not as_json:
-        console.print(f"Answers: {shown(out)}\nTo look at: {shown(out / page.name)}")
-    return EXIT_FAILURES if found["failed"] else 0
+        looked_at = "" if missing is not None else f"\nTo look at: {shown(folder.path / page.name)}"
+        console.print(f"Answers: {shown(folder.path)}{looked_at}")
+    if found["not_written"]:
+        return EXIT_NOT_WRITTEN
+    return EXIT_FAILURES if found["failed"] or found["complete"] < found["rows"] else 0
 
 
 def _checks(
@@ -602,6 +686,6 @@ def tell(found: dict[str, Any], console: Console, *, as_json: bool) -> None:
 def _so_far(folder: RunFolder) -> str:
     ledger = folder.ledger
     return (
-        f"{ledger.complete_rows()} of {ledger.rows()} rows are answered and kept in {shown(folder.path)}; "
-        f"go on with: captionmill run --resume --out {shown(folder.path)}"
+        f"{ledger.complete_rows()} of {counted(ledger.rows(), 'row is', 'rows are')} answered and kept in "
+        f"{shown(folder.path)}; go on with: captionmill run --resume --out {shown(folder.path)}"
     )

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from captionmill.cache import cache_folder
+from captionmill.exits import complaint_of_options
 from captionmill.finding import Finding, note, ok, size, to_do
+from contract.counting import counted
 from contract.model_folder import LANGUAGE_XML
-from producer.asking import first_complaint
 from producer.progress import duration
 from producer.settings import named_server
 from producer.sources import shown
@@ -52,7 +53,7 @@ def server(redis_url: str | None) -> Iterator[Finding]:
     try:
         url = named_server(redis_url)
     except ValidationError as invalid:
-        yield to_do("server", first_complaint(invalid), "correct --redis or CAPTIONMILL_REDIS_URL")
+        yield to_do("server", complaint_of_options(invalid), "correct --redis or CAPTIONMILL_REDIS_URL")
         return
     if url is None:
         yield ok("server", "none named: `captionmill run` with --model starts one, and workers, of its own")
@@ -62,9 +63,7 @@ def server(redis_url: str | None) -> Iterator[Finding]:
         try:
             told: dict[str, Any] = connection.info()
         except NoPermissionError:
-            yield note(
-                "server", f"{place} answers, but its user may not ask INFO, so that nobody can look at it"
-            )
+            yield note("server", f"its user at {place} may not ask INFO, so that nobody can look at it")
         except AuthenticationError:
             yield to_do(
                 "server",
@@ -140,7 +139,10 @@ def _workers(connection: redis.Redis, url: str) -> Iterator[Finding]:
         roots = getattr(one, "image_roots", None)
         seen = f", images below {', '.join(map(str, roots))}" if roots else ""
         up = duration(one.time - one.started)
-        yield ok("worker", f"{one.worker}: {one.model} on {one.device}, {one.slots} slots, up {up}{seen}")
+        yield ok(
+            "worker",
+            f"{one.worker}: {one.model} on {one.device}, {counted(one.slots, 'slot')}, up {up}{seen}",
+        )
     if len({one.model for one in live}) > 1:
         yield note("models", "workers hold different ones", "say with --model whose answers a run takes")
 

@@ -30,6 +30,12 @@ FLAGS: Final = ("--pool", "threads", "--without-mingle", "--without-gossip", "--
 """docs/reliability.md has the reasons."""
 FIRST: Final = ("redis_url", "model_folder", "image_roots", "device", "cache_dir", "drain_s")
 """Settings that stand on the short help page."""
+TOLD: Final = {
+    "model_folder": "Model folder, checkpoint folder, hub id, kept model's name or demo; what is no model "
+    "folder yet is converted first."
+}
+"""What an option takes beyond its setting."""
+METAVARS: Final = {"model_folder": "MODEL"}
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -42,7 +48,7 @@ def _as_variable(name: str, value: Any) -> str:
 
 def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     """A setting as an option. None is an option that was not given."""
-    told, allowed = described(field), choices(field)
+    told, allowed = TOLD.get(name) or described(field), choices(field)
     said = default(field) or what_if_unset(field)
     if field.annotation is bool:
         kind: Any = bool | None
@@ -57,7 +63,9 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         show_default=False,
         rich_help_panel=panel,
         hidden=name not in FIRST,
-        metavar="|".join(allowed) or ("" if field.annotation is bool else metavar(name, field)),
+        metavar=METAVARS.get(name)
+        or "|".join(allowed)
+        or ("" if field.annotation is bool else metavar(name, field)),
     )
     return _option(name, kind, shown, None)
 

@@ -11,8 +11,9 @@ from contract.job import JobIndex, RunId
 FinishReason = Literal["stop", "length"]
 
 
-Flag = Literal["truncated", "repetition", "empty"]
-"""truncated: ended by max_new_tokens; repetition: its end goes round in a circle; empty: no text."""
+Flag = Literal["truncated", "repetition", "empty", "incomplete_image"]
+"""truncated: ended by max_new_tokens; repetition: its end goes round in a circle; empty: no text;
+incomplete_image: the image's file lacks its end, though no pixel."""
 
 
 class Generated(Contract):

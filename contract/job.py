@@ -20,7 +20,11 @@ MOST_IMAGES: Final = 32
 """Of a job; the model's context holds fewer of most."""
 
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
-JobIndex = Annotated[int, Field(ge=0, lt=2**32, description="position in the run; a bit in the done bitmap")]
+MOST_JOBS: Final = 2**28
+"""Of a run: the server keeps a bit for each up to the last, so that one message may take 32 MiB of it."""
+JobIndex = Annotated[
+    int, Field(ge=0, lt=MOST_JOBS, description="position in the run; a bit in the done bitmap")
+]
 
 
 class TextPart(Contract):

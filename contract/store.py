@@ -46,6 +46,11 @@ def cancelled_key(run: str) -> str:
     return f"captionmill:{{{run}}}:cancelled"
 
 
+def lease_key(run: str) -> str:
+    """Which folder's processes drive the run now: JSON of a name and a path, for as long as they renew it."""
+    return f"captionmill:{{{run}}}:lease"
+
+
 def image_key(run: str, sha256: str) -> str:
     """Bytes of an image that the producer has put there; it deletes them when no open job needs them."""
     return f"captionmill:{{{run}}}:image:{sha256}"

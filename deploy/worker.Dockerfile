@@ -11,7 +11,7 @@ RUN if [ -n "$GPU" ]; then \
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin captionmill \
     && install -d /images && install -d -o captionmill -g captionmill /run/captionmill /var/cache/captionmill
 
-# Not the whole repository at once: dependencies stay in the image's cache while only sources change.
+# Not the whole repository at once: so dependencies stay in the image's cache when only sources change.
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY captionmill captionmill
@@ -22,7 +22,7 @@ COPY model_prep model_prep
 COPY demo demo
 RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[remote]'
 
-# From here on nothing is written but to mounted folders: the root may be read-only.
+# From here on only mounted folders are written to: the root may be read-only.
 WORKDIR /
 USER 10001:10001
 ENV PYTHONUNBUFFERED=1 \

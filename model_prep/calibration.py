@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageOps
 
+from contract.installing import install_line
 from model_prep.refusal import ConversionError
 
 IMAGE_SUFFIXES: Final = frozenset(
@@ -219,7 +220,8 @@ def _saved_dataset(folder: Path) -> list[_Entry]:
         import datasets
     except ModuleNotFoundError:
         raise ConversionError(
-            f"{folder} was saved by Hugging Face datasets, which is not installed: pip install datasets."
+            f"{folder} was saved by Hugging Face datasets, which is not installed: "
+            f"{install_line('datasets')}."
         ) from None
     loaded = datasets.load_from_disk(str(folder))
     if isinstance(loaded, datasets.DatasetDict):

@@ -1,4 +1,4 @@
-"""Checks a model folder that exists: whether it is whole, fits this machine and computes what it should."""
+"""Checks a model folder that exists: whether it is whole and fits this machine. Needs no torch by itself."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,18 +24,8 @@ from contract.model_folder import (
     VISION_XML,
     FolderManifest,
 )
-from model_prep.checkpoint import open_checkpoint
-from model_prep.inference import Language
-from model_prep.pictures import drawn_samples
-from model_prep.processor import load_processing
-from model_prep.reading import Reading
-from model_prep.reference import Reference
 from model_prep.refusal import ConversionError
-from model_prep.source import fetch_weights, find_source
-from model_prep.verification import compare_parity
-from model_prep.verified import PARITY_TOLERANCE
 
-CHAT_TEMPLATE: Final = "chat_template.jinja"
 INPUTS: Final = {
     VISION_XML: {PIXEL_VALUES},
     TEXT_XML: {INPUT_IDS},
@@ -68,7 +58,10 @@ def check_folder(
         return checks
     checks += [_check_ports(folder, xml) for xml in INPUTS]
     if checkpoint is not None and all(check.outcome != "failed" for check in checks):
-        checks.append(_check_parity(folder, manifest, checkpoint, revision, vision_tower))
+        # It needs torch, which nothing else here does.
+        from model_prep.check_parity import check_parity
+
+        checks.append(check_parity(folder, manifest, checkpoint, revision, vision_tower))
     return checks
 
 
@@ -116,24 +109,3 @@ def _check_ports(folder: Path, xml: str) -> Check:
     if xml == LANGUAGE_XML and not any(LOGITS in port.get_names() for port in model.outputs):
         return Check(xml, "failed", f"has no output {LOGITS}")
     return Check(xml, "ok", "has the ports of a model folder")
-
-
-def _check_parity(
-    folder: Path, manifest: FolderManifest, source: str, revision: str | None, vision_tower: str | None
-) -> Check:
-    found = find_source(source, revision)
-    checkpoint = open_checkpoint(str(found.folder), Reading(None, vision_tower, allow_untested=True))
-    for one in (found, *checkpoint.tower_sources):
-        fetch_weights(one)
-    reference = Reference(checkpoint, load_processing(checkpoint, str(folder / CHAT_TEMPLATE)))
-    language = Language(folder / LANGUAGE_XML)
-    parity, _ = compare_parity(reference, drawn_samples(), folder / VISION_XML, language, reference.layers)
-    said = (
-        f"logits differ by {parity.max_logit_difference:.1e} and image features by "
-        f"{parity.max_feature_difference:.1e} of the largest, {parity.token_agreement:.1%} of "
-        f"{parity.tokens} tokens are the same"
-    )
-    if parity.holds:
-        return Check("parity", "ok", said)
-    exact = {manifest.weight_format, manifest.vision_format} == {"fp32"}
-    return Check("parity", "failed" if exact else "differs", f"{said}; {PARITY_TOLERANCE:.0e} is exact")

@@ -15,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from contract.counting import counted
 from contract.installing import install_line
 from contract.model_folder import FolderManifest
 from contract.option_groups import with_groups
 from model_prep.options import ConversionOptions
 from model_prep.progress import Events, own_stdout, shown_progress
 from model_prep.refusal import ConversionError
-from model_prep.verified import VERIFICATION_JSON, Verification
+from model_prep.verified import VERIFICATION_JSON, Verification, share, shortened
 
 if TYPE_CHECKING:
     from model_prep.check import Check
@@ -30,6 +31,7 @@ FAILED_EXIT_CODE: Final = 1
 REFUSED_EXIT_CODE: Final = 2
 INTERRUPTED_EXIT_CODE: Final = 128 + signal.SIGINT
 TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
+PROGRAM: Final = "model_prep"
 NEEDED: Final = ("torch", "nncf", "safetensors", "psutil")
 """What the extra `prep` brings."""
 
@@ -38,6 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Prepare model folders for Captionmill workers.",
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 
@@ -53,10 +56,13 @@ def convert_command(
     convert_into(out, model, options)
 
 
-def convert_into(out: Path, model: str, options: ConversionOptions) -> None:
-    """Convert, and tell people or a program how it goes. Ends the command where it is refused."""
+def convert_into(out: Path, model: str, options: ConversionOptions, program: str = PROGRAM) -> None:
+    """Convert, and tell people or a program how it goes. Ends the command where it is refused.
+
+    `program` is the command that a refusal begins with.
+    """
     events = Events(own_stdout()) if options.as_json else None
-    with _sentences(events):
+    with _sentences(events, program):
         settings = options.settings()
         require_prep()
         # Importing torch and OpenVINO takes seconds.
@@ -72,12 +78,20 @@ def convert_into(out: Path, model: str, options: ConversionOptions) -> None:
             "reading": options.reading(),
         }
         if events is not None:
-            asked |= {"on_stage": events.stage, "on_bytes": events.downloaded}
+            asked |= {
+                "on_stage": events.stage,
+                "on_bytes": events.downloaded,
+                "on_compared": events.compared,
+            }
             manifest = convert(model, out, settings, **asked)
         else:
             quiet_libraries()
             with shown_progress() as progress:
-                asked |= {"on_stage": progress.stage, "on_bytes": progress.downloaded}
+                asked |= {
+                    "on_stage": progress.stage,
+                    "on_bytes": progress.downloaded,
+                    "on_compared": progress.compared,
+                }
                 manifest = convert(model, out, settings, **asked)
                 progress.finish()
     if events is not None:
@@ -86,7 +100,7 @@ def convert_into(out: Path, model: str, options: ConversionOptions) -> None:
         typer.echo(f"Stopped after {stop_after}; the same command without --stop-after goes on.")
     else:
         size = f"{manifest.size_bytes / 1e6:.1f} MB"
-        typer.echo(f"{manifest.model} in {out}: {len(manifest.files)} files, {size}")
+        typer.echo(f"{manifest.model} in {out}: {counted(len(manifest.files), 'file')}, {size}")
         _print_summary(out, manifest)
 
 
@@ -102,11 +116,23 @@ def verify_command(
     ] = None,
 ) -> None:
     """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
-    with _sentences(None):
-        require_prep()
+    verify_folder(folder, checkpoint, revision, vision_tower)
+
+
+def verify_folder(
+    folder: Path,
+    checkpoint: str | None,
+    revision: str | None,
+    vision_tower: str | None,
+    program: str = PROGRAM,
+) -> None:
+    """Check, and say what was looked at. Ends the command where it is refused, or a check has failed."""
+    with _sentences(None, program):
+        if checkpoint is not None:
+            require_prep()
+            quiet_libraries()
         from model_prep.check import check_folder
 
-        quiet_libraries()
         checks = check_folder(folder, checkpoint, revision, vision_tower)
     for check in checks:
         typer.echo(_line(check))
@@ -148,23 +174,24 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def _sentences(events: Events | None) -> Iterator[None]:
+def _sentences(events: Events | None, program: str) -> Iterator[None]:
     """Turn what a person can act on into one sentence and an exit code; bugs stay exceptions."""
     try:
         yield
     except ConversionError as refusal:
-        _end(events, str(refusal), REFUSED_EXIT_CODE)
+        _end(events, str(refusal), REFUSED_EXIT_CODE, program)
     except OSError as error:
         sentence = f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
-        _end(events, sentence, REFUSED_EXIT_CODE)
+        _end(events, sentence, REFUSED_EXIT_CODE, program)
     except KeyboardInterrupt:
-        _end(events, "Stopped; the same command goes on from what is finished.", INTERRUPTED_EXIT_CODE)
+        stopped = "Stopped; the same command goes on from what is finished."
+        _end(events, stopped, INTERRUPTED_EXIT_CODE, program)
 
 
-def _end(events: Events | None, sentence: str, code: int) -> NoReturn:
+def _end(events: Events | None, sentence: str, code: int, program: str) -> NoReturn:
     if events is not None:
         events.tell("refused", sentence=sentence)
-    typer.echo(sentence, err=True)
+    typer.echo(f"{program}: {sentence}", err=True)
     raise typer.Exit(code)
 
 
@@ -175,10 +202,12 @@ def _print_summary(out: Path, manifest: FolderManifest) -> None:
     parity = found.parity
     if parity is not None:
         console.print(
-            f"Beside the checkpoint in float32, {parity.images} images: logits differ by at most "
+            f"Beside the checkpoint in float32, {counted(parity.images, 'image')}: logits differ by at most "
             f"{parity.max_logit_difference:.1e} of the largest, {parity.token_agreement:.1%} of "
             f"{parity.tokens} tokens are the same."
         )
+        for sentence in shortened(parity):
+            console.print(sentence)
     if found.losses:
         table = Table(
             "part", "format", "size", "speed", "tokens the same", "answers the same", "logit KL, nats"
@@ -191,12 +220,13 @@ def _print_summary(out: Path, manifest: FolderManifest) -> None:
                 f"{loss.size_ratio:.2f} ×",
                 "–" if loss.speed_ratio is None else f"{loss.speed_ratio:.2f} ×",
                 f"{loss.token_agreement:.1%}",
-                f"{loss.answer_agreement:.1%}",
+                share(loss.answer_agreement),
                 f"{loss.logit_kl:.2g}",
             )
         console.print(table)
     if found.calibration_skipped:
-        console.print(f"{found.calibration_skipped} images to calibrate with could not be read.")
+        skipped = counted(found.calibration_skipped, "image")
+        console.print(f"{skipped} to calibrate with could not be read.")
     for sentence in filter(None, (found.left_out, *found.notes)):
         console.print(sentence)
 

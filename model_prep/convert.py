@@ -11,7 +11,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import inf
@@ -40,18 +41,24 @@ from model_prep.compress import (
 from model_prep.export import export_language, export_text, export_vision
 from model_prep.generation import end_token_ids, sampling_defaults, write_generation_config
 from model_prep.graph_names import name_by_place
-from model_prep.inference import Language
+from model_prep.layer_blocks import UncutError
 from model_prep.pictures import drawn_samples
 from model_prep.processor import Processing, load_processing
 from model_prep.publish import publish, require_place
 from model_prep.reading import AS_IT_SAYS, Reading
 from model_prep.reference import Prompt, Reference
 from model_prep.refusal import ConversionError
-from model_prep.resources import available_memory_bytes, require_disk, require_memory
+from model_prep.resources import (
+    FLOAT_BYTES,
+    available_memory_bytes,
+    layers_at_once,
+    require_disk,
+    require_memory,
+)
 from model_prep.settings import PrepSettings
 from model_prep.source import Source, fetch_weights, find_source, weight_files
 from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
-from model_prep.verification import compare_parity, measure_loss
+from model_prep.verification import Comparison
 from model_prep.verified import (
     VERIFICATION_JSON,
     VERIFICATION_MD,
@@ -71,14 +78,11 @@ PART_NAMES: Final = {
 }
 NO_SAMPLES: Final = Samples((), skipped=0)
 NAME_PATTERN: Final = r"[A-Za-z0-9._-]+"
-FLOAT_BYTES: Final = 4
 COMPARED_IMAGES: Final = 4
 VERIFYING_SHARE: Final = 0.25
-"""Of the time that the exports took, for a quick verification."""
+"""Of the time that exporting and compressing took, for a quick verification."""
 SECONDS_FILE: Final = ".seconds"
-"""What an export took, beside it."""
-COMPARING_SHARE: Final = 0.5
-"""Of the memory that is available, for the two models in float32 that are compared."""
+"""What a part took to make, beside it."""
 COMPUTED_FROM: Final = (CONFIG_JSON, "*.safetensors", "*.bin")
 """Files of a checkpoint that decide what its parts compute."""
 CALIBRATING_COPIES: Final = 4
@@ -102,6 +106,8 @@ class Conversion:
     calibration_key: str | None
     work: WorkFolder
     on_stage: Callable[[str], None]
+    on_compared: Callable[[int, int], None]
+    memory_bytes: int | None
     _prompts: list[Prompt] | None = None
 
     @property
@@ -132,7 +138,7 @@ class Conversion:
         """The calibration samples as the checkpoint's own vision model shows them to its decoder."""
         if self._prompts is None:
             self.on_stage("calibration prompts")
-            reference = Reference(self.checkpoint, self.processing, layers=0)
+            reference = Reference(self.checkpoint, self.processing)
             self._prompts = [reference.prompt(sample.image, sample.text) for sample in self.samples]
         return self._prompts
 
@@ -141,10 +147,9 @@ class Conversion:
 
         def make(folder: Path) -> None:
             self.on_stage(f"exporting {PART_NAMES[xml]}")
-            begun = time.perf_counter()
-            model = load_model(self.checkpoint, "auto")
-            save(EXPORTS[xml](model), folder / xml)
-            (folder / SECONDS_FILE).write_text(f"{time.perf_counter() - begun:.3f}")
+            with _timed(folder):
+                model = load_model(self.checkpoint, "auto")
+                save(EXPORTS[xml](model), folder / xml)
 
         product = self.work.product(f"export-{Path(xml).stem}", {**self.computed_from, "part": xml}, make)
         gc.collect()
@@ -156,18 +161,19 @@ class Conversion:
         calibrated = asked.needs_calibration and xml != TEXT_XML
 
         def make(folder: Path) -> None:
-            prompts = self.prompts() if calibrated else None
-            self.on_stage(f"compressing {PART_NAMES[xml]}")
-            model = openvino.Core().read_model(exported.folder / xml)
-            if xml == VISION_XML:
-                tiles = None if prompts is None else [prompt.tiles for prompt in prompts]
-                model = compress_vision(model, self.settings.vision, tiles)
-            elif xml == TEXT_XML:
-                model = compress_text(model, self.settings.language)
-            else:
-                embeds = None if prompts is None else [prompt.inputs_embeds for prompt in prompts]
-                model = compress_language(model, self.settings.language, embeds)
-            save(model, folder / xml)
+            with _timed(folder):
+                prompts = self.prompts() if calibrated else None
+                self.on_stage(f"compressing {PART_NAMES[xml]}")
+                model = openvino.Core().read_model(exported.folder / xml)
+                if xml == VISION_XML:
+                    tiles = None if prompts is None else [prompt.tiles for prompt in prompts]
+                    model = compress_vision(model, self.settings.vision, tiles)
+                elif xml == TEXT_XML:
+                    model = compress_text(model, self.settings.language)
+                else:
+                    embeds = None if prompts is None else [prompt.inputs_embeds for prompt in prompts]
+                    model = compress_language(model, self.settings.language, embeds)
+                save(model, folder / xml)
 
         inputs = {
             "exported": exported.key,
@@ -227,36 +233,36 @@ class Conversion:
             for xml, product in compressed.items()
             if not filecmp.cmp(_weights(exact[xml]), _weights(product.folder / xml), shallow=False)
         }
-        wanted = _wanted(changed)
-        layers, of_layers = self._layers_that_fit(), self.checkpoint.config.text_config.num_hidden_layers
-        reference = Reference(self.checkpoint, self.processing, layers)
-        language = Language(exact[LANGUAGE_XML] if layers == of_layers else self._shortened(layers))
-        samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
-        budget_s = inf
+        of_layers: int = self.checkpoint.config.text_config.num_hidden_layers
+        memory_bytes = available_memory_bytes() if self.memory_bytes is None else self.memory_bytes
+        at_once = layers_at_once(self.checkpoint.parameters, of_layers, memory_bytes)
+        allowed_s = None
         if self.settings.verify == "quick":
-            # The losses are measured on the same pictures, and each takes about as long.
-            export_s = sum(
-                float((product.folder / SECONDS_FILE).read_text()) for product in exported.values()
+            made = (*exported.values(), *compressed.values())
+            seconds = (float((product.folder / SECONDS_FILE).read_text()) for product in made)
+            allowed_s = VERIFYING_SHARE * sum(seconds)
+        begun = time.perf_counter()
+        reference = Reference(self.checkpoint, self.processing)
+        comparison = Comparison(reference, exact, at_once, self.on_compared)
+        samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
+        try:
+            parity, losses = comparison.compare(
+                samples, _wanted(changed), inf if allowed_s is None else allowed_s
             )
-            budget_s = VERIFYING_SHARE * export_s / (1 + len(wanted))
-        parity, answered = compare_parity(
-            reference, samples, exact[VISION_XML], language, of_layers, budget_s
-        )
-        del language
+        except UncutError:
+            left_out = (
+                f"Memory held {at_once} of {of_layers} layers in float32, and this language model cannot be "
+                "cut between its layers, so nothing was compared."
+            )
+            return self._verified(None, {}, left_out)
         if not parity.holds:
             raise ConversionError(
                 f"The export of {self.source.name} does not compute what the checkpoint does: logits differ "
                 f"by {parity.max_logit_difference:.1e} and image features by "
                 f"{parity.max_feature_difference:.1e} of the largest; nothing is published."
             )
-        if layers < of_layers:
-            left_out = (
-                f"Memory held {layers} of {of_layers} layers in float32, so what compression changes "
-                "was not compared."
-            )
-            return self._verified(parity, {}, left_out)
-        losses = {name: measure_loss(reference, answered, exact, parts) for name, parts in wanted.items()}
-        return self._verified(parity, losses, None)
+        found = self._verified(parity, losses, None)
+        return found.model_copy(update={"allowed_s": allowed_s, "took_s": time.perf_counter() - begun})
 
     def _verified(self, parity: Parity | None, losses: dict[str, Loss], left_out: str | None) -> Verification:
         return Verification(
@@ -283,22 +289,6 @@ class Conversion:
             if applies
         )
 
-    def _shortened(self, layers: int) -> openvino.Model:
-        """The language model with so many of its layers, exported as the whole one is."""
-        model = load_model(self.checkpoint, "auto")
-        decoder: Any = model.model.get_submodule(self.checkpoint.family.parts.decoder)
-        decoder.layers = decoder.layers[:layers]
-        model.config.text_config.num_hidden_layers = layers
-        return export_language(model)
-
-    def _layers_that_fit(self) -> int:
-        """As many of the decoder's layers as memory holds in float32, in torch and in OpenVINO."""
-        counts = self.checkpoint.parameters
-        fixed = counts.vision + counts.embeddings + counts.head
-        room = COMPARING_SHARE * available_memory_bytes() / (2 * FLOAT_BYTES) - fixed
-        of_layers: int = self.checkpoint.config.text_config.num_hidden_layers
-        return min(of_layers, max(1, int(room / counts.layer)))
-
 
 def convert(
     source: str,
@@ -313,14 +303,17 @@ def convert(
     reading: Reading = AS_IT_SAYS,
     on_stage: Callable[[str], None] = lambda _stage: None,
     on_bytes: Callable[[int, int], None] = lambda _done, _total: None,
+    on_compared: Callable[[int, int], None] = lambda _done, _total: None,
+    memory_bytes: int | None = None,
 ) -> FolderManifest | None:
     """Convert the checkpoint `source`, a folder or hub id, into the model folder `out`.
 
     `name` stands in the model id, the source's own if it is None. `calibration` is what
     model_prep.calibration.read_samples reads. After the step `stop_after` nothing is published, and None
     returned. `reading` is what the checkpoint does not say itself. `on_stage` is called with the name of
-    each stage as it begins, at most STAGE_COUNT of them, and `on_bytes` with how many bytes of the weights
-    have come, of how many.
+    each stage as it begins, at most STAGE_COUNT of them, `on_bytes` with how many bytes of the weights have
+    come, of how many, and `on_compared` with how much of what is verified is done, of how much.
+    `memory_bytes` is what verifying is to make do with, what is available if it is None.
 
     Raises ConversionError; whatever is raised, `out` is as it was before, and the parts that were finished
     are kept beside it for the next call.
@@ -354,7 +347,17 @@ def convert(
         _require_room(out, checkpoint, settings)
     with opened(work_path(out)) as work:
         conversion = Conversion(
-            found, checkpoint, processing, ends, settings, samples, _key_of(samples), work, on_stage
+            source=found,
+            checkpoint=checkpoint,
+            processing=processing,
+            ends=ends,
+            settings=settings,
+            samples=samples,
+            calibration_key=_key_of(samples),
+            work=work,
+            on_stage=on_stage,
+            on_compared=on_compared,
+            memory_bytes=memory_bytes,
         )
         exported = {xml: conversion.export(xml) for xml in EXPORTS}
         if stop_after == "export":
@@ -436,6 +439,14 @@ def _stamps(folder: Path, *patterns: str) -> dict[str, list[int]]:
     """Of each file of these names: size and when it was changed."""
     files = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+@contextmanager
+def _timed(folder: Path) -> Iterator[None]:
+    """Write down in `folder` how long making what is in it took."""
+    begun = time.perf_counter()
+    yield
+    (folder / SECONDS_FILE).write_text(f"{time.perf_counter() - begun:.3f}")
 
 
 def _weights(xml: Path) -> Path:

@@ -1,16 +1,17 @@
 """Runs the parts of a model folder on the CPU, one sequence at a time, to compare them; knows no torch."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import Model
 
-from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, LOGITS, POSITION_IDS
+from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, POSITION_IDS
 from model_prep.reference import FloatArray, IntArray
 
 EXACT: Final = {
@@ -18,12 +19,31 @@ EXACT: Final = {
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
 }
-TIMED_CALLS: Final = 3
+TIMED_CALLS: Final = 2
 
 
-def compile_part(xml: Path, properties: Mapping[str, str] = EXACT) -> Callable[[NDArray[Any]], FloatArray]:
+class Asked(NamedTuple):
+    """What a language model is given."""
+
+    prompt: FloatArray
+    """(position, hidden)"""
+    following: FloatArray
+    """(token, hidden), the answer's tokens but the last one"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes to compute prompts with one language model."""
+
+    loading_s: float
+    position_s: float
+
+
+def compile_part(
+    xml: Path | Model, properties: Mapping[str, str] = EXACT
+) -> Callable[[NDArray[Any]], FloatArray]:
     """A part of one input and one output."""
-    request = openvino.Core().compile_model(xml, "CPU", dict(properties)).create_infer_request()
+    request = request_of(xml, properties)
 
     def compute(values: NDArray[Any]) -> FloatArray:
         outputs: FloatArray = request.infer([values])[0]
@@ -35,56 +55,77 @@ def compile_part(xml: Path, properties: Mapping[str, str] = EXACT) -> Callable[[
 class Language:
     """A stateful language model with one row."""
 
-    def __init__(self, xml: Path | Model, properties: Mapping[str, str] = EXACT) -> None:
-        self._request = openvino.Core().compile_model(xml, "CPU", dict(properties)).create_infer_request()
+    def __init__(self, xml: Path | Model, layers: int, properties: Mapping[str, str] = EXACT) -> None:
+        self._layers = layers
+        self._request = request_of(xml, properties)
 
-    def logits(self, prompt: FloatArray, following: FloatArray) -> FloatArray:
-        """prompt (position, hidden), following (token, hidden) → logits (1 + token, vocabulary).
+    def cost(self, prompt: FloatArray) -> Cost:
+        """As prompt (position, hidden) shows; it is in memory already."""
+        prefill(self._request, prompt[:1])  # the first call arranges the weights
+        return Cost(0.0, timed_s(lambda: prefill(self._request, prompt)) / len(prompt))
 
-        Those after the prompt, and after each of the tokens that follow it.
+    def logits(self, asked: Sequence[Asked], on_layers: Callable[[int], None]) -> list[FloatArray]:
+        """Of each that is asked, logits (1 + token, vocabulary): after the prompt, and after each token.
+
+        `on_layers` is told of each prompt's way through the layers.
         """
-        self._request.reset_state()
-        found = [self._append(prompt, 0)]
-        for index, embed in enumerate(following):
-            found.append(self._append(embed[None], len(prompt) + index))
-        return np.stack(found)
+        found = []
+        for prompt, following in asked:
+            rows = [prefill(self._request, prompt)]
+            rows += [
+                append(self._request, embed[None], len(prompt) + index)
+                for index, embed in enumerate(following)
+            ]
+            found.append(np.concatenate(rows))
+            on_layers(self._layers)
+        return found
 
     def greedy(
         self, prompt: FloatArray, embed: Callable[[IntArray], FloatArray], new_tokens: int
     ) -> tuple[list[int], FloatArray]:
         """The most probable tokens after prompt (position, hidden), and logits (new token, vocabulary)."""
-        self._request.reset_state()
-        logits = [self._append(prompt, 0)]
+        logits = [prefill(self._request, prompt)]
         token_ids = [int(logits[-1].argmax())]
         while len(token_ids) < new_tokens:
             embeds = embed(np.array([token_ids[-1:]], dtype=np.int64))[0]
-            logits.append(self._append(embeds, len(prompt) + len(token_ids) - 1))
+            logits.append(append(self._request, embeds, len(prompt) + len(token_ids) - 1))
             token_ids.append(int(logits[-1].argmax()))
-        return token_ids, np.stack(logits)
+        return token_ids, np.concatenate(logits)
 
-    def prefill(self, prompt: FloatArray) -> FloatArray:
-        """prompt (position, hidden) → logits (vocabulary,) of its last position."""
-        self._request.reset_state()
-        return self._append(prompt, 0)
 
-    def _append(self, embeds: FloatArray, past: int) -> FloatArray:
-        """Logits (vocabulary,) of the last position."""
-        total = past + len(embeds)
-        inputs = {
-            INPUTS_EMBEDS: embeds[None],
-            ATTENTION_MASK: np.ones((1, total), dtype=np.int64),
-            POSITION_IDS: np.arange(past, total, dtype=np.int64)[None],
-            BEAM_IDX: np.zeros(1, dtype=np.int32),
-        }
-        logits: FloatArray = np.array(self._request.infer(inputs)[LOGITS][0, -1], dtype=np.float32)
-        return logits
+def request_of(xml: Path | Model, properties: Mapping[str, str]) -> openvino.InferRequest:
+    """A model on the CPU, ready to be called."""
+    return openvino.Core().compile_model(xml, "CPU", dict(properties)).create_infer_request()
+
+
+def append(request: openvino.InferRequest, embeds: FloatArray, past: int) -> FloatArray:
+    """One row of embeds (position, hidden) behind `past` positions → (position, width) of the output.
+
+    A whole language model gives the last position alone.
+    """
+    total = past + len(embeds)
+    inputs = {
+        INPUTS_EMBEDS: embeds[None],
+        ATTENTION_MASK: np.ones((1, total), dtype=np.int64),
+        POSITION_IDS: np.arange(past, total, dtype=np.int64)[None],
+        BEAM_IDX: np.zeros(1, dtype=np.int32),
+    }
+    return np.array(request.infer(inputs)[0][0], dtype=np.float32)
+
+
+def prefill(request: openvino.InferRequest, embeds: FloatArray) -> FloatArray:
+    """As append, behind nothing."""
+    request.reset_state()
+    return append(request, embeds, 0)
+
+
+def timed_s(compute: Callable[[], object]) -> float:
+    """How long a call takes."""
+    begun = time.perf_counter()
+    compute()
+    return time.perf_counter() - begun
 
 
 def best_s(compute: Callable[[], object]) -> float:
     """How long it takes when nothing else is in the way; the first call is not counted."""
-    times = []
-    for _ in range(1 + TIMED_CALLS):
-        begun = time.perf_counter()
-        compute()
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return min([timed_s(compute) for _ in range(1 + TIMED_CALLS)][1:])

@@ -105,7 +105,9 @@ class ConversionOptions:
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
     verify: Annotated[
         VerifyChoice,
-        typer.Option(help="Compare: quick takes at most a quarter of the export's time, full all pictures."),
+        typer.Option(
+            help="What is compared: quick is what a quarter of the time before allows, full all pictures."
+        ),
     ] = VerifyChoice.QUICK
     chat_template: Annotated[
         str | None,

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 STAGE_COUNT: Final = 11
 """Most stages of one conversion, model_prep.convert.convert."""
+QUARTER: Final = 25
+"""Percent of a comparison, of which a line is said where there is no terminal."""
 
 
 class Events:
@@ -22,28 +24,37 @@ class Events:
         self._told_percent = -1
 
     def stage(self, name: str) -> None:
+        self._told_percent = -1
         self.tell("stage", stage=name, stages=STAGE_COUNT)
 
     def downloaded(self, done_bytes: int, total_bytes: int) -> None:
-        percent = 100 * done_bytes // max(1, total_bytes)
-        if percent != self._told_percent:
-            self._told_percent = percent
+        if self._is_news(done_bytes, total_bytes):
             self.tell("download", done_bytes=done_bytes, total_bytes=total_bytes)
+
+    def compared(self, done: int, total: int) -> None:
+        if self._is_news(done, total):
+            self.tell("compared", done=done, total=total)
+
+    def _is_news(self, done: int, total: int) -> bool:
+        percent, told = 100 * done // max(1, total), self._told_percent
+        self._told_percent = percent
+        return percent != told
 
     def tell(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}), file=self._stream, flush=True)
 
 
 class Shown:
-    """A bar on a terminal, the download below it; a line for each stage where there is no terminal."""
+    """A bar on a terminal, and one for the stage below it; lines where there is no terminal."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task = bars.add_task("starting", total=STAGE_COUNT, completed=-1)
-        self._download: TaskID | None = None
+        self._within: TaskID | None = None
+        self._quarters = 0
 
     def stage(self, name: str) -> None:
-        self._hide_download()
+        self._hide_within()
         if self._bars.console.is_terminal:
             self._bars.update(self._task, advance=1, description=name)
         else:
@@ -54,26 +65,41 @@ class Shown:
         self._bars.console.print(line)
 
     def downloaded(self, done_bytes: int, total_bytes: int) -> None:
-        if self._download is None:
-            self._download = self._bars.add_task("download", unit="bytes")
-        self._bars.update(self._download, completed=done_bytes, total=total_bytes)
+        self._show_within("download", done_bytes, total_bytes, unit="bytes")
+
+    def compared(self, done: int, total: int) -> None:
+        """`done` of `total` layers that prompts go through, which people are told in percent."""
+        percent = 100 * done // max(1, total)
+        self._show_within("compared", percent, 100, unit="percent")
+        if not self._bars.console.is_terminal and percent // QUARTER > self._quarters:
+            self._quarters = percent // QUARTER
+            self.say(f"compared: {self._quarters * QUARTER} %")
 
     def finish(self) -> None:
-        self._hide_download()
+        self._hide_within()
         self._bars.update(self._task, completed=STAGE_COUNT, description="done")
 
-    def _hide_download(self) -> None:
-        if self._download is not None:
-            self._bars.remove_task(self._download)
-            self._download = None
+    def _show_within(self, name: str, done: int, total: int, unit: str) -> None:
+        if self._within is None:
+            self._within = self._bars.add_task(name, unit=unit)
+        self._bars.update(self._within, completed=done, total=total)
+
+    def _hide_within(self) -> None:
+        self._quarters = 0
+        if self._within is not None:
+            self._bars.remove_task(self._within)
+            self._within = None
 
 
 class _Amount(DownloadColumn):
-    """Stages as a count, downloads in bytes."""
+    """Stages as a count, downloads in bytes, comparisons in percent."""
 
     def render(self, task: Any) -> Any:
-        if task.fields.get("unit") == "bytes":
-            return super().render(task)
+        match task.fields.get("unit"):
+            case "bytes":
+                return super().render(task)
+            case "percent":
+                return TextColumn("{task.completed} %").render(task)
         return TextColumn("{task.completed}/{task.total}").render(task)
 
 

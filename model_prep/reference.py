@@ -5,7 +5,7 @@ Prompts are made here for calibration and verification alike, by transformers' o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from model_prep.processor import Processing
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+REPLY: Final = (
+    "The image shows several things of different colours, shapes and sizes in front of a plain background."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class Prompt:
     """(tile, 3, height, width), what the vision model read"""
     features: FloatArray
     """(tile, patch, hidden), what it gave"""
+    of_image: NDArray[np.bool_]
+    """(position,), where the image's features are"""
+
+    def places(self, positions: int) -> IntArray:
+        """So many of the prompt's positions: all of its text, and features from all over the image."""
+        image = np.flatnonzero(self.of_image)
+        kept = min(len(image), max(1, positions - (len(self.of_image) - len(image))))
+        spread = image[np.linspace(0, len(image) - 1, kept).round().astype(np.int64)]
+        return np.sort(np.concatenate([np.flatnonzero(~self.of_image), spread]))
 
 
 class _PromptReachedError(Exception):
@@ -36,9 +48,9 @@ class _PromptReachedError(Exception):
 
 
 class Reference:
-    """The checkpoint with its weights in float32. `layers` keeps the first of the decoder's; 0 none."""
+    """The checkpoint, computing in float32. A layer of the decoder is widened only while it computes."""
 
-    def __init__(self, checkpoint: Checkpoint, processing: Processing, layers: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, processing: Processing) -> None:
         """Raises ConversionError if the weights cannot be read."""
         model = load_model(checkpoint, "auto")
         parts = checkpoint.family.parts
@@ -46,11 +58,11 @@ class Reference:
             model.model.get_submodule(name) for name in (parts.tower, parts.projector, parts.decoder)
         )
         decoder = self._decoder
-        if layers is not None:
-            decoder.layers = decoder.layers[:layers]
-        if layers == 0:
-            model.lm_head = torch.nn.Identity()
+        layers, decoder.layers = decoder.layers, torch.nn.ModuleList()
         self.model = model.float()
+        decoder.layers = layers
+        for layer in layers:
+            _widen_while_it_computes(layer)
         self._processing = processing
         self._tiles = checkpoint.family.tiles
         self._look_up_nothing_beyond_the_table()
@@ -67,14 +79,24 @@ class Reference:
         It maps tiles (tile, 3, height, width) to features (tile, patch, hidden).
         """
         inputs = self._processing.inputs(image, text)
-        seen: dict[str, FloatArray] = {}
+        image_token_id = self._processing.processor.image_token_id
+        seen: dict[str, Any] = {"of_image": (inputs["input_ids"][0] == image_token_id).numpy()}
 
-        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> None:
+        def keep_tiles(_tower: Any, arguments: Any, named: Any) -> tuple[Any, Any] | None:
             if self._tiles is not None:
-                pixel_values = self._tiles(inputs, self.model.config)
-            else:
-                pixel_values = arguments[0] if arguments else named["pixel_values"]
+                seen["tiles"] = self._tiles(inputs, self.model.config).numpy()
+                return None
+            pixel_values = arguments[0] if arguments else named["pixel_values"]
             seen["tiles"] = pixel_values.numpy()
+            if vision is None:
+                return None
+            # One tile leads to the projector as well, and what that gives is replaced.
+            tiles = len(pixel_values)
+
+            def first(value: Any) -> Any:
+                return value[:1] if isinstance(value, torch.Tensor) and value.shape[:1] == (tiles,) else value
+
+            return tuple(map(first, arguments)), {name: first(value) for name, value in named.items()}
 
         def replace(_projector: Any, _arguments: Any, output: Any) -> Any:
             own = output if isinstance(output, torch.Tensor) else output.pooler_output
@@ -82,7 +104,7 @@ class Reference:
                 seen["features"] = own.numpy()
                 return None
             seen["features"] = vision(seen["tiles"])
-            others = torch.from_numpy(seen["features"]).reshape(own.shape)
+            others = torch.from_numpy(seen["features"]).reshape(-1, *own.shape[1:])
             if isinstance(output, torch.Tensor):
                 return others
             output.pooler_output = others
@@ -114,11 +136,28 @@ class Reference:
             embeds: FloatArray = self.model.get_input_embeddings()(torch.from_numpy(token_ids)).numpy()
         return embeds
 
-    def logits(self, inputs_embeds: FloatArray) -> FloatArray:
-        """inputs_embeds (position, hidden) → logits (position, vocabulary)."""
-        with torch.no_grad():
-            hidden = self._decoder(inputs_embeds=torch.from_numpy(inputs_embeds[None]))
-            logits: FloatArray = self.model.lm_head(hidden.last_hidden_state)[0].numpy()
+    def reply(self, new_tokens: int) -> list[int]:
+        """Tokens such as an answer has, which nothing had to generate."""
+        token_ids = self._processing.processor.tokenizer(REPLY, add_special_tokens=False)["input_ids"]
+        assert len(token_ids) >= new_tokens
+        return list(token_ids[:new_tokens])
+
+    def logits(
+        self, inputs_embeds: FloatArray, last: int, on_layers: Callable[[int], None] = lambda _layers: None
+    ) -> FloatArray:
+        """inputs_embeds (position, hidden) → logits (last, vocabulary) of so many last positions.
+
+        `on_layers` is told of each layer.
+        """
+        decoder = self._decoder
+        hooks = [layer.register_forward_hook(lambda *_: on_layers(1)) for layer in decoder.layers]
+        try:
+            with torch.no_grad():
+                hidden = decoder(inputs_embeds=torch.from_numpy(inputs_embeds[None])).last_hidden_state
+                logits: FloatArray = self.model.lm_head(hidden[:, -last:])[0].numpy()
+        finally:
+            for hook in hooks:
+                hook.remove()
         return logits
 
     def _look_up_nothing_beyond_the_table(self) -> None:
@@ -127,3 +166,21 @@ class Reference:
         table.register_forward_pre_hook(
             lambda module, arguments: (arguments[0].clamp(max=module.num_embeddings - 1),)
         )
+
+
+def _widen_while_it_computes(layer: torch.nn.Module) -> None:
+    """Weights that are stored in 16 bits stay where they are, mapped from the checkpoint's files."""
+    stored: dict[torch.nn.Parameter, torch.Tensor] = {}
+
+    def widen(*_: Any) -> None:
+        for weight in layer.parameters():
+            stored[weight] = weight.data
+            weight.data = weight.data.float()
+
+    def narrow(*_: Any) -> None:
+        for weight, data in stored.items():
+            weight.data = data
+        stored.clear()
+
+    layer.register_forward_pre_hook(widen)
+    layer.register_forward_hook(narrow, always_call=True)

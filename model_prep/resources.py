@@ -6,8 +6,12 @@ from typing import Final
 
 import psutil
 
+from model_prep.checkpoint import ParameterCounts
 from model_prep.refusal import ConversionError
 
+FLOAT_BYTES: Final = 4
+COMPARING_SHARE: Final = 0.5
+"""Of the memory that is available, for the models in float32 that are compared."""
 MARGIN_DISK_BYTES: Final = 32 << 20
 """For graphs, tokenizer and configs, beside the weights."""
 MARGIN_MEMORY_BYTES: Final = 1 << 30
@@ -31,6 +35,16 @@ def require_memory(needed_bytes: int) -> None:
         raise ConversionError(
             f"The conversion needs {needed / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB are available."
         )
+
+
+def layers_at_once(counts: ParameterCounts, of_layers: int, memory_bytes: int) -> int:
+    """As many of the decoder's layers as may be in memory in float32 while they are compared, at least one.
+
+    One more of them and all other parts are there as well, these in torch and in OpenVINO.
+    """
+    others = counts.layer + 2 * (counts.vision + counts.embeddings + counts.head)
+    room = COMPARING_SHARE * memory_bytes / FLOAT_BYTES - others
+    return min(of_layers, max(1, int(room / counts.layer)))
 
 
 def available_memory_bytes() -> int:

@@ -82,8 +82,8 @@ class PrepSettings(Contract):
     )
     verify: VerifyDepth = Field(
         default="quick",
-        description="what is compared: all pictures; as many as a quarter of the export's time allows, "
-        "and at least one; or nothing",
+        description="what is compared: all pictures; as many as a quarter of the time allows that exporting "
+        "and compressing took, and at least a part of one; or nothing",
     )
     samples: int = Field(default=50, ge=1, description="images to calibrate with")
 

@@ -2,109 +2,239 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from contract.model_folder import LANGUAGE_XML, TEXT_XML, VISION_XML
 from model_prep.calibration import Sample
-from model_prep.inference import Language, best_s, compile_part
-from model_prep.reference import FloatArray, Prompt, Reference
+from model_prep.inference import Asked, Language, best_s, compile_part, prefill, request_of
+from model_prep.layer_blocks import Graph, LayerBlocks, UncutError
+from model_prep.reference import FloatArray, IntArray, Prompt, Reference
 from model_prep.verified import NEW_TOKENS, Loss, Parity
 
 Files = Mapping[str, Path]
 """Where each part lies, by its file name in contract.model_folder."""
+Vision = Callable[[FloatArray], FloatArray]
+PROBED_POSITIONS: Final = 64
+"""Of the first prompt, to see how long all would take."""
+EXACT_RUN: Final = "exact"
+"""Among the names of what is computed."""
+TIMED_LAYERS: Final = 2
+"""Of the language model, to see how fast a compressed one is."""
+OnProgress = Callable[[int, int], None]
+"""Is told how much is compared, of how much: layers that prompts go through."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What the exact export says to one prompt."""
+class Picture:
+    """What is compared of one sample."""
 
-    prompt: Prompt
     sample: Sample
-    token_ids: list[int]
-    logits: FloatArray
-    """(new token, vocabulary)"""
+    prompt: Prompt
+    places: IntArray
+    """The prompt's positions that are taken."""
+    feature_difference: float
+    """Of the exact export's image features from torch's, over the largest."""
+
+    @property
+    def embeds(self) -> FloatArray:
+        """(position, hidden)"""
+        return self.prompt.inputs_embeds[self.places]
+
+    def embeds_by(self, reference: Reference, vision: Vision) -> FloatArray:
+        """The same positions with the image's features by another vision model."""
+        return reference.prompt(self.sample.image, self.sample.text, vision).inputs_embeds[self.places]
 
 
-def compare_parity(
-    reference: Reference,
-    samples: Sequence[Sample],
-    vision_xml: Path,
-    language: Language,
-    of_layers: int,
-    budget_s: float = inf,
-) -> tuple[Parity, list[Answered]]:
-    """The exact export against torch; and what it answers.
+class Comparison:
+    """The exact export beside the checkpoint in torch, and compressed parts beside the exact export.
 
-    `language` has as many layers as the reference, of `of_layers`. Of the samples at least one is compared,
-    and as many as `budget_s` allows when each takes as long as the first.
+    Of the language model `at_once` layers are in memory. Where that is not all no answer is generated: the
+    tokens that are compared follow those of model_prep.reference.REPLY in place of the exact answer's.
     """
-    vision = compile_part(vision_xml)
-    feature_difference = logit_difference = 0.0
-    same: list[bool] = []
-    answered = []
-    allowed = 1.0
-    begun = time.perf_counter()
-    for number, sample in enumerate(samples):
-        if number == 1:
-            allowed = budget_s / (time.perf_counter() - begun)
-        if number >= max(1, allowed):
-            break
-        prompt = reference.prompt(sample.image, sample.text)
-        feature_difference = max(feature_difference, _relative(vision(prompt.tiles), prompt.features))
-        token_ids, logits = language.greedy(prompt.inputs_embeds, reference.embed, NEW_TOKENS)
-        following = reference.embed(np.array([token_ids[:-1]], dtype=np.int64))[0]
-        expected = reference.logits(np.concatenate([prompt.inputs_embeds, following]))[-NEW_TOKENS:]
-        logit_difference = max(logit_difference, _relative(logits, expected))
-        same += (logits.argmax(-1) == expected.argmax(-1)).tolist()
-        answered.append(Answered(prompt, sample, token_ids, logits))
-    parity = Parity(
-        images=len(answered),
-        layers=reference.layers,
-        of_layers=of_layers,
-        max_feature_difference=feature_difference,
-        max_logit_difference=logit_difference,
-        tokens=len(same),
-        token_agreement=float(np.mean(same)),
-    )
-    return parity, answered
+
+    def __init__(
+        self,
+        reference: Reference,
+        exact: Files,
+        at_once: int,
+        on_progress: OnProgress = lambda _done, _total: None,
+    ) -> None:
+        self._reference = reference
+        self._exact = exact
+        self._at_once = min(at_once, reference.layers)
+        self._on_progress = on_progress
+        self._done = self._total = 0
+        self._token_ids: list[list[int]] = []
+        self._logits: dict[str, list[FloatArray]] = {}
+
+    def compare(
+        self, samples: Sequence[Sample], compressed: Mapping[str, Files], budget_s: float = inf
+    ) -> tuple[Parity, dict[str, Loss]]:
+        """How near the export is, and what taking each of `compressed` in its place changes, by their names.
+
+        Of the samples at least one is compared, and as many as `budget_s` allows as the first layers show; if
+        it does not allow one, features from all over the image stand for all of them. Nothing is said of
+        `compressed` where parity does not hold. Raises UncutError.
+        """
+        begun = time.perf_counter()
+        runs = {EXACT_RUN: self._exact} | {
+            name: {**self._exact, **files} for name, files in compressed.items()
+        }
+        vision = compile_part(self._exact[VISION_XML])
+        decoder = self._decoder(self._exact[LANGUAGE_XML])
+        pictures = self._pictures(samples, vision, decoder, runs, begun + budget_s)
+        del vision
+        self._total = len(pictures) * self._reference.layers * (1 + len(runs))
+        if isinstance(decoder, Language):
+            self._generate(pictures, decoder)
+        else:
+            self._token_ids = [self._reference.reply(NEW_TOKENS)] * len(pictures)
+        features = {
+            xml: self._embeds(pictures, xml)
+            for xml in dict.fromkeys(run[VISION_XML] for run in runs.values())
+        }
+        self._compute(runs, features, self._exact[LANGUAGE_XML], decoder)
+        del decoder
+        parity = self._parity(pictures)
+        if not parity.holds:
+            return parity, {}
+        for xml in dict.fromkeys(run[LANGUAGE_XML] for run in runs.values()):
+            if xml != self._exact[LANGUAGE_XML]:
+                self._compute(runs, features, xml, self._decoder(xml))
+        return parity, {name: self._loss(name, files, pictures[0]) for name, files in compressed.items()}
+
+    def _decoder(self, xml: Path) -> Language | LayerBlocks:
+        if self._at_once == self._reference.layers:
+            return Language(xml, self._reference.layers)
+        return LayerBlocks(xml, self._at_once)
+
+    def _pictures(
+        self,
+        samples: Sequence[Sample],
+        vision: Vision,
+        decoder: Language | LayerBlocks,
+        runs: Mapping[str, Files],
+        until_s: float,
+    ) -> list[Picture]:
+        """Of which samples which positions are compared, to be done by `until_s` of time.perf_counter()."""
+        begun = time.perf_counter()
+        first = self._picture(samples[0], vision)
+        seen_s = time.perf_counter() - begun
+        cost = decoder.cost(first.embeds[:PROBED_POSITIONS])
+        # torch computes as long as the exact export does, and so about does every other one.
+        loads = 1 + len({run[LANGUAGE_XML] for run in runs.values()})
+        position_s = (1 + len(runs)) * cost.position_s
+        # Another vision model computes once, and again to see how fast it is.
+        others_s = seen_s * (len({run[VISION_XML] for run in runs.values()}) - 1)
+        left_s = until_s - time.perf_counter() - loads * cost.loading_s - others_s
+        first_s = position_s * (len(first.places) + NEW_TOKENS)
+        if left_s < first_s:
+            positions = max(PROBED_POSITIONS, int(left_s / position_s) - NEW_TOKENS)
+            return [replace(first, places=first.prompt.places(positions))]
+        more = (left_s - first_s) / (first_s + seen_s + others_s / 2)
+        others = samples[1 : 1 + int(min(more, len(samples)))]
+        return [first, *(self._picture(sample, vision) for sample in others)]
+
+    def _picture(self, sample: Sample, vision: Vision) -> Picture:
+        """The whole of it."""
+        prompt = self._reference.prompt(sample.image, sample.text)
+        difference = _relative(vision(prompt.tiles), prompt.features)
+        return Picture(sample, prompt, np.arange(len(prompt.inputs_embeds)), difference)
+
+    def _generate(self, pictures: Sequence[Picture], language: Language) -> None:
+        """The exact answers."""
+        embed = compile_part(self._exact[TEXT_XML])
+        self._logits[EXACT_RUN] = []
+        for picture in pictures:
+            token_ids, logits = language.greedy(picture.embeds, embed, NEW_TOKENS)
+            self._token_ids.append(token_ids)
+            self._logits[EXACT_RUN].append(logits)
+            self._passed(self._reference.layers)
+
+    def _embeds(self, pictures: Sequence[Picture], vision_xml: Path) -> list[FloatArray]:
+        """Prompts as this vision model shows them."""
+        if vision_xml == self._exact[VISION_XML]:
+            return [picture.embeds for picture in pictures]
+        vision = compile_part(vision_xml)
+        return [picture.embeds_by(self._reference, vision) for picture in pictures]
+
+    def _compute(
+        self,
+        runs: Mapping[str, Files],
+        features: Mapping[Path, Sequence[FloatArray]],
+        language_xml: Path,
+        decoder: Language | LayerBlocks,
+    ) -> None:
+        """The logits of all runs that take this language model, together through each of its blocks."""
+        asked = []
+        names = [
+            name
+            for name, files in runs.items()
+            if files[LANGUAGE_XML] == language_xml and name not in self._logits
+        ]
+        for name in names:
+            embed = compile_part(runs[name][TEXT_XML])
+            asked += [
+                Asked(prompt, _following(embed, token_ids))
+                for prompt, token_ids in zip(features[runs[name][VISION_XML]], self._token_ids, strict=True)
+            ]
+        logits = iter(decoder.logits(asked, self._passed))
+        for name in names:
+            self._logits[name] = [next(logits) for _ in self._token_ids]
+
+    def _parity(self, pictures: Sequence[Picture]) -> Parity:
+        logit_difference = 0.0
+        same: list[bool] = []
+        for picture, token_ids, logits in zip(
+            pictures, self._token_ids, self._logits[EXACT_RUN], strict=True
+        ):
+            following = _following(self._reference.embed, token_ids)
+            expected = self._reference.logits(
+                np.concatenate([picture.embeds, following]), NEW_TOKENS, self._passed
+            )
+            logit_difference = max(logit_difference, _relative(logits, expected))
+            same += (logits.argmax(-1) == expected.argmax(-1)).tolist()
+        compared = sum(len(picture.places) for picture in pictures)
+        return Parity(
+            images=len(pictures),
+            layers=self._at_once,
+            of_layers=self._reference.layers,
+            prompt_share=compared / sum(len(picture.prompt.inputs_embeds) for picture in pictures),
+            max_feature_difference=max(picture.feature_difference for picture in pictures),
+            max_logit_difference=logit_difference,
+            tokens=len(same),
+            token_agreement=float(np.mean(same)),
+        )
+
+    def _loss(self, name: str, compressed: Files, picture: Picture) -> Loss:
+        pairs = list(zip(self._logits[EXACT_RUN], self._logits[name], strict=True))
+        same = np.array([exact.argmax(-1) == other.argmax(-1) for exact, other in pairs])
+        generated = self._at_once == self._reference.layers
+        return Loss(
+            size_ratio=_weights_bytes(compressed, compressed) / _weights_bytes(self._exact, compressed),
+            speed_ratio=_speed_ratio(picture, self._exact, compressed),
+            token_agreement=float(same.mean()),
+            # The first token that differs ends what an answer has in common with the exact one.
+            answer_agreement=float(same.all(-1).mean()) if generated else None,
+            # Of equal distributions it is a rounding error of either sign.
+            logit_kl=max(0.0, float(np.mean([_divergence(exact, other) for exact, other in pairs]))),
+        )
+
+    def _passed(self, layers: int) -> None:
+        self._done += layers
+        self._on_progress(self._done, self._total)
 
 
-def measure_loss(
-    reference: Reference,
-    answered: Sequence[Answered],
-    exact: Files,
-    compressed: Files,
-) -> Loss:
-    """What it changes to take the parts `compressed` instead of those of the `exact` export."""
-    files = {**exact, **compressed}
-    vision = compile_part(files[VISION_XML])
-    embed = compile_part(files[TEXT_XML])
-    language = Language(files[LANGUAGE_XML])
-    same_tokens: list[bool] = []
-    same_answers: list[bool] = []
-    divergences: list[float] = []
-    for was in answered:
-        inputs_embeds = was.prompt.inputs_embeds
-        if VISION_XML in compressed:
-            inputs_embeds = reference.prompt(was.sample.image, was.sample.text, vision).inputs_embeds
-        following = embed(np.array([was.token_ids[:-1]], dtype=np.int64))[0]
-        logits = language.logits(inputs_embeds, following)
-        same_tokens += (logits.argmax(-1) == was.logits.argmax(-1)).tolist()
-        divergences += _divergence(was.logits, logits).tolist()
-        same_answers.append(language.greedy(inputs_embeds, embed, NEW_TOKENS)[0] == was.token_ids)
-    return Loss(
-        size_ratio=_weights_bytes(compressed, compressed) / _weights_bytes(exact, compressed),
-        speed_ratio=_speed_ratio(answered[0].prompt, exact, compressed),
-        token_agreement=float(np.mean(same_tokens)),
-        answer_agreement=float(np.mean(same_answers)),
-        # Of equal distributions it is a rounding error of either sign.
-        logit_kl=max(0.0, float(np.mean(divergences))),
-    )
+def _following(embed: Callable[[IntArray], FloatArray], token_ids: Sequence[int]) -> FloatArray:
+    """(token, hidden) of all tokens but the last one, after which nothing is asked."""
+    embeds: FloatArray = embed(np.array([token_ids[:-1]], dtype=np.int64))[0]
+    return embeds
 
 
 def _relative(found: FloatArray, expected: FloatArray) -> float:
@@ -128,15 +258,22 @@ def _weights_bytes(files: Files, parts: Iterable[str]) -> int:
     return sum(files[part].with_suffix(".bin").stat().st_size for part in parts)
 
 
-def _speed_ratio(prompt: Prompt, exact: Files, compressed: Files) -> float | None:
-    """Of the vision model, or of the language model's prefill; of both together there is none."""
+def _speed_ratio(picture: Picture, exact: Files, compressed: Files) -> float | None:
+    """Of the vision model on a tile, or of the language model's first layers on a prompt.
+
+    Of both together there is none, nor of layers that cannot be cut out.
+    """
     if (VISION_XML in compressed) == (LANGUAGE_XML in compressed):
         return None
     defaults: dict[str, str] = {}
     runs: list[Callable[[], object]] = []
     for files in (exact, compressed):
         if VISION_XML in compressed:
-            runs.append(partial(compile_part(files[VISION_XML], defaults), prompt.tiles))
-        else:
-            runs.append(partial(Language(files[LANGUAGE_XML], defaults).prefill, prompt.inputs_embeds))
+            runs.append(partial(compile_part(files[VISION_XML], defaults), picture.prompt.tiles[:1]))
+            continue
+        try:
+            request = request_of(Graph(files[LANGUAGE_XML]).block(0, TIMED_LAYERS), defaults)
+        except UncutError:
+            return None
+        runs.append(partial(prefill, request, picture.embeds))
     return best_s(runs[0]) / best_s(runs[1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
@@ -20,6 +21,14 @@ ANY_IMAGE: Final = ImagePath(path="image")
 ANY_TEXT: Final = "answer"
 _DEFAULTS: Final = GenerationParameters().model_dump()
 _MOST_MERGED: Final = 1000
+
+
+class Flagged(StrEnum):
+    """Flags of an answer that another one to the same question may be without."""
+
+    TRUNCATED = "truncated"
+    REPETITION = "repetition"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,10 @@ class Asking:
         parameters: GenerationParameters,
         detail: Detail,
         overrides: Mapping[str, Any] | None = None,
+        on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`overrides` are fields of GenerationParameters that go before all others."""
+        """`overrides` are fields of GenerationParameters that go before all others; `on_flag` has such for
+        questions that are asked once more."""
         self._prompts = tuple(prompts)
         self._parameters = parameters
         self._given = parameters.model_dump(exclude_defaults=True)
@@ -75,6 +86,7 @@ class Asking:
         """Ids of prompts that could be asked of a row."""
         self._unfit: dict[str, Failure] = {}
         """Why a prompt could not be asked of the first row that it did not fit."""
+        self._on_flag = on_flag or {}
 
     def detail(self, row: Row) -> Detail:
         return self._detail if row.detail is None else row.detail
@@ -90,11 +102,22 @@ class Asking:
         self._refuse_idle_of_row(row, wishes)
         self._note_fitting(row, wishes)
         try:
-            for parameters, group in by_parameters(wishes).items():
+            again = self._tried_again(row, wishes, answered)
+            for parameters, group in by_parameters([*wishes, *again]).items():
                 self._check_job(row, parameters, group)
         except ValidationError as invalid:
             raise SourceError(f'The row "{quoted(row.id)}": {first_complaint(invalid)}') from None
         return Checked(len(wishes), self._note_used(row, wishes))
+
+    def _tried_again(self, row: Row, wishes: Sequence[Wish], answered: Mapping[str, str]) -> list[Wish]:
+        """What would be asked once more if every answer had every flag of the run's rules."""
+        plain = {wish.number: wish.parameters for wish in wishes}
+        return [
+            one
+            for changes in self._on_flag.values()
+            for one in self._wishes(row, answered, again=dict.fromkeys(range(len(wishes)), changes))
+            if _is_open(one) and one.parameters != plain[one.number]
+        ]
 
     def refuse_idle(self) -> None:
         """After the last row: raise SourceError for an option of the run that decides nothing in any."""
@@ -155,7 +178,7 @@ class Asking:
         found = {*row.parameters, *({"detail"} if row.detail is not None else ())}
         own = {} if row.questions else {prompt.id: prompt.parameters for prompt in self._prompts}
         for wish in wishes:
-            merged = self._merged(row, own.get(wish.id, {}))
+            merged = self._merged(row, own.get(wish.id, {}), {})
             decides = frozenset({"length_penalty"}) if _is_scored(wish) else frozenset(_DEFAULTS)
             self._used |= merged.run & decides
             found |= merged.offered & decides
@@ -163,19 +186,35 @@ class Asking:
             found.add("temperature")  # of 0
         return tuple(sorted(found & row.columns.keys()))
 
-    def ready(self, row: Row, outcomes: Mapping[str, Answer | Failure | None]) -> list[Wish]:
-        """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there."""
+    def ready(
+        self,
+        row: Row,
+        outcomes: Mapping[str, Answer | Failure | None],
+        again: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> list[Wish]:
+        """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there.
+
+        `again` has the changed parameters of questions that are asked again, by number.
+        """
         if row.refusal is not None:
             return [Wish(0, REFUSED_ID, "", row.refusal, self._parameters)] if not outcomes else []
         failed = {one for one, outcome in outcomes.items() if isinstance(outcome, Failure)}
         texts = {one: outcome.text for one, outcome in outcomes.items() if isinstance(outcome, Answer)}
-        return [wish for wish in self._wishes(row, texts, failed) if wish.id not in outcomes]
+        return [wish for wish in self._wishes(row, texts, failed, again) if wish.id not in outcomes]
 
     def _wishes(
-        self, row: Row, answers: Mapping[str, str], failed: frozenset[str] | set[str] = frozenset()
+        self,
+        row: Row,
+        answers: Mapping[str, str],
+        failed: frozenset[str] | set[str] = frozenset(),
+        again: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> list[Wish]:
+        changes = again or {}
         if row.questions:
-            return [self._wish(number, row, one, {}) for number, one in enumerate(row.questions)]
+            return [
+                self._wish(number, row, one, {}, changes.get(number, {}))
+                for number, one in enumerate(row.questions)
+            ]
         wishes = []
         for number, prompt in enumerate(self._prompts):
             lost = [one for one in prompt.answers if one in failed]
@@ -191,27 +230,32 @@ class Asking:
                 except Refusal as refusal:
                     wishes.append(Wish(number, prompt.id, prompt.text, refusal.failure, self._parameters))
                 else:
-                    wishes.append(self._wish(number, row, question, prompt.parameters))
+                    wishes.append(
+                        self._wish(number, row, question, prompt.parameters, changes.get(number, {}))
+                    )
         return wishes
 
-    def _wish(self, number: int, row: Row, question: Question, own: Mapping[str, Any]) -> Wish:
+    def _wish(
+        self, number: int, row: Row, question: Question, own: Mapping[str, Any], again: Mapping[str, Any]
+    ) -> Wish:
         prompt = question.model_dump(mode="json")["messages"]
-        return Wish(number, question.id, prompt, question, self._merged(row, own).parameters)
+        return Wish(number, question.id, prompt, question, self._merged(row, own, again).parameters)
 
-    def _merged(self, row: Row, own: Mapping[str, Any]) -> _Merged:
-        """The run's parameters, over them the prompt's, over them the row's."""
-        key = repr((sorted(own.items()), sorted(row.offered.items()), sorted(row.parameters.items())))
+    def _merged(self, row: Row, own: Mapping[str, Any], again: Mapping[str, Any]) -> _Merged:
+        """The run's parameters, over them the prompt's, the row's, and what is changed for another try."""
+        layers = (own, row.offered, row.parameters, again)
+        key = repr([sorted(one.items()) for one in layers])
         if key not in self._kept:
             if len(self._kept) > _MOST_MERGED:
                 self._kept.clear()
             try:
-                self._kept[key] = self._merge(own, row)
+                self._kept[key] = self._merge(own, row, again)
             except ValidationError as invalid:
                 raise SourceError(f'The row "{quoted(row.id)}": {first_complaint(invalid)}') from None
         return self._kept[key]
 
-    def _merge(self, own: Mapping[str, Any], row: Row) -> _Merged:
-        above = layered(row.parameters, self._overrides)
+    def _merge(self, own: Mapping[str, Any], row: Row, again: Mapping[str, Any]) -> _Merged:
+        above = layered(row.parameters, self._overrides, again)
         fields = layered(self._given, own, row.offered, above)
         offered = frozenset(name for name in row.offered if name in fields and name not in above)
         for name in offered:
@@ -223,7 +267,7 @@ class Asking:
             if not offered:
                 raise
             # Columns that do not go together, or not with the rest, are no parameters.
-            return self._merge(own, replace(row, offered={}))
+            return self._merge(own, replace(row, offered={}), again)
         return _Merged(parameters, frozenset(self._given.keys() & fields.keys()), offered & fields.keys())
 
 
@@ -251,6 +295,11 @@ def _decides_nothing(name: str, fields: Mapping[str, Any]) -> bool:
 
 def _is_scored(wish: Wish) -> bool:
     return isinstance(wish.asked, Question) and wish.asked.choices is not None
+
+
+def _is_open(wish: Wish) -> bool:
+    """Whether the answer is generated: one that is chosen has no flag."""
+    return isinstance(wish.asked, Question) and wish.asked.choices is None
 
 
 def by_parameters(wishes: Sequence[Wish]) -> dict[GenerationParameters, list[Wish]]:

@@ -22,8 +22,10 @@ from contract.broker import VISIBILITY_TIMEOUT_S
 from contract.failure import Failure
 from contract.job import Detail, GenerationParameters
 from producer.ask import Asked, ask
+from producer.asking import Flagged
 from producer.connection import connect
 from producer.model_choice import model_id, model_to_ask
+from producer.outputs import NotWrittenError
 from producer.planning import plan_run
 from producer.questions import Prompt, read_prompts
 from producer.queue import Queue
@@ -33,7 +35,7 @@ from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, SinkOptions
-from producer.sources import SourceOptions
+from producer.sources import SourceOptions, shown
 from producer.workers import live_workers
 
 
@@ -69,6 +71,7 @@ class Client:
         add: bool = False,
         questions: Sequence[str | Prompt] = (),
         parameters: Mapping[str, Any] | GenerationParameters | None = None,
+        on_flag: Mapping[str, Mapping[str, Any]] | None = None,
         detail: Detail = "high",
         options: SourceOptions | None = None,
         sinks: Sequence[str] = ("jsonl",),
@@ -98,6 +101,7 @@ class Client:
             options=options or SourceOptions(),
             prompts=(*read_prompts(texts, None, None), *given),
             parameters=parameters,
+            on_flag={Flagged(flag): dict(changes) for flag, changes in (on_flag or {}).items()},
             detail=detail,
             model=None if model is None else model_id(model),
             ship=ship,
@@ -154,7 +158,8 @@ class Answers:
     """A run under way: every row of the submission once, those answered earlier first.
 
     An iterator ends when every row is answered and on disk. One that is left early leaves a run that `resume`
-    continues. Without `keep_going` it raises producer.first_jobs.FirstJobsFailError when the first jobs all
+    continues. After the last row it raises producer.outputs.NotWrittenError where an output is not on disk.
+    Without `keep_going` it raises producer.first_jobs.FirstJobsFailError when the first jobs all
     fail for one reason, before any of their rows comes.
     """
 
@@ -187,6 +192,13 @@ class Answers:
                     yield tap.rows.popleft()
             yield from tap.rows
             work.finish(keep_done_s=2 * VISIBILITY_TIMEOUT_S)
+            missing = self.folder.ledger.count_unwritten()
+            if missing:
+                told = ", ".join(f"{count} of {sink}" for sink, count in missing.items())
+                raise NotWrittenError(
+                    f"Outputs are not on disk: {told}; failures.jsonl names them. When the cause is gone: "
+                    f"captionmill export {shown(self.folder.path)}"
+                )
 
     async def __aiter__(self) -> AsyncIterator[AnsweredRow]:
         """The same, while other tasks run. One thread at a time works for it."""

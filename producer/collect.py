@@ -1,6 +1,7 @@
 """Drains a run's records from the result store into the ledger, each once; knows nothing of sending."""
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final
 
 import redis
@@ -8,6 +9,7 @@ import redis
 from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode
 from contract.store import RECORD_FIELD, attempts_key, cancelled_key, done_key, holders_key, results_key
+from producer.asking import Flagged
 from producer.first_jobs import FirstJobs
 from producer.ledger import Ledger, Result
 
@@ -22,9 +24,15 @@ class Collector:
     """One per ledger at a time. A crash at any point loses nothing and leaves nothing twice."""
 
     def __init__(
-        self, connection: redis.Redis, ledger: Ledger, run: str, first_jobs: FirstJobs | None = None
+        self,
+        connection: redis.Redis,
+        ledger: Ledger,
+        run: str,
+        first_jobs: FirstJobs | None = None,
+        on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`first_jobs` are told of each record."""
+        """`first_jobs` are told of each record; `on_flag` as in producer.feed."""
+        self._on_flag = on_flag or {}
         self._redis = connection
         self._ledger = ledger
         self._run = run
@@ -63,6 +71,8 @@ class Collector:
         last_id = records[-1][0]
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
+            for flag, changes in self._on_flag.items():
+                self._ledger.ask_flagged_again(flag, changes, jobs=fresh)
         milliseconds, _, sequence = last_id.partition("-")
         self._redis.xtrim(self._key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
         known = set(fresh)

@@ -3,23 +3,27 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
 from contract.broker import VISIBILITY_TIMEOUT_S
+from contract.counting import counted
 from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
 from producer.run_folder import RunFolder, Work
+from producer.sinks.columns import printable
 from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
-from producer.sources.skipped import counted
+
+NAMED: Final = 10
+"""So many outputs that are not on disk are named for each sink; failures.jsonl has all."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,10 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
         "finished": folder.finished,
         "skipped": folder.skipped.fields(),
         "without_image": folder.without_image,
+        "answered_already": folder.answered_already,
+        "asked_again": dict(zip(("questions", "better"), ledger.asked_again(), strict=True)),
     }
+    result["not_written"] = not_written(folder)
     if outputs is not None:
         result["left_alone"] = {sink.name: dict(sink.left_alone) for sink in outputs.sinks if sink.left_alone}
         result["left_alone_examples"] = {
@@ -102,11 +109,27 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
     return result
 
 
+def not_written(folder: RunFolder) -> dict[str, Any]:
+    """Sink → outputs that should be on disk and are not: how many, and the first of them."""
+    ledger = folder.ledger
+    return {
+        sink: {
+            "count": count,
+            "first": [
+                {"id": printable(row.id), "name": printable(row.name or row.id), "reason": reason}
+                for _, row, reason in ledger.unwritten(sink, NAMED)
+            ],
+        }
+        for sink, count in ledger.count_unwritten().items()
+    }
+
+
 def report(found: dict[str, Any], console: Console) -> None:
     """The summary in words."""
     state = "" if found["finished"] else f" {found['complete']} of them complete;"
     console.print(
-        f"{found['rows']} images:{state} {found['answered']} questions answered, {found['failed']} failed."
+        f"{counted(found['rows'], 'image')}:{state} {counted(found['answered'], 'question')} answered, "
+        f"{found['failed']} failed."
     )
     if found["without_image"]:
         console.print(f"Asked without an image: {counted(found['without_image'], 'row')}.")
@@ -114,6 +137,11 @@ def report(found: dict[str, Any], console: Console) -> None:
         console.print(f"New jobs: {found['jobs_sent']}; what the folder knew already was not asked again.")
     if found["skipped"]:
         console.print(f"{Skipped.of(found['skipped']).told()}.")
+    tell_answered(found["answered_already"], console)
+    again = found["asked_again"]
+    if again["questions"]:
+        told = counted(again["questions"], "flagged answer")
+        console.print(f"{told} asked for once more; {again['better']} of the others are better and written.")
     for code, count in found["failures"].items():
         told = found.get("remedies", {}).get(code)
         console.print(f"  {count:6d}  {code}" + (f": {told}" if told else ""))
@@ -123,6 +151,27 @@ def report(found: dict[str, Any], console: Console) -> None:
             console.print(
                 f"  {count:6d}  {sink}: not written, as {reason}" + (f" ({example})" if example else "")
             )
+    _report_not_written(found, console)
+
+
+def tell_answered(answered: Mapping[str, int], console: Console) -> None:
+    """Images that are not asked about, as their answers are there."""
+    for where, count in answered.items():
+        console.print(f"{counted(count, 'image')} not asked about, as the answer is there: {where}.")
+
+
+def _report_not_written(found: dict[str, Any], console: Console) -> None:
+    for sink, missing in found["not_written"].items():
+        count = missing["count"]
+        console.print(f"Not on disk: {count} {'output' if count == 1 else 'outputs'} of {sink}:")
+        for one in missing["first"]:
+            console.print(f"    {one['name']}: {one['reason']}")
+        if count > len(missing["first"]):
+            console.print(f"    and {count - len(missing['first'])} more, in failures.jsonl")
+    if found["not_written"]:
+        console.print(
+            f"When the cause is gone, write them without asking again: captionmill export {found['folder']}"
+        )
 
 
 def event(name: str, fields: dict[str, Any]) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from contract.failure import Failure, FailureCode
 from contract.job import Detail, ImageStored, Job, Question
-from producer.asking import Asking, Wish, by_parameters
+from producer.asking import Asking, Flagged, Wish, by_parameters
 from producer.keys import effective, question_key
 from producer.ledger import Asked, FileDigest, Ledger, NextRow, OpenJob
 from producer.references import Resolved, Resolver, digest_of
@@ -62,8 +62,10 @@ class Feeder:
         *,
         run: str,
         model: str | None,
+        on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`model` is the model id that must answer, and whose answers of earlier submissions count."""
+        """`on_flag` has the changed parameters of a question that is asked once more, by the flag of its
+        answer. `model` is the model id that must answer, and whose answers of earlier submissions count."""
         self._ledger = ledger
         self._queue = queue
         self._uploads = uploads
@@ -71,6 +73,7 @@ class Feeder:
         self._resolver = resolver
         self._run = run
         self._model = model
+        self._on_flag = on_flag or {}
         self._index = ledger.next_index()
         self._most_rows = FIRST_ROWS
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
@@ -95,13 +98,17 @@ class Feeder:
         with self._ledger.transaction():
             for place, digest in digests.items():
                 self._ledger.keep_file_digest(place, digest)
+            again = self._ledger.changes([one.position for one in rows])
             for one, found in zip(rows, images, strict=True):
                 if isinstance(one.row.image, Embedded):
                     found = [self._resolver.resolve(one.row.image, None)[0]]
                 if not self._upload(found):
                     break
-                messages += self._row(one, found)
+                messages += self._row(one, found, again.get(one.position))
                 taken += 1
+            for flag, changes in self._on_flag.items():
+                known = [one.position for one in rows[:taken]]
+                self._ledger.ask_flagged_again(flag, changes, positions=known)
         self._send(messages, together)
         return Fed(tuple(index for index, _ in messages), taken)
 
@@ -149,14 +156,16 @@ class Feeder:
             self._uploads.put(sha256, content)
         return True
 
-    def _row(self, one: NextRow, images: Sequence[Resolved]) -> list[tuple[int, str]]:
+    def _row(
+        self, one: NextRow, images: Sequence[Resolved], again: Mapping[int, Mapping[str, Any]] | None
+    ) -> list[tuple[int, str]]:
         """Note what the row asks, and return the jobs that this takes."""
         position, row = one.position, one.row
         detail = self._asking.detail(row)
         asked: list[Asked] = []
         missing: dict[bytes, Wish] = {}
         waiting = 0
-        for wish in self._asking.ready(row, self._ledger.outcomes(position) if one.begun else {}):
+        for wish in self._asking.ready(row, self._ledger.outcomes(position) if one.begun else {}, again):
             refused = next((image.refusal for image in images if image.refusal is not None), wish.asked)
             if isinstance(refused, Failure):
                 key = b"refused" + position.to_bytes(5, "big") + wish.number.to_bytes(4, "big")

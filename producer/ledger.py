@@ -7,6 +7,8 @@ ask       content key → its outcome, or the job that will bring it; kept from 
 job       what was sent: index in the run's done bitmap and stream, and whether its record has come
 file      image file → its digest, so that what did not change is not read again
 output    output file → what the run folder wrote there, so that a person's change is not written over
+unwritten   sink and row → why the output is not on disk
+earlier   question that is asked again for a flag → the ask before, and what is changed for the other
 
 Everything that belongs together is one transaction, made durable before anything outside depends on it. Two
 processes may have a ledger open, one that feeds and one that collects.
@@ -82,7 +84,15 @@ CREATE INDEX row_new ON row (position) WHERE fed = 0 AND due IS NULL AND seq IS 
 CREATE INDEX row_unfed ON row (position) WHERE fed < total;
 """
 OUTPUT: Final = "CREATE TABLE IF NOT EXISTS output (path BLOB PRIMARY KEY, known TEXT NOT NULL) WITHOUT ROWID"
-"""Folders of earlier releases get it when they are opened; readers do without."""
+UNWRITTEN: Final = (
+    "CREATE TABLE IF NOT EXISTS unwritten (sink TEXT NOT NULL, position INTEGER NOT NULL, "
+    "at_end INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (sink, position)) WITHOUT ROWID"
+)
+EARLIER: Final = (
+    "CREATE TABLE IF NOT EXISTS earlier (position INTEGER NOT NULL, number INTEGER NOT NULL, "
+    "ask INTEGER NOT NULL, changes TEXT NOT NULL, PRIMARY KEY (position, number)) WITHOUT ROWID"
+)
+"""Folders of earlier releases get these when they are opened; readers do without."""
 ASK: Final = """
 INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
@@ -162,6 +172,7 @@ class Ledger:
         if not create and not path.exists():
             raise LedgerError(f"{shown(folder)} holds no run.")
         self.folder = folder
+        self._path = path.absolute()
         # SQLite leaves two files behind where it may only read.
         looks = read_only and not os.access(folder, os.W_OK)
         try:
@@ -171,6 +182,7 @@ class Ledger:
                 check_header(path)
             self._db = open_database(path, mode="ro" if looks else "rwc" if create else "rw")
             self._open(path, create=create, read_only=read_only)
+            self._opened = os.stat(path)
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{shown(path)} cannot be opened: {error}.") from None
         self._db.execute(
@@ -203,6 +215,8 @@ class Ledger:
         check_pages(self._db, path)
         if not read_only:
             self._db.execute(OUTPUT)
+            self._db.execute(UNWRITTEN)
+            self._db.execute(EARLIER)
 
     def _has_our_tables(self) -> bool:
         told = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema")}
@@ -234,12 +248,26 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
+            self.check_place()
             if error.sqlite_errorcode & 0xFF not in OF_THE_DISK:
                 raise
             raise LedgerError(
                 f"{shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
                 "when there is room, go on with run --resume."
             ) from error
+
+    def check_place(self) -> None:
+        """Raises LedgerError where the folder was moved or deleted since the ledger was opened."""
+        try:
+            found = os.stat(self._path)
+            is_here = os.path.samestat(found, self._opened)
+        except OSError:
+            is_here = False
+        if not is_here:
+            raise LedgerError(
+                f"The run's folder {shown(self.folder)} was moved or deleted, so the run has stopped. Where "
+                "it is now, it goes on with: captionmill run --resume --out FOLDER"
+            )
 
     def check_everything(self) -> None:
         """Read all there is. Raises LedgerDamagedError."""
@@ -286,6 +314,7 @@ class Ledger:
             self._db.execute("DROP TABLE row")
             self._db.execute("ALTER TABLE row_next RENAME TO row")
             self._db.execute("DELETE FROM question")
+            self._db.execute("DELETE FROM earlier")
             for statement in ROW_INDICES.split(";"):
                 self._db.execute(statement)
             self.set_state("rows", rows.count)
@@ -307,6 +336,17 @@ class Ledger:
             return [
                 NextRow(position, _row(row_id, content), fed > 0) for position, row_id, content, fed in chosen
             ]
+
+    def changes(self, positions: Sequence[int]) -> dict[int, dict[int, dict[str, Any]]]:
+        """Position → number of a question that is asked again → the parameters that are changed for it."""
+        found: dict[int, dict[int, dict[str, Any]]] = {}
+        marks = ",".join("?" * len(positions))
+        for position, number, changes in self._db.execute(
+            f"SELECT position, number, changes FROM earlier WHERE position IN ({marks})", tuple(positions)
+        ):
+            with self._db.reading():
+                found.setdefault(position, {})[number] = json.loads(changes)
+        return found
 
     def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
         """Question id → outcome, of the row's questions that have been fed."""
@@ -467,6 +507,7 @@ class Ledger:
 
     def _finish(self, positions: Sequence[int]) -> None:
         """Rows without open questions are complete, or due for what is left of them."""
+        self._choose(positions)
         following = int(self.state("last_seq") or 0) + 1
         complete: list[tuple[int, int]] = []
         for position in positions:
@@ -481,6 +522,68 @@ class Ledger:
         self._db.executemany("UPDATE row SET seq = ? WHERE position = ?", complete)
         if complete:
             self.set_state("last_seq", complete[-1][0])
+
+    def _choose(self, positions: Sequence[int]) -> None:
+        """Of questions that were asked again, the better answer is the question's; the other is kept, too."""
+        marks = ",".join("?" * len(positions))
+        for position, number, ask, before, after in self._db.execute(
+            f"""SELECT e.position, e.number, e.ask, b.outcome, a.outcome FROM earlier e
+            JOIN question q ON q.position = e.position AND q.number = e.number
+            JOIN ask a ON a.id = q.ask JOIN ask b ON b.id = e.ask
+            WHERE q.ask <> e.ask AND a.outcome IS NOT NULL AND e.position IN ({marks})""",
+            tuple(positions),
+        ).fetchall():
+            with self._db.reading():
+                first, second = OUTCOME.validate_json(before), OUTCOME.validate_json(after)
+            if not _is_better(second, first):
+                self._db.execute(
+                    "UPDATE question SET ask = ? WHERE position = ? AND number = ?", (ask, position, number)
+                )
+
+    def ask_flagged_again(
+        self,
+        flag: str,
+        changes: Mapping[str, Any],
+        *,
+        positions: Sequence[int] | None = None,
+        jobs: Sequence[int] | None = None,
+    ) -> int:
+        """Make questions whose answer has a flag due again, with changed parameters. Returns how many.
+
+        Both answers are kept. With `positions` or `jobs`, of these alone, and once for each question.
+        """
+        chosen = ""
+        of: tuple[int, ...] = ()
+        if positions is not None or jobs is not None:
+            column, numbers = ("q.position", positions) if positions is not None else ("a.job", jobs)
+            of = tuple(numbers or ())
+            chosen = (
+                f"AND {column} IN ({','.join('?' * len(of))}) AND NOT EXISTS "
+                "(SELECT 1 FROM earlier e WHERE e.position = q.position AND e.number = q.number)"
+            )
+        found = self._db.execute(
+            f"""SELECT q.position, q.number, q.ask FROM question q JOIN ask a ON a.id = q.ask
+            WHERE a.code IS NULL AND a.outcome IS NOT NULL {chosen}
+            AND EXISTS (SELECT 1 FROM json_each(a.outcome, '$.flags') WHERE value = ?)""",
+            (*of, flag),
+        ).fetchall()
+        text = json.dumps(dict(changes))
+        for position, number, ask in found:
+            self._db.execute(
+                "INSERT OR REPLACE INTO earlier VALUES (?, ?, ?, ?)", (position, number, ask, text)
+            )
+            self._make_due(position, number)
+        return len(found)
+
+    def asked_again(self) -> tuple[int, int]:
+        """Questions that were asked again for a flag, and how many of them have the other answer."""
+        if not self._has_table("earlier"):
+            return 0, 0
+        found: tuple[int, int] = self._db.execute(
+            """SELECT count(*), coalesce(sum(q.ask <> e.ask), 0) FROM earlier e
+            JOIN question q ON q.position = e.position AND q.number = e.number"""
+        ).fetchone()
+        return found
 
     # Reading.
 
@@ -629,16 +732,19 @@ class Ledger:
             tuple(codes or ()),
         ).fetchall()
         for position, number, _ in failed:
-            self._db.execute("DELETE FROM question WHERE position = ? AND number = ?", (position, number))
-            self._db.execute(
-                "UPDATE row SET fed = fed - 1, due = CASE WHEN open = 0 THEN 1 END, seq = NULL "
-                "WHERE position = ?",
-                (position,),
-            )
+            self._make_due(position, number)
         self._db.executemany("DELETE FROM ask WHERE id = ?", [(ask,) for _, _, ask in failed])
         if failed:
             self.begin_outputs()
         return len(failed)
+
+    def _make_due(self, position: int, number: int) -> None:
+        self._db.execute("DELETE FROM question WHERE position = ? AND number = ?", (position, number))
+        self._db.execute(
+            "UPDATE row SET fed = fed - 1, due = CASE WHEN open = 0 THEN 1 END, seq = NULL "
+            "WHERE position = ?",
+            (position,),
+        )
 
     # Outputs.
 
@@ -646,6 +752,7 @@ class Ledger:
         """All outputs are to be written from the first row on."""
         self.set_state("emitted", 0)
         self.set_state("places", {})
+        self._db.execute("DELETE FROM unwritten")
 
     def output(self, path: bytes) -> list[OutputKnown]:
         """What `keep_output` kept of an output file; nothing for one that the run folder did not write."""
@@ -658,6 +765,50 @@ class Ledger:
             self._db.execute("INSERT OR REPLACE INTO output VALUES (?, ?)", (path, json.dumps(known)))
         else:
             self._db.execute("DELETE FROM output WHERE path = ?", (path,))
+
+    def keep_unwritten(self, sink: str, rows: Iterable[tuple[int, str]]) -> None:
+        """(position, reason) of outputs that a sink did not write while answers came."""
+        self._add_unwritten(sink, rows, at_end=False)
+
+    def keep_unwritten_at_end(self, sink: str, rows: Iterable[tuple[int, str]]) -> None:
+        """The same of its end, in place of what an earlier end left."""
+        self._db.execute("DELETE FROM unwritten WHERE sink = ? AND at_end", (sink,))
+        self._add_unwritten(sink, rows, at_end=True)
+
+    def keep_none_written(self, sink: str, reason: str) -> None:
+        """No row's output of a sink is there, all for one reason."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO unwritten SELECT ?, position, 1, ? FROM row WHERE seq IS NOT NULL",
+            (sink, reason),
+        )
+
+    def count_unwritten(self) -> dict[str, int]:
+        """Sink → outputs that are not on disk."""
+        if not self._has_table("unwritten"):
+            return {}
+        return dict(self._db.execute("SELECT sink, count(*) FROM unwritten GROUP BY sink ORDER BY sink"))
+
+    def unwritten(self, sink: str, limit: int = -1) -> Iterator[tuple[int, Row, str]]:
+        """Position, row and reason of outputs that are not on disk, in the source's order."""
+        found = self._db.execute(
+            "SELECT r.position, r.id, r.content, u.reason FROM unwritten u JOIN row r USING (position) "
+            "WHERE u.sink = ? ORDER BY u.position LIMIT ?",
+            (sink, limit),
+        )
+        for position, row_id, content, reason in found:
+            with self._db.reading():
+                row = _row(row_id, content)
+            yield position, row, reason
+
+    def _add_unwritten(self, sink: str, rows: Iterable[tuple[int, str]], *, at_end: bool) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO unwritten VALUES (?, ?, ?, ?)",
+            [(sink, position, at_end, reason) for position, reason in rows],
+        )
+
+    def _has_table(self, name: str) -> bool:
+        found = self._db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+        return found is not None
 
 
 class NewRows:
@@ -713,6 +864,13 @@ class NewRows:
                 return f'Row {position + 1} has the id "{quoted(os.fsdecode(row_id))}" of an earlier row.'
             seen.add(row_id)
         raise AssertionError("no id was there before")
+
+
+def _is_better(second: Outcome, first: Outcome) -> bool:
+    """Whether an answer to the same question, asked again, takes the place of the first one."""
+    if not isinstance(second, Answer):
+        return False
+    return not isinstance(first, Answer) or len(second.flags) < len(first.flags)
 
 
 def _row_id(row_id: str) -> bytes:

@@ -1,18 +1,24 @@
 """Hands completed rows to the sinks, each row once to each; knows no format and no store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from producer.ledger import Ledger, LedgerError
+from producer.sinks.lines import FailuresSink
 from producer.sinks.output_record import OutputFile, OutputRecord
-from producer.sinks.sink import Sink, SinkError
+from producer.sinks.sink import NOT_WRITTEN, Sink, SinkError
+from producer.sources import shown
 
 ROWS: Final = 1000
 EMITTED: Final = "emitted"
 PLACES: Final = "places"
 """Names in the ledger's state: the place in the order of completion that all sinks have written up to, and
 what each of them says of itself there."""
+
+
+class NotWrittenError(Exception):
+    """Every answer is there, and an output that was asked for is not on disk; the message says what to do."""
 
 
 class Outputs:
@@ -37,6 +43,8 @@ class Outputs:
             return 0
         places = {sink.name: sink.write(rows) for sink in self.sinks}
         with self._ledger.transaction():
+            for sink in self.sinks:
+                self._ledger.keep_unwritten(sink.name, sink.left_alone.take_unwritten())
             self._ledger.set_state(EMITTED, place)
             self._ledger.set_state(PLACES, places)
             self._record.flush()
@@ -44,12 +52,44 @@ class Outputs:
         return len(rows)
 
     def finish(self) -> None:
-        """After the last row. From now on every change is a person's."""
+        """After the last row. From now on every change is a person's.
+
+        One sink that cannot keeps no other from its end: what is not written is noted in the ledger.
+        """
         for sink in self.sinks:
-            sink.finish(self._ledger.in_order)
+            self._finish(sink)
+        for sink in self.sinks:
+            if isinstance(sink, FailuresSink):
+                sink.tell(self._unwritten())
             sink.close()
         with self._ledger.transaction():
             self._record.flush()
+
+    def _finish(self, sink: Sink) -> None:
+        failed = None
+        try:
+            sink.finish(self._ledger.in_order)
+        except SinkError as error:
+            failed = str(error)
+        except OSError as error:
+            failed = f"{shown(error.filename or sink.name)} cannot be written: {error.strerror or error}"
+        with self._ledger.transaction():
+            self._ledger.keep_unwritten_at_end(sink.name, sink.left_alone.take_unwritten())
+            if failed is not None:
+                self._ledger.keep_none_written(sink.name, failed)
+
+    def _unwritten(self) -> Iterator[dict[str, Any]]:
+        """A line for each output that is not on disk."""
+        for sink in self._ledger.count_unwritten():
+            for position, row, reason in self._ledger.unwritten(sink):
+                yield {
+                    "position": position,
+                    "id": row.id,
+                    "name": row.name,
+                    "sink": sink,
+                    "code": NOT_WRITTEN,
+                    "message": reason,
+                }
 
     def close(self) -> None:
         for sink in self.sinks:

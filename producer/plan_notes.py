@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from contract.counting import counted
 from contract.failure import Failure, FailureCode
 from contract.quoting import quoted
 from producer.rows import Row
 from producer.sources import SourceError
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS
-from producer.sources.skipped import counted
 
 MOST_NAMED: Final = 12
 BARE: Final = Failure(

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from contract.counting import counted
 from producer.run import Round
 
 SILENCE_S: Final = 30.0
@@ -82,7 +83,9 @@ def show_progress(rows: int, complete: int, console: Console, *, as_json: bool) 
         yield _every(
             LINE_EVERY_S,
             rows,
-            lambda round_: console.print(f"{round_.complete}/{rows} images, {describe(rate, round_)}"),
+            lambda round_: console.print(
+                f"{round_.complete}/{counted(rows, 'image')}, {describe(rate, round_)}"
+            ),
         )
 
 
@@ -120,12 +123,9 @@ def _every(seconds: float, rows: int, show: Show) -> Show:
 def describe(rate: Rate, round_: Round) -> str:
     """The round in words."""
     now = rate.fields(round_)
-    parts = [
-        f"{round_.failed_questions} failed",
-        f"{round_.in_flight} in flight",
-        f"{now['images_per_s']:.1f} images/s",
-        f"{now['tokens_per_s']:.0f} tokens/s",
-    ]
+    parts = [f"{round_.failed_questions} failed", f"{round_.in_flight} in flight"]
+    if round_.asked:
+        parts += [f"{now['images_per_s']:.1f} images/s", f"{now['tokens_per_s']:.0f} tokens/s"]
     if now["eta_s"] is not None:
         parts.append(f"ETA {duration(now['eta_s'])}")
     if round_.sent_again:

@@ -9,11 +9,13 @@ from typing import Any, Final
 import redis
 
 from contract.broker import VISIBILITY_TIMEOUT_S
+from contract.counting import counted
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
 from producer.collect import Collector
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs
 from producer.holders import holders
+from producer.lease import Lease
 from producer.ledger import JobState, Ledger, OpenJob
 from producer.outputs import Outputs
 from producer.window import Window
@@ -64,6 +66,8 @@ class Round:
     sent_again: int
     held: str | None
     """Why nothing is sent at the moment though there is room in the window."""
+    asked: bool = True
+    """Whether any job has been under way since this process began."""
 
 
 class Pressure:
@@ -90,10 +94,11 @@ class Pressure:
     def _look(self) -> str | None:
         queued = self._queue.queued()
         if queued > MOST_QUEUED:
-            return f"{queued} jobs are queued"
+            return counted(queued, "job is queued", "jobs are queued")
         uncollected: Any = self._redis.xlen(self._key)
         if uncollected > MOST_UNCOLLECTED:
-            return f"{uncollected} answers wait in the store to be collected"
+            waiting = counted(uncollected, "answer waits", "answers wait")
+            return f"{waiting} in the store to be collected"
         memory: Any = self._redis.info("memory")
         used, most = memory["used_memory"], memory.get("maxmemory", 0)
         if most and used > MOST_MEMORY * most:
@@ -117,6 +122,7 @@ class Run:
         window: Window,
         quiet_s: float = QUIET_S,
         first_jobs: FirstJobs | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """Without `feeder` it only collects, without `collector` it only feeds: another process does the
         rest. The run looks every LOOK_EVERY_S whether jobs were lost, without a record for `quiet_s` at once.
@@ -132,11 +138,13 @@ class Run:
         self._window = window
         self._quiet_s = quiet_s
         self._first_jobs = first_jobs
+        self._lease = lease
         self._pressure = Pressure(connection, queue, run)
         now = time.monotonic()
         self._sent_at: dict[int, float] = {}
         """Index to monotonic time, in order of sending."""
         self._sent_again = 0
+        self._asked = False
         self._watched_at = now
         self._collected_at = now - GATHER_S
         self._gathered = 0
@@ -154,11 +162,16 @@ class Run:
         """Until every row is answered and written; between rounds everything on disk is consistent.
 
         Without a collector, until every job is sent; without a feeder, until none is open or to be fed.
-        Raises WorkersCrashError and FirstJobsFailError.
+        Raises WorkersCrashError, FirstJobsFailError, and LedgerError where the folder is gone or another has
+        the run.
         """
         self._take_over()
         while True:
+            self._ledger.check_place()
+            if self._lease is not None:
+                self._lease.hold()
             fed, held = self._feed()
+            self._asked = self._asked or bool(self._sent_at)
             moved = self._collect(wait=not fed)
             self._reconcile()
             self._stop_if_workers_crash()
@@ -170,6 +183,7 @@ class Run:
                 silent_s=time.monotonic() - self._heard_at,
                 sent_again=self._sent_again,
                 held=held,
+                asked=self._asked,
             )
             if not fed and not moved and self._at_end() and not self._decided_now():
                 return

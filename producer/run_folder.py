@@ -12,8 +12,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -21,15 +21,19 @@ from typing import Any, Final, Literal, Self
 import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath
-from contract.store import attempts_key, cancelled_key, done_key, holders_key, results_key
-from producer.asking import Asking
+from contract.store import attempts_key, cancelled_key, done_key, holders_key, lease_key, results_key
+from producer.answered_already import AnsweredAlready
+from producer.asking import Asking, Flagged
+from producer.caption_question import CaptionQuestion
 from producer.collect import Collector
 from producer.database import LedgerDamagedError
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs, FirstJobsFailError
 from producer.image_folders import ImageFolders
+from producer.lease import Lease
 from producer.ledger import LEDGER, Ledger, LedgerError
 from producer.model_choice import model_to_ask
 from producer.outputs import Outputs, refuse_changed
@@ -66,6 +70,7 @@ MODEL: Final = "model"
 IMAGE_FOLDERS: Final = "image_folders"
 SKIPPED: Final = "skipped"
 WITHOUT_IMAGE: Final = "without_image"
+ANSWERED_ALREADY: Final = "answered_already"
 LEFT_RUNS: Final = "left_runs"
 """Names in the ledger's state."""
 SUBMISSION_FILE: Final = "submission.json"
@@ -88,6 +93,8 @@ class Submission(BaseModel):
     """Of the sources that --add kept, where they are read otherwise than with `options`."""
     prompts: tuple[Prompt, ...] = ()
     parameters: GenerationParameters = GenerationParameters()
+    on_flag: dict[Flagged, dict[str, Any]] = {}
+    """Flag of an answer → parameters with which its question is asked once more."""
     detail: Detail = "high"
     model: str | None = None
     """The model id that must answer; None takes that of the live workers."""
@@ -98,6 +105,8 @@ class Submission(BaseModel):
     upload_budget_bytes: int = BUDGET_BYTES
     sinks: tuple[str, ...] = ("jsonl",)
     sink_options: SinkOptions = SinkOptions()
+    skip_answered: tuple[str, ...] = ()
+    """Files whose images need not be asked about any more."""
 
     def at_home(self) -> Self:
         """The same with every path absolute, so that it holds wherever the run is continued.
@@ -112,7 +121,9 @@ class Submission(BaseModel):
             kind, separator, path = spec.partition(":")
             sinks.append(f"{kind}{separator}{os.path.abspath(path)}" if path else spec)
         sources = tuple(dict.fromkeys(map(place_of, self.sources)))
-        return self.model_copy(update={"sources": sources, "options": options, "sinks": tuple(sinks)})
+        answered = tuple(map(os.path.abspath, self.skip_answered))
+        changes = {"sources": sources, "options": options, "sinks": tuple(sinks), "skip_answered": answered}
+        return self.model_copy(update=changes)
 
     def beside_images(self, source: Source) -> Self:
         """The same at home, with a place for each sink that writes beside the images. Raises SinkError."""
@@ -169,6 +180,8 @@ class Planned:
     gone: int = 0
     """Rows that the same sources had when they were planned before, and have no more."""
     notes: PlanNotes = field(default_factory=PlanNotes)
+    answered: Mapping[str, int] = field(default_factory=dict)
+    """Where an answer is already → images that are not asked about, and no rows."""
 
 
 class RunFolder:
@@ -216,6 +229,11 @@ class RunFolder:
         return self.ledger.state(WITHOUT_IMAGE) or 0
 
     @property
+    def answered_already(self) -> dict[str, int]:
+        """Where answers were when the rows were planned → images that were not asked about."""
+        return self.ledger.state(ANSWERED_ALREADY) or {}
+
+    @property
     def finished(self) -> bool:
         return bool(self.ledger.state(FINISHED))
 
@@ -257,7 +275,9 @@ class RunFolder:
     ) -> Planned:
         submission = submission.beside_images(source)
         check(submission.prompts, source.columns)
-        asking = Asking(submission.prompts, submission.parameters, submission.detail)
+        asking = Asking(
+            submission.prompts, submission.parameters, submission.detail, on_flag=submission.on_flag
+        )
         files = self.output_files(submission)
         if changed == "refuse":
             refuse_changed(files)
@@ -265,10 +285,21 @@ class RunFolder:
         for place in submission.sources:
             _refuse_overwritten(place, written)
         folders = ImageFolders()
+        captions = CaptionQuestion(submission.sink_options.question, submission.prompts)
         planned = Planned(skipped=source.skipped)
-        with self.ledger.new_rows() as rows:
+        known = AnsweredAlready(
+            submission.sinks,
+            submission.sink_options,
+            submission.skip_answered,
+            self.path,
+            questions=[one.id for one in submission.prompts],
+            image_root=submission.options.image_root,
+        )
+        with closing(known), self.ledger.new_rows() as rows:
             try:
                 for row in source.rows():
+                    if known.has(row):
+                        continue
                     for image in row.images:
                         if isinstance(image, ImagePath):
                             _refuse_overwritten(image.to_path(), written)
@@ -276,19 +307,23 @@ class RunFolder:
                     checked = asking.check(row)
                     rows.add(row, checked.questions)
                     planned.notes.add(row, checked.decided_by)
+                    captions.note(row)
                     planned.asked_by_run += not row.questions and row.refusal is None
                 rows.flush()
             except LedgerError as error:
                 raise SourceError(str(error)) from None
-            if not rows.count:
+            planned.answered = dict(known.counts)
+            if not rows.count and not known.counts:
                 raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             if planned.notes.must_refuse_bare:
                 rows.refuse_bare(BARE)
                 planned.notes.note_bare_refused()
-            planned.notes.refuse_without_any()
-            if not sampled:
+            if rows.count:
+                planned.notes.refuse_without_any()
+            if rows.count and not sampled:
                 planned.notes.refuse_undecided(submission.options.parameters)
                 asking.refuse_idle()
+                captions.require()
                 asking.refuse_unfit()
             planned.rows, planned.skipped = rows.count, source.skipped
             before = self.ledger.state(SUBMISSION)
@@ -300,6 +335,7 @@ class RunFolder:
             self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
             self.ledger.set_state(SKIPPED, source.skipped.fields())
             self.ledger.set_state(WITHOUT_IMAGE, planned.notes.without_image)
+            self.ledger.set_state(ANSWERED_ALREADY, planned.answered)
             if changed == "adopt":
                 _adopt_changed(files)
         self._keep_copy(submission)
@@ -314,8 +350,17 @@ class RunFolder:
         sinks = make_sinks(submission.sinks, self.path, submission.sink_options, lambda _: None, self.record)
         return [self.contact_sheet, *(file for sink in sinks for file in sink.files())]
 
-    def retry(self, codes: list[str] | None, changes: dict[str, Any], *, overwrite: bool = False) -> int:
+    def retry(
+        self,
+        codes: list[str] | None,
+        changes: dict[str, Any],
+        *,
+        flags: Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> int:
         """Make failed questions due again, with changed parameters. Returns how many there are.
+
+        With `flags`, those whose answer has one of them; of failed ones then only those of `codes`.
 
         All outputs will be written anew, as after `plan`. Raises SinkError.
         """
@@ -323,14 +368,18 @@ class RunFolder:
         if not overwrite:
             refuse_changed(files)
         with self.ledger.transaction():
-            count = self.ledger.forget_failures(codes)
+            again = sum(self.ledger.ask_flagged_again(flag, changes) for flag in flags)
+            if again:
+                self.ledger.begin_outputs()
+                self.ledger.set_state(FINISHED, False)
+            count = self.ledger.forget_failures([] if flags and codes is None else codes)
             if count:
                 self.ledger.set_state(OVERRIDES, {**(self.ledger.state(OVERRIDES) or {}), **changes})
                 self.ledger.set_state(FINISHED, False)
             if overwrite:
                 self.ledger.begin_outputs()
                 _adopt_changed(files)
-        return count
+        return count + again
 
     def check_outputs(self) -> None:
         """Raises SinkError where a person's file would be written over when the run goes on."""
@@ -342,6 +391,46 @@ class RunFolder:
         with self.role("collector"), self.ledger.transaction():
             self.ledger.begin_outputs()
             _adopt_changed(files)
+
+    @contextmanager
+    def written_again(self, sinks: Submission | None = None, *, overwrite: bool = False) -> Iterator[Outputs]:
+        """All outputs, written again from what the folder knows; asks nothing and needs no store.
+
+        `sinks` is the submission with other sinks, which it has from now on. Raises SinkError.
+        """
+        submission = sinks or self.submission
+        with self.role("collector"):
+            files = self.output_files(submission)
+            if overwrite:
+                self._refuse_read(submission, files)
+            else:
+                refuse_changed(files)
+            with self.ledger.transaction():
+                self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
+                self.ledger.begin_outputs()
+                if overwrite:
+                    _adopt_changed(files)
+            self._keep_copy(submission)
+            opened = open_sinks(
+                submission.sinks, self.path, submission.sink_options, self.reader(), self.record
+            )
+            outputs = Outputs(self.ledger, self.record, opened)
+            try:
+                while outputs.write():
+                    pass
+                outputs.finish()
+                yield outputs
+            finally:
+                outputs.close()
+
+    def _refuse_read(self, submission: Submission, files: Iterable[OutputFile]) -> None:
+        """Raises SinkError where one of the files is a picture or a manifest of the run."""
+        written = {os.path.realpath(file.path) for file in files}
+        for place in submission.sources:
+            _refuse_overwritten(place, written)
+        for row in self.ledger.in_order():
+            if isinstance(row.image, ImagePath):
+                _refuse_overwritten(row.image.to_path(), written)
 
     def change_model(self, model: str) -> None:
         """Have the model id `model` answer what is not answered yet."""
@@ -356,6 +445,7 @@ class RunFolder:
         Failures with a code of `forget` are asked again, too, when the run goes on.
         """
         old = self.run
+        Lease(connection, old, self.path).hold()
         connection.set(cancelled_key(old), 1, ex=CANCELLED_KEPT_S)
         with self.ledger.transaction():
             count = self.ledger.withdraw()
@@ -392,6 +482,8 @@ class RunFolder:
         lazily = source or _Lazily(submission)
         with ExitStack() as stack:
             feeder = collector = outputs = None
+            lease = Lease(connection, self.run, self.path)
+            lease.hold()
             first_jobs = FirstJobs(self.ledger, watched=collect and not keep_going)
             workers = live_workers(connection)
             if feed:
@@ -410,11 +502,12 @@ class RunFolder:
                     ),
                     run=self.run,
                     model=self._model(submission, {worker.model for worker in workers}),
+                    on_flag=submission.on_flag,
                 )
                 stack.callback(feeder.close)
             if collect:
                 stack.enter_context(self.role("collector"))
-                collector = Collector(connection, self.ledger, self.run, first_jobs)
+                collector = Collector(connection, self.ledger, self.run, first_jobs, submission.on_flag)
                 refuse_changed([self.contact_sheet])
                 read_image = self.reader(lazily)
                 sinks = open_sinks(
@@ -432,7 +525,9 @@ class RunFolder:
                 outputs=outputs,
                 window=Window(connection, window),
                 first_jobs=first_jobs,
+                lease=lease,
             )
+            stack.callback(lease.end)
             try:
                 yield Work(self, run, collector, outputs)
             except FirstJobsFailError as stop:
@@ -470,9 +565,9 @@ class RunFolder:
         return FirstJobsFailError(
             stop.code,
             stop.jobs,
-            f"Stopped, as the first {stop.jobs} jobs all failed with {stop.code}. {told} Then give the same "
-            f"command again, or captionmill run --resume --out {shown(self.path)}: all of them are asked "
-            "again (with --keep-going, whatever they end in).",
+            f"Stopped, as the first {counted(stop.jobs, 'job')} all failed with {stop.code}. {told} Then "
+            f"give the same command again, or captionmill run --resume --out {shown(self.path)}: all of them "
+            "are asked again (with --keep-going, whatever they end in).",
         )
 
     def _take_feeder(self, connection: redis.Redis, stack: ExitStack) -> None:
@@ -591,7 +686,7 @@ def note_left_run(ledger: Ledger, run: str) -> None:
 def _free(connection: redis.Redis, run: str) -> None:
     """Have workers drop the run's jobs, and free what it has in the store."""
     connection.set(cancelled_key(run), 1, ex=CANCELLED_KEPT_S)
-    connection.delete(results_key(run), done_key(run), attempts_key(run), holders_key(run))
+    connection.delete(results_key(run), done_key(run), attempts_key(run), holders_key(run), lease_key(run))
     Uploads(connection, run).keep_only(set())
 
 

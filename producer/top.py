@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from contract.counting import counted
 from producer.driving import event, signals_as_flag
 from producer.overview import Overview, Rates, look, rates
 from producer.progress import duration
@@ -93,7 +94,9 @@ def drawn(overview: Overview, change: Rates | None) -> RenderableType:
 
 def _headline(overview: Overview, change: Rates | None) -> Text:
     live = overview.live_workers()
-    line = Text(f"{len(live)} workers, {sum(one.slots for one in live)} slots", style="bold")
+    line = Text(
+        f"{counted(len(live), 'worker')}, {counted(sum(one.slots for one in live), 'slot')}", style="bold"
+    )
     if change is not None:
         line.append(f" · {change.records:.1f} jobs/s")
     line.append(f" · {_memory(overview)}", style="red" if _nearly_full(overview) else "")

@@ -17,6 +17,7 @@ def watch(folder: RunFolder, console: Console, *, as_json: bool) -> None:
     """Until the run is finished, or a signal comes."""
     ledger = folder.ledger
     heard_at, before = time.monotonic(), -1
+    asked = False
     with (
         signals_as_flag() as stopped,
         show_progress(ledger.rows(), ledger.complete_rows(), console, as_json=as_json) as progress,
@@ -25,15 +26,18 @@ def watch(folder: RunFolder, console: Console, *, as_json: bool) -> None:
             complete = ledger.complete_rows()
             if complete != before:
                 heard_at, before = time.monotonic(), complete
+            in_flight = ledger.count_open_jobs()
+            asked = asked or bool(in_flight)
             progress(
                 Round(
                     complete=complete,
                     failed_questions=sum(ledger.failures().values()),
-                    in_flight=ledger.count_open_jobs(),
+                    in_flight=in_flight,
                     tokens=0,
                     silent_s=time.monotonic() - heard_at,
                     sent_again=0,
                     held=None,
+                    asked=asked,
                 )
             )
             if folder.finished:

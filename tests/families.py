@@ -1,4 +1,4 @@
-"""Makes a tiny checkpoint with random weights of every kind that can be converted; knows nothing of OpenVINO.
+"""Makes tiny checkpoints with random weights as transformers writes them today; knows nothing of OpenVINO.
 
 Biases and norms are random too, so that one that is left out shows.
 """
@@ -15,8 +15,6 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaNextConfig,
-    LlavaNextProcessor,
     LlavaOnevisionConfig,
     LlavaProcessor,
     MistralConfig,
@@ -27,7 +25,6 @@ from transformers import (
     SiglipVisionConfig,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
@@ -36,7 +33,6 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from model_prep.families.onevision_processor import LlavaOnevisionProcessor
 from tests.checkpoints import (
     CHAT_TEMPLATE,
-    GRID_PINPOINTS,
     OTHER_CHAT_TEMPLATE,
     PATCH_PX,
     TEXTS,
@@ -60,14 +56,6 @@ CHATML_TEMPLATE = (
     "{{ '\n' + part['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 
 
 def make_chatml_tokenizer() -> PreTrainedTokenizerFast:
@@ -130,48 +118,6 @@ def text(
     return config(**(parameters | variation))
 
 
-def next_mistral(folder: Path) -> Path:
-    """LLaVA-NeXT on Mistral, in bf16 and several files."""
-    tokenizer = make_tokenizer()
-    language = text(MistralConfig, tokenizer, sliding_window=None)
-    return _save_next(folder, tokenizer, language, dtype=torch.bfloat16, max_shard_size="50KB")
-
-
-def next_vicuna(folder: Path) -> Path:
-    """LLaVA-NeXT on Llama as Vicuna has it: as many heads of keys as of queries."""
-    tokenizer = make_tokenizer()
-    language = text(LlamaConfig, tokenizer, num_key_value_heads=4)
-    return _save_next(folder, tokenizer, language, OTHER_CHAT_TEMPLATE)
-
-
-def next_llama3(folder: Path) -> Path:
-    """LLaVA-NeXT on Llama as Llama 3 has it: scaled rotary embeddings, several ends of sequence."""
-    tokenizer = make_tokenizer()
-    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("?")]
-    language = text(LlamaConfig, tokenizer, rope_parameters=LLAMA3_ROPE, eos_token_id=ends)
-    return _save_next(folder, tokenizer, language, ends=ends)
-
-
-def next_qwen2(folder: Path) -> Path:
-    """LLaVA-NeXT on Qwen2: biases in the attention, a tokenizer that begins with nothing; tied embeddings."""
-    tokenizer = make_chatml_tokenizer()
-    language = text(Qwen2Config, tokenizer, tie_word_embeddings=True)
-    return _save_next(folder, tokenizer, language, CHATML_TEMPLATE, tie_word_embeddings=True)
-
-
-def next_siglip(folder: Path) -> Path:
-    """LLaVA-NeXT with a tower that has no class token, all of its last layers' tokens taken."""
-    tokenizer = make_tokenizer()
-    return _save_next(
-        folder,
-        tokenizer,
-        text(LlamaConfig, tokenizer),
-        vision_config=siglip(vision_use_head=False),
-        vision_feature_layer=[-2, -1],
-        vision_feature_select_strategy="full",
-    )
-
-
 def llava(folder: Path) -> Path:
     """LLaVA-1.5: CLIP's processor, Llama."""
     tokenizer = make_tokenizer()
@@ -190,20 +136,6 @@ def llava_full(folder: Path) -> Path:
         vision_feature_layer=[1, -2],
         vision_feature_select_strategy="full",
         max_shard_size="50KB",
-    )
-
-
-def llava_siglip(folder: Path) -> Path:
-    """LLaVA-1.5 with SigLIP, its pooling head and its processor, which crops nothing; Qwen2."""
-    tokenizer = make_chatml_tokenizer()
-    return _save_llava(
-        folder,
-        tokenizer,
-        text(Qwen2Config, tokenizer),
-        CHATML_TEMPLATE,
-        vision_config=siglip(),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
     )
 
 
@@ -235,50 +167,11 @@ def onevision(folder: Path) -> Path:
 
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "llava_next, mistral": next_mistral,
-    "llava_next, vicuna": next_vicuna,
-    "llava_next, llama 3": next_llama3,
-    "llava_next, qwen2": next_qwen2,
-    "llava_next, siglip": next_siglip,
     "llava": llava,
     "llava, full": llava_full,
-    "llava, siglip": llava_siglip,
     "llava_onevision": onevision,
 }
-
-
-def _save_next(
-    folder: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    language: PretrainedConfig,
-    chat_template: str = CHAT_TEMPLATE,
-    dtype: torch.dtype = torch.float32,
-    max_shard_size: str = "5GB",
-    ends: list[int] | None = None,
-    **variation: Any,
-) -> Path:
-    """`variation` overrides LlavaNextConfig's parameters."""
-    parameters: dict[str, Any] = {
-        "vision_config": clip(),
-        "text_config": language,
-        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
-        "image_grid_pinpoints": GRID_PINPOINTS,
-        "image_seq_length": SIDE_PATCHES**2,
-    }
-    config = LlavaNextConfig(**(parameters | variation))
-    processor = LlavaNextProcessor(
-        LlavaNextImageProcessorPil(
-            size={"shortest_edge": TILE_PX},
-            crop_size={"height": TILE_PX, "width": TILE_PX},
-            image_grid_pinpoints=GRID_PINPOINTS,
-        ),
-        tokenizer,
-        patch_size=PATCH_PX,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=int(config.vision_config.model_type == "clip_vision_model"),
-        chat_template=chat_template,
-    )
-    return save(folder, processor, config, dtype, max_shard_size, ends)
+"""What tests take apart; tests/layouts/ has every kind as it is published."""
 
 
 def _save_llava(

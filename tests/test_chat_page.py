@@ -4,9 +4,10 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from contract.store import WORKERS_KEY
 from demo.samples import MODEL_FOLDER, read_truth
 from tests.chat_page import Visitor, chat_page, demo_worker, open_browser, skip_without_a_browser
 from tests.processes import wait_until
+from tests.web_server import web_server
 
 skip_without_a_browser()
 
@@ -224,7 +226,69 @@ def test_files_and_names_that_are_not_its_own(url: str) -> None:
     assert httpx.get(url, headers={"Host": "elsewhere.example"}).status_code == 400
     large = {"files": ("large.png", b"0" * 50_000_001)}
     assert httpx.post(f"{url}/gradio_api/upload", files=large).status_code == 413
+    host, port = url.removeprefix("http://").split(":")
+    for path in ("gradio_api/upload", "gradio_api/queue/join", "login"):
+        said = f"POST /{path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {2 * 2**30}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(said.encode())
+            assert b" 413 " in connection.recv(100)
     assert "default-src 'self'" in httpx.get(url).headers["Content-Security-Policy"]
+
+
+def test_a_body_without_end_is_not_taken(url: str) -> None:
+    """Nobody said how long it is: it is refused on the way, whatever it is for."""
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 2 * 2**30:
+            sent += 2**20
+            yield bytes(2**20)
+
+    for path in ("gradio_api/queue/join", "login", "gradio_api/upload"):
+        sent = 0
+        with suppress(httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
+            kind = {"Content-Type": "application/x-www-form-urlencoded"}
+            if path == "gradio_api/upload":
+                kind = {"Content-Type": "multipart/form-data; boundary=x"}
+            assert httpx.post(f"{url}/{path}", content=endless(), headers=kind).status_code in (400, 413)
+        assert sent < 500 * 2**20
+    assert httpx.get(url).status_code == 200
+
+
+def test_a_path_in_place_of_an_upload_is_not_read(url: str, store: str, tmp_path: Path) -> None:
+    """As a client of our own sends it: the page's own files and uploads alone are pictures."""
+    secret = tmp_path / "secret.png"
+    shutil.copy(MODEL_FOLDER.parent.parent / "images" / "01-square.png", secret)
+    dependencies = httpx.get(f"{url}/config").json()["dependencies"]
+    answer = next(one["id"] for one in dependencies if one["api_name"] == "answer")
+    for number, path in enumerate((str(secret), f"file://{secret}", "http://127.0.0.1:9/a.png")):
+        file = {"path": path, "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}
+        asked: list[Any] = [{"text": "What?", "files": [file]}, [], None, 1, 20, 0, "high"]
+        session = {"fn_index": answer, "session_hash": f"client{number}"}
+        refused = httpx.post(f"{url}/gradio_api/queue/join", json={"data": asked, **session})
+        assert refused.status_code == 403, refused.text
+        said = {"role": "user", "content": [{"type": "file", "file": file}]}
+        asked = [{"text": "What?", "files": []}, [said], None, 1, 20, 0, "high"]
+        refused = httpx.post(f"{url}/gradio_api/queue/join", json={"data": asked, **session})
+        assert refused.status_code == 403, refused.text
+    with redis.Redis.from_url(store) as connection:
+        assert connection.llen(INTERACTIVE_QUEUE) == 0
+
+
+def test_another_page_in_the_browser_sends_nothing(url: str, browser: Any) -> None:
+    with web_server() as elsewhere:
+        page = browser.new_page()
+        page.goto(elsewhere.url("/image"))
+        answered: dict[str, int] = {}
+        page.on("response", lambda response: answered.update({response.url: response.status}))
+        page.on("requestfailed", lambda request: answered.setdefault(request.url, 0))
+        for path in ("gradio_api/upload", "gradio_api/queue/join", "login", "config"):
+            asked = "{method: 'POST', mode: 'no-cors', body: new FormData()}"
+            page.evaluate(f"(url) => fetch(url, {asked}).catch(() => 0)", f"{url}/{path}")
+        wait_until(lambda: len(answered) == 4)
+        assert set(answered.values()) <= {0, 403}
+        page.close()
 
 
 def test_a_page_for_others_asks_for_a_password(store: str, browser: Any, tmp_path: Path) -> None:
@@ -241,3 +305,13 @@ def test_a_page_for_others_asks_for_a_password(store: str, browser: Any, tmp_pat
                 page.get_by_text("Incorrect").wait_for()
         page.locator("#box textarea").wait_for()
         page.close()
+        # One that tries many is put off, even with the right one.
+        codes = [_log_in(url, f"guess {number}") for number in range(12)]
+        assert set(codes[:8]) == {400}
+        assert codes[-1] == 429
+        assert _log_in(url, PASSWORD) == 429
+
+
+def _log_in(url: str, password: str) -> int:
+    form = {"username": "captionmill", "password": password}
+    return httpx.post(f"{url}/login", data=form).status_code

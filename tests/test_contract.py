@@ -75,7 +75,7 @@ def test_conversations_refused(messages: Any) -> None:
         {"run": "a b"},
         {"run": "a{b}"},
         {"index": -1},
-        {"index": 2**32},
+        {"index": 2**28},
         {"questions": []},
         {"questions": [{"id": "q", "messages": "a"}, {"id": "q", "messages": "b"}]},
         {"image": {"kind": "path", "path": ""}},

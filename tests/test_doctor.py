@@ -230,7 +230,7 @@ def test_a_model_that_this_openvino_cannot_read(copied: Path) -> None:
 
 
 def test_a_deep_look_compiles_the_model() -> None:
-    found = findings("--model", str(MODEL), "--deep", PRECISION="exact")
+    found = findings("--model", "demo", "--deep", PRECISION="exact")
     for part in ("vision_embeddings", "text_embeddings", "language"):
         assert found[f"openvino_{part}_model.xml"]["found"] == "compiled for CPU"
 
@@ -243,7 +243,7 @@ def test_a_device_that_is_not_here() -> None:
 def test_a_deep_look_needs_a_model() -> None:
     ended = run("--deep")
     assert ended.returncode == 2
-    assert ended.stderr == "captionmill: --deep is for a model: name its folder with --model.\n"
+    assert ended.stderr == "captionmill: --deep is for a model: name it with --model.\n"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ DOCUMENTS = ("README.md", "docs/quickstart.md")
 REASONS = {"install", "hub", "cluster"}
 """Why a block is not run: it makes an environment, or it needs a model hub or several machines."""
 MOST_WORDS = 900
-ALL = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))]
+LONGEST_ENTRY = 400
+"""Characters of an entry of docs/log.md, which stands on one line."""
+ALL = [
+    "README.md",
+    "demo/README.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")),
+]
 PORT = "6380"
 """Of the documents' own server; the test takes a free one."""
 LISTENS = f"until (: < /dev/tcp/127.0.0.1/{PORT}) 2> /dev/null; do sleep 0.1; done\n"
@@ -77,6 +83,21 @@ def test_every_command_stands_in_a_block_that_is_run_or_says_why_not(document: s
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= MOST_WORDS
+
+
+def test_entries_of_the_log_are_short_and_say_what_was_tried_measured_and_decided() -> None:
+    text = (ROOT / "docs" / "log.md").read_text()
+    lines = [line for line in text[text.index("\n## ") :].splitlines() if line and not line.startswith("#")]
+    assert len(lines) > 50
+    entry = re.compile(r"- \*\*Tried:\*\* .+ \*\*Measured:\*\* .+ \*\*Decided:\*\* .+")
+    assert not [line for line in lines if not entry.fullmatch(line)]
+    assert not [line for line in lines if len(line) > LONGEST_ENTRY]
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
+    assert pages <= set(re.findall(r"\]\(([^)]+)\)", index))
 
 
 @pytest.mark.parametrize("document", ALL)

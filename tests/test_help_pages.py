@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -112,6 +112,40 @@ def test_the_pages_have_panels() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_told(command: str) -> None:
     assert [param.name for param in COMMANDS[command].params if not param.help] == []
+
+
+def every_command(group: Any = None, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The words that a command is typed with, and the command; groups too."""
+    group = group or typer.main.get_command(app)
+    yield words, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from every_command(command, *words, name)
+
+
+def test_every_page_is_whole_and_has_a_short_option_for_it() -> None:
+    for words, command in every_command():
+        pages = [
+            CliRunner().invoke(app, [*words, option], env={"COLUMNS": str(MOST_COLUMNS)})
+            for option in ("--help", "-h")
+        ]
+        assert [page.exit_code for page in pages] == [0, 0], words
+        assert pages[0].stdout == pages[1].stdout, words
+        assert not re.search(r"[a-z,]\.\.\.$", pages[0].stdout, re.MULTILINE), words  # SOURCE... may be
+        for name in getattr(command, "commands", {}):
+            assert re.search(rf"^  {name}  +\S", pages[0].stdout, re.MULTILINE), (words, name)
+
+
+def test_every_model_option_knows_the_demo() -> None:
+    told = {
+        words: param.help
+        for words, command in every_command()
+        for param in command.params
+        if "--model" in param.opts and words != ("submit",)  # it goes to workers that are there
+    }
+    assert len(told) >= 6
+    assert [words for words, text in told.items() if not re.search(r"\bdemo\b", text)] == []
+    for kind in ("model folder", "checkpoint folder", "hub id"):
+        assert kind in told["worker",].lower()
 
 
 def test_version() -> None:

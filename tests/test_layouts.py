@@ -28,6 +28,8 @@ from worker.llava.model import ImageFeatures, LlavaModel
 from worker.service import Service
 
 TOLERANCE = 1e-4
+ONE_LAYER = 1
+"""Bytes of memory, with which each language model is compared layer by layer."""
 NEW_TOKENS = 10
 SIZES = {"square": (112, 112), "wide": (40, 170), "tall": (290, 90), "small": (23, 30)}
 """(height, width) in px"""
@@ -70,7 +72,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     layout = LAYOUTS[request.param]
     place = tmp_path_factory.mktemp("layout")
     twin, checkpoint = layout.make(place)
-    convert(str(checkpoint), place / "folder", PRESETS["exact"], reading=layout.reading)
+    convert(
+        str(checkpoint), place / "folder", PRESETS["exact"], reading=layout.reading, memory_bytes=ONE_LAYER
+    )
     model = LlavaModel.load(place / "folder", "CPU", EXACT)
     engine = Engine(stateful(model.language_xml), model.embed, LIMITS)
     yield Pair(layout, place / "folder", Reference(twin, layout.form), model, engine)
@@ -159,6 +163,15 @@ def test_a_job_is_answered_as_transformers_answers(pair: Pair, images: Path) -> 
             image, result.question, pair.model.eos_token_ids, SEARCHES["greedy"]
         )
         assert result.outcome.text == tokenizer.decode(expected.token_ids, skip_special_tokens=True).strip()
+
+
+def test_the_export_is_compared_with_one_layer_in_memory(pair: Pair) -> None:
+    found = Verification.model_validate_json((pair.folder / VERIFICATION_JSON).read_bytes())
+    assert found.left_out is None
+    assert found.parity is not None
+    assert found.parity.holds
+    assert (found.parity.layers, found.parity.token_agreement) == (1, 1.0)
+    assert found.parity.of_layers > 1
 
 
 def test_ends_and_context_are_the_checkpoints(pair: Pair) -> None:

@@ -279,7 +279,7 @@ def test_questions_estimates_and_retries_need_no_server(newcomer: Newcomer) -> N
     assert code == 1, said + warned
     code, said, warned = newcomer.type("retry", "out")
     assert code == 1, said + warned
-    assert "1 failed questions are asked again." in said
+    assert "1 failed question is asked again." in said
 
 
 def test_what_a_killed_command_left_in_the_cache_is_removed_by_the_next(newcomer: Newcomer) -> None:

@@ -187,6 +187,9 @@ def test_of_a_hub_id_weights_come_last_and_visibly(tiny_checkpoint: Path, tmp_pa
     told = [json.loads(line) for line in ran.stdout.splitlines()]
     size = (tiny_checkpoint / "model.safetensors").stat().st_size
     assert {"event": "download", "done_bytes": size, "total_bytes": size} in told
+    compared = [one["done"] / one["total"] for one in told if one["event"] == "compared"]
+    assert compared == sorted(set(compared))
+    assert compared[-1] == 1
     assert sent[-1] == "model.safetensors"
     assert sent.count("config.json") == 1
     assert told[-1]["commit"] == COMMIT

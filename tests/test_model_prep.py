@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -37,19 +38,22 @@ from contract.model_folder import (
     VISION_XML,
     FolderManifest,
 )
-from model_prep.checkpoint import open_checkpoint
+from model_prep.calibration import Sample
+from model_prep.checkpoint import ParameterCounts, open_checkpoint
 from model_prep.command import app
 from model_prep.convert import convert as model_prep_convert
 from model_prep.export import export_vision
-from model_prep.inference import Language
+from model_prep.inference import Asked, Language, compile_part
+from model_prep.layer_blocks import Graph, UncutError
 from model_prep.pictures import drawn_samples
 from model_prep.processor import load_processing
 from model_prep.progress import STAGE_COUNT
 from model_prep.publish import staged
 from model_prep.reference import Reference
+from model_prep.resources import layers_at_once
 from model_prep.settings import PRESETS, LanguageSettings, PrepSettings
-from model_prep.verification import compare_parity
-from model_prep.verified import VERIFICATION_JSON, VERIFICATION_MD, Verification
+from model_prep.verification import Comparison
+from model_prep.verified import NEW_TOKENS, VERIFICATION_JSON, VERIFICATION_MD, Verification
 from model_prep.work import work_path
 from tests.checkpoints import CHAT_TEMPLATE, make_tiny_checkpoint
 from tests.processes import ROOT
@@ -480,27 +484,142 @@ def test_what_compression_loses_is_measured(checkpoint: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("depth", ["full", "quick", "none"])
 def test_as_much_is_compared_as_was_asked_for(checkpoint: Path, tmp_path: Path, depth: str) -> None:
     out = tmp_path / "out"
-    assert convert(checkpoint, out, "--verify", depth).exit_code == 0
+    ran = convert(checkpoint, out, "--verify", depth)
+    assert ran.exit_code == 0
+    told = [line for line in ran.stderr.splitlines() if line.startswith("compared: ")]
+    assert told[-1:] == ([] if depth == "none" else ["compared: 100 %"])
     manifest = FolderManifest.model_validate_json((out / MANIFEST_JSON).read_bytes())
     assert manifest.settings["verify"] == depth
     found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
     images = 0 if found.parity is None else found.parity.images
     assert images in {"full": {3}, "quick": {1, 2, 3}, "none": {0}}[depth]
     assert (found.left_out is None) == (depth != "none")
+    assert (found.allowed_s is not None) == (depth == "quick")
+    assert (found.took_s is not None) == (depth != "none")
 
 
-@pytest.mark.parametrize(("budget_s", "images"), [(0.0, 1), (1e9, 3)], ids=["no time", "time"])
+@pytest.mark.parametrize(
+    ("budget_s", "at_once", "images", "whole"),
+    [(0.0, 3, 1, False), (1e9, 3, 3, True), (0.0, 1, 1, False), (1e9, 1, 3, True)],
+    ids=["no time", "time", "no time, one layer", "time, one layer"],
+)
 def test_a_quick_comparison_stops_when_its_time_is_up(
-    checkpoint: Path, folder: Path, budget_s: float, images: int
+    checkpoint: Path, folder: Path, budget_s: float, at_once: int, images: int, whole: bool
 ) -> None:
     opened = open_checkpoint(str(checkpoint))
     reference = Reference(opened, load_processing(opened))
-    language = Language(folder / LANGUAGE_XML)
-    parity, answered = compare_parity(
-        reference, drawn_samples(), folder / VISION_XML, language, 3, budget_s=budget_s
+    told: list[tuple[int, int]] = []
+    comparison = Comparison(
+        reference, files_in(folder), at_once, lambda done, total: told.append((done, total))
     )
-    assert parity.images == len(answered) == images
+    parity, _ = comparison.compare(drawn_samples(), {}, budget_s)
     assert parity.holds
+    assert parity.images == images
+    assert (parity.prompt_share == 1) == whole
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {total for _, total in told} == {images * 2 * 3}
+    assert told[-1][0] == told[-1][1]
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    return {xml: folder / xml for xml in (VISION_XML, TEXT_XML, LANGUAGE_XML)}
+
+
+COMPRESSED = {
+    "int8": PrepSettings(language=LanguageSettings(weight_format="int8"), samples=2),
+    "int4": PrepSettings(
+        language=LanguageSettings(weight_format="int4", group_size=32, ratio=0.6, awq=True), samples=2
+    ),
+    "int8 activations": PRESETS["fast"].model_copy(update={"samples": 2}),
+}
+
+
+@pytest.mark.parametrize("settings", COMPRESSED.values(), ids=COMPRESSED.keys())
+def test_losses_of_blocks_of_layers_are_those_of_the_whole(
+    checkpoint: Path, tmp_path: Path, settings: PrepSettings
+) -> None:
+    """The same embeddings through the whole models, and through one and two layers at a time."""
+    draw_pictures(tmp_path / "pictures", 2)
+    out, work = tmp_path / "out", work_path(tmp_path / "out")
+    model_prep_convert(
+        str(checkpoint), out, settings, calibration=str(tmp_path / "pictures"), stop_after="compress"
+    )
+    exact = {xml: work / f"export-{Path(xml).stem}" / xml for xml in files_in(out)}
+    compressed = {xml: work / Path(xml).stem / xml for xml in exact}
+    wanted = {"vision": {VISION_XML: compressed[VISION_XML]}, "whole": compressed}
+    opened = open_checkpoint(str(checkpoint))
+    reference = Reference(opened, load_processing(opened))
+    samples = drawn_samples()
+    expected = {
+        name: distance(
+            whole_logits(reference, samples, exact), whole_logits(reference, samples, exact | files)
+        )
+        for name, files in wanted.items()
+    }
+    assert expected["whole"][1] > 1e-6
+    for at_once in (1, 2):
+        parity, losses = Comparison(reference, exact, at_once).compare(samples, wanted)
+        assert parity.holds
+        for name, (agreement, divergence) in expected.items():
+            assert losses[name].token_agreement == pytest.approx(agreement, abs=1 / 48)
+            assert losses[name].logit_kl == pytest.approx(divergence, rel=1e-3, abs=1e-7)
+            assert losses[name].answer_agreement is None
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for number, sample in enumerate(drawn_samples()[:count]):
+        sample.image.save(folder / f"{number}.png")
+
+
+def whole_logits(reference: Reference, samples: Sequence[Sample], files: dict[str, Path]) -> Any:
+    """(sample, token, vocabulary) after each prompt and each token of the given reply but the last."""
+    vision, embed = compile_part(files[VISION_XML]), compile_part(files[TEXT_XML])
+    following = embed(np.array([reference.reply(NEW_TOKENS)[:-1]]))[0]
+    prompts = [reference.prompt(one.image, one.text, vision).inputs_embeds for one in samples]
+    language = Language(files[LANGUAGE_XML], reference.layers)
+    asked = [Asked(prompt, following) for prompt in prompts]
+    return np.array(language.logits(asked, lambda _layers: None))
+
+
+def distance(exact: Any, other: Any) -> tuple[float, float]:
+    """Share of most probable tokens that are the same; mean divergence."""
+    one, another = (torch.log_softmax(torch.from_numpy(one), -1) for one in (exact, other))
+    divergence = torch.nn.functional.kl_div(another, one, log_target=True, reduction="none").sum(-1).mean()
+    return float((one.argmax(-1) == another.argmax(-1)).float().mean()), max(0.0, float(divergence))
+
+
+def test_a_record_of_a_model_in_blocks_has_the_loss_of_every_part(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = PrepSettings(language=LanguageSettings(weight_format="int8"), verify="full")
+    model_prep_convert(str(checkpoint), out, settings, memory_bytes=1)
+    found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
+    assert set(found.losses) == {"vision", "language", "whole"}
+    assert found.left_out is None
+    said = (out / VERIFICATION_MD).read_text()
+    assert "Memory held 1 of 3 layers" in said
+    assert "| – |" in said
+
+
+def test_a_graph_that_cannot_be_cut_is_told(folder: Path, tmp_path: Path) -> None:
+    xml = tmp_path / LANGUAGE_XML
+    xml.write_text((folder / LANGUAGE_XML).read_text().replace("decoder.layers.", "decoder.blocks."))
+    xml.with_suffix(".bin").symlink_to((folder / LANGUAGE_XML).with_suffix(".bin"))
+    with pytest.raises(UncutError):
+        Graph(xml)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "layers"),
+    [(0, 1), (2 * 4 * (2 + 2 * 12) * 10**6, 2), (2 * 4 * (4 + 2 * 12) * 10**6, 4), (10**12, 32)],
+)
+def test_as_many_layers_as_memory_holds_are_compared_at_once(memory_bytes: int, layers: int) -> None:
+    """Half of it, in float32: a layer of 10^6 in torch, and the rest of 12 · 10^6 twice."""
+    million = 10**6
+    counts = ParameterCounts(
+        vision=10 * million, embeddings=million, layer=million, head=million, language=33 * million
+    )
+    assert layers_at_once(counts, 32, memory_bytes + 8 * million) == layers
 
 
 def test_an_export_that_computes_something_else_is_not_published(

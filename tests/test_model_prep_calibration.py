@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from contract.installing import install_line
 from model_prep.calibration import MAX_PX, MAX_SIDE_PX, TEXTS, Samples, read_samples
 from model_prep.refusal import ConversionError
 
@@ -167,7 +169,7 @@ def test_a_saved_data_set_is_refused_where_datasets_is_not_installed(
 ) -> None:
     (tmp_path / "state.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConversionError, match="pip install datasets"):
+    with pytest.raises(ConversionError, match=re.escape(install_line("datasets"))):
         read_samples(str(tmp_path), 1)
 
 

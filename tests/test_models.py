@@ -17,7 +17,7 @@ from captionmill.kept_models import LOCK, MODEL, MODELS
 from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON
 from model_prep.command import app, arguments_of
 from model_prep.options import ConversionOptions, Preset, VisionFormatChoice, WeightFormatChoice
-from tests.model_caches import CONVERTED, DEMO_CHECKPOINT, Cache, refused
+from tests.model_caches import CONVERTED, DEMO_CHECKPOINT, DEMO_FOLDER, Cache, refused
 from tests.processes import ROOT, spawn, wait_until
 from tests.without_torch import hide_torch
 
@@ -151,6 +151,14 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     options = re.compile(r"--[a-z][a-z0-9-]+")
     offered = set(options.findall(theirs.stdout))
     assert set(options.findall(ours.stdout)) - {"--model"} == offered >= {"--out", "--preset", "--asym"}
+
+
+def test_a_folder_is_checked_without_torch(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", hide_torch(tmp_path / "without"))
+    checked = cache.run("models", "verify", DEMO_FOLDER)
+    assert checked.returncode == 0, checked.stderr
+    assert "ok       openvino_language_model.xml" in checked.stdout
+    refused(cache.run("models", "verify", DEMO_FOLDER, "--checkpoint", DEMO_CHECKPOINT), "torch", "prep")
 
 
 def test_a_conversion_that_breaks_names_its_log(tiny_checkpoint: Path, tmp_path: Path) -> None:

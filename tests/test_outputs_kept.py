@@ -13,7 +13,7 @@ from producer.planning import plan_run
 from producer.questions import read_prompts
 from producer.run_folder import CONTACT_SHEET, RunFolder, Submission
 from producer.sinks.kinds import KINDS
-from producer.sinks.sink import SinkError, SinkOptions
+from producer.sinks.sink import NOT_WRITTEN, SinkError, SinkOptions
 from tests.producer_driver import Workers, lines
 from tests.test_producer_cli import ask_all, captionmill, photos, worker
 
@@ -165,8 +165,10 @@ def test_a_file_that_was_changed_while_the_run_was_stopped(
 def test_a_file_that_came_while_the_run_went_on(pictures: Path, connection: redis.Redis, kind: str) -> None:
     out, file = pictures.parent / "out", pictures.parent / FILES[kind]
     plan(pictures, kind)
-    with pytest.raises(SinkError, match=" not from this run: "):
-        drive(out, connection, lambda: file.write_text("mine"))
+    drive(out, connection, lambda: file.write_text("mine"))
+    assert {line["message"] for line in lines(out, "failures.jsonl") if line["code"] == NOT_WRITTEN} == {
+        f"{file} {FOREIGN.format(kind)} be replaced with --overwrite."
+    }
     assert file.read_text() == "mine"
     assert not list(out.glob(".captionmill*"))
     file.unlink()

@@ -68,10 +68,10 @@ def ask_all(photos: Path, out: Path, redis_url: str, *options: str) -> list[str]
         ('{"image": "a.png"', (), "line 2: not JSON"),
         ('{"image": "a.png", "question": ""}', (), "line 2: .*must not be empty"),
         ('{"image": "a.png"}', ("--num-beams", "65"), "num-beams"),
-        ('{"image": "a.png"}', ("--length-penalty", "nan"), "length_penalty"),
+        ('{"image": "a.png"}', ("--length-penalty", "nan"), "--length-penalty: "),
         ('{"image": "a.png"}', ("--detail", "lo"), "neither low nor high"),
         ('{"image": "a.png"}', ("--seed", "3"), "seed decide nothing without do_sample"),
-        ('{"image": "a.png"}', ("--choice", "yes"), "choices"),
+        ('{"image": "a.png"}', ("--choice", "yes"), "give at least two"),
         (
             '{"image": "a.png"}',
             ("--choice", "yes", "--choice", "no", "--num-beams", "2"),
@@ -185,7 +185,14 @@ def test_a_run_tells_how_it_went(redis_url: str, photos: Path, tmp_path: Path) -
         assert "7 images: 7 questions answered, 0 failed." in told.stdout
     (listed,) = events(captionmill("list", tmp_path, "--json"), "run")
     assert (listed["rows"], listed["finished"]) == (7, True)
-    assert "finished" in captionmill("list", tmp_path).stdout
+    (row,) = [line for line in captionmill("list", tmp_path).stdout.splitlines() if "finished" in line]
+    assert str(tmp_path / "out") in row
+    assert str(photos) in row
+    # Nothing is open: no server is named, and no model to start one with.
+    for again in (("run", "--resume", "--out", tmp_path / "out"), ("retry", tmp_path / "out")):
+        told = captionmill(*again)
+        assert told.returncode == 0, told.stderr
+        assert "7 images: 7 questions answered, 0 failed.\nNew jobs: 0;" in told.stdout
 
 
 @pytest.mark.usefixtures("worker")
@@ -252,7 +259,7 @@ def test_failures_are_retried(redis_url: str, tmp_path: Path) -> None:
     assert lines(out, "failures.jsonl")[0]["code"] == "invalid_job"
     again = captionmill("retry", out, "--code", "invalid_job", "--redis", redis_url)
     assert again.returncode == 1
-    assert "1 failed questions are asked again" in again.stdout
+    assert "1 failed question is asked again" in again.stdout
     none = captionmill("retry", out, "--code", "image_broken", "--redis", redis_url)
     assert "0 failed questions are asked again" in none.stdout
 

@@ -1,6 +1,8 @@
 """What a person is told of a run: rates and what is left."""
 
-from producer.progress import LATE_S, Rate
+from dataclasses import replace
+
+from producer.progress import LATE_S, Rate, describe
 from producer.run import Round
 
 
@@ -57,3 +59,10 @@ def test_looks_a_second_or_a_millisecond_apart_tell_the_same() -> None:
             found = seldom.after(10.0, step // 10, step)
     assert found == (100.0, 1000.0, 9_600)
     assert often_found == (100.0, 1000.0, 9_600)
+
+
+def test_a_rate_is_told_only_where_something_was_asked() -> None:
+    rate = Rate(100, 100)
+    asked = after(100, 0)
+    assert "images/s" in describe(rate, asked)
+    assert describe(rate, replace(asked, in_flight=0, asked=False)) == "0 failed, 0 in flight"

@@ -25,7 +25,7 @@ REFUSALS = {
     "no rows": (["{work}/empty"], "no images"),
     "an id twice": (["{work}/twice.jsonl"], "of an earlier row"),
     "a question": (["{photos}", "--question", "Is {{colour}}?"], 'no column "colour"'),
-    "a parameter": (["{photos}", "--length-penalty", "nan"], "length_penalty"),
+    "a parameter": (["{photos}", "--length-penalty", "nan"], "--length-penalty"),
     "a form": (["{photos}", "--detail", "lo"], "neither low nor high"),
     "a kind": (["{photos}", "--sink", "word"], 'no output "word"'),
     "a folder for a file": (["{photos}", "--sink", "csv:{photos}"], "is a folder"),
@@ -232,7 +232,7 @@ def test_a_kill_while_planning_leaves_no_run_and_no_hindrance(run_before: Path, 
         command = [sys.executable, "-c", submitted, str(work / "photos"), str(work / name)]
         subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
         ran = captionmill("status", work / name)
-        assert ran.stdout.startswith("1 images: 0 of them complete")
+        assert ran.stdout.startswith("1 image: 0 of them complete")
         assert not (work / name / ".planning").exists()
 
 
@@ -242,5 +242,5 @@ def test_looking_at_a_run_changes_nothing(run_before: Path, tmp_path: Path) -> N
     before = tree(tmp_path)
     for arguments in (("status", out), ("watch", out), ("list", tmp_path), ("run", "--resume", "--out", out)):
         ran = captionmill(*arguments)
-        assert ran.returncode == (2 if arguments[0] == "run" else 0), ran.stderr  # no model is named
+        assert ran.returncode == 0, ran.stderr
         assert tree(tmp_path) == before

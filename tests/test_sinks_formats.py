@@ -192,7 +192,8 @@ def test_webdataset(tmp_path: Path, rows: list[AnsweredRow]) -> None:
     gone = answered_row(7, name="gone.png", image=tmp_path / "gone.png")
     upper = answered_row(8, name="../UP.PNG", image=rows[0].image)
     sink = write("webdataset", tmp_path, [*rows, gone, upper], samples_per_shard=4)
-    assert sink.left_alone == {"a question about it failed": 1, "its image cannot be read": 1}
+    assert sink.left_alone == {"a question about it failed": 1}
+    assert sink.left_alone.take_unwritten() == [(7, "its image cannot be read")]
     assert sorted(path.name for path in tmp_path.glob("answers*")) == [
         "answers-000000.tar",
         "answers-000001.tar",
@@ -222,7 +223,8 @@ def test_image_folder_is_loaded_by_datasets(tmp_path: Path, rows: list[AnsweredR
     (tmp_path / "images" / "\udce9.png").unlink()
     spec = f"hf:{tmp_path}/images/metadata.jsonl"
     sink = write(spec, tmp_path / "run", one_question(rows), vqa_columns=vqa)
-    assert list(sink.left_alone.values()) == [1]
+    assert sink.left_alone == {"a question about it failed": 1}
+    assert not sink.left_alone.take_unwritten()
     loaded = datasets.load_dataset(
         "imagefolder", data_dir=str(tmp_path / "images"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -235,14 +237,16 @@ def test_image_folder_is_loaded_by_datasets(tmp_path: Path, rows: list[AnsweredR
 def test_image_folder_of_several_questions(tmp_path: Path, rows: list[AnsweredRow]) -> None:
     elsewhere = answered_row(9, "a", "b", image=picture(tmp_path / "other.png"), name="other.png")
     spec = f"hf:{tmp_path}/images/x/../metadata.jsonl"
-    sink = write(spec, tmp_path / "run", [*rows, elsewhere])
+    bytes_name = answered_row(10, "a", "b", image=tmp_path / "images" / "\udce9.png", name="\udce9.png")
+    sink = write(spec, tmp_path / "run", [*rows, elsewhere, bytes_name])
     found = lines(tmp_path / "images" / "metadata.jsonl")
     assert [line["file_name"] for line in found] == NAMES[:5]
     assert found[1] == {"file_name": NAMES[1], "q1": TEXT, "q2": "2", "n": 1, "id": "own"}
-    assert sink.left_alone == {
-        "its name is not UTF-8, which metadata.jsonl cannot hold": 1,
-        "its image is not below the folder of metadata.jsonl": 1,
-    }
+    assert sink.left_alone == {"a question about it failed": 1}
+    assert sink.left_alone.take_unwritten() == [
+        (9, "its image is not below the folder of metadata.jsonl"),
+        (10, "its name is not UTF-8, which metadata.jsonl cannot hold"),
+    ]
 
 
 def test_json_lists(tmp_path: Path, rows: list[AnsweredRow]) -> None:

@@ -161,7 +161,7 @@ def test_an_empty_member_is_refused_alone(tmp_path: Path) -> None:
 
 def test_broken_and_missing_shards(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "s-0.tar", [(f"{number}.jpg", b"x" * 2000) for number in range(9)])
-    with pytest.raises(SourceError, match=r"1 of 2 shards are not there: .*s-1\.tar"):
+    with pytest.raises(SourceError, match=r"1 of 2 shards cannot be found: .*s-1\.tar"):
         rows(tmp_path / "s-{0..1}.tar")
     whole = shard.read_bytes()
     shard.write_bytes(whole[:5000])

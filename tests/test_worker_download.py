@@ -132,6 +132,46 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(server: WebServer, downlo
     assert server.asked["/failing/1"] == 1
 
 
+def test_a_date_to_come_again_is_waited_for(server: WebServer, download: Downloads) -> None:
+    server.asked.clear()
+    assert refusal(download, server.url("/dated?60"), time.monotonic() + 30)[0] == "download_failed"
+    assert server.asked["/dated"] == 1, "the date is later than the job may take"
+    server.asked.clear()
+    assert download(server.url("/dated?-60"), time.monotonic() + 30) == BODY
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_redirect_to_a_name_that_is_not_ascii(
+    server: WebServer, download: Downloads, encoding: str
+) -> None:
+    assert download(server.url(f"/named/{encoding}")) == BODY
+
+
+@pytest.mark.parametrize(
+    ("told", "opts_out"),
+    [
+        ("noai", True),
+        ("index,%20NoImageAI", True),
+        ("somebot:%20noai", True),
+        ("noindex", False),
+        ("", False),
+    ],
+)
+def test_pictures_that_no_model_may_see(server: WebServer, told: str, opts_out: bool) -> None:
+    rules = UrlRules(private_networks=("127.0.0.0/8",), user_agent="me (mail@example.org)", respect_noai=True)
+    download, ordinary = Downloads(rules, MAX_BYTES), Downloads(LOOPBACK, MAX_BYTES)
+    url = server.url(f"/robots?{told}")
+    assert ordinary(url) == BODY
+    if opts_out:
+        code, sentence = refusal(download, url)
+        assert (code, "--respect-noai" in sentence) == ("url_opted_out", True)
+    else:
+        assert download(url) == BODY
+    assert [one["User-Agent"] for one in server.headers[-2:]] == ["captionmill", "me (mail@example.org)"]
+    for one in (download, ordinary):
+        one.close()
+
+
 @pytest.mark.parametrize("path", ["/drip", "/driphead"])
 def test_bytes_that_drip_in_end_with_the_time_there_is(
     server: WebServer, download: Downloads, path: str

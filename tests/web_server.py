@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 BODY = b"\x89PNG and what follows" * 10
 HUGE_BYTES = 50_000_000
@@ -138,6 +140,30 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_leave(self, _: str, target: str) -> None:
         self._send(302, location=target)
+
+    def do_named(self, argument: str, _: str) -> None:
+        """A redirect to a name that is not ASCII: /named/utf-8 with its bytes as they are."""
+        self.close_connection = True
+        if argument:
+            location = "/named?ü=Bär".encode(argument)
+            self.wfile.write(
+                b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+            )
+        elif self.path == "/named?%C3%BC=B%C3%A4r":
+            self.do_image()
+        else:
+            self.do_missing()
+
+    def do_robots(self, _: str, told: str) -> None:
+        self._send(200, BODY, x_robots_tag=unquote(told))
+
+    def do_dated(self, _: str, seconds: str) -> None:
+        """503 once with a date, then the image."""
+        if self.server.asked["/dated"] == 1:
+            date = formatdate(time.time() + int(seconds), usegmt=True)
+            self._send(503, b"secret words of the server", retry_after=date)
+        else:
+            self.do_image()
 
     def do_huge(self, *_: str) -> None:
         self.send_response(200)

@@ -19,6 +19,7 @@ from worker.envelope import dead_letter
 from worker.gate import Gate
 from worker.given_back import GivenBack, NotWanted
 from worker.logs import about
+from worker.results import is_wrong_type
 from worker.right_of_way import RightOfWay
 from worker.service import WORKER, internal_error
 
@@ -125,12 +126,26 @@ class Answering:
         self._let_go_in_vain()
         addresses = [_address(job) for job in jobs]
         if len(jobs) > 1:
-            self._store.hold(self._worker, [(one.run, one.index) for one in addresses[1:] if one is not None])
+            self._hold([one for one in addresses[1:] if one is not None])
         for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
             try:
                 self._take(job, address, urgent, isolated)
+            except redis.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                reason = "a key of its run in the store holds something else"
+                log.error("a message is kept as a dead letter: %s", reason)
+                self._store.keep_dead_letter(self._worker, reason, job)
             except BaseException:
                 self._let_go([one for one in addresses[number + 1 :] if one is not None], begun=False)
+                raise
+
+    def _hold(self, addresses: Sequence[Address]) -> None:
+        try:
+            self._store.hold(self._worker, [(one.run, one.index) for one in addresses])
+        except redis.ResponseError as error:
+            # Which of them it is shows when each is taken.
+            if not is_wrong_type(error):
                 raise
 
     def _take(self, job: object, address: Address | None, urgent: bool, isolated: bool) -> None:
@@ -231,6 +246,11 @@ class Answering:
                 return
             try:
                 self._store.give_back(self._worker, one.run, one.index, begun=begun)
+            except redis.ResponseError as error:
+                # Nobody could hold it by such a key.
+                if not is_wrong_type(error):
+                    self._held_in_vain.append((one, begun))
+                    raise
             except BaseException:
                 self._held_in_vain.append((one, begun))
                 raise

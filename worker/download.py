@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_network
 from ssl import SSLContext
 from typing import Any, Final
@@ -58,11 +60,9 @@ DENIED: Final = AddressTable(
         Block(ip_network("168.63.129.16/32"), "Azure's virtual public address", "", Reach.DENIED),
     )
 )
-HEADERS: Final = (
-    ("Accept", "image/*,*/*;q=0.5"),
-    ("Accept-Encoding", "identity"),
-    ("User-Agent", "captionmill"),
-)
+HEADERS: Final = (("Accept", "image/*,*/*;q=0.5"), ("Accept-Encoding", "identity"))
+NO_AI: Final = frozenset({"noai", "noimageai"})
+"""What a server says of pictures that no model may see."""
 SHOWN_CHARACTERS: Final = QUOTED_MAX_CHARS
 NOT_ALLOWED: Final = (BlockedURLError, BlockedAddressError, httpx.InvalidURL)
 Resolver = Callable[..., Iterable[Any]]
@@ -75,13 +75,16 @@ class UrlRules:
 
     `hosts` are names, or `*.` and a name; none are all. `private_networks` are ranges of addresses, as CIDR,
     that are allowed although they are not public. `timeout_s` is for one attempt in all: connecting,
-    redirects and every byte. Raises ValueError for hosts and networks that are none.
+    redirects and every byte. With `respect_noai`, what servers do not want to be seen by models is refused.
+    Raises ValueError for hosts and networks that are none.
     """
 
     hosts: tuple[str, ...] = ()
     private_networks: tuple[str, ...] = ()
     schemes: tuple[str, ...] = ("http", "https")
     timeout_s: float = 30.0
+    user_agent: str = "captionmill"
+    respect_noai: bool = False
 
     def __post_init__(self) -> None:
         self.policy()
@@ -118,6 +121,8 @@ class Downloads:
         self._policy = rules.policy()
         self._max_bytes = max_bytes
         self._timeout_s = rules.timeout_s
+        self._headers = [*HEADERS, ("User-Agent", rules.user_agent)]
+        self._respect_noai = rules.respect_noai
         self._pauses_s = tuple(pauses_s)
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(),
@@ -182,11 +187,17 @@ class Downloads:
         origin = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         try:
             with self._pool.stream(
-                "GET", origin, headers=list(HEADERS), extensions={"timeout": _timeouts()}
+                "GET", origin, headers=self._headers, extensions={"timeout": _timeouts()}
             ) as response:
-                headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+                headers = _told(response.headers)
                 if response.status in REDIRECTS and b"location" in headers:
                     return headers[b"location"]
+                if self._respect_noai and _opts_out(headers):
+                    raise Refusal(
+                        FailureCode.URL_OPTED_OUT,
+                        f"The server of {shown} wants no model to see the image (X-Robots-Tag: noai), and "
+                        "this worker respects that (--respect-noai).",
+                    )
                 self._check_status(response.status, headers, shown)
                 return self._content(response.iter_stream(), headers, shown)
         except (httpcore.TimeoutException, TimeoutError):
@@ -247,10 +258,40 @@ def _decoded(chunks: Iterable[bytes], encoding: str, most_bytes: int, shown: str
         raise _failed(shown, "what the server sends cannot be decompressed") from None
 
 
+def _told(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Lower name → value, several of one name joined. Some servers write UTF-8, against the standard."""
+    told: dict[bytes, str] = {}
+    for name, value in headers:
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        name = name.lower()
+        told[name] = f"{told[name]}, {text}" if name in told and name != b"location" else text
+    return told
+
+
+def _opts_out(headers: dict[bytes, str]) -> bool:
+    """A directive may be for one robot alone, whose name is before it; none is ours, so all count."""
+    directives = headers.get(b"x-robots-tag", "").lower().split(",")
+    return any(one.rpartition(":")[2].strip() in NO_AI for one in directives)
+
+
 def _retry_after_s(headers: dict[bytes, str]) -> float:
-    """What Retry-After asks for in seconds; a date, which is rare, is taken for no wish."""
+    """The seconds that Retry-After asks for, or those up to its date by the server's own clock."""
     text = headers.get(b"retry-after", "").strip()
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+    if text.isascii() and text.isdigit():
+        return float(text)
+    then, now = _date(text), _date(headers.get(b"date", "")) or datetime.now(UTC)
+    return 0.0 if then is None else max(0.0, (then - now).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def _failed(shown: str, reason: str) -> Refusal:

@@ -18,7 +18,8 @@ from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
 from contract.quoting import quoted
 from worker import heif
-from worker.jpeg_scans import scan_count
+from worker.jpeg_scans import has_every_scan, lacks_end, scan_count
+from worker.png_chunks import pixels_alone
 
 FORMATS: Final = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
@@ -26,6 +27,9 @@ FORMATS: Final = (
 )
 JPEG: Final = ("JPEG", "MPO")
 """Pillow's names of them; MPO is a JPEG with further pictures behind it."""
+END: Final = b"\xff\xd9"
+FILLER: Final = b"".join(b"\x5a\x69\xc3\x37" * 64 + bytes((0xFF, 0xD0 + restart)) for restart in range(8))
+"""Bytes that a decoder takes for pixels where there are too few, with every restart that it may wait for."""
 MAX_SCANS: Final = 100
 """Progressive JPEGs have about ten."""
 WIDE_GREY_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -50,7 +54,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a file may ask of this process; larger is refused with IMAGE_TOO_LARGE.
+    """What a file may ask of this process; larger is refused with IMAGE_TOO_LARGE, a strip with IMAGE_ASPECT.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides as long as `draft_px` pixels are left; 0 decodes all of
     every one.
@@ -166,10 +170,13 @@ def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
             f"{install_line(heif.EXTRA)} where it runs.",
         )
     with _decoding(content, limits):
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        content = pixels_alone(content)
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         check_size(image.height, image.width, limits)
         if image.format in JPEG:
             _check_scans(content)
+            if lacks_end(content):
+                image = _ended(content, limits)
         if image.format != heif.HEIF:
             image.seek(0)
         _draft(image, limits.draft_px)
@@ -218,6 +225,18 @@ def _check_scans(content: bytes) -> None:
         )
 
 
+def _ended(content: bytes, limits: ImageLimits) -> Image.Image:
+    """A JPEG without its end marker, of which every pixel is there. Raises Refusal where one is not."""
+    whole = content.rstrip(b"\xff")
+    image, other = (Image.open(io.BytesIO(whole + more + END), formats=JPEG[:1]) for more in (b"", FILLER))
+    for one in (image, other):
+        _draft(one, limits.draft_px)
+    # What the decoder does not need decides nothing: where pixels are missing, it would make some of it.
+    if not has_every_scan(content) or image.tobytes() != other.tobytes():
+        raise Refusal(FailureCode.IMAGE_BROKEN, "The image is a JPEG whose file ends before its pixels do.")
+    return image
+
+
 def _draft(image: Image.Image, draft_px: int) -> None:
     """Have a large JPEG decoded at a fraction of its size, in a fraction of the time."""
     width, height = image.size
@@ -250,7 +269,9 @@ def check_size(height: int, width: int, limits: ImageLimits) -> None:
         raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {limits.max_side_px} a side are allowed.")
     if max(height, width) > limits.max_aspect * min(height, width):
         raise Refusal(
-            FailureCode.IMAGE_TOO_LARGE, f"{shape}; one side may be {limits.max_aspect:g} times the other."
+            FailureCode.IMAGE_ASPECT,
+            f"{shape}; one side may be {limits.max_aspect:g} times the other at most "
+            "(CAPTIONMILL_IMAGE_MAX_ASPECT of the worker).",
         )
 
 

@@ -1,25 +1,60 @@
-"""Counts the scans of a JPEG file before anything decodes them; knows no pixels.
+"""Reads the markers of a JPEG file before anything decodes it; knows no pixels.
 
 Each scan of a progressive JPEG goes over the whole picture and may take but a hundred bytes of the file: one
 of 345 KB, 64 megapixels and a thousand scans takes a minute to decode.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
+START: Final = b"\xff\xd8\xff"
 MARKER: Final = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 """A marker with a length after it, or the end. Among pixels FF is followed by 00 or by a restart's number."""
 SCAN: Final = 0xDA
 END: Final = 0xD9
+FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of what kind of picture it is, and of which components."""
+COEFFICIENTS: Final = 64
 
 
 def scan_count(content: bytes) -> int:
     """How many scans a decoder would find until the end of the first image in the file."""
-    scans = place = 0
+    return sum(kind == SCAN for kind, _ in _segments(content))
+
+
+def lacks_end(content: bytes) -> bool:
+    """Whether the file is a JPEG that stops before its first image ends, as a download that broke off."""
+    if not content.startswith(START) or content.endswith(b"\xff\xd9"):
+        return False
+    return all(kind != END for kind, _ in _segments(content))
+
+
+def has_every_scan(content: bytes) -> bool:
+    """Whether scans have begun that tell all of every component; the last of them may be cut."""
+    components: set[int] = set()
+    told: dict[int, set[int]] = {}
+    for kind, segment in _segments(content):
+        if kind in FRAMES:
+            components = set(segment[6::3])
+        elif kind == SCAN and segment:
+            count = segment[0]
+            first, last, approximation = segment[1 + 2 * count : 4 + 2 * count].ljust(3, b"\xff")
+            if approximation & 0x0F == 0:
+                for component in segment[1 : 1 + 2 * count : 2]:
+                    told.setdefault(component, set()).update(range(first, last + 1))
+    return bool(components) and all(
+        told.get(component, set()) >= set(range(COEFFICIENTS)) for component in components
+    )
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and what it says, up to the end of the first image."""
+    place = 0
     while marker := MARKER.search(content, place):
         kind = marker[1][0]
+        size_bytes = int.from_bytes(content[marker.end() : marker.end() + 2])
+        yield kind, content[marker.end() + 2 : marker.end() + size_bytes]
         if kind == END:
-            break
-        scans += kind == SCAN
-        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
-    return scans
+            return
+        place = marker.end() + size_bytes

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from contract.answer import JobResult
+from contract.failure import FailureCode, Refusal
 from contract.store import (
     BEGIN,
     DEAD_LETTERS_KEY,
@@ -40,6 +41,11 @@ CONNECT_TIMEOUT_S = 5.0
 CONNECTIONS = 16
 POOL_TIMEOUT_S = 30.0
 DEAD_LETTER_MAX_CHARACTERS = 4096
+
+
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether a key holds what nobody of ours would put there: trying again does not help."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 class Begun(NamedTuple):
@@ -126,6 +132,11 @@ class ResultStore:
         try:
             content: Any = self._redis.getrange(image_key(run, sha256), 0, max_bytes)
         except RedisError as error:
+            if is_wrong_type(error):
+                raise Refusal(
+                    FailureCode.IMAGE_UNREADABLE,
+                    f"What the store holds as the image {sha256} is none.",
+                ) from None
             raise StoreAwayError(type(error).__name__) from error
         return bytes(content)
 

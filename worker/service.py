@@ -14,12 +14,13 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from contract.answer import Answer, JobResult, QuestionResult
+from contract.answer import Answer, Flag, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import Detail, GenerationParameters, Job, Question
 from worker.engine.loop import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
 from worker.given_back import GivenBack, NotWanted
+from worker.jpeg_scans import lacks_end
 from worker.outcome import chosen_answer, free_answer
 from worker.right_of_way import RightOfWay
 
@@ -160,8 +161,12 @@ class Asked:
 class Started:
     """A question on its way: its prompt's length and the generations it waits for."""
 
-    def __init__(self, question: Question, prompt: Prompt, generations: Future[Generations]) -> None:
+    def __init__(
+        self, question: Question, prompt: Prompt, generations: Future[Generations], flags: tuple[Flag, ...]
+    ) -> None:
+        """`flags` are the image's."""
         self.question = question
+        self.flags = flags
         self.prompt_tokens = len(prompt.token_ids)
         self.generations = generations
 
@@ -282,12 +287,15 @@ class Service(Generic[FeaturesT]):
         images = self._images(job)
         found: list[FeaturesT] = []
         failure: Failure | None = None
+        flags: tuple[Flag, ...] = ()
         with ExitStack() as claim:
             if not images:
                 self._claim(claim, asked)
             for number, one in enumerate(images, start=1):
                 claim.close()  # nobody gives way to what is being fetched
                 content = self._content(one, asked)
+                if isinstance(content, bytes) and lacks_end(content):
+                    flags = ("incomplete_image",)
                 self._claim(claim, asked)
                 features = self._picture(content, job.detail, asked, alone=len(images) == 1)
                 if isinstance(features, Failure):
@@ -295,7 +303,7 @@ class Service(Generic[FeaturesT]):
                     break
                 found.append(features)
             picture = failure or (self._model.together(found) if found else None)
-            return [self._start(question, picture, asked) for question in job.questions]
+            return [self._start(question, picture, asked, flags) for question in job.questions]
 
     def _claim(self, claim: ExitStack, asked: Asked) -> None:
         if asked.urgent:
@@ -352,9 +360,10 @@ class Service(Generic[FeaturesT]):
         question: Question,
         picture: FeaturesT | Failure | None,
         asked: Asked,
+        flags: tuple[Flag, ...] = (),
     ) -> Started | Failure:
         if not question.uses_image(with_image=picture is not None):
-            picture = None
+            picture, flags = None, ()
         if isinstance(picture, Failure):
             return picture
         try:
@@ -363,7 +372,7 @@ class Service(Generic[FeaturesT]):
             prompt = self._model.prompt(question, picture)
             request = self._request(question, picture, prompt, asked)
             self._check_length(prompt, request)
-            return Started(question, prompt, self._engine.submit(request))
+            return Started(question, prompt, self._engine.submit(request), flags)
         except Refusal as refusal:
             return refusal.failure
         except EngineStoppedError:
@@ -434,9 +443,12 @@ class Service(Generic[FeaturesT]):
         try:
             generations = started.generations.result()
             if started.question.choices:
-                return chosen_answer(generations, started.prompt_tokens, started.question.choices)
-            decode = partial(self._model.decode, stop=job.parameters.stop)
-            return free_answer(generations, started.prompt_tokens, decode, self._model.eos_token_ids)
+                answer = chosen_answer(generations, started.prompt_tokens, started.question.choices)
+            else:
+                decode = partial(self._model.decode, stop=job.parameters.stop)
+                eos = self._model.eos_token_ids
+                answer = free_answer(generations, started.prompt_tokens, decode, eos)
+            return answer.model_copy(update={"flags": (*answer.flags, *started.flags)})
         except Refusal as refusal:
             return refusal.failure
         except EngineStoppedError:

@@ -208,6 +208,17 @@ class Settings(BaseSettings):
         gt=0,
         description="Most time of one download with its redirects, however slowly it comes.",
     )
+    url_user_agent: str = Field(
+        default="captionmill",
+        pattern=r"^[\x20-\x7e]+$",
+        description="What servers of images are told who asks; some want a way to reach you in it.",
+    )
+    respect_noai: bool = Field(
+        default=False,
+        description=(
+            "Images whose server says X-Robots-Tag: noai or noimageai end in the failure url_opted_out."
+        ),
+    )
 
     image_isolation: Literal["suspect", "all", "none"] = Field(
         default="suspect",

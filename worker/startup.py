@@ -138,7 +138,12 @@ def _image_fetch(settings: Settings, store: WatchedStore) -> ImageFetch:
     """Raises StartupError."""
     try:
         rules = UrlRules(
-            settings.url_hosts, settings.url_private_networks, settings.url_schemes, settings.url_timeout_s
+            settings.url_hosts,
+            settings.url_private_networks,
+            settings.url_schemes,
+            settings.url_timeout_s,
+            settings.url_user_agent,
+            settings.respect_noai,
         )
         return ImageFetch(settings.image_roots, settings.image_max_bytes, store, rules)
     except ValueError as error:

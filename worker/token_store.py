@@ -10,6 +10,7 @@ from redis.retry import Retry
 
 from contract.store import END_FIELD, TOKENS_FIELD, TOKENS_KEPT_S, stop_key, tokens_key
 from worker.given_back import StoreAwayError
+from worker.results import is_wrong_type
 
 TIMEOUT_S: Final = 5.0
 
@@ -53,6 +54,8 @@ class TokenStore:
         try:
             entries = cast(Any, self._redis.xrange(tokens_key(run, index)))
         except redis.RedisError as error:
+            if is_wrong_type(error):
+                return Published("", True)
             raise StoreAwayError(type(error).__name__) from error
         text, end = TOKENS_FIELD.encode(), END_FIELD.encode()
         return Published(
@@ -68,7 +71,11 @@ class TokenStore:
                     self._add(commands, increment)
                 for increment in increments:
                     commands.exists(stop_key(increment.run, increment.index))
-                replies: list[Any] = commands.execute()
+                replies: list[Any] = commands.execute(raise_on_error=False)
+                # Nobody reads along at a key that is no stream, and others do at theirs.
+                for reply in replies:
+                    if isinstance(reply, redis.RedisError) and not is_wrong_type(reply):
+                        raise reply
         except redis.RedisError as error:
             raise StoreAwayError(type(error).__name__) from error
         return [bool(reply) for reply in replies[-len(increments) :]]

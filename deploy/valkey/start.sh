@@ -1,6 +1,6 @@
 #!/bin/sh
-# Starts the server with users whose passwords come from secrets, of which only hashes reach the server.
-# From the environment: SECRETS, CONFIG (valkey.conf and users.acl), RUN (writable), DATA: folders; MAXMEMORY.
+# Starts the server with users whose passwords come from secrets. Only their hashes reach the server.
+# Environment: the folders SECRETS, CONFIG (valkey.conf and users.acl), RUN (writable) and DATA; MAXMEMORY.
 # Arguments go to the server.
 set -eu
 umask 077

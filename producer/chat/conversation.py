@@ -11,8 +11,10 @@ IMAGE_REFUSED = {
     FailureCode.IMAGE_NOT_ALLOWED,
     FailureCode.IMAGE_UNREADABLE,
     FailureCode.IMAGE_TOO_LARGE,
+    FailureCode.IMAGE_ASPECT,
     FailureCode.NOT_AN_IMAGE,
     FailureCode.IMAGE_BROKEN,
+    FailureCode.URL_OPTED_OUT,
 }
 """Failures that every further question about the image would end in."""
 

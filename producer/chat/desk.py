@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from contract.answer import Answer
 from contract.broker import JOB_QUEUE
+from contract.counting import counted
 from contract.failure import Failure
 from producer.ask import Asked, NoWorkerError, Waiting
 from producer.asking import first_complaint
@@ -51,7 +52,7 @@ class Progress:
                 words.append(f"{self.seconds:.2f} s")
             elif tokens > 1 and self.seconds > self.first_s:
                 words.append(f"{(tokens - 1) / (self.seconds - self.first_s):.0f} tokens/s")
-            words.append(f"{tokens} tokens")
+            words.append(counted(tokens, "token"))
             if self.outcome.finish_reason == "length" and not self.stopped:
                 words.append("cut at max tokens")
         return ", ".join(words)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import gradio
 
 from contract.answer import Answer
+from contract.counting import counted
 from contract.failure import Failure
 from contract.job import Detail
 from producer.ask import Asked
@@ -31,7 +32,7 @@ SWEEP_S: Final = (3600, 24 * 3600)
 DETAILS: Final[tuple[tuple[str, Detail], ...]] = (
     ("high: every tile", "high"),
     ("low: one look", "low"),
-    *((f"at most {tiles} tiles", tiles) for tiles in (1, 2, 4, 8)),
+    *((f"at most {counted(tiles, 'tile')}", tiles) for tiles in (1, 2, 4, 8)),
 )
 CSS: Final = """
 #note { font-size: 0.85em; opacity: 0.75; }

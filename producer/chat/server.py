@@ -16,6 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from producer.chat.desk import Desk
+from producer.chat.doors import Doors
 from producer.chat.page import CSS, Page
 
 USER: Final = "captionmill"
@@ -72,6 +73,12 @@ def serve(
             # Else a foreign page whose name leads here could talk to it.
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
         app.add_middleware(_OnlyFromHere)
+        app.add_middleware(
+            Doors,
+            upload_max_bytes=upload_max_bytes,
+            uploads=folder,
+            examples=[path.resolve() for _, path in examples],
+        )
         gradio.mount_gradio_app(
             app,
             Page(desk, examples).blocks,

@@ -1,11 +1,13 @@
 """What sinks say of an answered row: its JSON line, its caption, its image as text; knows no file."""
 
-from typing import Any
+from typing import Any, Final
 
 from contract.answer import Answer
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Answered, AnsweredRow, RowImage
 from producer.sinks.sink import SinkOptions
+
+NO_ANSWER: Final = "a question about it failed"
 
 
 def answer_line(row: AnsweredRow) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def caption(row: AnsweredRow, options: SinkOptions) -> tuple[str | None, str]:
         return None, f'the question "{options.question}" was not asked of it'
     answers = [one.outcome for one in asked if isinstance(one.outcome, Answer)]
     if len(answers) < len(asked):
-        return None, "a question about it failed"
+        return None, NO_ANSWER
     return options.prefix + options.separator.join(answer.text for answer in answers) + options.suffix, ""
 
 

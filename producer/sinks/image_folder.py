@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from contract.answer import Answer
 from contract.job import ImagePath
-from producer.rows import AnsweredRow
-from producer.sinks.answers import answers_of, caption, prompt_text
+from producer.rows import Answered, AnsweredRow
+from producer.sinks.answers import NO_ANSWER, answers_of, caption, prompt_text
 from producer.sinks.columns import Columns, carried_value
 from producer.sinks.files import json_line
 from producer.sinks.sink import LeftAlone, Rows, SinkOptions
@@ -20,13 +21,18 @@ def image_folder(path: Path, options: SinkOptions) -> WriteWhole:
     def write_whole(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:
         columns = Columns.of(rows())
         for row in rows():
+            if options.vqa_columns and len(_pairs(row, options)) > 1:
+                left_alone.miss(row, "it has several answers, and columns question and answer hold one")
+                continue
+            told, reason = _told(row, columns, options)
+            if not told:
+                left_alone.note(reason, row.name or row.id)
+                continue
             name, reason = _file_name(row, folder)
-            if name is not None:
-                told, reason = _told(row, columns, options)
-                if told:
-                    file.write(json_line({"file_name": name, **told, **_carried(row, columns, told)}))
-                    continue
-            left_alone.note(reason, row.name or row.id)
+            if name is None:
+                left_alone.miss(row, reason)
+                continue
+            file.write(json_line({"file_name": name, **told, **_carried(row, columns, told)}))
 
     return write_whole
 
@@ -48,19 +54,21 @@ def _file_name(row: AnsweredRow, folder: str) -> tuple[str | None, str]:
 def _told(row: AnsweredRow, columns: Columns, options: SinkOptions) -> tuple[dict[str, Any], str]:
     """A caption in one column, the answers of several questions in one each, or a question and its answer."""
     if options.vqa_columns:
-        answers = [told for told in answers_of(row) if options.question in (None, told[0].question)]
-        if len(answers) != 1:
-            return {}, "it has not just one answer, as columns question and answer need"
-        ((one, answer),) = answers
-        return {"question": prompt_text(one.prompt), "answer": answer.text}, ""
+        for one, answer in _pairs(row, options):
+            return {"question": prompt_text(one.prompt), "answer": answer.text}, ""
+        return {}, NO_ANSWER
     if len(columns.questions) == 1 or options.question is not None:
         text, reason = caption(row, options)
         return ({} if text is None else {options.text_column: text}), reason
     questions, _ = columns.names(["file_name"])
     texts = {one.question: answer.text for one, answer in answers_of(row)}
     if not texts:
-        return {}, "a question about it failed"
+        return {}, NO_ANSWER
     return {column: texts.get(question) for question, column in questions.items()}, ""
+
+
+def _pairs(row: AnsweredRow, options: SinkOptions) -> list[tuple[Answered, Answer]]:
+    return [told for told in answers_of(row) if options.question in (None, told[0].question)]
 
 
 def _carried(row: AnsweredRow, columns: Columns, told: dict[str, Any]) -> dict[str, Any]:

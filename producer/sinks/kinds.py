@@ -18,10 +18,10 @@ from producer.sinks.json_lists import (
     vqa_entries,
 )
 from producer.sinks.lines import (
+    FailuresSink,
     Lines,
     LinesSink,
     answer_lines,
-    failure_lines,
     openai_error_lines,
     openai_output_lines,
 )
@@ -116,7 +116,7 @@ def _table(asked: _Asked) -> Sink:
 
 _KINDS: Final[dict[str, tuple[str, Callable[[_Asked], Sink]]]] = {
     "jsonl": ("answers.jsonl", _lines(answer_lines)),
-    "failures": ("failures.jsonl", _lines(failure_lines)),
+    "failures": ("failures.jsonl", lambda asked: FailuresSink(asked.name, asked.file())),
     "csv": ("answers.csv", _table),
     "tsv": ("answers.tsv", _table),
     "parquet": ("answers.parquet", _parquet),

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from contract.answer import Answer, Generated
 from contract.failure import Failure
@@ -12,6 +13,8 @@ from producer.sinks.files import GrowingFile, json_line
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, Rows
 
+LINES: Final = 1000
+"""Of one append."""
 Lines = Callable[[AnsweredRow], Iterator[dict[str, Any]]]
 
 
@@ -44,6 +47,19 @@ class LinesSink:
     def close(self) -> None:
         for file, _ in self._files:
             file.close()
+
+
+class FailuresSink(LinesSink):
+    """A line for each question that failed, and at the end one for each output that is not on disk."""
+
+    def __init__(self, name: str, file: OutputFile) -> None:
+        super().__init__(name, [(file, failure_lines)])
+
+    def tell(self, lines: Iterator[dict[str, Any]]) -> None:
+        """After all that failed. What is told so is no part of `place`: it is cut off when a run goes on."""
+        ((file, _),) = self._files
+        while chunk := b"".join(map(json_line, islice(lines, LINES))):
+            file.append(chunk)
 
 
 def answer_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:

@@ -127,12 +127,12 @@ class ShardsSink:
 
     def _sample(self, row: AnsweredRow) -> bytes | None:
         text, reason = caption(row, self._options)
-        image = None
-        if text is not None:
-            image = self._read_image(row)
-            reason = "its image cannot be read"
-        if text is None or image is None:
+        if text is None:
             self.left_alone.note(reason, printable(row.name or row.id))
+            return None
+        image = self._read_image(row)
+        if image is None:
+            self.left_alone.miss(row, "its image cannot be read")
             return None
         key = sample_key(row)
         extension = _extension(row.name, image)

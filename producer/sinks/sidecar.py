@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contract.job import ImagePath
-from producer.rows import AnsweredRow
+from producer.rows import AnsweredRow, RowImage
 from producer.sinks.answers import caption
 from producer.sinks.columns import printable
 from producer.sinks.files import sync_folder, temporary_beside
@@ -38,6 +38,10 @@ TOO_LARGE: Final = "the file there is no caption: it is larger than 16 MiB, or n
 
 REFUSED_BY_SYSTEM: Final = (
     errno.EACCES,
+    errno.EEXIST,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.ENOENT,
     errno.EPERM,
     errno.EROFS,
     errno.ENAMETOOLONG,
@@ -49,7 +53,11 @@ REFUSED_BY_SYSTEM: Final = (
 
 
 class _LeaveAloneError(Exception):
-    """The sidecar stays as it is, for this reason."""
+    """The sidecar stays as it is, for this reason, as it should."""
+
+
+class _CannotError(Exception):
+    """The sidecar cannot be written, for this reason."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class _Plan:
     """What was there when the plan was made; None: nothing."""
     first: bool
     """Nothing of ours was there."""
-    example: str
+    row: AnsweredRow
 
 
 class SidecarSink:
@@ -99,7 +107,7 @@ class SidecarSink:
                     temporary_beside(path).unlink()
                 try:
                     content = _content(path)
-                except _LeaveAloneError:
+                except (_CannotError, OSError):
                     continue
                 if content is not None and sha256(content) == sidecar.pending:
                     record.settle(sidecar.path)
@@ -109,7 +117,7 @@ class SidecarSink:
         plans: list[_Plan] = []
         with record.transaction():
             for row in rows:
-                with self._noted(printable(row.name or row.id)):
+                with self._noted(row):
                     plan = self._plan(row, record)
                     plans += [plan] if plan is not None else []
         written = {plan.path for plan in plans if self._carry_out(plan)}
@@ -138,10 +146,10 @@ class SidecarSink:
     def _plan(self, row: AnsweredRow, record: SidecarRecord) -> _Plan | None:
         """Record what is about to be written; None if it is there already."""
         text, reason = caption(row, self._options)
-        if not isinstance(row.image, ImagePath) or not row.image.to_path().is_absolute():
-            raise _LeaveAloneError(NO_FILE)
         if text is None:
             raise _LeaveAloneError(reason)
+        if not isinstance(row.image, ImagePath) or not row.image.to_path().is_absolute():
+            raise _CannotError(NO_FILE)
         image = row.image.to_path()
         path = self._target(image, row.name)
         # One file may be reached by several folders' names.
@@ -149,6 +157,8 @@ class SidecarSink:
         known = record.get(os.fsencode(path))
         if known is not None:
             _refuse_another_rows(known, os.fsencode(image), row.position)
+        if self._options.sidecar_policy == "skip" and path.is_symlink() and path.is_file():
+            raise _LeaveAloneError(FOREIGN)
         before = _content(path)
         base, written = self._base(before, known)
         part = self._part(text.encode(), base)
@@ -170,25 +180,18 @@ class SidecarSink:
             record.put(replace(sidecar, written=sidecar.pending))
             return None
         record.put(sidecar)
-        return _Plan(path, content, before, written is None, printable(row.name or row.id))
+        return _Plan(path, content, before, written is None, row)
 
     def _target(self, image: Path, name: str | None) -> Path:
-        extension = self._options.caption_extension
+        path, tree = _place(image, name, self._root, self._options)
         if self._root is None:
-            folder = image.parent
-            tree = _folder_of_source(image, name)
-            if not folder.is_dir():
-                raise _LeaveAloneError(NO_FOLDER)
+            if not path.parent.is_dir():
+                raise _CannotError(NO_FOLDER)
         else:
-            tree = self._root
-            folder = Path(os.path.normpath(tree / (name or image.name))).parent
-            if not folder.is_relative_to(tree) or not _is_within(folder, tree):
-                raise _LeaveAloneError(OUTSIDE)
-            folder.mkdir(parents=True, exist_ok=True)
-        if not _is_within(folder, tree):
-            raise _LeaveAloneError(OUTSIDE)
-        stem = image.name if self._options.sidecar_name == "full" else image.stem
-        return Path(os.path.realpath(folder), stem + extension)
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_within(path.parent, tree):
+            raise _CannotError(OUTSIDE)
+        return Path(os.path.realpath(path.parent), path.name)
 
     def _base(self, before: bytes | None, known: Sidecar | None) -> tuple[bytes | None, bytes | None]:
         """The text of somebody else's in the sidecar, and the hash of our own if it is there."""
@@ -227,7 +230,7 @@ class SidecarSink:
         temporary = temporary_beside(plan.path)
         done = False
         try:
-            with self._noted(plan.example):
+            with self._noted(plan.row):
                 temporary.unlink(missing_ok=True)
                 with temporary.open("xb") as file:
                     if plan.before is not None:
@@ -245,24 +248,63 @@ class SidecarSink:
         return done
 
     @contextmanager
-    def _noted(self, example: str) -> Iterator[None]:
-        """A reason to leave one sidecar alone ends the block, and nothing else."""
+    def _noted(self, row: AnsweredRow) -> Iterator[None]:
+        """What stands in the way of one sidecar ends the block, and nothing else."""
         try:
             yield
         except _LeaveAloneError as reason:
-            self.left_alone.note(str(reason), example)
+            self.left_alone.note(str(reason), printable(row.name or row.id))
+        except _CannotError as reason:
+            self.left_alone.miss(row, str(reason))
         except OSError as error:
             if error.errno not in REFUSED_BY_SYSTEM:
                 raise
-            self.left_alone.note(f"the system refuses it ({error.strerror})", example)
+            self.left_alone.miss(row, f"the system refuses it ({error.strerror})")
+
+
+class Captioned:
+    """Which images have a sidecar that --sidecars skip leaves alone, before anything is asked."""
+
+    def __init__(self, root: Path | None, record: Path, options: SinkOptions) -> None:
+        """As SidecarSink; a record that is not there is not made."""
+        self._root = root
+        self._options = options
+        self._record = SidecarRecord(record) if record.exists() else None
+
+    def has(self, image: RowImage | None, name: str | None) -> bool:
+        """Whether a file is there that this run folder did not write."""
+        if not isinstance(image, ImagePath):
+            return False
+        try:
+            path, _ = _place(image.to_path(), name, self._root, self._options)
+            path = Path(os.path.realpath(path.parent), path.name)
+            is_there = path.is_file()
+        except (_CannotError, OSError, ValueError):
+            return False
+        return is_there and (self._record is None or self._record.get(os.fsencode(path)) is None)
+
+    def close(self) -> None:
+        if self._record is not None:
+            self._record.close()
+
+
+def _place(image: Path, name: str | None, root: Path | None, options: SinkOptions) -> tuple[Path, Path]:
+    """The sidecar, and the folder that it must be within."""
+    file = (image.name if options.sidecar_name == "full" else image.stem) + options.caption_extension
+    if root is None:
+        return image.parent / file, _folder_of_source(image, name)
+    folder = Path(os.path.normpath(root / (name or image.name))).parent
+    if not folder.is_relative_to(root) or not _is_within(folder, root):
+        raise _CannotError(OUTSIDE)
+    return folder / file, root
 
 
 def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
     if known.image == image:
         if known.position not in (None, position):
-            raise _LeaveAloneError(TWICE)
+            raise _CannotError(TWICE)
     elif known.position is not None or os.path.lexists(known.image):
-        raise _LeaveAloneError(SHARED)
+        raise _CannotError(SHARED)
 
 
 def _folder_of_source(image: Path, name: str | None) -> Path:
@@ -283,9 +325,9 @@ def _content(path: Path) -> bytes | None:
     try:
         found = path.stat(follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):
-            raise _LeaveAloneError(LINK)
+            raise _CannotError(LINK)
         if not stat.S_ISREG(found.st_mode) or found.st_size > SIDECAR_MAX_BYTES:
-            raise _LeaveAloneError(TOO_LARGE)
+            raise _CannotError(TOO_LARGE)
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
             return file.read()
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Self
 
 from producer.rows import AnsweredRow
 
@@ -18,20 +18,45 @@ SidecarName = Literal["stem", "full"]
 """Of a.jpg: a.txt or a.jpg.txt."""
 
 
+NOT_WRITTEN: Final = "not_written"
+"""The code of an output that is not on disk, beside those of contract.failure."""
+
+
 class SinkError(ValueError):
     """The output cannot be written as it was asked for; the message says why and what to do."""
 
 
+class Unwritten(NamedTuple):
+    """An output of a row that was asked for, has its answers, and is not on disk."""
+
+    position: int
+    """The row's."""
+    reason: str
+
+
 class LeftAlone(Counter[str]):
-    """How many outputs were not written, by reason, with one example of each."""
+    """How many outputs were rightly not written, by reason, with one example of each.
+
+    Rightly: there is no answer, or a person's text is in the place. What should have been written is apart.
+    """
 
     def __init__(self, counts: Mapping[str, int] | None = None) -> None:
         super().__init__(counts or {})
         self.examples: dict[str, str] = {}
+        self.unwritten: list[Unwritten] = []
+        """Until somebody takes them: the ledger keeps them, as they may be as many as the rows."""
 
     def note(self, reason: str, example: str) -> None:
         self[reason] += 1
         self.examples.setdefault(reason, example)
+
+    def miss(self, row: AnsweredRow, reason: str) -> None:
+        """The row's answers should have been written, and are not."""
+        self.unwritten.append(Unwritten(row.position, reason))
+
+    def take_unwritten(self) -> list[Unwritten]:
+        taken, self.unwritten = self.unwritten, []
+        return taken
 
     def to_place(self) -> dict[str, Any]:
         return {reason: [count, self.examples.get(reason, "")] for reason, count in self.items()}
@@ -56,7 +81,7 @@ class Sink(Protocol):
     name: str
     """Unique in a run: its kind, with its path where one was given."""
     left_alone: LeftAlone
-    """What was not written, for the summary."""
+    """What was not written, rightly or not. `write` and `finish` note each output that should have been."""
 
     def files(self) -> "Sequence[OutputFile]":
         """Files that it replaces or continues, to be asked about before. Sidecars have their own rule."""
@@ -74,7 +99,10 @@ class Sink(Protocol):
         """
 
     def finish(self, rows: Rows) -> None:
-        """After the last row; may be repeated. What is written as a whole is written here."""
+        """After the last row; may be repeated. What is written as a whole is written here.
+
+        An OSError or a SinkError says that none of it is.
+        """
 
     def close(self) -> None:
         """Let go of files. A second call does nothing."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
+from contract.counting import counted
 from contract.installing import install_line
 from producer.sources.delimited import Delimited
 from producer.sources.file_list import FileList
@@ -304,7 +305,9 @@ def _parts(source: str, kind: str | None, suffixes: tuple[str, ...]) -> list[str
         names = shard_names(source)
         missing = [name for name in names if kind_of(name) != "file"]
         if missing:
-            raise SourceError(f"{len(missing)} of {len(names)} shards are not there: {shown(missing[0])}.")
+            raise SourceError(
+                f"{len(missing)} of {counted(len(names), 'shard')} cannot be found: {shown(missing[0])}."
+            )
         return names
     found = [name for name in found if name.lower().endswith(suffixes)]
     if not found:

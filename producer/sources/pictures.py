@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from contract.counting import counted
 from contract.failure import FailureCode, Refusal
 from contract.quoting import quoted
 from producer.sources.files import IMAGE_SUFFIXES, scheme_of
 from producer.sources.images import holds_bytes
 from producer.sources.parameters import listed_in
 from producer.sources.refusal import SourceError, listed
-from producer.sources.skipped import counted
 
 MARK: Final = "<image>"
 """Where the image goes within a text, as LLaVA and those after it write it."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from contract.counting import counted
 from contract.installing import install_line
 from producer.sources.heic import EXTRA, HEIC_SUFFIXES, reads_heic
 
@@ -92,10 +93,6 @@ class Skipped:
             at_least = "at least " if self.more_below else ""
             parts.append(f"{at_least}{counted(self.in_subfolders, 'image')} in subfolders (--recursive)")
         return parts
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _kind(suffix: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
+from contract.job import MOST_JOBS
 from tests.faults.mutations import DAMAGES
 
 PRIORITIES: Final = ("", "\x06\x163", "\x06\x169")
@@ -232,8 +233,8 @@ def _job(message: dict[str, Any], chance: random.Random) -> tuple[bytes, int]:
         job["run"] += own[4:]  # else two messages could tell the same job
     if isinstance(job.get("run"), str):
         job["run"] += own[4:]  # else two messages could tell the same job
-    if type(job.get("index")) is int and MOST_INDEX < job["index"] < 2**32:
-        job["index"] = 2**32
+    if type(job.get("index")) is int and MOST_INDEX < job["index"] < MOST_JOBS:
+        job["index"] = MOST_JOBS
     return written(message), 1
 
 

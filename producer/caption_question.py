@@ -1,0 +1,38 @@
+"""Whether the question that --caption-question names is asked of any row; sends and writes nothing."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from producer.questions import Prompt
+from producer.rows import Row
+from producer.sources.refusal import SourceError, listed
+
+MOST_NAMED: Final = 8
+"""Ids in a sentence."""
+
+
+class CaptionQuestion:
+    """The one whose answer is to be the caption."""
+
+    def __init__(self, wanted: str | None, prompts: Sequence[Prompt]) -> None:
+        """`wanted` is its id; None takes all answers."""
+        self._wanted = wanted
+        self._prompts = tuple(prompt.id for prompt in prompts)
+        self._others: dict[str, None] = {}
+        self._found = wanted is None
+
+    def note(self, row: Row) -> None:
+        if self._found:
+            return
+        ids = tuple(question.id for question in row.questions) or self._prompts
+        self._found = self._wanted in ids
+        for one in ids[: MOST_NAMED - len(self._others)]:
+            self._others[one] = None
+
+    def require(self) -> None:
+        """Raise SourceError if no row that was noted is asked it."""
+        if not self._found:
+            raise SourceError(
+                f'--caption-question: no image is asked a question with the id "{self._wanted}"; there are '
+                f"{listed(list(self._others))}."
+            )
