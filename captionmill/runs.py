@@ -378,6 +378,7 @@ def make_submission(
     return Submission(
         sources=tuple(sources),
         options=options.options(),
+        bad_rows=options.bad_rows,
         prompts=prompts or (DEFAULT_QUESTION,),
         parameters=GenerationParameters.model_validate(generation.changes()),
         detail=questions.detail,
@@ -436,7 +437,10 @@ def plan(
 def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
     """What a person may not expect of the sources, before the first job is sent."""
     if as_json:
-        event("planned", {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()})
+        told = {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()}
+        event("planned", told | {"source_notes": list(planned.source_notes)})
+    for note in planned.source_notes:
+        console.print(note)
     if planned.skipped:
         console.print(f"{planned.skipped.told()}.")
     if planned.gone:

@@ -33,7 +33,7 @@ from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, SinkOptions
-from producer.sources import SourceOptions
+from producer.sources import BadRowPolicy, SourceOptions
 from producer.workers import live_workers
 
 
@@ -71,6 +71,7 @@ class Client:
         parameters: Mapping[str, Any] | GenerationParameters | None = None,
         detail: Detail = "high",
         options: SourceOptions | None = None,
+        bad_rows: BadRowPolicy = "refuse",
         sinks: Sequence[str] = ("jsonl",),
         sink_options: SinkOptions | None = None,
         ship: bool = False,
@@ -96,6 +97,7 @@ class Client:
         submission = Submission(
             sources=tuple(map(str, sources)),
             options=options or SourceOptions(),
+            bad_rows=bad_rows,
             prompts=(*read_prompts(texts, None, None), *given),
             parameters=parameters,
             detail=detail,

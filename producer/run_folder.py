@@ -43,6 +43,8 @@ from producer.sinks.kinds import beside_images, make_sinks, open_sinks
 from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.sink import Sink, SinkError, SinkOptions
 from producer.sources import (
+    BadRowPolicy,
+    BadRows,
     Skipped,
     Source,
     SourceError,
@@ -82,6 +84,8 @@ class Submission(BaseModel):
 
     sources: tuple[str, ...]
     options: SourceOptions = SourceOptions()
+    bad_rows: BadRowPolicy = "refuse"
+    """What becomes of rows that cannot be asked."""
     earlier_options: dict[str, SourceOptions] = {}
     """Of the sources that --add kept, where they are read otherwise than with `options`."""
     prompts: tuple[Prompt, ...] = ()
@@ -164,6 +168,8 @@ class Planned:
     rows: int = 0
     asked_by_run: int = 0
     """Of the rows, those that bring no question of their own."""
+    source_notes: tuple[str, ...] = ()
+    """How the sources are read, where a person may expect otherwise."""
     gone: int = 0
     """Rows that the same sources had when they were planned before, and have no more."""
 
@@ -251,20 +257,26 @@ class RunFolder:
             _refuse_overwritten(place, written)
         folders = ImageFolders()
         planned = Planned(skipped=source.skipped)
-        with self.ledger.new_rows() as rows:
-            try:
-                for row in source.rows():
-                    if isinstance(row.image, ImagePath):
-                        _refuse_overwritten(row.image.to_path(), written)
-                    folders.add(row.image)
-                    rows.add(row, asking.check(row))
-                    planned.asked_by_run += not row.questions and row.refusal is None
-                rows.flush()
-            except LedgerError as error:
-                raise SourceError(str(error)) from None
+        bad = BadRows(submission.bad_rows)
+        with self.ledger.new_rows(bad.instead) as rows:
+            for row in source.rows(bad):
+                if isinstance(row.image, ImagePath):
+                    _refuse_overwritten(row.image.to_path(), written)
+                folders.add(row.image)
+                try:
+                    questions = asking.check(row)
+                except SourceError as error:
+                    for refused in bad.instead(row.id, row.where, str(error)):
+                        rows.add(refused, asking.check(refused))
+                    continue
+                rows.add(row, questions)
+                planned.asked_by_run += not row.questions and row.refusal is None
+            rows.flush()
+            bad.require_none()
             if not rows.count:
                 raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             planned.rows, planned.skipped = rows.count, source.skipped
+            planned.source_notes = (*source.notes, *bad.notes)
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):
                 planned.gone = rows.gone()

@@ -187,7 +187,7 @@ def test_what_is_skipped_is_counted(tree: Path) -> None:
     assert len(rows) == 2
     assert flat.skipped.told() == (
         "5 files skipped: 2 .mp4, 1 without a suffix, 1 .docx, 1 of other kinds; 1 hidden; "
-        "2 images in subfolders (--recursive)"
+        "1 link to folders, not followed; 2 images in subfolders (--recursive)"
     )
     deep = opened(photos, recursive=True)
     list(deep.rows())

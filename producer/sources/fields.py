@@ -82,6 +82,7 @@ def row_of(
     place: int,
     image: RowImage | None = None,
     name: str | None = None,
+    where: str = "",
 ) -> Row:
     """A row of `record`; `image` with its `name` if the source has it elsewhere, else the record names it.
 
@@ -110,6 +111,7 @@ def row_of(
         parameters=parameters_of(record),
         detail=detail_of(record),
         columns={column: record[column] for column in carried},
+        where=where,
     )
 
 
@@ -147,6 +149,13 @@ def _id(record: Mapping[str, Any], column: str | None, number: str) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         raise SourceError(f'"{column}" must be a string or a number')
     return str(value)
+
+
+def named_id(record: Mapping[str, Any], options: SourceOptions) -> str | None:
+    """The id that a record gives itself, though it may be no row; None where it has none."""
+    columns = ID_COLUMNS if options.id_column is None else (options.id_column,)
+    found = (record.get(column) for column in columns)
+    return next((str(one) for one in found if isinstance(one, str | int) and one != ""), None)
 
 
 def json_ready(value: Any) -> Any:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Embedded, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
+from producer.sources.names import on_disk
 from producer.sources.refusal import SourceError, shown
 
 _DATA_URL: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
@@ -39,7 +40,7 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         return _url(text)
     if is_remote(root) and not text.startswith("/"):
         return _url(joined(root, text))
-    return ImagePath.of(os.path.abspath(os.path.join(root, text)))
+    return ImagePath.of(on_disk(root, text))
 
 
 def _url(text: str) -> ImageUrl:

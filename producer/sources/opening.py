@@ -19,7 +19,6 @@ from producer.sources.files import (
     kind_of,
     local_path,
     matches,
-    open_plain,
     parent,
     reading,
     scheme_of,
@@ -37,13 +36,16 @@ from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.saved_dataset import HUB_PREFIX, SAVED_FILES, arrow_parts, from_hub, saved
 from producer.sources.shards import SHARD_SUFFIXES, Shards, shard_names
 from producer.sources.source import Format, Source, SourceOptions
+from producer.sources.text import open_text, text_codec
 
 _BY_SUFFIX: Final[dict[str, Format]] = {
     ".txt": "list",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
     ".tar": "webdataset",
@@ -52,6 +54,11 @@ _BY_SUFFIX: Final[dict[str, Format]] = {
 }
 _USES: Final[dict[str, frozenset[Format]]] = {
     "recursive": frozenset({"folder"}),
+    "sniff": frozenset({"folder"}),
+    "shard_ids": frozenset({"webdataset"}),
+    "delimiter": frozenset({"csv", "tsv"}),
+    "quoting": frozenset({"csv", "tsv"}),
+    "encoding": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai"}),
     "image_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
     "question_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
     "id_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
@@ -121,7 +128,9 @@ def recognise(source: str, options: SourceOptions) -> Known:
     kind = None if is_pattern else kind_of(place)
     if kind is None and not is_pattern:
         raise SourceError(f"There is no folder or file {shown(place)}.")
-    form = options.format or (_folder_form(place) if kind == "folder" else _file_form(place, kind))
+    form = options.format
+    if form is None:
+        form = _folder_form(place) if kind == "folder" else _file_form(place, kind, options.encoding)
     return Known(place, kind, form)
 
 
@@ -161,9 +170,9 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         return from_hub(source, options)
     if form == "folder":
         if kind == "folder":
-            return ImageFiles.of_folder(source, recursive=options.recursive)
+            return ImageFiles.of_folder(source, recursive=options.recursive, sniff=options.sniff)
         if known.is_pattern:
-            return ImageFiles.of_pattern(source)
+            return ImageFiles.of_pattern(source, sniff=options.sniff)
         raise SourceError(f"{shown(source)} is no folder.")
     if form == "datasets":
         return _dataset(source, kind, options)
@@ -190,15 +199,17 @@ def _image(known: Known) -> Source:
 
 
 def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
+    if options.encoding is not None:
+        text_codec(options.encoding)
     root = _root(source, options)
     if form == "list":
-        return FileList(source, root)
+        return FileList(source, root, options.encoding)
     if form == "openai":
-        return OpenAIBatch(source, root)
+        return OpenAIBatch(source, root, options.encoding)
     if form in ("csv", "tsv"):
-        table = Delimited(source, "," if form == "csv" else "\t", options)
-        return RecordSource(source, root, table, options)
-    return RecordSource(source, root, JsonList(source) if form == "json" else JsonLines(source), options)
+        return RecordSource(source, root, Delimited(source, form, options), options)
+    records = JsonList if form == "json" else JsonLines
+    return RecordSource(source, root, records(source, options.encoding), options)
 
 
 def _root(source: str, options: SourceOptions) -> str:
@@ -223,7 +234,7 @@ def is_stranger(source: str) -> bool:
     return not is_remote(source) and os.path.isfile(source) and _form_by_suffix(source) is None
 
 
-def _file_form(source: str, kind: str | None) -> Format:
+def _file_form(source: str, kind: str | None, encoding: str | None) -> Format:
     """The form of a file or of what matches a pattern, by its suffix; of JSON by its beginning too."""
     form = _form_by_suffix(source)
     if kind is None:
@@ -240,13 +251,13 @@ def _file_form(source: str, kind: str | None) -> Format:
             f"{shown(source)} is no folder, and no form is known by its name; --format says which it is."
         )
     if form in ("jsonl", "json"):
-        return _json_form(source)
+        return _json_form(source, encoding)
     return form
 
 
-def _json_form(source: str) -> Format:
+def _json_form(source: str, encoding: str | None) -> Format:
     """A JSON list, batch lines or other lines, by the first line that is not blank."""
-    with reading(source), open_plain(source) as stream:
+    with reading(source), open_text(source, encoding) as stream:
         try:
             # A list may be one line of gigabytes.
             if stream.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):

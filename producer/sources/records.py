@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from producer.rows import Row
-from producer.sources.fields import Roles, carried_columns, find_roles, image_text, row_of
+from producer.sources.bad_rows import BadRows
+from producer.sources.fields import Roles, carried_columns, find_roles, image_text, named_id, row_of
 from producer.sources.files import reading
 from producer.sources.images import data_url_content, is_data_url
 from producer.sources.refusal import SourceError, listed, shown
@@ -22,6 +23,13 @@ class Record(NamedTuple):
     fields: Mapping[str, Any]
 
 
+class BadRecord(NamedTuple):
+    """One that cannot be read, while those behind it can."""
+
+    number: int
+    reason: str
+
+
 class Records(Protocol):
     """A file of records."""
 
@@ -33,8 +41,12 @@ class Records(Protocol):
     def columns(self) -> tuple[str, ...] | None:
         """What every record has; None where they differ."""
 
-    def records(self) -> Iterator[Record | SourceError]:
-        """All of them; a SourceError in place of one that cannot be read, and then no more."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the file is read, in sentences."""
+
+    def records(self) -> Iterator[Record | BadRecord | SourceError]:
+        """All of them; a SourceError where nothing more can be read."""
 
     def at(self, place: int) -> Mapping[str, Any]:
         """The record of this place."""
@@ -62,19 +74,30 @@ class RecordSource:
             return None
         return carried_columns(self._records.columns, self._roles, self._options)
 
-    def rows(self) -> Iterator[Row]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._records.notes
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
+        bad = bad or BadRows()
         with reading(self._name):
             for record in self._records.records():
                 if isinstance(record, SourceError):
                     raise SourceError(f"{shown(self._name)}, {record}") from None
                 empty = False
+                number = f"{self._records.unit} {record.number}"
+                where = f"{shown(self._name)}, {number}"
+                if isinstance(record, BadRecord):
+                    yield from bad.instead(number, where, record.reason)
+                    continue
                 try:
-                    row = self._row(record)
+                    row = self._row(record, where)
                 except SourceError as error:
-                    where = f"{self._records.unit} {record.number}"
-                    raise SourceError(f"{shown(self._name)}, {where}: {error}") from None
-                yield row
+                    row_id = named_id(record.fields, self._options) or str(record.number)
+                    yield from bad.instead(row_id, where, str(error))
+                else:
+                    yield row
         if empty:
             raise SourceError(f"{shown(self._name)} has no {_plural(self._records.unit)}.")
 
@@ -89,7 +112,7 @@ class RecordSource:
                 pass
         raise SourceError(f"{shown(self._name)} was changed while it was in use.")
 
-    def _row(self, record: Record) -> Row:
+    def _row(self, record: Record, where: str) -> Row:
         return row_of(
             record.fields,
             self._roles_of(record.fields),
@@ -97,6 +120,7 @@ class RecordSource:
             number=str(record.number),
             root=self._root,
             place=record.place,
+            where=where,
         )
 
     def _roles_of(self, fields: Mapping[str, Any]) -> Roles:
