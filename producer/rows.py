@@ -40,6 +40,8 @@ class Row:
     """What else the source says of it, JSON-ready: for templates and for sinks that carry columns over."""
     refusal: Failure | None = None
     """Why its questions cannot even be asked; they then end in this failure."""
+    has_own_id: bool = True
+    """False where the id is its number in the source; not kept in the ledger."""
     where: str = ""
     """Its place in its source, such as `rows.csv, line 7`, for sentences; not kept in the ledger."""
 

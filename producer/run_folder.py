@@ -39,7 +39,7 @@ from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
 from producer.rows import AnsweredRow
 from producer.run import CANCELLED_KEPT_S, Run
 from producer.sinks.files import own_file
-from producer.sinks.kinds import beside_images, make_sinks, open_sinks
+from producer.sinks.kinds import IMAGE_FOLDER_KIND, METADATA, beside_images, make_sinks, open_sinks
 from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.sink import Sink, SinkError, SinkOptions
 from producer.sources import (
@@ -123,7 +123,17 @@ class Submission(BaseModel):
 
     def open(self) -> Source:
         """Raises SourceError."""
-        return open_sources([(one, self.options_of(one)) for one in self.sources])
+        unread = self._own_metadata()
+        return open_sources(
+            [(one, dataclasses.replace(self.options_of(one), unread=unread)) for one in self.sources]
+        )
+
+    def _own_metadata(self) -> tuple[str, ...]:
+        """Files that look like a source's metadata, and are what the run says itself."""
+        kinds = (spec.partition(":") for spec in self.sinks)
+        paths = [path for kind, _, path in kinds if kind == IMAGE_FOLDER_KIND]
+        beside = [os.path.join(place_of(one), METADATA) for one in self.sources]
+        return tuple(os.path.abspath(path) for path in paths if path) + tuple(beside if "" in paths else ())
 
     def own_folders(self) -> tuple[Path, ...]:
         """The local folders that the sources show."""

@@ -152,7 +152,7 @@ class ArrowRows:
     def _embedding(self, kinds: dict[str, Any]) -> str | None:
         """The column of another name than `image` with images in it.
 
-        Mere bytes go before a name beside them where their column has a usual name, else only for want of one.
+        Mere bytes go before a name beside them where their column has a usual name, else for want of one.
         """
         images = [name for name in kinds if self._is_image(kinds[name])]
         structs = [name for name in images if self._types.is_struct(kinds[name])]

@@ -105,6 +105,7 @@ def row_of(
         _require_no_image({column: record[column] for column in carried}, bool(questions))
     return Row(
         id=_id(record, roles.id, number),
+        has_own_id=roles.id is not None,
         name=name,
         image=image,
         questions=questions,

@@ -6,6 +6,7 @@ import os
 import re
 import urllib.parse
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ SYSTEM_FOLDERS: Final = frozenset(
     }
 )
 """In lower case: of thumbnails, deleted files and the like, which programs and not people put there."""
+IN_ZIP: Final = "!/"
+"""Between an archive's name and a member's."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 
@@ -173,7 +176,10 @@ def _asking(source: str) -> Iterator[None]:
 
 
 def open_raw(source: str) -> IO[bytes]:
-    """The file as it is, seekable."""
+    """The file as it is, seekable; `ARCHIVE.zip!/NAME` is a member of text."""
+    archive, inside, member = source.rpartition(IN_ZIP)
+    if inside and archive.lower().endswith(".zip"):
+        return _zip_member(archive, member)
     if is_remote(source):
         with _asking(source):
             system, path = _file_system(source)
@@ -181,6 +187,17 @@ def open_raw(source: str) -> IO[bytes]:
             return stream
     with reading(source):
         return open(source, "rb")
+
+
+def _zip_member(archive: str, name: str) -> IO[bytes]:
+    with reading(archive):
+        zipped = zipfile.ZipFile(open_raw(archive))
+        member = zipped.getinfo(name)
+        if member.file_size > UNPACKED_FREE_BYTES:
+            raise SourceError(
+                f"{shown(archive)}, {shown(name)}: {member.file_size} bytes are too many for text."
+            )
+        return zipped.open(member)
 
 
 def open_plain(source: str) -> IO[bytes]:
@@ -315,7 +332,7 @@ def _walk(
     here = entries(joined(root, below) if below else root, hidden=True)
     last = len(pattern) - 1
     for entry in here:
-        if not entry.is_folder and last in states and fnmatchcase(entry.name, pattern[last]):
+        if not entry.is_folder and last in states and _fits(entry.name, pattern[last]):
             if entry.is_hidden:
                 passed.hidden += 1
             else:
@@ -326,7 +343,7 @@ def _walk(
         onward = {
             state if pattern[state] == "**" else state + 1
             for state in states
-            if state <= last and (pattern[state] == "**" or fnmatchcase(entry.name, pattern[state]))
+            if state <= last and (pattern[state] == "**" or _fits(entry.name, pattern[state]))
         }
         goes_in = any(state <= last for state in onward)
         named = any(state <= last and pattern[state] == entry.name for state in states)
@@ -344,12 +361,21 @@ def _walk(
             passed.folders.append(below + entry.name)
 
 
+def _fits(name: str, segment: str) -> bool:
+    """Whether a name matches, or is really called so."""
+    return name == segment or fnmatchcase(name, segment)
+
+
 def split_pattern(source: str) -> tuple[str, tuple[str, ...]]:
     """The folder that a pattern begins at, and the segments of the pattern below it."""
     scheme = _SCHEME.match(source)
     lead, rest = (scheme[0], source[scheme.end() :]) if scheme else ("", source)
     segments = rest.split("/")
     first = next(place for place, segment in enumerate(segments) if _GLOB.search(segment))
+    if not scheme:
+        # A folder may really be called so.
+        while first < len(segments) - 1 and os.path.isdir("/".join(segments[: first + 1])):
+            first += 1
     root = "/".join(segments[:first])
     if not scheme:
         root = root or ("/" if source.startswith("/") else ".")

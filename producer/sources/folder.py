@@ -17,6 +17,7 @@ from producer.sources.files import (
     matches,
     split_pattern,
 )
+from producer.sources.names import on_disk
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
 from producer.sources.sniff import looks_like_image
@@ -111,6 +112,14 @@ class ImageFiles:
             raise SourceError(
                 f"There are no images ({', '.join(sorted(suffixes))}) in {shown(self._source)}.{there}"
             )
+
+    def image(self, name: str) -> Row | None:
+        """The row of a file of this name, which need not be there: a worker then says so."""
+        place = on_disk(self.root, name) if not is_remote(self.root) else joined(self.root, name)
+        if is_remote(self.root):
+            return Row(id=name, name=name, image=ImageUrl(url=place))
+        name = os.path.relpath(place, self.root)
+        return Row(id=name, name=name, image=ImagePath.of(place))
 
     def read(self, place: int) -> bytes:
         raise AssertionError(f"a folder embeds no image, at {place} or elsewhere")

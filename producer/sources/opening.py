@@ -27,16 +27,27 @@ from producer.sources.files import (
 from producer.sources.folder import ImageFiles
 from producer.sources.heic import HEIC_SUFFIXES, INSTALL, reads_heic
 from producer.sources.image_file import ImageFile
+from producer.sources.image_folder import (
+    METADATA,
+    ImageFolder,
+    Images,
+    Metadata,
+    metadata_files,
+    split_folders,
+)
+from producer.sources.json_object import JsonObject
 from producer.sources.jsonl import JsonLines, JsonList, parsed_object
+from producer.sources.known_forms import is_container
 from producer.sources.lines import lines
 from producer.sources.openai_batch import LINE_KEYS, OpenAIBatch
 from producer.sources.parquet import Parquet
-from producer.sources.records import RecordSource
+from producer.sources.records import Records, RecordSource
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.saved_dataset import HUB_PREFIX, SAVED_FILES, arrow_parts, from_hub, saved
 from producer.sources.shards import SHARD_SUFFIXES, Shards, shard_names
 from producer.sources.source import Format, Source, SourceOptions
 from producer.sources.text import open_text, text_codec
+from producer.sources.zip_images import ZipImages
 
 _BY_SUFFIX: Final[dict[str, Format]] = {
     ".txt": "list",
@@ -48,24 +59,27 @@ _BY_SUFFIX: Final[dict[str, Format]] = {
     ".jsonlines": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".zip": "zip",
     ".tar": "webdataset",
     ".tgz": "webdataset",
     ".arrow": "datasets",
 }
+_TABLES: Final = ("csv", "tsv", "jsonl", "json", "parquet", "datasets", "imagefolder", "zip")
 _USES: Final[dict[str, frozenset[Format]]] = {
-    "recursive": frozenset({"folder"}),
-    "sniff": frozenset({"folder"}),
+    "recursive": frozenset({"folder", "imagefolder"}),
+    "sniff": frozenset({"folder", "imagefolder"}),
     "shard_ids": frozenset({"webdataset"}),
-    "delimiter": frozenset({"csv", "tsv"}),
-    "quoting": frozenset({"csv", "tsv"}),
-    "encoding": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai"}),
-    "image_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
-    "question_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
-    "id_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "delimiter": frozenset({"csv", "tsv", "imagefolder", "zip"}),
+    "quoting": frozenset({"csv", "tsv", "imagefolder", "zip"}),
+    "encoding": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "imagefolder", "zip"}),
+    "image_column": frozenset({*_TABLES, "webdataset"}),
+    "question_column": frozenset({*_TABLES, "webdataset"}),
+    "id_column": frozenset({*_TABLES, "webdataset"}),
     "image_root": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "datasets"}),
-    "split": frozenset({"datasets", "parquet"}),
+    "split": frozenset({"datasets", "parquet", "imagefolder"}),
 }
 """Option → the forms that it decides something for."""
+_PACKED: Final = frozenset({".7z", ".rar", ".bz2", ".xz", ".zst", ".lz4", ".tbz2", ".txz", ".z", ".tfrecord"})
 _IN_A_PATTERN: Final = "--recursive is for folders; in a pattern ** stands for any folders."
 _SPLIT_PART: Final = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+")
 
@@ -130,7 +144,11 @@ def recognise(source: str, options: SourceOptions) -> Known:
         raise SourceError(f"There is no folder or file {shown(place)}.")
     form = options.format
     if form is None:
-        form = _folder_form(place) if kind == "folder" else _file_form(place, kind, options.encoding)
+        form = (
+            _folder_form(place, options.unread)
+            if kind == "folder"
+            else _file_form(place, kind, options.encoding)
+        )
     return Known(place, kind, form)
 
 
@@ -174,6 +192,10 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         if known.is_pattern:
             return ImageFiles.of_pattern(source, sniff=options.sniff)
         raise SourceError(f"{shown(source)} is no folder.")
+    if form == "imagefolder":
+        if kind != "folder":
+            raise SourceError(f"{shown(source)} is no folder.")
+        return _image_folder(source, options)
     if form == "datasets":
         return _dataset(source, kind, options)
     if form in ("parquet", "webdataset"):
@@ -185,7 +207,58 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         return Parquet(parts, options, _root(parts[0], options))
     if kind != "file":
         raise SourceError(f"{shown(source)} is not one file, which {form} needs.")
-    return _manifest(source, form, options)
+    return _zip(source, options) if form == "zip" else _manifest(source, form, options)
+
+
+def _image_folder(source: str, options: SourceOptions) -> Source:
+    splits = split_folders(source)
+    if options.split is not None:
+        if options.split not in splits:
+            raise SourceError(
+                f'{shown(source)} has no folder "{options.split}" of a split; it has '
+                f"{listed(splits) or 'none'}."
+            )
+        source = joined(source, options.split)
+    files = metadata_files(source, options.unread)
+    at_once = bool(splits) or not files  # nobody has called --recursive for folders that were recognised
+    images: Images = ImageFiles.of_folder(source, recursive=options.recursive or at_once, sniff=options.sniff)
+    if files and (archive := _only_archive(source)) is not None:
+        images = ZipImages(archive)
+    parts = [
+        Metadata(file, folder, _metadata(joined(source, file), joined(source, folder).rstrip("/"), options))
+        for file, folder in files
+    ]
+    below_split = 0 if options.split is not None else 1
+    return ImageFolder(source, images, parts, label_level=below_split if splits else None)
+
+
+def _only_archive(folder: str) -> str | None:
+    """The one .zip of a folder without images of its own."""
+    names = [entry.name for entry in entries(folder) if not entry.is_folder]
+    suffixes = [os.path.splitext(name)[1].lower() for name in names]
+    if suffixes.count(".zip") != 1 or not IMAGE_SUFFIXES.isdisjoint(suffixes):
+        return None
+    return joined(folder, names[suffixes.index(".zip")])
+
+
+def _zip(source: str, options: SourceOptions) -> Source:
+    images = ZipImages(source)
+    files = [
+        (name, name[: -len(base)]) for name in images.names() if (base := name.rpartition("/")[2]) in METADATA
+    ]
+    parts = [
+        Metadata(file, folder, _metadata(f"{source}!/{file}", f"{source}!/", options))
+        for file, folder in files
+    ]
+    return ImageFolder(source, images, parts, label_level=None)
+
+
+def _metadata(file: str, root: str, options: SourceOptions) -> Source:
+    options = replace(options, recursive=False, sniff=False, split=None)
+    if file.endswith(".parquet"):
+        return Parquet([file], options, root)
+    records = Delimited(file, "csv", options) if file.endswith(".csv") else JsonLines(file, options.encoding)
+    return RecordSource(file, root, records, options)
 
 
 def _image(known: Known) -> Source:
@@ -208,8 +281,19 @@ def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
         return OpenAIBatch(source, root, options.encoding)
     if form in ("csv", "tsv"):
         return RecordSource(source, root, Delimited(source, form, options), options)
-    records = JsonList if form == "json" else JsonLines
-    return RecordSource(source, root, records(source, options.encoding), options)
+    return RecordSource(source, root, _json_records(source, form, root, options.encoding), options)
+
+
+def _json_records(source: str, form: Format, root: str, encoding: str | None) -> Records:
+    if form == "jsonl":
+        return JsonLines(source, encoding)
+    with reading(source), open_text(source, encoding) as stream:
+        is_object = _first_character(stream.read(1 << 12)) == b"{"
+    return JsonObject(source, root, encoding) if is_object else JsonList(source, encoding)
+
+
+def _first_character(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _root(source: str, options: SourceOptions) -> str:
@@ -247,6 +331,8 @@ def _file_form(source: str, kind: str | None, encoding: str | None) -> Format:
             f"{form} is read one file a time."
         )
     if form is None:
+        if os.path.splitext(source)[1].lower() in _PACKED:
+            raise SourceError(f"{shown(source)} is packed in a form that is not read: unpack it first.")
         raise SourceError(
             f"{shown(source)} is no folder, and no form is known by its name; --format says which it is."
         )
@@ -260,19 +346,28 @@ def _json_form(source: str, encoding: str | None) -> Format:
     with reading(source), open_text(source, encoding) as stream:
         try:
             # A list may be one line of gigabytes.
-            if stream.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            if _first_character(stream.read(1 << 12)) == b"[":
                 return "json"
             stream.seek(0)
-            first = next((line.text for line in lines(stream) if line.text.strip()), "")
-            return "openai" if set(LINE_KEYS) <= parsed_object(first).keys() else "jsonl"
+            told = (line.text for line in lines(stream) if line.text.strip())
+            first = parsed_object(next(told, ""))
+            if set(LINE_KEYS) <= first.keys():
+                return "openai"
+            is_one = source.lower().removesuffix(".gz").endswith(".json") and next(told, None) is None
+            return "json" if is_one and is_container(first) else "jsonl"
         except SourceError:
-            return "jsonl"
+            # An object over several lines, or one line that is none.
+            return "json" if source.lower().removesuffix(".gz").endswith(".json") else "jsonl"
 
 
-def _folder_form(folder: str) -> Format:
+def _folder_form(folder: str, unread: Sequence[str]) -> Format:
     names = [entry.name for entry in entries(folder)]
     if any(name in SAVED_FILES for name in names):
         return "datasets"
+    if metadata_files(folder, unread):
+        return "imagefolder"
+    if any(name.removesuffix(".parquet") in names for name in names if name.endswith(".parquet")):
+        return "imagefolder"  # the folders that img2dataset writes, and their tables
     suffixes = {os.path.splitext(name.lower().removesuffix(".gz"))[1] for name in names}
     forms: list[Format] = ["folder"] if suffixes & IMAGE_SUFFIXES else []
     if suffixes & {".tar", ".tgz"}:
@@ -283,7 +378,9 @@ def _folder_form(folder: str) -> Format:
         forms.append("datasets")
     if len(forms) > 1:
         raise SourceError(f"{shown(folder)} could be read as {' or '.join(forms)}; --format says which.")
-    return forms[0] if forms else "folder"
+    if forms:
+        return forms[0]
+    return "imagefolder" if split_folders(folder) else "folder"
 
 
 def _dataset(source: str, kind: str | None, options: SourceOptions) -> Source:

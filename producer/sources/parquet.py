@@ -173,14 +173,15 @@ class Parquet:
 def _batch_rows(group: Any, columns: Sequence[str], most: int) -> int:
     """So many rows of a row group as are not too many bytes, as far as its mean tells."""
     chunks = (group.column(number) for number in range(group.num_columns))
-    size = sum(
+    size: int = sum(
         chunk.total_uncompressed_size
         for chunk in chunks
         if any(
             chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns
         )
     )
-    return max(1, min(most, BATCH_BYTES * max(1, group.num_rows) // max(1, size)))
+    rows: int = group.num_rows
+    return max(1, min(most, BATCH_BYTES * max(1, rows) // max(1, size)))
 
 
 def _bounded(batch: Any, part: str) -> Any:

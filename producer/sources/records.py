@@ -9,6 +9,7 @@ from producer.sources.bad_rows import BadRows
 from producer.sources.fields import Roles, carried_columns, find_roles, image_text, named_id, row_of
 from producer.sources.files import reading
 from producer.sources.images import data_url_content, is_data_url
+from producer.sources.known_forms import flat
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
@@ -92,7 +93,7 @@ class RecordSource:
                     yield from bad.instead(number, where, record.reason)
                     continue
                 try:
-                    row = self._row(record, where)
+                    row = self._row(Record(record.number, record.place, flat(record.fields)), where)
                 except SourceError as error:
                     row_id = named_id(record.fields, self._options) or str(record.number)
                     yield from bad.instead(row_id, where, str(error))
@@ -104,7 +105,7 @@ class RecordSource:
     def read(self, place: int) -> bytes:
         with reading(self._name):
             try:
-                fields = self._records.at(place)
+                fields = flat(self._records.at(place))
                 text = image_text(fields, self._roles_of(fields), self._options)
                 if text is not None and is_data_url(text):
                     return data_url_content(text)

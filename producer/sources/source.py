@@ -10,7 +10,19 @@ from producer.sources.bad_rows import BadRows
 from producer.sources.skipped import Skipped
 
 Format = Literal[
-    "image", "folder", "list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"
+    "image",
+    "folder",
+    "imagefolder",
+    "zip",
+    "list",
+    "csv",
+    "tsv",
+    "jsonl",
+    "json",
+    "openai",
+    "parquet",
+    "webdataset",
+    "datasets",
 ]
 Quoting = Literal["quotes", "none"]
 
@@ -43,6 +55,8 @@ class SourceOptions:
     """Whether cells of CSV and TSV may be quoted; None quotes in CSV alone."""
     encoding: str | None = None
     """Of text; None is UTF-8, or UTF-16 or UTF-32 by their marks."""
+    unread: tuple[str, ...] = ()
+    """Metadata files that the run writes itself."""
     own_questions: bool = True
     """False leaves what the rows ask to the columns, for the templates of the run's own questions."""
 
