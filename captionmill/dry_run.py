@@ -15,11 +15,11 @@ from captionmill.cache import cache_folder
 from captionmill.exits import refuse
 from captionmill.local_site import passing_folder
 from contract.job import ImagePath, ImageUrl
-from producer.asking import Asking
+from producer.asking import Asking, Wish
 from producer.driving import event
 from producer.rows import Row
 from producer.run_folder import Planned, RunFolder, Submission
-from producer.sources import BadRows, Skipped, Source, shown
+from producer.sources import BadRows, Skipped, Source, SourceError, shown
 from producer.sources.skipped import counted
 
 EXAMPLES: Final = 3
@@ -137,9 +137,17 @@ def _job(row: Row, asking: Asking) -> dict[str, Any]:
                 "prompt": wish.prompt,
                 "parameters": wish.parameters.model_dump(mode="json", exclude_defaults=True),
             }
-            for wish in asking.ready(row, {})
+            for wish in _wishes(row, asking)
         ],
     }
+
+
+def _wishes(row: Row, asking: Asking) -> list[Wish]:
+    """None for a row that cannot be asked, as the plan has told."""
+    try:
+        return asking.ready(row, {})
+    except SourceError:
+        return []
 
 
 def _table(jobs: list[dict[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -210,9 +210,17 @@ def passing_folder(cache: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         except (FolderInUseError, OSError):
             continue  # in use
-    folder = parent / f"{os.getpid()}-{time.time_ns()}"
-    folder.mkdir(mode=0o700)
-    try:
+    with ExitStack() as stack:
+        folder = _locked_folder(parent, stack)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_folder(parent: Path, stack: ExitStack) -> Path:
+    """A new folder, which no other command takes for one that was left."""
+    while True:
+        folder = parent / f"{os.getpid()}-{time.time_ns()}"
+        folder.mkdir(mode=0o700)
+        with suppress(FolderInUseError, FileNotFoundError):  # one that tidies up was quicker
+            stack.enter_context(only_one(folder))
+            return folder

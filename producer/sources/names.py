@@ -19,7 +19,7 @@ def on_disk(root: str, name: str) -> str:
     Where there is none of them, it is the path as it is written. Raises SourceError for a path with a drive.
     """
     written = os.path.abspath(os.path.join(root, name))
-    strange = "\\" in name
+    strange = "\\" in name or _DRIVE.match(name) is not None
     if (name.isascii() and not strange) or os.path.lexists(written):
         return written
     spellings = [name, name.replace("\\", "/")] if strange else [name]
