@@ -157,7 +157,7 @@ BAD_ROWS: Final = [
         ("rows.jsonl", "--question", "Is it {what}?", "--bad-rows", "skip"),
         {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "what": "red"}, {"image": "a.png"})},
         {"1": "a.png", "2": "a.png"},
-        told=("Is it red?", "1 row cannot be asked and is a failure: 1 × Row N, question qN"),
+        told=("Is it red?", "1 row cannot be asked and is a failure: 1 × there is no column"),
     ),
 ]
 
@@ -419,8 +419,8 @@ FOLDERS: Final = [
         told=(
             "Is it red?",
             "is read as an ImageFolder, with the columns of",
-            "for 1 image; 1 image beside have no line there and no columns (--format folder",
-            "1 × Row b.png, question qN: there is no column",
+            "for 1 image; 1 image beside have no line there (--format folder",
+            "1 × there is no column",
         ),
         source="huggingface/datasets #4069, JunMa11 in huggingface/diffusers #2099",
     ),
@@ -475,8 +475,21 @@ FOLDERS: Final = [
         "its images alone",
         ("set", "--split", "valid", "--question", "Is it a {label}?"),
         {"set/train/cat/a.png": PNG, "set/valid/dog/b.png": PNG},
-        {"dog/b.png": "set/valid/dog/b.png"},
+        {"valid/dog/b.png": "set/valid/dog/b.png"},
         told=("Is it a dog?",),
+    ),
+    Case(
+        "one split, with metadata above it",
+        "its images with their columns",
+        ("set", "--split", "test", "--question", "Is it {alt}?"),
+        {
+            "set/train/1.png": PNG,
+            "set/test/3.png": PNG,
+            "set/metadata.csv": b"file_name,alt\ntrain/1.png,red\ntest/3.png,blue\n",
+        },
+        {"test/3.png": "set/test/3.png"},
+        told=("Is it blue?",),
+        source="huggingface/datasets #7599",
     ),
     Case(
         "metadata under another name",

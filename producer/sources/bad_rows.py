@@ -87,6 +87,8 @@ class BadRows:
 
 def kind_of(reason: str) -> str:
     """The reason without what differs from row to row."""
+    if reason.startswith("Row "):
+        reason = reason.partition(": ")[2]
     kind = reason.partition(":")[0] if reason.startswith("not ") else reason.partition(";")[0]
     return _cut(_NUMBER.sub("N", _QUOTED.sub('"…"', kind)).strip().removesuffix("."))
 

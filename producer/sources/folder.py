@@ -18,7 +18,7 @@ from producer.sources.files import (
     split_pattern,
 )
 from producer.sources.names import on_disk
-from producer.sources.refusal import SourceError, shown
+from producer.sources.refusal import NoImagesError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
 from producer.sources.sniff import looks_like_image
 
@@ -109,7 +109,7 @@ class ImageFiles:
         self.skipped = skipped
         if empty:
             there = f" It holds {skipped.instead()}." if skipped else ""
-            raise SourceError(
+            raise NoImagesError(
                 f"There are no images ({', '.join(sorted(suffixes))}) in {shown(self._source)}.{there}"
             )
 

@@ -10,7 +10,7 @@ from contract.job import ImagePath
 from producer.rows import Embedded, Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import Entry, entries, joined
-from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.refusal import NoImagesError, SourceError, listed, shown
 from producer.sources.skipped import Skipped, counted
 from producer.sources.source import Source
 
@@ -55,13 +55,20 @@ class ImageFolder:
     columns: tuple[str, ...] | None = None
 
     def __init__(
-        self, name: str, images: Images, metadata: Sequence[Metadata], *, label_level: int | None
+        self,
+        name: str,
+        images: Images,
+        metadata: Sequence[Metadata],
+        *,
+        labels: bool = False,
+        split: str | None = None,
     ) -> None:
-        """`label_level` says from which folder on the last one is the image's class; None has none."""
+        """`labels` says that folders within those of the splits are classes, `split` whose folder is read."""
         self._name = name
         self._images = images
         self._metadata = metadata
-        self._label_level = label_level
+        self._labels = labels
+        self._below = "" if split is None else f"{split}/"
         self.skipped = Skipped()
         self.notes: tuple[str, ...] = ()
 
@@ -85,6 +92,8 @@ class ImageFolder:
                     if image is None:
                         yield from bad.instead(name, row.where, f"there is no image {shown(name)}")
                         continue
+                    if not image.id.startswith(self._below):
+                        continue  # of another split
                     named.add(image.id)
                     row = replace(row, name=image.id, image=image.image, refusal=image.refusal)
                 elif isinstance(row.image, Embedded):
@@ -101,8 +110,8 @@ class ImageFolder:
                 if row.id not in named:
                     others += 1
                     yield self._labelled(row)
-        except SourceError:
-            if not named:
+        except NoImagesError:
+            if not ids:
                 raise
         self.skipped = self._images.skipped
         self._tell(len(named), others)
@@ -111,25 +120,22 @@ class ImageFolder:
         return self._images.read(place)
 
     def _labelled(self, row: Row) -> Row:
-        folders = [] if self._label_level is None else row.id.split("/")[self._label_level : -1]
+        folders = row.id.split("/")[1:-1] if self._labels else []
         return replace(row, columns={"label": folders[-1]}) if folders else row
 
     def _tell(self, named: int, others: int) -> None:
         files = [shown(joined(self._name, part.file)) for part in self._metadata]
         self.notes = tuple(note for part in self._metadata for note in part.source.notes)
         if files:
-            for part in self._metadata:
-                suffix = os.path.splitext(part.file)[1]
-                self.skipped.files[suffix] -= 1
-                self.skipped.files += type(self.skipped.files)()  # without those that are none
-            beside = (
-                f"; {counted(others, 'image')} beside have no line there and no columns" if others else ""
-            )
+            self.skipped.files.subtract(os.path.splitext(part.file)[1] for part in self._metadata)
+            self.skipped.files = +self.skipped.files
+            beside = f"; {counted(others, 'image')} beside have no line there" if others else ""
+            alone = " (--format folder reads the images alone)" if self.images_folder is not None else ""
             self.notes += (
                 f"{shown(self._name)} is read as an ImageFolder, with the columns of {', '.join(files)} for "
-                f"{counted(named, 'image')}{beside} (--format folder reads the images alone).",
+                f"{counted(named, 'image')}{beside}{alone}.",
             )
-        elif self._label_level is not None:
+        elif self._labels:
             self.notes += (
                 f"{shown(self._name)} is read as an ImageFolder: folders within those of its splits are the "
                 'column "label".',

@@ -212,24 +212,28 @@ def open_known(known: Known, options: SourceOptions) -> Source:
 
 def _image_folder(source: str, options: SourceOptions) -> Source:
     splits = split_folders(source)
-    if options.split is not None:
-        if options.split not in splits:
-            raise SourceError(
-                f'{shown(source)} has no folder "{options.split}" of a split; it has '
-                f"{listed(splits) or 'none'}."
-            )
-        source = joined(source, options.split)
+    if options.split is not None and options.split not in splits:
+        raise SourceError(
+            f'{shown(source)} has no folder "{options.split}" of a split; it has {listed(splits) or "none"}.'
+        )
     files = metadata_files(source, options.unread)
-    at_once = bool(splits) or not files  # nobody has called --recursive for folders that were recognised
-    images: Images = ImageFiles.of_folder(source, recursive=options.recursive or at_once, sniff=options.sniff)
+    if options.split is not None:
+        files = [(file, folder) for file, folder in files if folder in ("", f"{options.split}/")]
+    images: Images
+    if options.split is not None:
+        below = (options.split, "**", "*")
+        images = ImageFiles(source, source, below, tells_of_subfolders=False, sniff=options.sniff)
+    else:
+        # Folders that were recognised are read without --recursive.
+        recursive = options.recursive or bool(splits) or not files
+        images = ImageFiles.of_folder(source, recursive=recursive, sniff=options.sniff)
     if files and (archive := _only_archive(source)) is not None:
         images = ZipImages(archive)
     parts = [
         Metadata(file, folder, _metadata(joined(source, file), joined(source, folder).rstrip("/"), options))
         for file, folder in files
     ]
-    below_split = 0 if options.split is not None else 1
-    return ImageFolder(source, images, parts, label_level=below_split if splits else None)
+    return ImageFolder(source, images, parts, labels=bool(splits), split=options.split)
 
 
 def _only_archive(folder: str) -> str | None:
@@ -250,7 +254,7 @@ def _zip(source: str, options: SourceOptions) -> Source:
         Metadata(file, folder, _metadata(f"{source}!/{file}", f"{source}!/", options))
         for file, folder in files
     ]
-    return ImageFolder(source, images, parts, label_level=None)
+    return ImageFolder(source, images, parts)
 
 
 def _metadata(file: str, root: str, options: SourceOptions) -> Source:

@@ -12,6 +12,10 @@ class SourceError(ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
 
 
+class NoImagesError(SourceError):
+    """There is no image in a folder, pattern or archive."""
+
+
 def shown(name: str | os.PathLike[str]) -> str:
     """A file name for a sentence: bytes that are not UTF-8, and line ends, are written as escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")

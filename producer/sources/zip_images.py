@@ -12,7 +12,7 @@ from contract.failure import Failure, FailureCode
 from producer.rows import Embedded, Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import image_suffixes, is_system_folder, open_raw, reading
-from producer.sources.refusal import SourceError, shown
+from producer.sources.refusal import NoImagesError, SourceError, shown
 from producer.sources.shards import EMBEDDED_MAX_BYTES
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
 
@@ -81,7 +81,7 @@ class ZipImages:
         self.skipped = skipped
         if empty:
             there = f" It holds {skipped.instead()}." if skipped else ""
-            raise SourceError(f"There are no images in {shown(self._source)}.{there}")
+            raise NoImagesError(f"There are no images in {shown(self._source)}.{there}")
 
     def read(self, place: int) -> bytes:
         if place >= len(self._members):
