@@ -438,7 +438,8 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
     """What a person may not expect of the sources, before the first job is sent."""
     if as_json:
         told = {"rows": planned.rows, "gone": planned.gone, "skipped": planned.skipped.fields()}
-        event("planned", told | {"source_notes": list(planned.source_notes)})
+        notes = {"source_notes": list(planned.source_notes)} if planned.source_notes else {}
+        event("planned", told | notes)
     for note in planned.source_notes:
         console.print(note)
     if planned.skipped:

@@ -138,7 +138,11 @@ def test_an_option_is_for_the_sources_that_have_a_use_for_it(tree: Path) -> None
     [
         (["photos", "one.jpg"], {"image_column": "pic"}, "^--image-column decides nothing: .* folder, image"),
         (["photos/*.jpg", "one.jpg"], {"recursive": True}, "--recursive decides nothing: .* in a pattern"),
-        (["one.jpg"], {"recursive": True}, "--recursive is for folder; .*one.jpg is read as image"),
+        (
+            ["one.jpg"],
+            {"recursive": True},
+            "--recursive is for folder, imagefolder; .*one.jpg is read as image",
+        ),
         (["photos", "gone.jpg"], {}, "There is no folder or file .*gone.jpg"),
         (["photos", "empty"], {}, r"no images .* in .*empty\.$"),
         ([], {}, "No source is named"),
