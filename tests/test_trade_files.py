@@ -17,7 +17,7 @@ from producer.run_folder import Submission
 from producer.sources import BadRows, SourceError, open_source
 from producer.sources.shards import OPEN_SAMPLES
 from tests.processes import ROOT
-from tests.trade_files import CASES, EMBEDDED, PNG, Case, lines, parquet, picture, tar, zipped
+from tests.trade_files import CASES, EMBEDDED, PNG, Case, Write, lines, parquet, picture, tar, zipped
 
 
 def write(case: Case, folder: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_they_are_answered(tmp_path: Path) -> None:
     """In one run of all forms: workers read what the cases find, and what is skipped is a failure."""
-    files = {
+    files: dict[str, bytes | Write] = {
         "t/rows.csv": "image;frage\nnested\\a.png;How many?\n".encode("utf-16"),
         "t/nested/a.png": picture(1),
         "s/s.tar": tar(("a.png", picture(2)), ("b.png", picture(3)), ("a.txt", b"x"), ("b.txt", b"y")),

@@ -492,6 +492,14 @@ FOLDERS: Final = [
         source="huggingface/datasets #7599",
     ),
     Case(
+        "a metadata.csv that is about something else",
+        "to know how the images are read without it",
+        ("set",),
+        {"set/a.png": PNG, "set/metadata.csv": b"camera,lens\nx,y\n"},
+        code=2,
+        told=("metadata.csv: no column names an image", "--format folder reads the images alone."),
+    ),
+    Case(
         "metadata under another name",
         "to know what was not read",
         ("set",),

@@ -229,10 +229,15 @@ def _image_folder(source: str, options: SourceOptions) -> Source:
         images = ImageFiles.of_folder(source, recursive=recursive, sniff=options.sniff)
     if files and (archive := _only_archive(source)) is not None:
         images = ZipImages(archive)
-    parts = [
-        Metadata(file, folder, _metadata(joined(source, file), joined(source, folder).rstrip("/"), options))
-        for file, folder in files
-    ]
+    try:
+        parts = [
+            Metadata(
+                file, folder, _metadata(joined(source, file), joined(source, folder).rstrip("/"), options)
+            )
+            for file, folder in files
+        ]
+    except SourceError as error:
+        raise SourceError(f"{error} --format folder reads the images alone.") from None
     return ImageFolder(source, images, parts, labels=bool(splits), split=options.split)
 
 
