@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 import unicodedata
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,15 @@ def zipped(*members: tuple[str, bytes]) -> Write:
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in members:
                 archive.writestr(name, content)
+
+    return write
+
+
+def doubled(name: str, *contents: bytes) -> Write:
+    def write(path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the name is there already
+            zipped(*((name, content) for content in contents))(path)
 
     return write
 
@@ -562,6 +572,14 @@ ARCHIVES: Final = [
         code=2,
         told=("set.zip!/metadata.jsonl, line 1: there is no image b.png",),
         source="huggingface/datasets #4311",
+    ),
+    Case(
+        "a zip with two members of one name",
+        "no lost image",
+        ("set.zip", "--bad-rows", "skip"),
+        {"set.zip": doubled("a.png", PNG, picture(1))},
+        {"a.png (member 1)": REFUSED, "a.png": EMBEDDED},
+        told=("1 × a later member has the same name",),
     ),
     Case(
         "a form of archive that is not read",

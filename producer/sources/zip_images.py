@@ -55,8 +55,9 @@ class ZipImages:
         place = self._places.get(name)
         return None if place is None else self._row(self._members[place], place)
 
-    def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
+        bad = bad or BadRows()
         suffixes = image_suffixes()
         skipped = Skipped()
         captions = Captions(skipped)
@@ -76,7 +77,14 @@ class ZipImages:
             else:
                 captions.note_image(folder, name)
                 empty = False
-                yield self._row(member, place)
+                if self._places[member.filename] == place:
+                    yield self._row(member, place)
+                else:
+                    where = f"{shown(self._source)}, {shown(member.filename)}"
+                    row_id = f"{member.filename} (member {place + 1})"
+                    yield from bad.instead(
+                        row_id, where, "a later member has the same name, and takes its place"
+                    )
         captions.end()
         self.skipped = skipped
         if empty:
