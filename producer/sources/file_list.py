@@ -29,6 +29,7 @@ class FileList:
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
         bad = bad or BadRows()
+        shown_source = shown(self._source)
         number = 0
         with reading(self._source), open_text(self._source, self._encoding) as stream:
             try:
@@ -38,7 +39,7 @@ class FileList:
                     if not text.strip():
                         continue
                     empty = False
-                    where = f"{shown(self._source)}, line {number}"
+                    where = f"{shown_source}, line {number}"
                     try:
                         image = named_image(text, self._root, line.offset_bytes)
                     except SourceError as error:

@@ -71,13 +71,14 @@ class OpenAIBatch:
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
         bad = bad or BadRows()
+        name = shown(self._source)
         with reading(self._source):
             for record in JsonLines(self._source, self._encoding).records():
                 if isinstance(record, SourceError):
                     raise SourceError(f"{shown(self._source)}, {record}") from None
                 empty = False
                 number = f"line {record.number}"
-                where = f"{shown(self._source)}, {number}"
+                where = f"{name}, {number}"
                 if isinstance(record, BadRecord):
                     yield from bad.instead(number, where, record.reason)
                     continue

@@ -82,13 +82,14 @@ class RecordSource:
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
         bad = bad or BadRows()
+        name = shown(self._name)
         with reading(self._name):
             for record in self._records.records():
                 if isinstance(record, SourceError):
                     raise SourceError(f"{shown(self._name)}, {record}") from None
                 empty = False
                 number = f"{self._records.unit} {record.number}"
-                where = f"{shown(self._name)}, {number}"
+                where = f"{name}, {number}"
                 if isinstance(record, BadRecord):
                     yield from bad.instead(number, where, record.reason)
                     continue
