@@ -519,6 +519,25 @@ FOLDERS: Final = [
         source="huggingface/datasets #6777, huggingface/diffusers #2099",
     ),
     Case(
+        "a clone of a data set of the hub",
+        "its rows",
+        ("clone",),
+        {
+            "clone/README.md": b"# A set",
+            "clone/data/train-00000-of-00001.parquet": parquet(
+                image=pyarrow.array([{"bytes": PNG, "path": "a.png"}])
+            ),
+        },
+        {"1": EMBEDDED},
+    ),
+    Case(
+        "images beside a folder that is called like that",
+        "the images",
+        ("set",),
+        {"set/a.png": PNG, "set/data/rows.parquet": parquet(image=["b.png"])},
+        {"a.png": "set/a.png"},
+    ),
+    Case(
         "what img2dataset writes as files",
         "the images in its folders",
         ("out",),

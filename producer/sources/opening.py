@@ -12,6 +12,7 @@ from producer.sources.delimited import Delimited
 from producer.sources.file_list import FileList
 from producer.sources.files import (
     IMAGE_SUFFIXES,
+    Entry,
     entries,
     has_wildcard,
     is_remote,
@@ -80,6 +81,8 @@ _USES: Final[dict[str, frozenset[Format]]] = {
 }
 """Option → the forms that it decides something for."""
 _PACKED: Final = frozenset({".7z", ".rar", ".bz2", ".xz", ".zst", ".lz4", ".tbz2", ".txz", ".z", ".tfrecord"})
+DATA_FOLDER: Final = "data"
+"""Where the hub's data sets have their files, which a clone has beside a README."""
 _IN_A_PATTERN: Final = "--recursive is for folders; in a pattern ** stands for any folders."
 _SPLIT_PART: Final = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+")
 
@@ -142,13 +145,17 @@ def recognise(source: str, options: SourceOptions) -> Known:
     kind = None if is_pattern else kind_of(place)
     if kind is None and not is_pattern:
         raise SourceError(f"There is no folder or file {shown(place)}.")
-    form = options.format
-    if form is None:
-        form = (
-            _folder_form(place, options.unread)
-            if kind == "folder"
-            else _file_form(place, kind, options.encoding)
-        )
+    if options.format is not None:
+        return Known(place, kind, options.format)
+    if kind != "folder":
+        return Known(place, kind, _file_form(place, kind, options.encoding))
+    form = _folder_form(place, options.unread)
+    here = entries(place)
+    has_images = any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in here)
+    if form == "folder" and not has_images and Entry(DATA_FOLDER, is_folder=True) in here:
+        within = joined(place, DATA_FOLDER)
+        if (form_within := _folder_form(within, options.unread)) in ("parquet", "webdataset", "datasets"):
+            return Known(within, kind, form_within)
     return Known(place, kind, form)
 
 
