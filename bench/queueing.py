@@ -26,7 +26,7 @@ from producer.questions import read_prompts
 from producer.queue import Queue
 from producer.rows import Row
 from producer.run_folder import RunFolder, Submission
-from producer.sources import Skipped
+from producer.sources import BadRows, Skipped
 
 QUESTION: Final = "Describe the image in one sentence."
 SAMPLE_S: Final = 1.0
@@ -42,11 +42,12 @@ class Rows:
     columns: tuple[str, ...] | None = None
     skipped = Skipped()
     images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         for number in range(self._count):
             image = ImageUrl(url=f"https://example.org/photos/{number:09d}.jpg")
             yield Row(id=f"photos/{number:09d}.jpg", name=f"{number:09d}.jpg", image=image)

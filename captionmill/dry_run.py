@@ -20,7 +20,7 @@ from producer.asking import Asking
 from producer.driving import event
 from producer.rows import Row
 from producer.run_folder import Planned, RunFolder, Submission
-from producer.sources import Skipped, Source, shown
+from producer.sources import BadRows, Skipped, Source, shown
 
 EXAMPLES: Final = 3
 
@@ -52,8 +52,12 @@ class Looked:
     def images_folder(self) -> Path | None:
         return self.source.images_folder
 
-    def rows(self) -> Iterator[Row]:
-        for row in self.source.rows():
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.source.notes
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
+        for row in self.source.rows(bad):
             for image in row.images:
                 if isinstance(image, ImageUrl):
                     self.urls += 1

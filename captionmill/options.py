@@ -15,7 +15,7 @@ from contract.job import Detail, GenerationParameters, greedy_at_zero
 from producer.asking import Flagged
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
-from producer.sources import Format, SourceOptions
+from producer.sources import BadRowPolicy, Format, Quoting, SourceOptions
 from producer.sources.parameters import parameter_columns
 from producer.uploads import BUDGET_BYTES
 
@@ -317,6 +317,52 @@ class SourceChoices:
             rich_help_panel=SOURCE,
         ),
     ] = False
+    sniff: Annotated[
+        bool,
+        typer.Option(
+            "--sniff/--no-sniff",
+            help="Files of other suffixes are read, too, if their first bytes are an image's.",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = False
+    shard_ids: Annotated[
+        bool,
+        typer.Option(
+            "--shard-ids/--no-shard-ids",
+            help="Ids of samples are SHARD/KEY, for shards that have the same keys.",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = False
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHARACTER",
+            help="What stands between the cells of CSV and TSV; tab is one, too.",
+            show_default="by the header",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = None
+    quoting: Annotated[
+        Quoting | None,
+        typer.Option(
+            help="Whether cells of CSV and TSV may stand in quotes.",
+            show_default="quotes in CSV, none in TSV",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoding of a text source, such as cp1252 or shift_jis.",
+            show_default="UTF-8, or UTF-16 by its mark",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = None
     source_format: Annotated[
         Format | None,
         typer.Option(
@@ -369,6 +415,14 @@ class SourceChoices:
             hidden=True,
         ),
     ] = False
+    bad_rows: Annotated[
+        BadRowPolicy,
+        typer.Option(
+            help="Rows that cannot be asked refuse the run, all listed at once, or are failures (skip).",
+            rich_help_panel=SOURCE,
+            hidden=True,
+        ),
+    ] = "refuse"
     own_questions: Annotated[
         bool,
         typer.Option(
@@ -383,6 +437,11 @@ class SourceChoices:
         """Raises SourceError."""
         return SourceOptions(
             recursive=self.recursive,
+            sniff=self.sniff,
+            shard_ids=self.shard_ids,
+            delimiter=self.delimiter,
+            quoting=self.quoting,
+            encoding=self.encoding,
             format=self.source_format,
             image_column=self.image_column,
             question_column=self.question_column,

@@ -418,6 +418,7 @@ def make_submission(
     return Submission(
         sources=tuple(sources),
         options=options.options(),
+        bad_rows=options.bad_rows,
         prompts=prompts or (DEFAULT_QUESTION,),
         parameters=GenerationParameters.model_validate(generation.changes()),
         detail=questions.detail,
@@ -489,7 +490,10 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
     """What a person may not expect of the sources, before the first job is sent."""
     if as_json:
         counts = {"rows": planned.rows, "gone": planned.gone, "answered_already": dict(planned.answered)}
-        event("planned", counts | {"skipped": planned.skipped.fields()} | planned.notes.fields())
+        told = {"source_notes": list(planned.source_notes)} if planned.source_notes else {}
+        event("planned", counts | {"skipped": planned.skipped.fields()} | planned.notes.fields() | told)
+    for note in planned.source_notes:
+        console.print(note)
     if planned.skipped:
         console.print(f"{planned.skipped.told()}.")
     tell_answered(planned.answered, console)

@@ -35,7 +35,7 @@ from producer.run_folder import RunFolder, Submission
 from producer.settings import server_url
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, SinkOptions
-from producer.sources import SourceOptions, shown
+from producer.sources import BadRowPolicy, SourceOptions, shown
 from producer.workers import live_workers
 
 
@@ -74,6 +74,7 @@ class Client:
         on_flag: Mapping[str, Mapping[str, Any]] | None = None,
         detail: Detail = "high",
         options: SourceOptions | None = None,
+        bad_rows: BadRowPolicy = "refuse",
         sinks: Sequence[str] = ("jsonl",),
         sink_options: SinkOptions | None = None,
         ship: bool = False,
@@ -99,6 +100,7 @@ class Client:
         submission = Submission(
             sources=tuple(map(str, sources)),
             options=options or SourceOptions(),
+            bad_rows=bad_rows,
             prompts=(*read_prompts(texts, None, None), *given),
             parameters=parameters,
             on_flag={Flagged(flag): dict(changes) for flag, changes in (on_flag or {}).items()},

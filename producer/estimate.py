@@ -12,7 +12,7 @@ from producer.queue import Queue
 from producer.remedies import Surroundings
 from producer.rows import Row
 from producer.run_folder import RunFolder
-from producer.sources import Skipped, Source, shown
+from producer.sources import BadRows, Skipped, Source, shown
 from producer.workers import live_workers
 
 
@@ -22,7 +22,7 @@ class Sample:
     def __init__(self, source: Source, wanted: int) -> None:
         """Reads the source once to count its rows."""
         self._source = source
-        self.total = sum(1 for _ in source.rows())
+        self.total = sum(1 for _ in source.rows(BadRows("skip")))
         self._every = max(1, self.total // wanted)
         self._wanted = wanted
 
@@ -38,9 +38,13 @@ class Sample:
     def images_folder(self) -> Path | None:
         return self._source.images_folder
 
-    def rows(self) -> Iterator[Row]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._source.notes
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         left = self._wanted
-        for number, row in enumerate(self._source.rows()):
+        for number, row in enumerate(self._source.rows(bad)):
             if left and number % self._every == 0:
                 left -= 1
                 yield row

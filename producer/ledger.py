@@ -17,7 +17,7 @@ processes may have a ledger open, one that feeds and one that collects.
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -37,6 +37,8 @@ from producer.rows import Answered, AnsweredRow, Row
 LEDGER: Final = "ledger.sqlite"
 VERSION: Final = 3
 CHUNK: Final = 500
+CHUNK_SIZE: Final = 1 << 26
+"""Characters of new rows that are in memory at once, and one row more."""
 OF_THE_DISK: Final = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
@@ -58,6 +60,7 @@ ROW_COLUMNS: Final = """
 """
 """total: its questions; fed: those with a key; open: those of them without an outcome; due: 1 when the rest
 can be fed; seq: place in the order of completion."""
+INTO_ROWS: Final = "INTO row_next (position, id, content, total) VALUES (?, ?, ?, ?)"
 SCHEMA: Final = f"""
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE row ({ROW_COLUMNS});
@@ -299,16 +302,17 @@ class Ledger:
     # Planning.
 
     @contextmanager
-    def new_rows(self) -> Iterator["NewRows"]:
+    def new_rows(self, twice: "Twice | None" = None) -> Iterator["NewRows"]:
         """Rows that take the place of the present ones when the block ends well.
 
-        Until then the ledger is as it was. Raises LedgerError from `add` and `flush`.
+        Until then the ledger is as it was. `twice` says what stands in the place of a row whose id was there
+        before; without it, `add` and `flush` raise LedgerError.
         """
         with self.transaction():
             # Earlier releases left one behind when they were killed.
             self._db.execute("DROP TABLE IF EXISTS row_next")
             self._db.execute(f"CREATE TABLE row_next ({ROW_COLUMNS})")
-            rows = NewRows(self._db)
+            rows = NewRows(self._db, twice)
             yield rows
             rows.flush()
             self._db.execute("DROP TABLE row")
@@ -811,19 +815,38 @@ class Ledger:
         return found is not None
 
 
+Twice = Callable[[str, str, str], Iterator[Row]]
+"""(id for it, its place in the source, what is wrong) → the rows in its place: one, or none."""
+
+
+class _NewRow(NamedTuple):
+    """As in INTO_ROWS, and its place in the source."""
+
+    position: int
+    id: bytes
+    content: str
+    questions: int
+    where: str
+
+
 class NewRows:
     """Takes the rows of a submission, one after the other."""
 
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Connection, twice: "Twice | None") -> None:
         self._db = db
-        self._batch: list[tuple[int, bytes, str, int]] = []
+        self._twice = twice
+        self._batch: list[_NewRow] = []
+        self._batch_size = 0
+        """Characters of its contents."""
         self.count = 0
 
     def add(self, row: Row, questions: int) -> None:
         """Raises LedgerError when the id was there before, at this row or a little later."""
-        self._batch.append((self.count, _row_id(row.id), _content(row), questions))
+        content = _content(row)
+        self._batch.append(_NewRow(self.count, _row_id(row.id), content, questions, row.where))
+        self._batch_size += len(content)
         self.count += 1
-        if len(self._batch) >= CHUNK:
+        if len(self._batch) >= CHUNK or self._batch_size > CHUNK_SIZE:
             self.flush()
 
     def gone(self) -> int:
@@ -846,24 +869,38 @@ class NewRows:
 
     def flush(self) -> None:
         """Raises LedgerError as `add` does."""
-        try:
-            self._db.executemany(
-                "INSERT INTO row_next (position, id, content, total) VALUES (?, ?, ?, ?)", self._batch
-            )
-        except sqlite3.IntegrityError:
-            raise LedgerError(f"{self._twice()} Every row needs an id of its own.") from None
+        if not self._batch:
+            return
+        inserted = self._db.executemany(
+            f"INSERT OR IGNORE {INTO_ROWS}", [row[:4] for row in self._batch]
+        ).rowcount
+        if inserted < len(self._batch):
+            self._take_others()
         self._batch.clear()
+        self._batch_size = 0
 
-    def _twice(self) -> str:
-        seen: set[bytes] = set()
-        for position, row_id, _, _ in self._batch:
-            known = self._db.execute(
-                "SELECT position FROM row_next WHERE id = ? AND position < ?", (row_id, position)
-            ).fetchone()
-            if known is not None or row_id in seen:
-                return f'Row {position + 1} has the id "{quoted(os.fsdecode(row_id))}" of an earlier row.'
-            seen.add(row_id)
-        raise AssertionError("no id was there before")
+    def _take_others(self) -> None:
+        """In the places of those that are not there, as their ids were."""
+        since = self._batch[0].position
+        found = self._db.execute("SELECT position FROM row_next WHERE position >= ?", (since,))
+        there = {position for (position,) in found}
+        for row in self._batch:
+            if row.position in there:
+                continue
+            found = self._db.execute("SELECT position FROM row_next WHERE id = ?", (row.id,))
+            earlier = found.fetchone()[0] + 1
+            row_id, number = os.fsdecode(row.id), row.position + 1
+            where = row.where or f"Row {number}"
+            reason = (
+                f'the id "{quoted(row_id)}" is that of an earlier row (row {earlier}); '
+                "every row needs its own"
+            )
+            if self._twice is None:
+                raise LedgerError(f"{where}: {reason}.")
+            for other in self._twice(f"{row_id} (row {number})", where, reason):
+                told = (row.position, _row_id(other.id), _content(other), 1)
+                if not self._db.execute(f"INSERT OR IGNORE {INTO_ROWS}", told).rowcount:
+                    raise LedgerError(f"{where}: {reason}.")
 
 
 def _is_better(second: Outcome, first: Outcome) -> bool:

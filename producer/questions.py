@@ -16,7 +16,7 @@ from producer.sources.delimited import Delimited
 from producer.sources.files import reading
 from producer.sources.jsonl import JsonLines, JsonList
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS, parameters_of
-from producer.sources.records import Records
+from producer.sources.records import BadRecord, Records
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
 
@@ -169,6 +169,8 @@ def _read_file(file: Path, first: int) -> list[Prompt]:
         for record in records.records():
             if isinstance(record, SourceError):
                 raise SourceError(f"{shown(name)}, {record}.") from None
+            if isinstance(record, BadRecord):
+                raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {record.reason}.")
             try:
                 prompts.append(read_prompt(record.fields, f"q{first + len(prompts)}"))
             except SourceError as error:
@@ -181,7 +183,7 @@ def _read_file(file: Path, first: int) -> list[Prompt]:
 def _records(name: str) -> Records:
     suffix = os.path.splitext(name)[1].lower()
     if suffix in (".csv", ".tsv"):
-        return Delimited(name, "," if suffix == ".csv" else "\t", SourceOptions())
+        return Delimited(name, "csv" if suffix == ".csv" else "tsv", SourceOptions())
     if suffix in (".jsonl", ".ndjson"):
         return JsonLines(name)
     if suffix == ".json":

@@ -14,6 +14,7 @@ from contract.quoting import quoted
 from contract.store import WorkerRecord
 from producer.rows import RowImage
 from producer.sources import shown
+from producer.sources.names import other_spelling
 from producer.worker_line import few_folders
 
 HIT_EVERY_ROW: Final = frozenset(
@@ -136,7 +137,9 @@ def _not_found(row: FailedRow, around: Surroundings) -> str:
         return row.failure.message
     if not path.exists():
         where = "" if around.own else ", neither here nor for the workers"
-        return f"There is no file {quoted(path)}{where}: look at the source, and at --image-root."
+        other = other_spelling(path)
+        beside = "" if other is None else f" {quoted(other)} is there, and is another name."
+        return f"There is no file {quoted(path)}{where}: look at the source, and at --image-root.{beside}"
     workers = _named([one.worker for one in around.workers])
     whose = f" of the live workers ({workers})" if workers else " of the workers"
     return (

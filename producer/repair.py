@@ -35,7 +35,7 @@ from producer.run_folder import (
 from producer.salvage import AnswerFiles, DamagedLedger, Known
 from producer.sinks.files import sync_folder
 from producer.sinks.kinds import answer_paths
-from producer.sources import Source, shown
+from producer.sources import BadRows, Source, shown
 
 WORKSHOP: Final = "ledger.repair"
 DAMAGED: Final = "ledger.damaged.sqlite"
@@ -149,7 +149,7 @@ def _take_answers(ledger: Ledger, source: Source, asking: Asking, files: AnswerF
     """What the files say of a row goes before what the damaged ledger says."""
     resolver = Resolver(source.read, ship=False)
     count = 0
-    rows = source.rows()
+    rows = source.rows(BadRows("skip"))
     while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
         with ledger.transaction():
             for row in chunk:

@@ -49,6 +49,10 @@ class Row:
     """Whether it may be asked without an image though other rows have one."""
     ignored: tuple[str, ...] = ()
     """What it says that changes no answer, for people; the ledger does without."""
+    has_own_id: bool = True
+    """False where the id is its number in the source; not kept in the ledger."""
+    where: str = ""
+    """Its place in its source, such as `rows.csv, line 7`, for sentences; not kept in the ledger."""
 
     @property
     def images(self) -> tuple[RowImage, ...]:

@@ -26,7 +26,7 @@ from contract.failure import FailureCode
 from contract.job import Detail, GenerationParameters, ImagePath
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, lease_key, results_key
 from producer.answered_already import AnsweredAlready
-from producer.asking import Asking, Flagged
+from producer.asking import Asking, Checked, Flagged
 from producer.caption_question import CaptionQuestion
 from producer.collect import Collector
 from producer.database import LedgerDamagedError
@@ -41,13 +41,15 @@ from producer.plan_notes import BARE, PlanNotes
 from producer.questions import Prompt, check
 from producer.references import Resolver
 from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
-from producer.rows import AnsweredRow
+from producer.rows import AnsweredRow, Row
 from producer.run import CANCELLED_KEPT_S, Run
 from producer.sinks.files import own_file
-from producer.sinks.kinds import beside_images, make_sinks, open_sinks
+from producer.sinks.kinds import IMAGE_FOLDER_KIND, METADATA, beside_images, make_sinks, open_sinks
 from producer.sinks.output_record import OutputFile, OutputRecord
 from producer.sinks.sink import Sink, SinkError, SinkOptions
 from producer.sources import (
+    BadRowPolicy,
+    BadRows,
     Skipped,
     Source,
     SourceError,
@@ -89,6 +91,8 @@ class Submission(BaseModel):
 
     sources: tuple[str, ...]
     options: SourceOptions = SourceOptions()
+    bad_rows: BadRowPolicy = "refuse"
+    """What becomes of rows that cannot be asked."""
     earlier_options: dict[str, SourceOptions] = {}
     """Of the sources that --add kept, where they are read otherwise than with `options`."""
     prompts: tuple[Prompt, ...] = ()
@@ -132,7 +136,17 @@ class Submission(BaseModel):
 
     def open(self) -> Source:
         """Raises SourceError."""
-        return open_sources([(one, self.options_of(one)) for one in self.sources])
+        unread = self._own_metadata()
+        return open_sources(
+            [(one, dataclasses.replace(self.options_of(one), unread=unread)) for one in self.sources]
+        )
+
+    def _own_metadata(self) -> tuple[str, ...]:
+        """Files that look like a source's metadata, and are what the run says itself."""
+        kinds = (spec.partition(":") for spec in self.sinks)
+        paths = [path for kind, _, path in kinds if kind == IMAGE_FOLDER_KIND]
+        beside = [os.path.join(place_of(one), METADATA) for one in self.sources]
+        return tuple(os.path.abspath(path) for path in paths if path) + tuple(beside if "" in paths else ())
 
     def own_folders(self) -> tuple[Path, ...]:
         """The local folders that the sources show."""
@@ -177,6 +191,8 @@ class Planned:
     rows: int = 0
     asked_by_run: int = 0
     """Of the rows, those that bring no question of their own."""
+    source_notes: tuple[str, ...] = ()
+    """How the sources are read, where a person may expect otherwise."""
     gone: int = 0
     """Rows that the same sources had when they were planned before, and have no more."""
     notes: PlanNotes = field(default_factory=PlanNotes)
@@ -295,23 +311,25 @@ class RunFolder:
             questions=[one.id for one in submission.prompts],
             image_root=submission.options.image_root,
         )
-        with closing(known), self.ledger.new_rows() as rows:
+        bad = BadRows(submission.bad_rows)
+        with closing(known), self.ledger.new_rows(bad.instead) as rows:
             try:
-                for row in source.rows():
+                for row in source.rows(bad):
                     if known.has(row):
                         continue
                     for image in row.images:
                         if isinstance(image, ImagePath):
                             _refuse_overwritten(image.to_path(), written)
                         folders.add(image)
-                    checked = asking.check(row)
-                    rows.add(row, checked.questions)
-                    planned.notes.add(row, checked.decided_by)
-                    captions.note(row)
-                    planned.asked_by_run += not row.questions and row.refusal is None
+                    for one, checked in _checked(row, asking, bad):
+                        rows.add(one, checked.questions)
+                        planned.notes.add(one, checked.decided_by)
+                        captions.note(one)
+                        planned.asked_by_run += not one.questions and one.refusal is None
                 rows.flush()
             except LedgerError as error:
                 raise SourceError(str(error)) from None
+            bad.require_none()
             planned.answered = dict(known.counts)
             if not rows.count and not known.counts:
                 raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
@@ -326,6 +344,7 @@ class RunFolder:
                 captions.require()
                 asking.refuse_unfit()
             planned.rows, planned.skipped = rows.count, source.skipped
+            planned.source_notes = (*source.notes, *bad.notes)
             before = self.ledger.state(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):
                 planned.gone = rows.gone()
@@ -644,6 +663,17 @@ class ReadImages:
 
     def __call__(self, row: AnsweredRow) -> bytes | None:
         return None if row.image is None else self._resolver.content(row.image)
+
+
+def _checked(row: Row, asking: Asking, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
+    """The row, or what stands in its place where it cannot be asked."""
+    try:
+        checked = asking.check(row)
+    except SourceError as error:
+        for refused in bad.instead(row.id, row.where, str(error)):
+            yield refused, asking.check(refused)
+    else:
+        yield row, checked
 
 
 def _refuse_overwritten(place: str | os.PathLike[str], written: Collection[str]) -> None:

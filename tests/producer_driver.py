@@ -12,7 +12,7 @@ from contract.failure import Failure, FailureCode
 from contract.job import Job, Question
 from contract.store import WRITE_ONCE, record_keys, results_key
 from producer.rows import Row
-from producer.sources import Skipped
+from producer.sources import BadRows, Skipped
 
 Reply = Callable[[Job, Question], Answer | Failure]
 
@@ -23,6 +23,7 @@ class Rows:
     columns: tuple[str, ...] | None = None
     skipped = Skipped()
     images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self, rows: Sequence[Row] | Callable[[], Iterator[Row]], embedded: Sequence[bytes] = ()
@@ -30,7 +31,7 @@ class Rows:
         self._rows = rows
         self._embedded = embedded
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         return self._rows() if callable(self._rows) else iter(self._rows)
 
     def read(self, place: int) -> bytes:

@@ -42,6 +42,12 @@ VALUES: dict[str, list[Any]] = {
     "choice": [["yes", "no"]],
     "detail": ["low", "high", 3],
     "recursive": [True, False],
+    "sniff": [True, False],
+    "shard_ids": [True, False],
+    "delimiter": [";", "tab"],
+    "quoting": ["none"],
+    "encoding": ["cp1252"],
+    "bad_rows": ["skip"],
     "format": ["csv"],
     "image_column": ["picture"],
     "question_column": ["ask"],
@@ -222,6 +228,8 @@ def test_an_option_wins_over_the_file(key: str) -> None:
     others: dict[type, Any] = {bool: not first, int: 5, float: 0.25, str: "other", list: ["other"]}
     other = {
         "format": "json",
+        "quoting": "quotes",
+        "bad_rows": "refuse",
         "sidecars": "append",
         "sidecar_name": "stem",
         "early_stopping": "false",

@@ -200,9 +200,9 @@ def test_open_jobs_tell_what_a_crash_left_unsure(ledger: Ledger, tmp_path: Path)
 
 def test_a_plan_that_fails_changes_nothing(ledger: Ledger) -> None:
     plan(ledger, "a")
-    with pytest.raises(LedgerError, match=r'^Row 3 has the id "b" of an earlier row'):
+    with pytest.raises(LedgerError, match=r'^Row 3: the id "b" is that of an earlier row \(row 1\)'):
         plan(ledger, "b", "c", "b")
-    with pytest.raises(LedgerError, match=r'^Row 602 has the id "7" of an earlier row'):
+    with pytest.raises(LedgerError, match=r'^Row 602: the id "7" is that of an earlier row \(row 8\)'):
         plan(ledger, *map(str, range(601)), "7", "8")
     assert [one.row.id for one in ledger.next_rows(9)] == ["a"]
     assert ledger.rows() == 1

@@ -542,7 +542,7 @@ def test_a_plan_that_fails_leaves_the_run_as_it_was(folder: RunFolder, connectio
 
     with pytest.raises(SourceError, match="line 2"):
         folder.plan(submission("Who?"), Rows(rows))
-    with pytest.raises(SourceError, match='id "row 0" of an earlier row'):
+    with pytest.raises(SourceError, match='id "row 0" is that of an earlier row'):
         plan(folder, [*numbered(2), *numbered(1)])
     with pytest.raises(SourceError, match="has no rows"):
         plan(folder, [])

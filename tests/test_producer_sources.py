@@ -76,7 +76,7 @@ def test_a_relative_folder_gives_absolute_paths(tree: Path, monkeypatch: pytest.
         ("gone", ("What?",), False, "There is no folder or file .*gone"),
         ("list.dat", ("What?",), False, "no form is known by its name; --format"),
         ("list.csv", ("What?",), False, "list.csv has no lines"),
-        ("rows.jsonl", ("What?",), True, "--recursive is for folder; .* is read as jsonl"),
+        ("rows.jsonl", ("What?",), True, "--recursive is for folder, imagefolder; .* is read as jsonl"),
         ("tree", (" ",), False, "must not be empty"),
         ("tree", (os.fsdecode(b"W\xe9"),), False, "no characters"),
     ],

@@ -205,7 +205,7 @@ asked = Submission(sources=(sys.argv[1],), prompts=read_prompts(["Other?"], None
 source = asked.open()
 rows = source.rows
 
-def all_rows():
+def all_rows(*_):
     yield from rows()
     END
 

@@ -234,7 +234,7 @@ def test_a_dry_run_tells_of_files_that_it_may_not_read(tree: Path) -> None:
     ("sources", "sentence"),
     [
         (["rows.csv", "--question", "Is {colour}?"], 'no column "colour"'),
-        (["twice.jsonl", "--question", "What?"], 'Row 2 has the id "x" of an earlier row'),
+        (["twice.jsonl", "--question", "What?"], 'line 2: the id "x" is that of an earlier row'),
         (["photos", "more", "--image-column", "pic"], "--image-column decides nothing"),
         (["photos", "x.mp4"], "1 of the 2 sources are neither images nor manifests: 1 .mp4"),
         (["x.mp4"], "no form is known by its name"),

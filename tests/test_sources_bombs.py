@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -134,21 +135,46 @@ def bounded() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
+def dry_run(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """In little memory."""
+    command = [sys.executable, "-m", "captionmill", "run", str(path), "--question", "What?", "--dry-run"]
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    return subprocess.run(
+        [*command, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=bounded,
+        env=environment,
+    )
+
+
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_is_refused_with_a_sentence_in_little_memory(
     bomb: Callable[[Path], tuple[Path, str]], tmp_path: Path
 ) -> None:
     path, sentence = bomb(tmp_path)
     assert path.stat().st_size < 20 * MIB
-    command = [sys.executable, "-m", "captionmill", "run", str(path), "--question", "What?", "--dry-run"]
-    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    ran = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=bounded, env=environment
-    )
+    ran = dry_run(path)
     assert ran.returncode == 2, ran.stderr[-2000:]
     assert ran.stderr.startswith(f"captionmill: {path}"), ran.stderr[-2000:]
     assert sentence in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_large_images_of_one_row_group_are_read_by_a_bounded_number_of_bytes(tmp_path: Path) -> None:
+    """As with any image missing, the bytes are read while the rows are planned."""
+    cell = os.urandom(MIB // 4) + bytes(20 * MIB - MIB // 4)
+    images = pyarrow.array([None, *[cell] * 31], pyarrow.binary())
+    path = tmp_path / "rows.parquet"
+    table = pyarrow.table({"image": images})
+    # A page each, as a page is in memory as a whole.
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False, write_batch_size=1)
+    assert pyarrow.parquet.ParquetFile(path).num_row_groups == 1
+    ran = dry_run(path, "--bad-rows", "skip", "--json")
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert '"rows": 32' in ran.stdout
 
 
 def test_a_manifest_that_packs_well_is_read(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ def test_a_list_names_paths_and_urls(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"image_column": "image"}, "--image-column is for csv, .* is read as folder"),
-        ({"split": "train"}, "--split is for datasets, parquet"),
+        ({"split": "train"}, "--split is for datasets, imagefolder, parquet"),
         ({"image_root": "/x"}, "--image-root is for"),
         ({"format": "csv"}, "is not one file, which csv needs"),
-        ({"format": "yaml"}, '"yaml" is none of the forms image, folder, list, csv'),
+        ({"format": "yaml"}, '"yaml" is none of the forms image, folder, imagefolder, zip, list, csv'),
         ({"format": "parquet"}, r"no files \.parquet in"),
     ],
 )

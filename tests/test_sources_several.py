@@ -138,7 +138,11 @@ def test_an_option_is_for_the_sources_that_have_a_use_for_it(tree: Path) -> None
     [
         (["photos", "one.jpg"], {"image_column": "pic"}, "^--image-column decides nothing: .* folder, image"),
         (["photos/*.jpg", "one.jpg"], {"recursive": True}, "--recursive decides nothing: .* in a pattern"),
-        (["one.jpg"], {"recursive": True}, "--recursive is for folder; .*one.jpg is read as image"),
+        (
+            ["one.jpg"],
+            {"recursive": True},
+            "--recursive is for folder, imagefolder; .*one.jpg is read as image",
+        ),
         (["photos", "gone.jpg"], {}, "There is no folder or file .*gone.jpg"),
         (["photos", "empty"], {}, r"no images .* in .*empty\.$"),
         ([], {}, "No source is named"),
@@ -187,7 +191,7 @@ def test_what_is_skipped_is_counted(tree: Path) -> None:
     assert len(rows) == 2
     assert flat.skipped.told() == (
         "5 files skipped: 2 .mp4, 1 without a suffix, 1 .docx, 1 of other kinds; 1 hidden; "
-        "2 images in subfolders (--recursive)"
+        "1 link to folders, not followed; 2 images in subfolders (--recursive)"
     )
     deep = opened(photos, recursive=True)
     list(deep.rows())

@@ -129,7 +129,7 @@ def test_remote_shards(request: pytest.FixtureRequest, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "options", "sentence"),
     [
-        ([("a.jpg", b"1"), ("a.JPG", b"2")], {}, r"a\.JPG: the sample has two members"),
+        ([("a.jpg", b"1"), ("a.JPG", b"2")], {}, "sample a: it has two members of the extension jpg"),
         ([("a.jpg", b"1"), ("a.png", b"2")], {}, "sample a: the sample has several images, jpg, png"),
         ([("a.jpg", b"1")], {"image_column": "png"}, 'no member has the extension "png"'),
         ([("a.jpg", b"1"), ("a.json", b"[]")], {}, "sample a: not a JSON object"),

@@ -4,7 +4,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
+from contract.failure import Failure, FailureCode
+from contract.quoting import quoted
 from producer.rows import Embedded, Row
+from producer.sources.bad_rows import BadRows
 from producer.sources.fields import (
     NO_COLUMN,
     Roles,
@@ -12,14 +15,23 @@ from producer.sources.fields import (
     find_roles,
     json_ready,
     may_lack_images,
+    named_id,
     row_of,
 )
+from producer.sources.files import IMAGE_SUFFIXES
 from producer.sources.images import content_of, holds_bytes
 from producer.sources.lines import LINE_MAX_BYTES
 from producer.sources.refusal import SourceError, library, listed
 from producer.sources.source import SourceOptions
 
 _WITHIN: Final = "data:;base64,AA=="
+BYTES_COLUMNS: Final = frozenset(
+    {
+        *(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES),
+        *("img", "bytes", "image_bytes", "img_bytes", "image_data", "image_content", "content"),
+    }
+)
+"""Names of columns whose bytes are images, as img2dataset and others write them beside a URL."""
 
 
 class ArrowRows:
@@ -74,21 +86,27 @@ class ArrowRows:
         named = [self._image_type.field(number).name for number in range(self._image_type.num_fields)]
         return f"{self.image}.bytes", f"{self.image}.path" if "path" in named else None
 
-    def rows(self, table: Any, first: int, *, embedded: bool = False) -> Iterator[Row]:
+    def rows(
+        self, table: Any, first: int, name: str, bad: BadRows, *, embedded: bool = False
+    ) -> Iterator[Row]:
         """Rows of a table that holds `other` and the image, the first of which has the position `first`.
 
-        If all images are known to be `embedded` the table may do without their bytes. SourceErrors name the
-        row, from 1.
+        If all images are known to be `embedded` the table may do without their bytes. `bad` is told of rows
+        by their number, from 1, in the source `name`.
         """
         records = table.select(self.other).to_pylist() if self.other else [{}] * table.num_rows
         there = self.image is not None and self.image in table.schema.names
         images = table.column(self.image).to_pylist() if there else [None] * table.num_rows
         for position, record, value in zip(itertools.count(first), records, images, strict=False):
+            where = f"{name}, row {position + 1}"
             try:
                 _refuse_long(record)
-                yield self._row(self._cleaned(record), value, position, embedded)
+                row = self._row(self._cleaned(record), value, position, where, embedded=embedded)
             except SourceError as error:
-                raise SourceError(f"row {position + 1}: {error}") from None
+                row_id = named_id(record, self._options) or str(position + 1)
+                yield from bad.instead(row_id, where, str(error))
+            else:
+                yield row
 
     def content(self, value: Any) -> bytes | None:
         """The bytes of an image's cell."""
@@ -101,9 +119,11 @@ class ArrowRows:
             return content_of(value)
         return value if isinstance(value, bytes) else None
 
-    def _row(self, record: dict[str, Any], value: Any, position: int, embedded: bool) -> Row:
+    def _row(self, record: dict[str, Any], value: Any, position: int, where: str, *, embedded: bool) -> Row:
         image = Embedded(place=position) if embedded or self._inside(value) else None
         path = _path(value)
+        if image is None and not path and _was_not_downloaded(record):
+            return self._not_downloaded(record, position, where)
         if image is None and self.image is not None:
             record = {**record, self.image: _named_only(value)}
         return row_of(
@@ -115,6 +135,19 @@ class ArrowRows:
             place=position,
             image=image,
             name=path or None,
+            where=where,
+        )
+
+    def _not_downloaded(self, record: dict[str, Any], position: int, where: str) -> Row:
+        why = ": ".join(str(record[name]) for name in ("status", "error_message") if record.get(name))
+        message = f"img2dataset has not downloaded {quoted(str(record['url']))}: {why}."
+        return Row(
+            id=named_id(record, self._options) or str(position + 1),
+            name=None,
+            image=None,
+            columns={name: record[name] for name in self.columns},
+            where=where,
+            refusal=Failure(code=FailureCode.IMAGE_NOT_FOUND, message=message),
         )
 
     def _inside(self, value: Any) -> bool:
@@ -138,9 +171,13 @@ class ArrowRows:
         return labels[value] if labels and isinstance(value, int) and 0 <= value < len(labels) else value
 
     def _embedding(self, kinds: dict[str, Any]) -> str | None:
-        """The column of another name than `image` with images in it; of mere bytes only for want of names."""
+        """The column of another name than `image` with images in it.
+
+        Mere bytes go before a name beside them where their column has a usual name, else for want of one.
+        """
         images = [name for name in kinds if self._is_image(kinds[name])]
         structs = [name for name in images if self._types.is_struct(kinds[name])]
+        structs = structs or [name for name in images if name.lower() in BYTES_COLUMNS]
         if (
             not structs
             and find_roles([n for n in kinds if n not in images], SourceOptions()).image is not None
@@ -190,6 +227,11 @@ class ArrowRows:
         if self._is_bytes(kind):
             return True
         return any(self._has_bytes(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _was_not_downloaded(record: dict[str, Any]) -> bool:
+    """Whether it is a row of img2dataset that says so."""
+    return {"url", "status", "error_message"} <= record.keys() and record["status"] != "success"
 
 
 def _refuse_long(record: dict[str, Any]) -> None:

@@ -1,15 +1,28 @@
 """Records of a CSV or TSV file with a header; knows which cells hold lists, and nothing of images."""
 
 import csv
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, Final
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Final, Literal
 
-from producer.sources.files import open_plain, reading
-from producer.sources.lines import LINE_MAX_BYTES, Line, TooLongError, at_fault, lines
+from contract.quoting import quoted
+from producer.sources.conversation import QUESTION_COLUMNS
+from producer.sources.fields import IMAGE_COLUMNS
+from producer.sources.files import reading
+from producer.sources.lines import LINE_MAX_BYTES, Line, LineError, TooLongError, at_fault, lines
 from producer.sources.parameters import GROUP, parsed
-from producer.sources.records import Record
+from producer.sources.records import BadRecord, Record
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.source import SourceOptions
+from producer.sources.text import has_strange_bytes, open_text, strange_note
+
+DELIMITERS: Final = (",", ";", "\t", "|")
+SAMPLE_LINES: Final = 20
+_SEPARATOR_LINE: Final = re.compile(r'"?sep=([^\r\n"])"?\s*', re.IGNORECASE)
+"""As spreadsheets write it before the header."""
+_UNENDED: Final = "unexpected end of data"
+"""What the reader says of a quote that is never closed."""
 
 csv.field_size_limit(LINE_MAX_BYTES)  # a cell may hold an image as a data: URL
 
@@ -19,70 +32,134 @@ class Delimited:
 
     unit: Final = "line"
 
-    def __init__(self, source: str, delimiter: str, options: SourceOptions) -> None:
+    def __init__(self, source: str, form: Literal["csv", "tsv"], options: SourceOptions) -> None:
         """Reads the header. Raises SourceError if there is none, or two columns have one name."""
         self._source = source
-        self._delimiter = delimiter
         self._options = options
         self._again: IO[bytes] | None = None
-        with reading(source), open_plain(source) as stream:
+        self._strange: int | None = None
+        """The first line with bytes that are no UTF-8."""
+        self._quoted_rows = 0
+        """Those with a cell in quotes where quotes are text."""
+        with reading(source), self._opened() as stream:
             try:
-                _, header = next(self._rows(lines(stream)), (None, []))
-                if isinstance(header, SourceError):
-                    raise header
+                self._read_head(list(itertools.islice(lines(stream), SAMPLE_LINES)), form)
+            except SourceError as error:
+                raise SourceError(f"{shown(source)}, line {at_fault(error, 1)}: {error}") from None
+        with reading(source), self._opened() as stream:
+            try:
+                named = (cells for first, cells in self._rows(lines(stream)) if self._is_header(first))
+                header = next(named, [])
             except SourceError as error:
                 raise SourceError(f"{shown(source)}, line 1: {error}") from None
+        if isinstance(header, BadRecord):
+            raise SourceError(f"{shown(source)}, line {header.number}: {header.reason}")
         if not header:
             raise SourceError(f"{shown(source)} has no lines.")
-        doubled = [name for place, name in enumerate(header) if name in header[:place]]
+        names = [name.strip() or f"column {number}" for number, name in enumerate(header, start=1)]
+        doubled = [name for place, name in enumerate(names) if name in names[:place]]
         if doubled:
             raise SourceError(f"{shown(source)}: its header names {listed(doubled)} twice.")
-        self.columns = tuple(header)
+        self.columns = tuple(names)
 
-    def records(self) -> Iterator[Record | SourceError]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        notes = [] if self._delimiter_note is None else [self._delimiter_note]
+        if self._strange is not None:
+            notes.append(strange_note(self._source, f"line {self._strange}"))
+        if self._quoted_rows:
+            notes.append(
+                f"{shown(self._source)}: {self._quoted_rows} rows have cells in quotes, which are part of "
+                "the text; --quoting quotes takes them off."
+            )
+        return tuple(notes)
+
+    def _opened(self) -> IO[bytes]:
+        return open_text(self._source, self._options.encoding)
+
+    def _read_head(self, sample: Sequence[Line], form: Literal["csv", "tsv"]) -> None:
+        """Decide what stands between cells, and where the header is."""
+        told = _SEPARATOR_LINE.fullmatch(sample[0].text) if sample else None
+        header = sample[1:] if told else sample
+        header = [line for line in header if line.text.strip()]
+        self._header_offset = header[0].offset_bytes if header else 0
+        usual = "," if form == "csv" else "\t"
+        if self._options.delimiter is not None:
+            self._delimiter = _delimiter(self._options.delimiter)
+        elif told:
+            self._delimiter = told[1]
+        else:
+            self._delimiter = _recognised([line.text for line in header], usual, self._options)
+        quoting = self._options.quoting or ("none" if self._delimiter == "\t" else "quotes")
+        self._is_quoted = quoting == "quotes"
+        self._delimiter_note = None
+        if self._options.delimiter is None and self._delimiter != usual:
+            between = "a tab" if self._delimiter == "\t" else f'"{self._delimiter}"'
+            self._delimiter_note = (
+                f"{shown(self._source)} is read with {between} between its cells; --delimiter names another."
+            )
+
+    def _is_header(self, line: Line) -> bool:
+        return line.offset_bytes == self._header_offset
+
+    def records(self) -> Iterator[Record | BadRecord | SourceError]:
         number = 0
-        with open_plain(self._source) as stream:
+        self._strange, self._quoted_rows = None, 0
+        with self._opened() as stream:
             try:
                 for first, cells in self._rows(lines(stream)):
                     number = first.number
-                    if isinstance(cells, SourceError):
-                        raise cells
-                    if cells and first.offset_bytes:
-                        yield Record(number, first.offset_bytes, self._fields(cells))
+                    if first.offset_bytes > self._header_offset and not _is_blank(cells):
+                        yield self._record(first, cells)
             except SourceError as error:
                 yield SourceError(f"line {at_fault(error, number)}: {error}")
 
+    def _record(self, first: Line, cells: list[str] | BadRecord) -> Record | BadRecord:
+        if isinstance(cells, BadRecord):
+            return cells
+        try:
+            return Record(first.number, first.offset_bytes, self._fields(cells))
+        except SourceError as error:
+            return BadRecord(first.number, str(error))
+
     def at(self, place: int) -> Mapping[str, Any]:
         if self._again is None:
-            self._again = open_plain(self._source)
+            self._again = self._opened()
         self._again.seek(place)
         _, cells = next(self._rows(lines(self._again)), (None, []))
-        if isinstance(cells, SourceError):
-            raise cells
+        if isinstance(cells, BadRecord):
+            raise SourceError(cells.reason)
         return self._fields(cells)
 
-    def _rows(self, source: Iterator[Line]) -> Iterator[tuple[Line, list[str] | SourceError]]:
+    def _rows(self, source: Iterator[Line]) -> Iterator[tuple[Line, list[str] | BadRecord]]:
         """Cells of each row and the line that it begins with; the reader asks for no line too many."""
         begun: list[Line] = []
 
         def texts() -> Iterator[str]:
             size = 0
             for line in source:
+                if self._strange is None and has_strange_bytes(line.text):
+                    self._strange = line.number
                 size = size + len(line.text) if begun else len(line.text)
                 begun.append(line)
                 if size > LINE_MAX_BYTES:
                     raise TooLongError(begun[0].number, "the row")
                 yield line.text
 
-        reader = csv.reader(texts(), delimiter=self._delimiter, strict=True)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._is_quoted else csv.QUOTE_NONE
+        reader = csv.reader(texts(), delimiter=self._delimiter, quoting=quoting, strict=True)
         while True:
+            cells: list[str] | BadRecord
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield begun[0], SourceError(f"not {self._form()}: {error}")
-                return
+                reason = f"not {self._form()}: {error}"
+                if str(error) == _UNENDED:
+                    # All that is left is in the cell.
+                    raise LineError(begun[0].number, reason) from None
+                cells = BadRecord(begun[0].number, reason)
             first = begun[0]
             begun.clear()
             yield first, cells
@@ -91,8 +168,16 @@ class Delimited:
         return "TSV" if self._delimiter == "\t" else "CSV"
 
     def _fields(self, cells: list[str]) -> dict[str, Any]:
-        if len(cells) != len(self.columns):
-            raise SourceError(f"{len(cells)} cells, but the header names {len(self.columns)} columns")
+        if not self._is_quoted:
+            self._quoted_rows += any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells)
+        width = len(self.columns)
+        if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
+            cells = cells[:width]
+        if len(cells) != width:
+            more = ""
+            if not self._is_quoted:
+                more = "; a cell holds no tab and no line end, unless --quoting quotes allows them in quotes"
+            raise SourceError(f"{len(cells)} cells, but the header names {width} columns{more}")
         return self._read(dict(zip(self.columns, cells, strict=True)))
 
     def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -107,3 +192,36 @@ class Delimited:
             elif name in objects or (name == GROUP and text.lstrip().startswith("{")):
                 fields[name] = parsed(text)
         return fields
+
+
+def _delimiter(given: str) -> str:
+    """Raises SourceError."""
+    delimiter = "\t" if given.lower() in ("tab", "\\t") else given
+    if len(delimiter) != 1 or delimiter in '\r\n"':
+        raise SourceError(f'--delimiter "{quoted(given)}" is not one character, or tab')
+    return delimiter
+
+
+def _recognised(sample: Sequence[str], usual: str, options: SourceOptions) -> str:
+    """What stands between the names of the header, where that is told by a name that is looked for."""
+    asked = (options.image_column, options.question_column, options.id_column)
+    names = {"image", "text", *IMAGE_COLUMNS, *QUESTION_COLUMNS, *(name.lower() for name in asked if name)}
+    widths = {}
+    for delimiter in (usual, *(one for one in DELIMITERS if one != usual)):
+        try:
+            header = next(csv.reader(sample, delimiter=delimiter), [])
+        except csv.Error:
+            continue
+        if any(name.strip().lower() in names for name in header):
+            return delimiter
+        widths[delimiter] = len(header)
+    if widths.get(usual, 0) > 1:
+        return usual
+    return max(widths, key=lambda one: widths[one], default=usual)
+
+
+def _is_blank(cells: list[str] | BadRecord) -> bool:
+    """Whether it is a blank line, or the row of delimiters alone that spreadsheets write for one."""
+    if isinstance(cells, BadRecord):
+        return False
+    return not cells or (len(cells) > 1 and not any(cell.strip() for cell in cells))

@@ -22,18 +22,6 @@ IMAGE_COLUMNS: Final = (
 )  # fmt: skip
 """Where an image's name is looked for if there is no column `image`, nor `images`."""
 ID_COLUMNS: Final = ("id", "question_id")
-TASK_KEYS: Final = frozenset(
-    {"data", "id", "annotations", "predictions", "drafts", "meta", "project", "inner_id", "created_at"}
-    | {"updated_at", "updated_by", "file_upload", "total_annotations", "cancelled_annotations"}
-    | {
-        "total_predictions",
-        "comment_count",
-        "unresolved_comment_count",
-        "comment_authors",
-        "last_comment_updated_at",
-    }
-)
-"""Of a task of Label Studio, as it imports and exports them."""
 NO_COLUMN: Final = (
     "no column names an image (columns: {}); name it with --image-column, or with --text-only ask without one"
 )
@@ -106,6 +94,7 @@ def row_of(
     place: int,
     image: RowImage | None = None,
     name: str | None = None,
+    where: str = "",
 ) -> Row:
     """A row of `record`; `image` with its `name` if the source has it elsewhere, else the record names all.
 
@@ -116,9 +105,11 @@ def row_of(
     carried = carried_columns(tuple(record), roles, options)
     row = Row(
         id=_id(record, roles.id, number),
+        has_own_id=roles.id is not None,
         name=name,
         image=image,
         columns={column: record[column] for column in carried},
+        where=where,
         text_only=options.text_only,
     )
     more_images: tuple[NamedImage, ...] = ()
@@ -147,15 +138,6 @@ def row_of(
         detail=given.detail if detail is None else detail,
         ignored=tuple(sorted(found.ignored)),
     )
-
-
-def task_fields(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a task of Label Studio, what its data say beside its id; any other record as it is."""
-    data = record.get("data")
-    if not isinstance(data, Mapping) or not record.keys() <= TASK_KEYS:
-        return record
-    own = {"id": record["id"]} if record.get("id") is not None else {}
-    return {**data, **own}
 
 
 def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) -> str | None:
@@ -209,6 +191,13 @@ def _id(record: Mapping[str, Any], column: str | None, number: str) -> str:
             f'"{quoted(column or "")}" holds half of a character: {quoted(str(value))}'
         ) from None
     return str(value)
+
+
+def named_id(record: Mapping[str, Any], options: SourceOptions) -> str | None:
+    """The id that a record gives itself, though it may be no row; None where it has none."""
+    columns = ID_COLUMNS if options.id_column is None else (options.id_column,)
+    found = (record.get(column) for column in columns)
+    return next((str(one) for one in found if isinstance(one, str | int) and one != ""), None)
 
 
 def json_ready(value: Any) -> Any:

@@ -6,8 +6,9 @@ import os
 import re
 import urllib.parse
 import urllib.request
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,9 +25,18 @@ UNPACKED_FREE_BYTES: Final = 256 * 2**20
 MOST_RATIO: Final = 200
 """Of unpacked to packed bytes beyond that. Lines of a manifest come to 10 to 50, zeros to 1000."""
 IMAGE_SUFFIXES: Final = HEIC_SUFFIXES | {
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 }
 """Of all images that a worker can have what it takes to decode."""
+SYSTEM_FOLDERS: Final = frozenset(
+    {
+        *("__macosx", "@eadir", "$recycle.bin", "#recycle", "@recycle", "lost+found"),
+        *("system volume information", ".ipynb_checkpoints"),
+    }
+)
+"""In lower case: of thumbnails, deleted files and the like, which programs and not people put there."""
+IN_ZIP: Final = "!/"
+"""Between an archive's name and a member's."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 
@@ -52,6 +62,10 @@ class PassedOver:
     """Names that would match but for the dot they begin with."""
     links: int = 0
     """To folders that the pattern goes into."""
+    other_links: int = 0
+    """To folders that the pattern does not go into."""
+    system: int = 0
+    """Folders as in SYSTEM_FOLDERS that the pattern does not name itself."""
     folders: list[str] = field(default_factory=list)
     """Those that the pattern does not go into, as paths below the root."""
 
@@ -81,6 +95,11 @@ def is_remote(source: str) -> bool:
     return scheme_of(source) is not None
 
 
+def is_system_folder(path: str) -> bool:
+    """Whether a path goes through such a folder."""
+    return any(folder.lower() in SYSTEM_FOLDERS for folder in path.split("/"))
+
+
 def has_wildcard(source: str) -> bool:
     """Whether it is a pattern, and not a file that is really named so."""
     if not _GLOB.search(source):
@@ -96,6 +115,17 @@ def parent(source: str) -> str:
     if is_remote(source):
         return source.rpartition("/")[0]
     return str(Path(source).resolve().parent)
+
+
+def shared_folder(folders: Sequence[str]) -> str:
+    """The innermost folder that holds all of these, paths or URLs."""
+    split = [folder.split("/") for folder in folders]
+    shared = []
+    for segments in zip(*split, strict=False):
+        if len(set(segments)) > 1:
+            break
+        shared.append(segments[0])
+    return "/".join(shared) or ("/" if shared else "")
 
 
 def joined(folder: str, name: str) -> str:
@@ -147,7 +177,10 @@ def _asking(source: str) -> Iterator[None]:
 
 
 def open_raw(source: str) -> IO[bytes]:
-    """The file as it is, seekable."""
+    """The file as it is, seekable; `ARCHIVE.zip!/NAME` is a member of text."""
+    archive, inside, member = source.rpartition(IN_ZIP)
+    if inside and archive.lower().endswith(".zip"):
+        return _zip_member(archive, member)
     if is_remote(source):
         with _asking(source):
             system, path = _file_system(source)
@@ -155,6 +188,17 @@ def open_raw(source: str) -> IO[bytes]:
             return stream
     with reading(source):
         return open(source, "rb")
+
+
+def _zip_member(archive: str, name: str) -> IO[bytes]:
+    with reading(archive):
+        zipped = zipfile.ZipFile(open_raw(archive))
+        member = zipped.getinfo(name)
+        if member.file_size > UNPACKED_FREE_BYTES:
+            raise SourceError(
+                f"{shown(archive)}, {quoted(name)}: {member.file_size} bytes are too many for text."
+            )
+        return zipped.open(member)
 
 
 def open_plain(source: str) -> IO[bytes]:
@@ -235,8 +279,8 @@ def count_below(
 ) -> tuple[int, bool]:
     """How many files of local `folders` and those below have a `wanted` name, and whether all were looked at.
 
-    After `most` names it stops. Hidden names, links to folders and the folders `excepted` are passed over,
-    and so is what cannot be read.
+    After `most` names it stops. Hidden names, links to folders, SYSTEM_FOLDERS and the folders `excepted` are
+    passed over, and so is what cannot be read.
     """
     count = looked_at = 0
     waiting = list(folders)
@@ -253,6 +297,8 @@ def count_below(
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir(follow_symlinks=False):
+                        if entry.name.lower() in SYSTEM_FOLDERS:
+                            continue
                         waiting.append(entry.path)
                     elif wanted(entry.name):
                         count += 1
@@ -287,7 +333,7 @@ def _walk(
     here = entries(joined(root, below) if below else root, hidden=True)
     last = len(pattern) - 1
     for entry in here:
-        if not entry.is_folder and last in states and fnmatchcase(entry.name, pattern[last]):
+        if not entry.is_folder and last in states and _fits(entry.name, pattern[last]):
             if entry.is_hidden:
                 passed.hidden += 1
             else:
@@ -298,17 +344,27 @@ def _walk(
         onward = {
             state if pattern[state] == "**" else state + 1
             for state in states
-            if state <= last and (pattern[state] == "**" or fnmatchcase(entry.name, pattern[state]))
+            if state <= last and (pattern[state] == "**" or _fits(entry.name, pattern[state]))
         }
         goes_in = any(state <= last for state in onward)
-        if goes_in and entry.is_hidden:
+        named = any(state <= last and pattern[state] == entry.name for state in states)
+        if entry.name.lower() in SYSTEM_FOLDERS and not named:
+            passed.system += 1
+        elif goes_in and entry.is_hidden:
             passed.hidden += 1
         elif goes_in and entry.is_link:
             passed.links += 1
         elif goes_in:
             yield from _walk(root, f"{below}{entry.name}/", pattern, _open_states(onward, pattern), passed)
-        elif not entry.is_hidden and not entry.is_link:
+        elif entry.is_link:
+            passed.other_links += 1
+        elif not entry.is_hidden:
             passed.folders.append(below + entry.name)
+
+
+def _fits(name: str, segment: str) -> bool:
+    """Whether a name matches, or is really called so."""
+    return name == segment or fnmatchcase(name, segment)
 
 
 def split_pattern(source: str) -> tuple[str, tuple[str, ...]]:
@@ -317,6 +373,10 @@ def split_pattern(source: str) -> tuple[str, tuple[str, ...]]:
     lead, rest = (scheme[0], source[scheme.end() :]) if scheme else ("", source)
     segments = rest.split("/")
     first = next(place for place, segment in enumerate(segments) if _GLOB.search(segment))
+    if not scheme:
+        # A folder may really be called so.
+        while first < len(segments) - 1 and os.path.isdir("/".join(segments[: first + 1])):
+            first += 1
     root = "/".join(segments[:first])
     if not scheme:
         root = root or ("/" if source.startswith("/") else ".")

@@ -7,6 +7,7 @@ from typing import Final
 
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
+from producer.sources.bad_rows import BadRows
 from producer.sources.files import (
     PassedOver,
     count_below,
@@ -16,11 +17,15 @@ from producer.sources.files import (
     matches,
     split_pattern,
 )
-from producer.sources.refusal import SourceError, shown
+from producer.sources.names import on_disk
+from producer.sources.refusal import NoImagesError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
+from producer.sources.sniff import looks_like_image
 
 MOST_BELOW: Final = 1_000_000
 """Names that are looked at in the folders below, only to say what is there: some seconds' work."""
+MOST_SNIFFED: Final = 64
+"""Files of other suffixes that are looked into, only to say that they are images."""
 
 
 class ImageFiles:
@@ -31,34 +36,44 @@ class ImageFiles:
     """
 
     columns: tuple[str, ...] | None = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(
-        self, source: str, root: str, pattern: tuple[str, ...], *, tells_of_subfolders: bool
+        self,
+        source: str,
+        root: str,
+        pattern: tuple[str, ...],
+        *,
+        tells_of_subfolders: bool,
+        sniff: bool = False,
     ) -> None:
+        """`sniff` looks into files whose names say nothing of an image."""
         self._source = source
         self.root = root if is_remote(root) else str(Path(root).resolve())
         """Without links in it."""
         self._pattern = pattern
         self._tells_of_subfolders = tells_of_subfolders and not is_remote(root)
+        self._sniff = sniff
         self.skipped = Skipped()
         self.read_elsewhere: frozenset[str] = frozenset()
         """Folders that are sources of their own."""
 
     @classmethod
-    def of_folder(cls, folder: str, *, recursive: bool) -> "ImageFiles":
+    def of_folder(cls, folder: str, *, recursive: bool, sniff: bool = False) -> "ImageFiles":
         pattern = ("**", "*") if recursive else ("*",)
-        return cls(folder, folder, pattern, tells_of_subfolders=not recursive)
+        return cls(folder, folder, pattern, tells_of_subfolders=not recursive, sniff=sniff)
 
     @classmethod
-    def of_pattern(cls, source: str) -> "ImageFiles":
-        return cls(source, *split_pattern(source), tells_of_subfolders=False)
+    def of_pattern(cls, source: str, *, sniff: bool = False) -> "ImageFiles":
+        return cls(source, *split_pattern(source), tells_of_subfolders=False, sniff=sniff)
 
     @property
     def images_folder(self) -> Path | None:
         return None if is_remote(self.root) else Path(self.root)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
+        looked = 0
         suffixes = image_suffixes()
         passed, skipped = PassedOver(), Skipped()
         captions = Captions(skipped)
@@ -68,17 +83,22 @@ class ImageFiles:
             if suffix.lower() in CAPTION_SUFFIXES:
                 captions.note_text(folder, stem, suffix)
                 continue
+            place = joined(self.root, name)
             if suffix.lower() not in suffixes:
-                skipped.note_file(suffix)
-                continue
+                looked += 1
+                is_image = (self._sniff or looked <= MOST_SNIFFED) and _is_image(place)
+                if not (self._sniff and is_image):
+                    skipped.note_file(suffix)
+                    skipped.disguised += is_image
+                    continue
             captions.note_image(folder, base)
             empty = False
-            place = joined(self.root, name)
             image = ImageUrl(url=place) if is_remote(self.root) else ImagePath.of(place)
             yield Row(id=name, name=name, image=image)
         captions.end()
-        skipped.hidden, skipped.links = passed.hidden, passed.links
+        skipped.hidden, skipped.links, skipped.system = passed.hidden, passed.links, passed.system
         if self._tells_of_subfolders:
+            skipped.links += passed.other_links
             skipped.in_subfolders, complete = count_below(
                 [joined(self.root, folder) for folder in passed.folders],
                 lambda name: os.path.splitext(name)[1].lower() in suffixes,
@@ -89,9 +109,22 @@ class ImageFiles:
         self.skipped = skipped
         if empty:
             there = f" It holds {skipped.instead()}." if skipped else ""
-            raise SourceError(
+            raise NoImagesError(
                 f"There are no images ({', '.join(sorted(suffixes))}) in {shown(self._source)}.{there}"
             )
 
+    def image(self, name: str) -> Row | None:
+        """The row of a file of this name, which need not be there: a worker then says so."""
+        place = on_disk(self.root, name) if not is_remote(self.root) else joined(self.root, name)
+        if is_remote(self.root):
+            return Row(id=name, name=name, image=ImageUrl(url=place))
+        name = os.path.relpath(place, self.root)
+        return Row(id=name, name=name, image=ImagePath.of(place))
+
     def read(self, place: int) -> bytes:
         raise AssertionError(f"a folder embeds no image, at {place} or elsewhere")
+
+
+def _is_image(place: str) -> bool:
+    """By its first bytes; of files elsewhere none, as each look would be a request."""
+    return not is_remote(place) and looks_like_image(place)

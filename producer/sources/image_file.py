@@ -7,6 +7,7 @@ from pathlib import Path
 
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
+from producer.sources.bad_rows import BadRows
 from producer.sources.files import is_remote
 from producer.sources.skipped import Skipped
 
@@ -16,6 +17,7 @@ class ImageFile:
 
     columns: tuple[str, ...] | None = ()
     skipped = Skipped()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, place: str) -> None:
         """`place` is an absolute path or a URL."""
@@ -25,7 +27,7 @@ class ImageFile:
     def images_folder(self) -> Path | None:
         return None if is_remote(self._place) else Path(self._place).parent
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         if is_remote(self._place):
             name = os.path.basename(urllib.parse.urlsplit(self._place).path) or self._place
             yield Row(id=name, name=name, image=ImageUrl(url=self._place))

@@ -15,6 +15,7 @@ from contract.job import MOST_IMAGES, ImagePath, ImageUrl
 from contract.quoting import quoted
 from producer.rows import Embedded, NamedImage, RowImage
 from producer.sources.files import is_remote, joined, local_path, scheme_of
+from producer.sources.names import on_disk
 from producer.sources.refusal import SourceError
 
 _DATA_URL: Final = re.compile(r"\s*data:([^,]*),", re.IGNORECASE)
@@ -90,7 +91,7 @@ def named_image(text: str, root: str, place: int) -> RowImage:
     if "\0" in text:
         raise SourceError("the image's name holds a null character")
     if text.startswith(_LABEL_STUDIO):
-        text = urllib.parse.unquote(text.removeprefix(_LABEL_STUDIO), errors="surrogateescape")
+        text = urllib.parse.unquote(text.removeprefix(_LABEL_STUDIO), errors="surrogateescape").lstrip("/\\")
     scheme = scheme_of(text)
     if scheme == "file":
         return ImagePath.of(os.path.abspath(local_path(text)))
@@ -104,7 +105,7 @@ def named_image(text: str, root: str, place: int) -> RowImage:
         raise SourceError(f"{quoted(text)} holds half of a character, so it is the name of no file") from None
     if len(raw) > PATH_MAX_BYTES or any(len(part) > NAME_MAX_BYTES for part in raw.split(b"/")):
         raise SourceError(f"{quoted(text)} is too long for the name of a file")
-    return ImagePath.of(os.path.abspath(os.path.join(root, text)))
+    return ImagePath.of(on_disk(root, text))
 
 
 def named_images(

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
-from producer.sources.files import open_plain
 from producer.sources.json_text import DECODER, parsed_object
 from producer.sources.lines import LINE_MAX_BYTES, at_fault, line_at, lines
-from producer.sources.records import Record
+from producer.sources.records import BadRecord, Record
 from producer.sources.refusal import SourceError
+from producer.sources.text import has_strange_bytes, open_text, strange_note
 
 CHUNK_BYTES: Final = 1 << 18
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
@@ -24,24 +24,34 @@ class JsonLines:
     unit: Final = "line"
     columns: Final = None
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, encoding: str | None = None) -> None:
         self._source = source
+        self._encoding = encoding
+        self.notes: tuple[str, ...] = ()
         self._again: IO[bytes] | None = None
 
-    def records(self) -> Iterator[Record | SourceError]:
-        with open_plain(self._source) as stream:
+    def records(self) -> Iterator[Record | BadRecord | SourceError]:
+        with open_text(self._source, self._encoding) as stream:
             number = 0
             try:
                 for line in lines(stream):
                     number = line.number
-                    if line.text.strip():
-                        yield Record(number, line.offset_bytes, parsed_object(line.text))
+                    if not line.text.strip():
+                        continue
+                    if not self.notes and has_strange_bytes(line.text):
+                        self.notes = (strange_note(self._source, f"line {number}"),)
+                    try:
+                        fields = parsed_object(line.text)
+                    except SourceError as error:
+                        yield BadRecord(number, str(error))
+                    else:
+                        yield Record(number, line.offset_bytes, fields)
             except SourceError as error:
                 yield SourceError(f"line {at_fault(error, number)}: {error}")
 
     def at(self, place: int) -> Mapping[str, Any]:
         if self._again is None:
-            self._again = open_plain(self._source)
+            self._again = open_text(self._source, self._encoding)
         return parsed_object(line_at(self._again, place))
 
 
@@ -50,15 +60,17 @@ class JsonList:
 
     unit: Final = "entry"
     columns: Final = None
+    notes: Final = ()
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, encoding: str | None = None) -> None:
         self._source = source
-        self._again: Iterator[Record | SourceError] = iter(())
+        self._encoding = encoding
+        self._again: Iterator[Record | BadRecord | SourceError] = iter(())
         self._next = 0
 
-    def records(self) -> Iterator[Record | SourceError]:
+    def records(self) -> Iterator[Record | BadRecord | SourceError]:
         number = 0
-        with open_plain(self._source) as stream:
+        with open_text(self._source, self._encoding) as stream:
             try:
                 for number, fields in enumerate(_entries(stream), start=1):
                     yield Record(number, number - 1, fields)
@@ -70,7 +82,7 @@ class JsonList:
             self._again, self._next = self.records(), 0
         for record in self._again:
             self._next += 1
-            if not isinstance(record, SourceError) and record.place == place:
+            if isinstance(record, Record) and record.place == place:
                 return record.fields
         raise SourceError("no such entry")
 

@@ -8,21 +8,27 @@ from producer.sources.refusal import SourceError
 LINE_MAX_BYTES: Final = 100 * 2**20
 """Of a line, a cell or an entry. An image of the 50 MB that workers take is 67 MB as a data: URL."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class TooLongError(SourceError):
-    """A line, or a row of lines, without end."""
+class LineError(SourceError):
+    """What cannot be read from a line on."""
 
-    def __init__(self, number: int, what: str) -> None:
-        super().__init__(f"{what} has more than {LINE_MAX_BYTES // 2**20} MiB")
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
         self.number = number
         """Of the line that it begins with."""
 
 
+class TooLongError(LineError):
+    """A line, or a row of lines, without end."""
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(number, f"{what} has more than {LINE_MAX_BYTES // 2**20} MiB")
+
+
 def at_fault(error: SourceError, number: int) -> int:
     """The number of the line that `error` is about, after `number` lines were read."""
-    return error.number if isinstance(error, TooLongError) else number or 1
+    return error.number if isinstance(error, LineError) else number or 1
 
 
 class Line(NamedTuple):
@@ -35,15 +41,13 @@ class Line(NamedTuple):
 
 
 def lines(stream: IO[bytes]) -> Iterator[Line]:
-    """The lines from the stream's beginning on. Raises SourceError for UTF-16 and for lines without end."""
+    """The lines from the stream's beginning on. Raises SourceError for lines without end."""
     offset = 0
     number = 0
     while raw := stream.readline(LINE_MAX_BYTES + 1):
         number += 1
         if len(raw) > LINE_MAX_BYTES:
             raise TooLongError(number, "the line")
-        if offset == 0 and raw.startswith(_UTF_16):
-            raise SourceError("the file is in UTF-16; save it as UTF-8")
         yield Line(number, offset, _text(raw, offset))
         offset += len(raw)
 

@@ -1,6 +1,7 @@
 """Rows of an OpenAI batch file; knows nothing of how their answers are written."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -10,15 +11,18 @@ from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters
 from contract.quoting import quoted
 from producer.rows import Row
+from producer.sources.bad_rows import BadRows
 from producer.sources.conversation import spoken
-from producer.sources.files import open_plain, reading
+from producer.sources.files import reading
 from producer.sources.images import content_of, holds_bytes, named_images
 from producer.sources.json_text import parsed_object
 from producer.sources.jsonl import JsonLines
 from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
+from producer.sources.records import BadRecord
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
+from producer.sources.text import open_text
 
 LINE_KEYS: Final = ("custom_id", "method", "url", "body")
 CHAT_URL: Final = "/v1/chat/completions"
@@ -77,32 +81,44 @@ class OpenAIBatch:
     columns: tuple[str, ...] | None = ("model",)
     skipped = Skipped()
     images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
-    def __init__(self, source: str, root: str, *, text_only: bool = False) -> None:
+    def __init__(
+        self, source: str, root: str, encoding: str | None = None, *, text_only: bool = False
+    ) -> None:
+        self._encoding = encoding
         self._source = source
         self._root = root
         self._text_only = text_only
         self._again: IO[bytes] | None = None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
+        bad = bad or BadRows()
+        name = shown(self._source)
         with reading(self._source):
-            for record in JsonLines(self._source).records():
+            for record in JsonLines(self._source, self._encoding).records():
                 if isinstance(record, SourceError):
                     raise SourceError(f"{shown(self._source)}, {record}") from None
                 empty = False
+                number = f"line {record.number}"
+                where = f"{name}, {number}"
+                if isinstance(record, BadRecord):
+                    yield from bad.instead(number, where, record.reason)
+                    continue
                 try:
                     row = self._row(record.fields, record.place)
                 except SourceError as error:
-                    raise SourceError(f"{shown(self._source)}, line {record.number}: {error}") from None
-                yield row
+                    yield from bad.instead(number, where, str(error))
+                else:
+                    yield replace(row, where=where)
         if empty:
             raise SourceError(f"{shown(self._source)} has no lines.")
 
     def read(self, place: int) -> bytes:
         with reading(self._source):
             if self._again is None:
-                self._again = open_plain(self._source)
+                self._again = open_text(self._source, self._encoding)
             try:
                 found = spoken(parsed_object(line_at(self._again, place))["body"]["messages"])
                 return content_of(found.names(())[0])

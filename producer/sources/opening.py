@@ -10,10 +10,12 @@ from typing import Final, get_args
 
 from contract.counting import counted
 from contract.installing import install_line
+from contract.quoting import quoted
 from producer.sources.delimited import Delimited
 from producer.sources.file_list import FileList
 from producer.sources.files import (
     IMAGE_SUFFIXES,
+    Entry,
     entries,
     has_wildcard,
     is_remote,
@@ -21,7 +23,6 @@ from producer.sources.files import (
     kind_of,
     local_path,
     matches,
-    open_plain,
     parent,
     reading,
     scheme_of,
@@ -30,40 +31,64 @@ from producer.sources.files import (
 from producer.sources.folder import ImageFiles
 from producer.sources.heic import EXTRA, HEIC_SUFFIXES, reads_heic
 from producer.sources.image_file import ImageFile
+from producer.sources.image_folder import (
+    METADATA,
+    ImageFolder,
+    Images,
+    Metadata,
+    metadata_files,
+    split_folders,
+)
+from producer.sources.json_object import JsonObject
 from producer.sources.json_text import parsed_object
 from producer.sources.jsonl import JsonLines, JsonList
+from producer.sources.known_forms import is_container
 from producer.sources.lines import lines
 from producer.sources.openai_batch import LINE_KEYS, OpenAIBatch
 from producer.sources.parquet import Parquet
-from producer.sources.records import RecordSource
+from producer.sources.records import Records, RecordSource
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.saved_dataset import HUB_PREFIX, SAVED_FILES, arrow_parts, from_hub, saved
 from producer.sources.shards import SHARD_SUFFIXES, Shards, shard_names
 from producer.sources.source import Format, Source, SourceOptions
+from producer.sources.text import open_text, text_codec
+from producer.sources.zip_images import ZipImages
 
 _BY_SUFFIX: Final[dict[str, Format]] = {
     ".txt": "list",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
     ".json": "json",
     ".parquet": "parquet",
+    ".zip": "zip",
     ".tar": "webdataset",
     ".tgz": "webdataset",
     ".arrow": "datasets",
 }
+_TABLES: Final = ("csv", "tsv", "jsonl", "json", "parquet", "datasets", "imagefolder", "zip")
 _USES: Final[dict[str, frozenset[Format]]] = {
-    "recursive": frozenset({"folder"}),
-    "image_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
-    "question_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
-    "parameters": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
-    "text_only": frozenset({"csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"}),
-    "id_column": frozenset({"csv", "tsv", "jsonl", "json", "parquet", "webdataset", "datasets"}),
+    "recursive": frozenset({"folder", "imagefolder"}),
+    "sniff": frozenset({"folder", "imagefolder"}),
+    "shard_ids": frozenset({"webdataset"}),
+    "delimiter": frozenset({"csv", "tsv", "imagefolder", "zip"}),
+    "quoting": frozenset({"csv", "tsv", "imagefolder", "zip"}),
+    "encoding": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "imagefolder", "zip"}),
+    "image_column": frozenset({*_TABLES, "webdataset"}),
+    "question_column": frozenset({*_TABLES, "webdataset"}),
+    "parameters": frozenset({*_TABLES, "webdataset"}),
+    "text_only": frozenset({*_TABLES, "openai", "webdataset"}),
+    "id_column": frozenset({*_TABLES, "webdataset"}),
     "image_root": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "datasets"}),
-    "split": frozenset({"datasets", "parquet"}),
+    "split": frozenset({"datasets", "parquet", "imagefolder"}),
 }
 """Option → the forms that it decides something for."""
+_PACKED: Final = frozenset({".7z", ".rar", ".bz2", ".xz", ".zst", ".lz4", ".tbz2", ".txz", ".z", ".tfrecord"})
+DATA_FOLDER: Final = "data"
+"""Where the hub's data sets have their files, which a clone has beside a README."""
 _IN_A_PATTERN: Final = "--recursive is for folders; in a pattern ** stands for any folders."
 _SPLIT_PART: Final = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+")
 
@@ -127,7 +152,17 @@ def recognise(source: str, options: SourceOptions) -> Known:
     kind = None if is_pattern else kind_of(place)
     if kind is None and not is_pattern:
         raise SourceError(f"There is no folder or file {shown(place)}.")
-    form = options.format or (_folder_form(place) if kind == "folder" else _file_form(place, kind))
+    if options.format is not None:
+        return Known(place, kind, options.format)
+    if kind != "folder":
+        return Known(place, kind, _file_form(place, kind, options.encoding))
+    form = _folder_form(place, options.unread)
+    here = entries(place)
+    has_images = any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in here)
+    if form == "folder" and not has_images and Entry(DATA_FOLDER, is_folder=True) in here:
+        within = joined(place, DATA_FOLDER)
+        if (form_within := _folder_form(within, options.unread)) in ("parquet", "webdataset", "datasets"):
+            return Known(within, kind, form_within)
     return Known(place, kind, form)
 
 
@@ -167,10 +202,14 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         return from_hub(source, options)
     if form == "folder":
         if kind == "folder":
-            return ImageFiles.of_folder(source, recursive=options.recursive)
+            return ImageFiles.of_folder(source, recursive=options.recursive, sniff=options.sniff)
         if known.is_pattern:
-            return ImageFiles.of_pattern(source)
+            return ImageFiles.of_pattern(source, sniff=options.sniff)
         raise SourceError(f"{shown(source)} is no folder.")
+    if form == "imagefolder":
+        if kind != "folder":
+            raise SourceError(f"{shown(source)} is no folder.")
+        return _image_folder(source, options)
     if form == "datasets":
         return _dataset(source, kind, options)
     if form in ("parquet", "webdataset"):
@@ -182,7 +221,68 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         return Parquet(parts, options, _root(parts[0], options))
     if kind != "file":
         raise SourceError(f"{shown(source)} is not one file, which {form} needs.")
-    return _manifest(source, form, options)
+    return _zip(source, options) if form == "zip" else _manifest(source, form, options)
+
+
+def _image_folder(source: str, options: SourceOptions) -> Source:
+    splits = split_folders(source)
+    if options.split is not None and options.split not in splits:
+        raise SourceError(
+            f'{shown(source)} has no folder "{quoted(options.split)}" of a split; it has '
+            f"{listed(splits) or 'none'}."
+        )
+    files = metadata_files(source, options.unread)
+    if options.split is not None:
+        files = [(file, folder) for file, folder in files if folder in ("", f"{options.split}/")]
+    images: Images
+    if options.split is not None:
+        below = (options.split, "**", "*")
+        images = ImageFiles(source, source, below, tells_of_subfolders=False, sniff=options.sniff)
+    else:
+        # Folders that were recognised are read without --recursive.
+        recursive = options.recursive or bool(splits) or not files
+        images = ImageFiles.of_folder(source, recursive=recursive, sniff=options.sniff)
+    if files and (archive := _only_archive(source)) is not None:
+        images = ZipImages(archive)
+    try:
+        parts = [
+            Metadata(
+                file, folder, _metadata(joined(source, file), joined(source, folder).rstrip("/"), options)
+            )
+            for file, folder in files
+        ]
+    except SourceError as error:
+        raise SourceError(f"{error} --format folder reads the images alone.") from None
+    return ImageFolder(source, images, parts, labels=bool(splits), split=options.split)
+
+
+def _only_archive(folder: str) -> str | None:
+    """The one .zip of a folder without images of its own."""
+    names = [entry.name for entry in entries(folder) if not entry.is_folder]
+    suffixes = [os.path.splitext(name)[1].lower() for name in names]
+    if suffixes.count(".zip") != 1 or not IMAGE_SUFFIXES.isdisjoint(suffixes):
+        return None
+    return joined(folder, names[suffixes.index(".zip")])
+
+
+def _zip(source: str, options: SourceOptions) -> Source:
+    images = ZipImages(source)
+    files = [
+        (name, name[: -len(base)]) for name in images.names() if (base := name.rpartition("/")[2]) in METADATA
+    ]
+    parts = [
+        Metadata(file, folder, _metadata(f"{source}!/{file}", f"{source}!/", options))
+        for file, folder in files
+    ]
+    return ImageFolder(source, images, parts)
+
+
+def _metadata(file: str, root: str, options: SourceOptions) -> Source:
+    options = replace(options, recursive=False, sniff=False, split=None)
+    if file.endswith(".parquet"):
+        return Parquet([file], options, root)
+    records = Delimited(file, "csv", options) if file.endswith(".csv") else JsonLines(file, options.encoding)
+    return RecordSource(file, root, records, options)
 
 
 def _image(known: Known) -> Source:
@@ -197,15 +297,28 @@ def _image(known: Known) -> Source:
 
 
 def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
+    if options.encoding is not None:
+        text_codec(options.encoding)
     root = _root(source, options)
     if form == "list":
-        return FileList(source, root)
+        return FileList(source, root, options.encoding)
     if form == "openai":
-        return OpenAIBatch(source, root, text_only=options.text_only)
+        return OpenAIBatch(source, root, options.encoding, text_only=options.text_only)
     if form in ("csv", "tsv"):
-        table = Delimited(source, "," if form == "csv" else "\t", options)
-        return RecordSource(source, root, table, options)
-    return RecordSource(source, root, JsonList(source) if form == "json" else JsonLines(source), options)
+        return RecordSource(source, root, Delimited(source, form, options), options)
+    return RecordSource(source, root, _json_records(source, form, root, options.encoding), options)
+
+
+def _json_records(source: str, form: Format, root: str, encoding: str | None) -> Records:
+    if form == "jsonl":
+        return JsonLines(source, encoding)
+    with reading(source), open_text(source, encoding) as stream:
+        is_object = _first_character(stream.read(1 << 12)) == b"{"
+    return JsonObject(source, root, encoding) if is_object else JsonList(source, encoding)
+
+
+def _first_character(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _root(source: str, options: SourceOptions) -> str:
@@ -230,7 +343,7 @@ def is_stranger(source: str) -> bool:
     return not is_remote(source) and os.path.isfile(source) and _form_by_suffix(source) is None
 
 
-def _file_form(source: str, kind: str | None) -> Format:
+def _file_form(source: str, kind: str | None, encoding: str | None) -> Format:
     """The form of a file or of what matches a pattern, by its suffix; of JSON by its beginning too."""
     form = _form_by_suffix(source)
     if kind is None:
@@ -243,32 +356,43 @@ def _file_form(source: str, kind: str | None) -> Format:
             f"{form} is read one file a time."
         )
     if form is None:
+        if os.path.splitext(source)[1].lower() in _PACKED:
+            raise SourceError(f"{shown(source)} is packed in a form that is not read: unpack it first.")
         raise SourceError(
             f"{shown(source)} is no folder, and no form is known by its name; --format says which it is."
         )
     if form in ("jsonl", "json"):
-        return _json_form(source)
+        return _json_form(source, encoding)
     return form
 
 
-def _json_form(source: str) -> Format:
+def _json_form(source: str, encoding: str | None) -> Format:
     """A JSON list, batch lines or other lines, by the first line that is not blank."""
-    with reading(source), open_plain(source) as stream:
+    with reading(source), open_text(source, encoding) as stream:
         try:
             # A list may be one line of gigabytes.
-            if stream.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            if _first_character(stream.read(1 << 12)) == b"[":
                 return "json"
             stream.seek(0)
-            first = next((line.text for line in lines(stream) if line.text.strip()), "")
-            return "openai" if set(LINE_KEYS) <= parsed_object(first).keys() else "jsonl"
+            told = (line.text for line in lines(stream) if line.text.strip())
+            first = parsed_object(next(told, ""))
+            if set(LINE_KEYS) <= first.keys():
+                return "openai"
+            is_one = source.lower().removesuffix(".gz").endswith(".json") and next(told, None) is None
+            return "json" if is_one and is_container(first) else "jsonl"
         except SourceError:
-            return "jsonl"
+            # An object over several lines, or one line that is none.
+            return "json" if source.lower().removesuffix(".gz").endswith(".json") else "jsonl"
 
 
-def _folder_form(folder: str) -> Format:
+def _folder_form(folder: str, unread: Sequence[str]) -> Format:
     names = [entry.name for entry in entries(folder)]
     if any(name in SAVED_FILES for name in names):
         return "datasets"
+    if metadata_files(folder, unread):
+        return "imagefolder"
+    if any(name.removesuffix(".parquet") in names for name in names if name.endswith(".parquet")):
+        return "imagefolder"  # the folders that img2dataset writes, and their tables
     suffixes = {os.path.splitext(name.lower().removesuffix(".gz"))[1] for name in names}
     forms: list[Format] = ["folder"] if suffixes & IMAGE_SUFFIXES else []
     if suffixes & {".tar", ".tgz"}:
@@ -279,7 +403,9 @@ def _folder_form(folder: str) -> Format:
         forms.append("datasets")
     if len(forms) > 1:
         raise SourceError(f"{shown(folder)} could be read as {' or '.join(forms)}; --format says which.")
-    return forms[0] if forms else "folder"
+    if forms:
+        return forms[0]
+    return "imagefolder" if split_folders(folder) else "folder"
 
 
 def _dataset(source: str, kind: str | None, options: SourceOptions) -> Source:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from producer.rows import Row
 from producer.sources.arrow import ArrowRows
+from producer.sources.bad_rows import BadRows
 from producer.sources.files import MOST_RATIO, open_raw, reading
 from producer.sources.lines import LINE_MAX_BYTES
 from producer.sources.refusal import SourceError, library, shown
@@ -15,8 +16,12 @@ from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
 BATCH_ROWS: Final = 32
-"""Rows that are in memory at once: with their images, hundreds of megabytes at the worst."""
+"""Most rows with images that are in memory at once."""
 TEXT_BATCH_ROWS: Final = 1024
+BATCH_BYTES: Final = 1 << 28
+"""What a batch has by the mean of its row group, or a row has that is larger."""
+MOST_BATCH_BYTES: Final = 1 << 30
+"""Of a batch whose rows are far above the mean."""
 _BUFFER_BYTES: Final = 1 << 20
 UNPACKED_COLUMN_BYTES: Final = 1 << 30
 """So much of a column may come of one row group however small it is."""
@@ -27,6 +32,7 @@ class Parquet:
 
     skipped = Skipped()
     images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, parts: Sequence[str], options: SourceOptions, root: str) -> None:
         """Reads the footers of all parts. Raises SourceError if their columns differ."""
@@ -52,10 +58,11 @@ class Parquet:
             raise SourceError(f"{shown(parts[0])}: {error}.") from None
         self.columns: tuple[str, ...] | None = self._table.columns
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         if not self._ends[-1]:
             raise SourceError(f"{shown(self._parts[0])} has no rows.")
         position = 0
+        bad = bad or BadRows()
         for part in self._parts:
             with self._opened(part) as file:
                 for group in range(file.num_row_groups):
@@ -64,10 +71,8 @@ class Parquet:
                     except SourceError as error:
                         raise SourceError(f"{shown(part)}, row group {group + 1}: {error}.") from None
                     for batch in batches:
-                        try:
-                            yield from self._table.rows(batch, position, embedded=embedded)
-                        except SourceError as error:
-                            raise SourceError(f"{shown(part)}, {error}") from None
+                        _bounded(batch, part)
+                        yield from self._table.rows(batch, position, shown(part), bad, embedded=embedded)
                         position += batch.num_rows
 
     def read(self, place: int) -> bytes:
@@ -94,6 +99,7 @@ class Parquet:
         size = BATCH_ROWS if self._table.image in columns or not columns else TEXT_BATCH_ROWS
         # With no column at all a batch would have no rows either.
         columns = columns or [name for name in (self._table.image,) if name is not None]
+        size = _batch_rows(file.metadata.row_group(group), columns, size)
         return file.iter_batches(size, row_groups=[group], columns=columns), embedded
 
     def _refuse_bombs(self, group: Any, columns: Sequence[str]) -> None:
@@ -124,7 +130,8 @@ class Parquet:
                     self._begin(part, place)
                     continue
                 assert self._batch is not None
-                self._batch = (self._batch[0] + self._batch[1].num_rows, batch)
+                first = self._batch[0] + self._batch[1].num_rows
+                self._batch = (first, _bounded(batch, self._parts[part]))
 
     def _holds(self, place: int) -> bool:
         return self._batch is not None and place < self._batch[0] + self._batch[1].num_rows
@@ -141,8 +148,10 @@ class Parquet:
             if place < first + rows:
                 break
             first += rows
-        self._batches = file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._table.image])
-        self._batch = (first, next(self._batches))
+        columns = [name for name in (self._table.image,) if name is not None]
+        size = _batch_rows(file.metadata.row_group(group), columns, BATCH_ROWS)
+        self._batches = file.iter_batches(size, row_groups=[group], columns=columns)
+        self._batch = (first, _bounded(next(self._batches), self._parts[part]))
 
     def _file(self, part: str) -> Any:
         stream = open_raw(part)
@@ -160,6 +169,30 @@ class Parquet:
                 yield file
             finally:
                 file.close(force=True)
+
+
+def _batch_rows(group: Any, columns: Sequence[str], most: int) -> int:
+    """So many rows of a row group as are not too many bytes, as far as its mean tells."""
+    chunks = (group.column(number) for number in range(group.num_columns))
+    size: int = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if any(
+            chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns
+        )
+    )
+    rows: int = group.num_rows
+    return max(1, min(most, BATCH_BYTES * max(1, rows) // max(1, size)))
+
+
+def _bounded(batch: Any, part: str) -> Any:
+    """The batch. Raises SourceError for one that is too large."""
+    if batch.num_rows > 1 and batch.nbytes > MOST_BATCH_BYTES:
+        raise SourceError(
+            f"{shown(part)}: {batch.num_rows} rows beside each other have {batch.nbytes} bytes, and at most "
+            f"{MOST_BATCH_BYTES} are read at once; write the file anew with fewer rows in a row group."
+        )
+    return batch
 
 
 def _no_nulls(group: Any, leaf: str) -> bool:

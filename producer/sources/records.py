@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from producer.rows import Row
+from producer.sources.bad_rows import BadRows
 from producer.sources.fields import (
     NO_COLUMN,
     Roles,
@@ -12,11 +13,12 @@ from producer.sources.fields import (
     find_roles,
     image_text,
     may_lack_images,
+    named_id,
     row_of,
-    task_fields,
 )
 from producer.sources.files import reading
 from producer.sources.images import content_of, holds_bytes
+from producer.sources.known_forms import flat
 from producer.sources.refusal import SourceError, listed, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
@@ -31,6 +33,13 @@ class Record(NamedTuple):
     fields: Mapping[str, Any]
 
 
+class BadRecord(NamedTuple):
+    """One that cannot be read, while those behind it can."""
+
+    number: int
+    reason: str
+
+
 class Records(Protocol):
     """A file of records."""
 
@@ -42,8 +51,12 @@ class Records(Protocol):
     def columns(self) -> tuple[str, ...] | None:
         """What every record has; None where they differ."""
 
-    def records(self) -> Iterator[Record | SourceError]:
-        """All of them; a SourceError in place of one that cannot be read, and then no more."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the file is read, in sentences."""
+
+    def records(self) -> Iterator[Record | BadRecord | SourceError]:
+        """All of them; a SourceError where nothing more can be read."""
 
     def at(self, place: int) -> Mapping[str, Any]:
         """The record of this place."""
@@ -71,26 +84,39 @@ class RecordSource:
             return None
         return carried_columns(self._records.columns, self._roles, self._options)
 
-    def rows(self) -> Iterator[Row]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._records.notes
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
+        bad = bad or BadRows()
+        name = shown(self._name)
         with reading(self._name):
             for record in self._records.records():
                 if isinstance(record, SourceError):
                     raise SourceError(f"{shown(self._name)}, {record}") from None
                 empty = False
+                number = f"{self._records.unit} {record.number}"
+                where = f"{name}, {number}"
+                if isinstance(record, BadRecord):
+                    yield from bad.instead(number, where, record.reason)
+                    continue
+                fields = flat(record.fields)
                 try:
-                    row = self._row(record)
+                    row = self._row(Record(record.number, record.place, fields), where)
                 except SourceError as error:
-                    where = f"{self._records.unit} {record.number}"
-                    raise SourceError(f"{shown(self._name)}, {where}: {error}") from None
-                yield row
+                    row_id = named_id(fields, self._options) or str(record.number)
+                    yield from bad.instead(row_id, where, str(error))
+                else:
+                    yield row
         if empty:
             raise SourceError(f"{shown(self._name)} has no {_plural(self._records.unit)}.")
 
     def read(self, place: int) -> bytes:
         with reading(self._name):
             try:
-                fields = task_fields(self._records.at(place))
+                fields = flat(self._records.at(place))
                 text = image_text(fields, self._roles_of(fields), self._options)
                 if text is not None and holds_bytes(text):
                     return content_of(text)
@@ -98,15 +124,15 @@ class RecordSource:
                 pass
         raise SourceError(f"{shown(self._name)} was changed while it was in use.")
 
-    def _row(self, record: Record) -> Row:
-        fields = task_fields(record.fields)
+    def _row(self, record: Record, where: str) -> Row:
         return row_of(
-            fields,
-            self._roles_of(fields),
+            record.fields,
+            self._roles_of(record.fields),
             self._options,
             number=str(record.number),
             root=self._root,
             place=record.place,
+            where=where,
         )
 
     def _roles_of(self, fields: Mapping[str, Any]) -> Roles:

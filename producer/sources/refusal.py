@@ -13,6 +13,10 @@ class SourceError(ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
 
 
+class NoImagesError(SourceError):
+    """There is no image in a folder, pattern or archive."""
+
+
 def library(module: str, extra: str, purpose: str) -> Any:
     """An optional library, imported here and now. Raises SourceError if it is not installed."""
     package = module.partition(".")[0]

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from producer.rows import Row
 from producer.sources.arrow import ArrowRows
+from producer.sources.bad_rows import BadRows
 from producer.sources.refusal import SourceError, library, listed, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
@@ -20,6 +21,7 @@ class SavedDataset:
 
     skipped = Skipped()
     images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, name: str, dataset: Any, options: SourceOptions, root: str) -> None:
         self._name = name
@@ -40,13 +42,11 @@ class SavedDataset:
             raise SourceError(f"{shown(name)}: {error}.") from None
         self.columns: tuple[str, ...] | None = self._table.columns
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         position = 0
+        bad = bad or BadRows()
         for table in self._dataset.iter(BATCH_ROWS):
-            try:
-                yield from self._table.rows(table, position)
-            except SourceError as error:
-                raise SourceError(f"{shown(self._name)}, {error}") from None
+            yield from self._table.rows(table, position, shown(self._name), bad)
             position += table.num_rows
         if not position:
             raise SourceError(f"{shown(self._name)} has no rows.")

@@ -9,7 +9,8 @@ from typing import Final
 
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Embedded, Row
-from producer.sources.files import is_remote, scheme_of, split_pattern
+from producer.sources.bad_rows import BadRows
+from producer.sources.files import is_remote, scheme_of, shared_folder, split_pattern
 from producer.sources.folder import ImageFiles
 from producer.sources.opening import (
     Known,
@@ -59,17 +60,6 @@ def shown_sources(sources: Sequence[str]) -> str:
         return ", ".join(map(shown, sources))
     first = ", ".join(map(shown, sources[: MOST_SHOWN - 1]))
     return f"{first} and {len(sources) - MOST_SHOWN + 1} more"
-
-
-def shared_folder(folders: Sequence[str]) -> str:
-    """The innermost folder that holds all of these, paths or URLs."""
-    split = [folder.split("/") for folder in folders]
-    shared = []
-    for segments in zip(*split, strict=False):
-        if len(set(segments)) > 1:
-            break
-        shared.append(segments[0])
-    return "/".join(shared) or ("/" if shared else "")
 
 
 def _shared_folders(folders: Sequence[str]) -> dict[str | None, str]:
@@ -161,10 +151,14 @@ class Several:
         known = [str(folder) for folder in found if folder is not None]
         return Path(shared_folder(known)) if len(known) == len(found) else None
 
-    def rows(self) -> Iterator[Row]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for part in self._parts for note in part.source.notes)
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         seen: set[str] = set()
         for number, part in enumerate(self._parts):
-            for one in part.source.rows():
+            for one in part.source.rows(bad):
                 row = part.row(one)
                 if part.is_images and self._overlap:
                     if row.id in seen:

@@ -1,18 +1,27 @@
-"""Rows of WebDataset shards (.tar); decodes no member but .txt and .json."""
+"""Rows of WebDataset shards (.tar); reads no member but .txt and .json."""
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from contract.failure import Failure, FailureCode
 from contract.job import ImageMember
 from contract.quoting import quoted
 from producer.rows import Embedded, Row, RowImage
+from producer.sources.bad_rows import BadRows
 from producer.sources.fields import find_roles, row_of
-from producer.sources.files import IMAGE_SUFFIXES, is_remote, open_plain, reading
+from producer.sources.files import (
+    IMAGE_SUFFIXES,
+    is_remote,
+    is_system_folder,
+    open_plain,
+    reading,
+    shared_folder,
+)
 from producer.sources.json_text import parsed_object
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
@@ -30,6 +39,16 @@ _HEADERS: Final = (
 )
 """Types of members that tell something of the next one, and are read into memory."""
 _HEADER_MAX_BYTES: Final = 1 << 20
+OPEN_SAMPLES: Final = 20_000
+"""Of a shard whose members are in any order: twice what img2dataset puts into one."""
+OPEN_TEXT_BYTES: Final = 1 << 26
+MOST_KEYS: Final = 1_000_000
+"""Remembered, of a shard, to tell what is wrong."""
+_TEXTS: Final = ("txt", "json")
+_FAR_APART: Final = (
+    f"its members lie more than {OPEN_SAMPLES} samples apart; sort the shard's files by name, as "
+    "tar --sort=name does"
+)
 EMBEDDED_MAX_BYTES: Final = 50_000_000
 """As the workers' default bound on an image; what is larger is not read into memory."""
 
@@ -59,46 +78,76 @@ class _TarInfo(tarfile.TarInfo):
         return told
 
 
+class _Member(NamedTuple):
+    """Where a file of the shard is."""
+
+    name: str
+    offset: int
+    """Of its header."""
+    offset_data: int
+    size: int
+
+
 @dataclass
 class _Sample:
-    """Members of one key, adjacent in a shard."""
+    """Members of one key in a shard."""
 
     key: str
-    members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    members: dict[str, _Member] = field(default_factory=dict)
     """By extension."""
     texts: dict[str, bytes] = field(default_factory=dict)
+    fault: str | None = None
+    """Why it is no row."""
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(map(len, self.texts.values()))
 
 
 class Shards:
-    """One row for each sample: adjacent members whose names are equal up to the first dot.
+    """One row for each sample: members of a shard whose names are equal up to the first dot.
 
     A sample's image is the member with an image's extension; `.json` is merged into the columns and `.txt`
-    becomes the column `txt`. Other members are not carried. Images of uncompressed local shards are read from
-    the shard by the worker; those of other shards through `read`.
+    becomes the column `txt`. Other members are not carried, and counted as skipped. The members of a sample
+    need not lie beside each other, within bounds. Images of uncompressed local shards are read from the
+    shard by the worker; those of other shards through `read`.
     """
 
     columns: tuple[str, ...] | None = None
-    skipped = Skipped()
     images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, shards: Sequence[str], options: SourceOptions) -> None:
         self._shards = shards
         self._options = options
         self._open: tuple[int, IO[bytes]] | None = None
+        self.skipped = Skipped()
+        self._folder = shared_folder([shard.rpartition("/")[0] for shard in shards])
+        """The one that all shards lie below."""
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
+        bad = bad or BadRows()
+        skipped = Skipped()
+        first_keys: set[int] = set()
         for number, shard in enumerate(self._shards):
             with reading(shard):
-                for sample in self._samples(shard):
+                for sample in self._samples(shard, skipped):
                     empty = False
+                    where = f"{shown(shard)}, sample {quoted(sample.key)}"
+                    if number == 0 and len(first_keys) < MOST_KEYS:
+                        first_keys.add(hash(sample.key))
+                    again = number > 0 and hash(sample.key) in first_keys
                     try:
-                        row = self._row(sample, number)
+                        row = self._row(sample, number, where, skipped, again=again)
                     except SourceError as error:
-                        raise SourceError(f"{shown(shard)}, sample {quoted(sample.key)}: {error}") from None
-                    yield row
+                        yield from bad.instead(self._number(sample, number), where, str(error))
+                    else:
+                        yield row
+        self.skipped = skipped
         if empty:
-            raise SourceError(f"{shown(self._shards[0])} has no samples.")
+            there = f" It holds {skipped.instead()}." if skipped else ""
+            raise SourceError(f"{shown(self._shards[0])} has no samples.{there}")
 
     def read(self, place: int) -> bytes:
         number, offset = divmod(place, _SHARD_PLACES)
@@ -120,8 +169,11 @@ class Shards:
                 pass
         raise SourceError(f"{shown(shard)} was changed while it was in use.")
 
-    def _samples(self, shard: str) -> Iterator[_Sample]:
-        sample: _Sample | None = None
+    def _samples(self, shard: str, skipped: Skipped) -> Iterator[_Sample]:
+        """Samples in the order of their first members. A bounded number of them is collected at once."""
+        open_samples: dict[str, _Sample] = {}
+        text_bytes = 0
+        ended: set[int] = set()
         with open_plain(shard) as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo) as archive:
@@ -129,36 +181,52 @@ class Shards:
                     kept: list[tarfile.TarInfo] = vars(archive)["members"]
                     while (member := archive.next()) is not None:
                         kept.clear()
-                        match = _KEY.fullmatch(member.name) if member.isreg() else None
-                        if match is None:
+                        named = _named(member, skipped)
+                        if named is None:
                             continue
-                        if sample is None or sample.key != match[1]:
-                            if sample is not None:
-                                yield sample
-                            sample = _Sample(match[1])
-                        self._add(sample, match[2].lower(), member, archive, shard)
+                        key, kind = named
+                        sample = open_samples.get(key)
+                        if sample is None:
+                            sample = open_samples[key] = _Sample(key)
+                            if hash(key) in ended:
+                                sample.fault = _FAR_APART
+                        text_bytes -= sample.text_bytes
+                        self._add(sample, kind, member, archive, shard)
+                        text_bytes += sample.text_bytes
+                        while len(open_samples) > OPEN_SAMPLES or text_bytes > OPEN_TEXT_BYTES:
+                            oldest = open_samples.pop(next(iter(open_samples)))
+                            text_bytes -= oldest.text_bytes
+                            if len(ended) < MOST_KEYS:
+                                ended.add(hash(oldest.key))
+                            yield from _parted(oldest)
             except tarfile.TarError as error:
                 raise SourceError(f"{shown(shard)} is no tar file: {error}.") from None
-        if sample is not None:
-            yield sample
+        for sample in open_samples.values():
+            yield from _parted(sample)
 
     def _add(
         self, sample: _Sample, kind: str, member: tarfile.TarInfo, archive: tarfile.TarFile, shard: str
     ) -> None:
-        where = f"{shown(shard)}, {quoted(member.name)}"
         if kind in sample.members:
-            raise SourceError(f"{where}: the sample has two members of this extension.")
+            sample.fault = f"it has two members of the extension {kind}"
+            return
         if member.issparse():
-            raise SourceError(f"{where}: sparse members are not read.")
-        sample.members[kind] = member
-        if kind in ("txt", "json"):
+            sample.fault = f"{quoted(member.name)} is sparse, which is not read"
+        sample.members[kind] = _Member(member.name, member.offset, member.offset_data, member.size)
+        text_kind = kind.rpartition(".")[2]
+        if text_kind in _TEXTS:
             if member.size > _TEXT_MAX_BYTES:
-                raise SourceError(f"{where}: {member.size} bytes are too many for text.")
+                raise SourceError(
+                    f"{shown(shard)}, {quoted(member.name)}: {member.size} bytes are too many for text."
+                )
             content = archive.extractfile(member)
             assert content is not None
             sample.texts[kind] = content.read()
 
-    def _row(self, sample: _Sample, shard: int) -> Row:
+    def _row(self, sample: _Sample, shard: int, where: str, skipped: Skipped, *, again: bool) -> Row:
+        """`again` says that the first shard has a sample of this key."""
+        if sample.fault is not None:
+            raise SourceError(sample.fault)
         record: dict[str, Any] = {}
         if "json" in sample.texts:
             record = parsed_object(sample.texts["json"].decode("utf-8-sig", "surrogateescape"))
@@ -167,23 +235,40 @@ class Shards:
                 raise SourceError('both a member .txt and the .json name "txt"')
             record["txt"] = sample.texts["txt"].decode("utf-8-sig", "surrogateescape").strip()
         member = self._image_member(sample)
+        for kind, other in sample.members.items():
+            if other is not member and kind not in _TEXTS:
+                skipped.note_file(f".{kind.rpartition('.')[2]}")
         image, refusal = self._reference(member, shard)
+        roles = find_roles(tuple(record), self._options, images=False)
+        if again and roles.id is None and not self._options.shard_ids:
+            raise SourceError(
+                f"{shown(self._shards[0])} has a sample of this key, too: --shard-ids makes SHARD/KEY the id"
+            )
         row = row_of(
             record,
-            find_roles(tuple(record), self._options, images=False),
+            roles,
             self._options,
-            number=sample.key,
+            number=self._number(sample, shard),
             root="",
             place=0,
             # A row that is refused has had an image too.
             image=image or (Embedded(place=0) if refusal else None),
             name=None if member is None else member.name,
+            where=where,
         )
         if refusal is None:
             return row
-        return Row(id=row.id, name=row.name, image=None, columns=row.columns, refusal=refusal)
+        return replace(row, image=None, questions=(), parameters={}, detail=None, refusal=refusal)
 
-    def _image_member(self, sample: _Sample) -> tarfile.TarInfo | None:
+    def _number(self, sample: _Sample, shard: int) -> str:
+        """The id of a sample that has none of its own."""
+        if not self._options.shard_ids:
+            return sample.key
+        name = self._shards[shard].removeprefix(self._folder).lstrip("/")
+        suffix = next((suffix for suffix in SHARD_SUFFIXES if name.lower().endswith(suffix)), "")
+        return f"{name[: len(name) - len(suffix)]}/{sample.key}"
+
+    def _image_member(self, sample: _Sample) -> _Member | None:
         asked = self._options.image_column
         if asked is not None:
             if asked.lower() not in sample.members:
@@ -198,9 +283,7 @@ class Shards:
             )
         return sample.members[found[0]] if found else None
 
-    def _reference(
-        self, member: tarfile.TarInfo | None, number: int
-    ) -> tuple[RowImage | None, Failure | None]:
+    def _reference(self, member: _Member | None, number: int) -> tuple[RowImage | None, Failure | None]:
         if member is None:
             return None, None
         if member.size == 0:
@@ -213,3 +296,39 @@ class Shards:
                 return None, Failure(code=FailureCode.IMAGE_TOO_LARGE, message=message)
             return Embedded(place=number * _SHARD_PLACES + member.offset), None
         return ImageMember.of(shard, member.offset_data, member.size, quoted(member.name)), None
+
+
+def _named(member: tarfile.TarInfo, skipped: Skipped) -> tuple[str, str] | None:
+    """Key and extension of a member; None for what belongs to no sample, which is counted."""
+    if member.isdir():
+        return None
+    folder, name = os.path.split(member.name)
+    if is_system_folder(folder):
+        skipped.system += 1
+    elif name.startswith("."):
+        skipped.hidden += 1
+    else:
+        match = _KEY.fullmatch(member.name) if member.isreg() else None
+        if match is not None:
+            return match[1], match[2].lower()
+        skipped.note_file(os.path.splitext(name)[1])
+    return None
+
+
+def _parted(sample: _Sample) -> Iterator[_Sample]:
+    """The sample, or those that it is in truth where names have dots before numbers: `22.05.jpg`."""
+    parts: dict[str, _Sample] = {}
+    for kind, member in sample.members.items():
+        begin, dot, last = kind.rpartition(".")
+        if not dot or not begin[0].isdigit():
+            yield sample
+            return
+        key = member.name.rpartition(".")[0]
+        part = parts.setdefault(key, _Sample(key, fault=sample.fault))
+        part.members[last] = member
+        if kind in sample.texts:
+            part.texts[last] = sample.texts[kind]
+    if all(any(f".{kind}" in IMAGE_SUFFIXES for kind in part.members) for part in parts.values()):
+        yield from parts.values()
+    else:
+        yield sample

@@ -29,13 +29,17 @@ class Skipped:
     """Files and folders whose names begin with a dot."""
     links: int = 0
     """Links to folders that were not followed."""
+    system: int = 0
+    """Folders as in producer.sources.files' SYSTEM_FOLDERS, or files in them."""
+    disguised: int = 0
+    """Of `files`, those that are images by their first bytes, as far as was looked."""
     in_subfolders: int = 0
     """Images in folders below, which --recursive would read."""
     more_below: bool = False
     """Whether there may be more of those: not all was looked at."""
 
     def __bool__(self) -> bool:
-        return any((self.files, self.hidden, self.links, self.in_subfolders, self.more_below))
+        return any((self.files, self.hidden, self.links, self.system, self.in_subfolders, self.more_below))
 
     def note_file(self, suffix: str) -> None:
         suffix = suffix.lower()
@@ -47,12 +51,16 @@ class Skipped:
         self.files.update(other.files)
         self.hidden += other.hidden
         self.links += other.links
+        self.system += other.system
+        self.disguised += other.disguised
         self.in_subfolders += other.in_subfolders
         self.more_below |= other.more_below
 
     def fields(self) -> dict[str, Any]:
         """JSON-ready; what is 0 is left out."""
-        counts = {"hidden": self.hidden, "links": self.links, "in_subfolders": self.in_subfolders}
+        counts = {
+            name: getattr(self, name) for name in ("hidden", "links", "system", "disguised", "in_subfolders")
+        }
         found: dict[str, Any] = {"files": dict(self.files.most_common())} if self.files else {}
         found |= {name: count for name, count in counts.items() if count}
         return found | ({"more_below": True} if self.more_below else {})
@@ -85,10 +93,14 @@ class Skipped:
 
     def _others(self) -> list[str]:
         parts = []
+        if self.disguised:
+            parts.append(f"at least {self.disguised} of them are images by their first bytes (--sniff)")
         if self.hidden:
             parts.append(f"{self.hidden} hidden")
         if self.links:
             parts.append(f"{counted(self.links, 'link')} to folders, not followed")
+        if self.system:
+            parts.append(f"{self.system} in __MACOSX, @eaDir and the like")
         if self.in_subfolders or self.more_below:
             at_least = "at least " if self.more_below else ""
             parts.append(f"{at_least}{counted(self.in_subfolders, 'image')} in subfolders (--recursive)")

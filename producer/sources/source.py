@@ -6,11 +6,25 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from producer.rows import Row
+from producer.sources.bad_rows import BadRows
 from producer.sources.skipped import Skipped
 
 Format = Literal[
-    "image", "folder", "list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "webdataset", "datasets"
+    "image",
+    "folder",
+    "imagefolder",
+    "zip",
+    "list",
+    "csv",
+    "tsv",
+    "jsonl",
+    "json",
+    "openai",
+    "parquet",
+    "webdataset",
+    "datasets",
 ]
+Quoting = Literal["quotes", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +33,8 @@ class SourceOptions:
 
     format: Format | None = None
     """None recognises the source by its look."""
+    sniff: bool = False
+    """Of a folder of images: files too whose first bytes alone say that they are images."""
     recursive: bool = False
     """Of a folder of images: the folders below too."""
     image_column: str | None = None
@@ -35,6 +51,16 @@ class SourceOptions:
     """Columns that decide how their rows are answered; None takes those of the usual names that fit."""
     text_only: bool = False
     """Whether rows without an image are asked without one."""
+    shard_ids: bool = False
+    """Of shards: ids are SHARD/KEY, for shards that have the same keys."""
+    delimiter: str | None = None
+    """Of CSV and TSV; None recognises it."""
+    quoting: Quoting | None = None
+    """Whether cells of CSV and TSV may be quoted; None quotes in CSV alone."""
+    encoding: str | None = None
+    """Of text; None is UTF-8, or UTF-16 or UTF-32 by their marks."""
+    unread: tuple[str, ...] = ()
+    """Metadata files that the run writes itself."""
     own_questions: bool = True
     """False leaves what the rows ask to the columns, for the templates of the run's own questions."""
 
@@ -54,10 +80,15 @@ class Source(Protocol):
     def images_folder(self) -> Path | None:
         """The local folder that all images are files in or below; None where they are not."""
 
-    def rows(self) -> Iterator[Row]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it is read, in sentences, where a person may expect otherwise; whole after the last row."""
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         """Every row in order, one at a time, from the beginning at each call.
 
-        Raises SourceError at the first row that cannot be read, with the file and its line or row.
+        What cannot be asked goes to `bad`, with the file and its line or row; None raises SourceError at the
+        first. Where nothing can be read behind it, as in a torn file, that is a SourceError anyway.
         """
 
     def read(self, place: int) -> bytes:

@@ -1,0 +1,190 @@
+"""Rows of an ImageFolder, as `datasets` calls images with a metadata file or in folders of splits."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from contract.counting import counted
+from contract.job import ImagePath
+from contract.quoting import quoted
+from producer.rows import Embedded, NamedImage, Row
+from producer.sources.bad_rows import BadRows
+from producer.sources.files import Entry, entries, joined
+from producer.sources.refusal import NoImagesError, SourceError, listed, shown
+from producer.sources.skipped import Skipped
+from producer.sources.source import Source
+
+METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+SPLIT_FOLDERS: Final = frozenset(
+    {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
+)
+_SEVERAL: Final = "a row with several images has them in a folder, and not in an archive: unpack it"
+
+
+class Metadata(NamedTuple):
+    """A metadata file's rows."""
+
+    file: str
+    folder: str
+    """Where names in it begin, below the source's; empty for that itself, else with a slash behind."""
+    source: Source
+
+
+class Images(Protocol):
+    """The image files, each by its path below the source: a folder's, or an archive's."""
+
+    skipped: Skipped
+
+    @property
+    def images_folder(self) -> Path | None: ...
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]: ...
+
+    def read(self, place: int) -> bytes: ...
+
+    def image(self, name: str) -> Row | None:
+        """The row of a file of this name, None where there is none."""
+
+
+class ImageFolder:
+    """First what the metadata files name, with their columns; then the other images.
+
+    Ids are paths below the folder, as those of a plain folder, but where the metadata has ids of its own or
+    names an image twice. An image in a folder of its class within a split's has the column `label`.
+    """
+
+    columns: tuple[str, ...] | None = None
+
+    def __init__(
+        self,
+        name: str,
+        images: Images,
+        metadata: Sequence[Metadata],
+        *,
+        labels: bool = False,
+        split: str | None = None,
+    ) -> None:
+        """`labels` says that folders within those of the splits are classes, `split` whose folder is read."""
+        self._name = name
+        self._images = images
+        self._metadata = metadata
+        self._labels = labels
+        self._below = "" if split is None else f"{split}/"
+        self.skipped = Skipped()
+        self.notes: tuple[str, ...] = ()
+
+    @property
+    def images_folder(self) -> Path | None:
+        return self._images.images_folder
+
+    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
+        bad = bad or BadRows()
+        named: set[str] = set()
+        ids: set[str] = set()
+        for part in self._metadata:
+            for row in part.source.rows(bad):
+                if isinstance(row.image, ImagePath) and row.name is not None:
+                    name = os.path.normpath(part.folder + row.name)
+                    image = self._images.image(name)
+                    if part.folder and (image is None or not _is_there(image)):
+                        # Some write names from the whole data set's folder on.
+                        whole = self._images.image(os.path.normpath(row.name))
+                        image = whole if whole is not None and _is_there(whole) else image
+                    if image is None:
+                        yield from bad.instead(name, row.where, f"there is no image {quoted(name)}")
+                        continue
+                    if not image.id.startswith(self._below):
+                        continue  # of another split
+                    named.add(image.id)
+                    row = replace(row, name=image.id, image=image.image, refusal=image.refusal)
+                    if row.more_images and self.images_folder is None:
+                        yield from bad.instead(row.id, row.where, _SEVERAL)
+                        continue
+                    named.update(_below(self.images_folder, row.more_images))
+                elif isinstance(row.image, Embedded):
+                    yield from bad.instead(row.id, row.where, "its image is in the metadata, and not a file")
+                    continue
+                row_id = part.folder + row.id if row.has_own_id else row.name or row.id
+                if not row.has_own_id and row_id in ids:
+                    row_id = f"{row_id} ({row.where.rpartition(', ')[2]})"
+                ids.add(row_id)
+                yield replace(row, id=row_id)
+        others = 0
+        try:
+            for row in self._images.rows(bad):
+                if row.id not in named:
+                    others += 1
+                    yield self._labelled(row)
+        except NoImagesError:
+            if not ids:
+                raise
+        self.skipped = self._images.skipped
+        self._tell(len(named), others)
+
+    def read(self, place: int) -> bytes:
+        return self._images.read(place)
+
+    def _labelled(self, row: Row) -> Row:
+        folders = row.id.split("/")[1:-1] if self._labels else []
+        return replace(row, columns={"label": folders[-1]}) if folders else row
+
+    def _tell(self, named: int, others: int) -> None:
+        files = [shown(joined(self._name, part.file)) for part in self._metadata]
+        self.notes = tuple(note for part in self._metadata for note in part.source.notes)
+        if files:
+            self.skipped.files.subtract(os.path.splitext(part.file)[1] for part in self._metadata)
+            self.skipped.files = +self.skipped.files
+            beside = f"; {counted(others, 'image')} beside have no line there" if others else ""
+            alone = " (--format folder reads the images alone)" if self.images_folder is not None else ""
+            self.notes += (
+                f"{shown(self._name)} is read as an ImageFolder, with the columns of {', '.join(files)} for "
+                f"{counted(named, 'image')}{beside}{alone}.",
+            )
+        elif self._labels:
+            self.notes += (
+                f"{shown(self._name)} is read as an ImageFolder: folders within those of its splits are the "
+                'column "label".',
+            )
+
+
+def _below(folder: Path | None, images: Sequence[NamedImage]) -> set[str]:
+    """The paths of those that are files, below the folder."""
+    paths = [image.to_path() for image in images if isinstance(image, ImagePath)]
+    return {os.path.relpath(path, folder) for path in paths}
+
+
+def _is_there(row: Row) -> bool:
+    return not isinstance(row.image, ImagePath) or row.image.to_path().exists()
+
+
+def metadata_files(folder: str, unread: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(path below `folder`, its folder with a slash behind) of a folder's metadata, or of its splits'."""
+    here = entries(folder)
+    found = _metadata_of(folder, "", here, unread)
+    if found:
+        return found
+    for entry in here:
+        if entry.is_folder and entry.name.lower() in SPLIT_FOLDERS:
+            below = joined(folder, entry.name)
+            found += _metadata_of(folder, f"{entry.name}/", entries(below), unread)
+    return found
+
+
+def _metadata_of(
+    folder: str, below: str, there: Sequence[Entry], unread: Sequence[str]
+) -> list[tuple[str, str]]:
+    names = {entry.name for entry in there if not entry.is_folder}
+    files = [below + name for name in METADATA if name in names]
+    files = [file for file in files if joined(folder, file) not in unread]
+    if len(files) > 1:
+        raise SourceError(
+            f"{shown(folder)} has {listed(files)}, of which `datasets` reads one; leave one there."
+        )
+    return [(file, below) for file in files]
+
+
+def split_folders(folder: str) -> list[str]:
+    """Names of the folders in it that are called like splits."""
+    return [one.name for one in entries(folder) if one.is_folder and one.name.lower() in SPLIT_FOLDERS]

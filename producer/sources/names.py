@@ -1,0 +1,82 @@
+"""Finds the file that a name in a manifest means where another system wrote the name; opens no file."""
+
+import os
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Final
+
+from contract.quoting import quoted
+from producer.sources.refusal import SourceError
+
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
+FOLDERS_KEPT: Final = 64
+"""Whose names of files are remembered, of those that names were looked for in."""
+
+
+def on_disk(root: str, name: str) -> str:
+    """The path of a file: as it is written; else with slashes for backslashes, or in the disk's Unicode form.
+
+    Where there is none of them, it is the path as it is written. Raises SourceError for a path with a drive.
+    """
+    written = os.path.abspath(os.path.join(root, name))
+    strange = "\\" in name or _DRIVE.match(name) is not None
+    if (name.isascii() and not strange) or os.path.lexists(written):
+        return written
+    spellings = [name, name.replace("\\", "/")] if strange else [name]
+    for spelling in spellings:
+        path = os.path.abspath(os.path.join(root, spelling))
+        found = path if os.path.lexists(path) else _in_another_form(path)
+        if found is not None:
+            return found
+    if _DRIVE.match(name):
+        raise SourceError(f"{quoted(name)} is a path of Windows: write it relative to --image-root")
+    return written
+
+
+def other_spelling(path: str | os.PathLike[str]) -> str | None:
+    """The name of a file beside where `path` would be, in other case or Unicode form; None without any."""
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        return next((one for one in sorted(os.listdir(folder)) if _loose(one) == _loose(name)), None)
+    except OSError:
+        return None
+
+
+def _loose(name: str) -> str:
+    return _form(_form(name).casefold())
+
+
+def _in_another_form(path: str) -> str | None:
+    """The one file whose path differs from this in its Unicode form alone; None if there is not just one."""
+    if path.isascii():
+        return None
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        above = _in_another_form(folder)
+        if above is None:
+            return None
+        folder = above
+    found = os.path.join(folder, name)
+    if os.path.lexists(found):
+        return found
+    names = _names(folder, os.stat(folder).st_mtime_ns).get(_form(name), ())
+    return os.path.join(folder, names[0]) if len(names) == 1 else None
+
+
+@lru_cache(FOLDERS_KEPT)
+def _names(folder: str, _mtime_ns: int) -> dict[str, tuple[str, ...]]:
+    """Normalised name → the names in the folder that are so; of those that have more than one form."""
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        for name in os.listdir(folder):
+            if not name.isascii():
+                form = _form(name)
+                found[form] = (*found.get(form, ()), name)
+    except OSError:
+        pass
+    return found
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
