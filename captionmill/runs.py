@@ -274,8 +274,10 @@ def retry(
         codes = None if code is None else [str(one) for one in code]
         with closing(RunFolder(folder)) as opened:
             submission = opened.submission
+            due = sum(n for one, n in opened.ledger.failures().items() if codes is None or one in codes)
             if server is None:
-                check_model(model or submission.local_model)
+                if due or overwrite or not opened.finished:
+                    check_model(model or submission.local_model)
             else:
                 check_live(submission.model, server)
             changes = GenerationParameters.model_validate(
@@ -560,7 +562,10 @@ def work(
     if not collect:
         console.print(f"Every job is sent; fetch the answers with: captionmill collect {shown(out)}")
         return 0
-    page = look_at(folder)
+    try:
+        page = make_contact_sheet(folder)
+    except KeyboardInterrupt:
+        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
     found = summary(folder, driven.outputs) | {
         "jobs_sent": folder.ledger.next_index() - before,
         "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
@@ -576,18 +581,9 @@ def is_finished(out: Path) -> bool:
 
 def tell_finished(out: Path, console: Console, *, as_json: bool) -> int:
     """End a command of which nothing is left to do, without server or workers. Returns its exit code."""
-    with closing(RunFolder(out)) as folder:
-        page = look_at(folder)
+    with closing(RunFolder(out, read_only=True)) as folder:
         found = summary(folder) | {"jobs_sent": 0, "remedies": {}}
-    return tell_end(found, page, console, as_json=as_json)
-
-
-def look_at(folder: RunFolder) -> Path:
-    """The contact sheet of the run as it is now."""
-    try:
-        return make_contact_sheet(folder)
-    except KeyboardInterrupt:
-        refuse("Stopped while writing the contact sheet; the answers are complete.", EXIT_INTERRUPTED)
+        return tell_end(found, folder.contact_sheet.path, console, as_json=as_json)
 
 
 def tell_end(found: dict[str, Any], page: Path, console: Console, *, as_json: bool) -> int:
