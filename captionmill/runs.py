@@ -300,8 +300,10 @@ def retry(
         codes = None if code is None else [str(one) for one in code]
         with closing(RunFolder(folder)) as opened:
             submission = opened.submission
+            due = sum(n for one, n in opened.ledger.failures().items() if codes is None or one in codes)
             if server is None:
-                check_model(model or submission.local_model)
+                if due or overwrite or not opened.finished:
+                    check_model(model or submission.local_model)
             else:
                 check_live(submission.model, server)
             changes = GenerationParameters.model_validate(
@@ -617,12 +619,12 @@ def is_finished(out: Path) -> bool:
 
 def tell_finished(out: Path, console: Console, *, as_json: bool) -> int:
     """End a command of which nothing is left to do, without server or workers. Returns its exit code."""
-    with closing(RunFolder(out)) as folder:
-        return finished(folder, None, {"jobs_sent": 0, "remedies": {}}, console, as_json=as_json)
+    with closing(RunFolder(out, read_only=True)) as folder:
+        return _tell_end(folder, None, {"jobs_sent": 0, "remedies": {}}, None, console, as_json=as_json)
 
 
 def finished(
-    folder: RunFolder, outputs: Outputs | None, more: Mapping[str, Any], console: Console, *, as_json: bool
+    folder: RunFolder, outputs: Outputs, more: Mapping[str, Any], console: Console, *, as_json: bool
 ) -> int:
     """Make the contact sheet and tell what is on disk, with `more` of it. Returns the command's exit code."""
     missing = None
@@ -634,6 +636,19 @@ def finished(
         missing = str(error)
     except OSError as error:
         missing = error.strerror or str(error)
+    return _tell_end(folder, outputs, more, missing, console, as_json=as_json)
+
+
+def _tell_end(
+    folder: RunFolder,
+    outputs: Outputs | None,
+    more: Mapping[str, Any],
+    missing: str | None,
+    console: Console,
+    *,
+    as_json: bool,
+) -> int:
+    """The summary, and where to look; `missing` says why there is no contact sheet. Returns the exit code."""
     found = summary(folder, outputs) | dict(more)
     page = folder.contact_sheet.path
     if missing is not None:

@@ -50,7 +50,7 @@ class FirstJobs:
             return
         if self._code is not None and self._jobs >= (LEAST if at_end else FIRST):
             if hits_every_row(
-                [FailedRow(row.image, why) for row, why in self._ledger.failed(self._code, FIRST)]
+                [FailedRow.of(row, why) for row, why in self._ledger.failed(self._code, FIRST)]
             ):
                 raise FirstJobsFailError(self._code, self._jobs)
             self.undecided = False

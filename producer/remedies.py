@@ -12,7 +12,7 @@ from contract.failure import Failure, FailureCode
 from contract.job import ImageMember, ImagePath
 from contract.quoting import quoted
 from contract.store import WorkerRecord
-from producer.rows import RowImage
+from producer.rows import Row, RowImage
 from producer.sources import shown
 from producer.sources.names import other_spelling
 from producer.worker_line import few_folders
@@ -56,7 +56,12 @@ class FailedRow:
     """A row with a question that failed, for an example."""
 
     image: RowImage | None
+    """None also where there are several: the failure says which it is about."""
     failure: Failure
+
+    @classmethod
+    def of(cls, row: Row, failure: Failure) -> "FailedRow":
+        return cls(None if row.more_images else row.image, failure)
 
 
 def hits_every_row(rows: Sequence[FailedRow]) -> bool:

@@ -570,7 +570,7 @@ class RunFolder:
         """Failure code → what to do about it, of the failures that may say more of workers than of rows."""
         found = {}
         for code in self.ledger.failures():
-            rows = [FailedRow(row.image, failure) for row, failure in self.ledger.failed(code, 1)]
+            rows = [FailedRow.of(row, failure) for row, failure in self.ledger.failed(code, 1)]
             if rows and hits_every_row(rows):
                 found[code] = remedy(rows[0], around)
         return found

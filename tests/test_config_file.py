@@ -234,6 +234,7 @@ def test_an_option_wins_over_the_file(key: str) -> None:
         "sidecar_name": "stem",
         "early_stopping": "false",
         "detail": 5,
+        "choice": ["other", "neither"],
     }.get(key, others[type(first)])
     alone = [] if key == "source" else ["photos"]
     config_file.write_config(Path("a.toml"), parsed(*alone, *typed(key, first)))

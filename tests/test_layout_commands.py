@@ -84,7 +84,6 @@ def test_an_untested_language_model_converts_when_asked(tmp_path: Path) -> None:
     "name",
     [
         "mistral-community/pixtral-12b",
-        "OpenGVLab/InternVL3-1B-hf",
         "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         "Qwen/Qwen2.5-VL-3B-Instruct",
     ],

@@ -242,5 +242,5 @@ def test_looking_at_a_run_changes_nothing(run_before: Path, tmp_path: Path) -> N
     before = tree(tmp_path)
     for arguments in (("status", out), ("watch", out), ("list", tmp_path), ("run", "--resume", "--out", out)):
         ran = captionmill(*arguments)
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == 0, ran.stderr  # no model is named, and nothing is left to ask
         assert tree(tmp_path) == before

@@ -1,5 +1,6 @@
 """What is said about failures that hit every row alike: a table of codes and surroundings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from contract.failure import Failure, FailureCode
 from contract.job import ImagePath, ImageUrl
 from contract.store import WorkerRecord
 from producer.remedies import HIT_EVERY_ROW, FailedRow, Surroundings, hits_every_row, remedy
-from producer.rows import RowImage
+from producer.rows import Row, RowImage
 
 WORKER = WorkerRecord(
     worker="host-7", model="m", device="CPU", slots=2, time=0.0, started=0.0, image_roots=("/srv/a", "/srv/b")
@@ -108,3 +109,12 @@ def test_failures_of_single_rows(code: FailureCode) -> None:
 def test_a_web_server_that_has_no_such_image_is_no_reason() -> None:
     failure = Failure(code=FailureCode.IMAGE_NOT_FOUND, message="No.")
     assert not hits_every_row([FailedRow(HERE, failure), FailedRow(URL, failure)])
+
+
+def test_of_several_images_the_failure_says_which() -> None:
+    failure = Failure(code=FailureCode.IMAGE_NOT_ALLOWED, message="Image 2 of 2: /x.png is outside.")
+    row = Row(id="1", name=None, image=HERE, more_images=(GONE,))
+    around = Surroundings((WORKER,), own=False, ship=False, model=None, image_folders=())
+    assert remedy(FailedRow.of(row, failure), around) == failure.message
+    alone = FailedRow.of(replace(row, more_images=()), failure)
+    assert remedy(alone, around).startswith(f"{__file__} is outside")

@@ -157,14 +157,14 @@ def _tower(model: Model) -> PretrainedConfig:
 
 
 def _windows(model: Model) -> PretrainedConfig:
-    """Windows of 4 x 4 patches, in one of three layers none."""
+    """Windows of 6 x 6 patches, in one of three layers none: the tall picture's last ones lack a third."""
     return Qwen2_5_VLVisionConfig(
         depth=3,
         hidden_size=32,
         intermediate_size=64,
         num_heads=2,
         patch_size=PATCH_PX,
-        window_size=4 * PATCH_PX,
+        window_size=6 * PATCH_PX,
         out_hidden_size=48,
         fullatt_block_indexes=[1],
         **model.vision,

@@ -407,6 +407,7 @@ LAYOUTS: dict[str, Layout] = {
             language="qwen2_5_vl_text",
             tower="qwen2_5_vl",
             tokens=QWEN_VL,
+            dtype=torch.bfloat16,
             text={
                 "head_dim": 12,
                 "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]},
