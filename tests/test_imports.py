@@ -69,7 +69,7 @@ DOORS = {
     "pillow_heif": {"worker/heif.py", "producer/sources/heic.py"},
     "gradio": {"producer/chat/page.py", "producer/chat/server.py"},
     "fastapi": {"producer/chat/server.py"},
-    "starlette": {"producer/chat/server.py"},
+    "starlette": {"producer/chat/server.py", "producer/chat/doors.py"},
     "uvicorn": {"producer/chat/server.py"},
 }
 """Heavy module → the only files or folders that import it."""

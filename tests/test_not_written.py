@@ -18,7 +18,8 @@ from producer.planning import plan_run
 from producer.questions import read_prompts
 from producer.run_folder import RunFolder, Submission
 from producer.sinks.kinds import KINDS
-from producer.sinks.sink import SinkError, SinkOptions
+from producer.sinks.sink import SinkOptions
+from producer.sources import SourceError
 from tests.processes import ROOT, spawn, wait_until
 from tests.producer_driver import lines
 from tests.test_closed_pipe import unread
@@ -206,7 +207,7 @@ def test_a_caption_question_that_no_row_is_asked(pictures: Path, tmp_path: Path)
         sinks=("sidecar",),
         sink_options=SinkOptions(question="captoin"),
     )
-    with pytest.raises(SinkError, match=r'"captoin".*own are q1'):
+    with pytest.raises(SourceError, match=r'"captoin"; there are "q1"'):
         plan_run(tmp_path / "out", asked, asked.open())
 
 
