@@ -73,7 +73,7 @@ class PlanNotes:
     def refuse_without_any(self) -> None:
         """Raise SourceError where every row fails for want of an image: the source was read amiss."""
         if self.no_image == self.rows:
-            these = "The only row" if self.rows == 1 else f"Each of the {self.rows} rows"
+            these = "The only row" if self.rows == 1 else f"Each of the {counted(self.rows, 'row')}"
             raise SourceError(f"{these} would fail for want of an image. {self.first_missing}")
 
     def refuse_undecided(self, named: tuple[str, ...] | None) -> None:

@@ -32,7 +32,8 @@ class Cache:
         return self.home / "captionmill" / MODELS
 
     def run(self, *arguments: str | Path, module: str = "captionmill") -> subprocess.CompletedProcess[str]:
-        if module == "captionmill":
+        # What is hidden from a process is hidden where it starts.
+        if module == "captionmill" and "PYTHONPATH" not in self.variables:
             return run_command(*arguments, env=self.environment)
         return subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)],

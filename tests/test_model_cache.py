@@ -306,9 +306,9 @@ def test_retry_refuses_a_model_before_the_ledger_is_changed(
         ("captionmill", ("worker", "--model", DEMO_CHECKPOINT)),
         ("captionmill", ("convert", DEMO_CHECKPOINT)),
         ("captionmill", ("convert", DEMO_CHECKPOINT, "--out", "{out}")),
-        ("captionmill", ("models", "verify", DEMO_FOLDER)),
+        ("captionmill", ("models", "verify", DEMO_FOLDER, "--checkpoint", DEMO_CHECKPOINT)),
         ("model_prep", ("convert", DEMO_CHECKPOINT, "--out", "{out}")),
-        ("model_prep", ("verify", DEMO_FOLDER)),
+        ("model_prep", ("verify", DEMO_FOLDER, "--checkpoint", DEMO_CHECKPOINT)),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value[0]} {value[1]}"[-30:],
 )

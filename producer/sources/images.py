@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from contract.counting import counted
 from contract.job import MOST_IMAGES, ImagePath, ImageUrl
 from contract.quoting import quoted
 from producer.rows import Embedded, NamedImage, RowImage
@@ -113,7 +114,7 @@ def named_images(
 ) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
     """A row's first image, if it has any, and its others, as named_image(). Raises SourceError."""
     if len(texts) > MOST_IMAGES:
-        raise SourceError(f"there are {len(texts)} images; a question holds at most {MOST_IMAGES}")
+        raise SourceError(f"there are {counted(len(texts), 'image')}; a question holds at most {MOST_IMAGES}")
     found = [named_image(text, root, place) for text in texts]
     named = tuple(one for one in found if not isinstance(one, Embedded))
     if len(found) > 1 and len(named) < len(found):
