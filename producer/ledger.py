@@ -18,7 +18,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -184,7 +184,10 @@ class Ledger:
             if path.exists():
                 check_header(path)
             self._db = open_database(path, mode="ro" if looks else "rwc" if create else "rw")
-            self._open(path, create=create, read_only=read_only)
+            with ExitStack() as failed:
+                failed.callback(self._db.close)
+                self._open(path, create=create, read_only=read_only)
+                failed.pop_all()
             self._opened = os.stat(path)
         except (OSError, sqlite3.Error) as error:
             raise LedgerError(f"{shown(path)} cannot be opened: {error}.") from None

@@ -28,6 +28,7 @@ from producer.run_folder import (
     SUBMISSION_FILE,
     RunFolder,
     Submission,
+    as_asked,
     held,
     new_run_id,
     note_left_run,
@@ -149,7 +150,8 @@ def _take_answers(ledger: Ledger, source: Source, asking: Asking, files: AnswerF
     """What the files say of a row goes before what the damaged ledger says."""
     resolver = Resolver(source.read, ship=False)
     count = 0
-    rows = source.rows(BadRows("skip"))
+    bad = BadRows("skip")
+    rows = (row for one in source.rows(bad) for row, _ in as_asked(one, asking, bad))
     while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
         with ledger.transaction():
             for row in chunk:

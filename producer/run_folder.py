@@ -321,7 +321,7 @@ class RunFolder:
                         if isinstance(image, ImagePath):
                             _refuse_overwritten(image.to_path(), written)
                         folders.add(image)
-                    for one, checked in _checked(row, asking, bad):
+                    for one, checked in as_asked(row, asking, bad):
                         rows.add(one, checked.questions)
                         planned.notes.add(one, checked.decided_by)
                         captions.note(one)
@@ -665,7 +665,7 @@ class ReadImages:
         return None if row.image is None else self._resolver.content(row.image)
 
 
-def _checked(row: Row, asking: Asking, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
+def as_asked(row: Row, asking: Asking, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
     """The row, or what stands in its place where it cannot be asked."""
     try:
         checked = asking.check(row)

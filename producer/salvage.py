@@ -67,7 +67,10 @@ class DamagedLedger:
         return found
 
     def _open(self) -> Connection:
-        return open_database(self._path, mode="ro")
+        # One that may only read would leave SQLite's two companions of the file behind.
+        database = open_database(self._path, mode="rw")
+        database.execute("PRAGMA query_only = ON")
+        return database
 
     def _asks(self, database: Connection, after: int, last: int) -> Iterator[tuple[bytes, Known]]:
         """Of the ids above `after` up to `last`: as far as they come, then each half of what is left."""

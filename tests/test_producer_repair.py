@@ -182,6 +182,20 @@ def test_a_folder_that_tells_nothing(out: Path, tmp_path: Path) -> None:
     assert "does not tell any more what it was asked" in ran.stderr
 
 
+@pytest.mark.usefixtures("worker")
+def test_rows_that_could_not_be_asked_are_repaired_too(photos: Path, tmp_path: Path, redis_url: str) -> None:
+    rows = [{"image": str(photos / "0.png"), "what": "red"}, {"image": str(photos / "0.png")}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, []]))
+    options = ("--question", "Is it {what}?", "--bad-rows", "skip", "--redis", redis_url)
+    out = tmp_path / "out"
+    ran = captionmill("run", tmp_path / "rows.jsonl", "--out", out, *options)
+    assert ran.returncode == 1, ran.stderr
+    zero(out, first_page_of(out, "row"))
+    ran = captionmill("repair", out)
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(line["id"] for line in lines(out)) == ["1", "2", "line 3"]
+
+
 def submission_of(out: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((out / SUBMISSION_FILE).read_text())
     return read
