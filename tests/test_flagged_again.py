@@ -114,7 +114,7 @@ def test_images_that_share_an_answer(images: Path, tmp_path: Path, connection: r
     [
         (["retry", "{out}", "--flag", "repetition"], "--repetition-penalty 1.1"),
         (["run", "{images}", "--on-flag", "repetition"], "must be like repetition=repetition_penalty=1.1"),
-        (["run", "{images}", "--on-flag", "repetition=repetition_penalty=x"], "repetition_penalty"),
+        (["run", "{images}", "--on-flag", "repetition=repetition_penalty=x"], "--repetition-penalty: "),
         (["run", "{images}", "--on-flag", "repetition=seed=3"], "do_sample"),
     ],
 )

@@ -246,7 +246,7 @@ TABLES: Final = [
         ("rows.tsv",),
         {"a.png": PNG, "rows.tsv": b'image\talt\na.png\t"val "" 2"\n'},
         {"2": "a.png"},
-        told=("1 rows have cells in quotes, which are part of the text; --quoting quotes",),
+        told=("1 row has cells in quotes, which are part of the text; --quoting quotes",),
     ),
     Case(
         "a cell of TSV over two lines",

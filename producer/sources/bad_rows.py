@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from contract.counting import counted
 from contract.failure import Failure, FailureCode
 from producer.rows import Row
 from producer.sources.refusal import SourceError
@@ -59,10 +60,8 @@ class BadRows:
         """A sentence on those that became failures, if any did."""
         if not self.count:
             return ()
-        rows = (
-            "1 row cannot be asked and is a failure"
-            if self.count == 1
-            else f"{self.count} rows cannot be asked and are failures"
+        rows = counted(
+            self.count, "row cannot be asked and is a failure", "rows cannot be asked and are failures"
         )
         return (f"{rows}: {self._counted()}.",)
 
@@ -80,7 +79,7 @@ class BadRows:
         listed = "\n".join(f"  {_cut(one)}" for one in self._first)
         more = f"\n  … and {self.count - len(self._first)} more" if self.count > len(self._first) else ""
         raise SourceError(
-            f"{at_least}{self.count} rows cannot be asked: {self._counted()}.\n{listed}{more}\n"
+            f"{at_least}{counted(self.count, 'row')} cannot be asked: {self._counted()}.\n{listed}{more}\n"
             f"Nothing was sent. Mend them, or {_SKIP.format(them='failures', their='them')}."
         )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Final, Literal
 
+from contract.counting import counted
 from contract.quoting import quoted
 from producer.sources.conversation import QUESTION_COLUMNS
 from producer.sources.fields import IMAGE_COLUMNS
@@ -69,8 +70,8 @@ class Delimited:
             notes.append(strange_note(self._source, f"line {self._strange}"))
         if self._quoted_rows:
             notes.append(
-                f"{shown(self._source)}: {self._quoted_rows} rows have cells in quotes, which are part of "
-                "the text; --quoting quotes takes them off."
+                f"{shown(self._source)}: {counted(self._quoted_rows, 'row has', 'rows have')} cells in "
+                "quotes, which are part of the text; --quoting quotes takes them off."
             )
         return tuple(notes)
 

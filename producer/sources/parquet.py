@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from contract.counting import counted
 from producer.rows import Row
 from producer.sources.arrow import ArrowRows
 from producer.sources.bad_rows import BadRows
@@ -189,8 +190,8 @@ def _bounded(batch: Any, part: str) -> Any:
     """The batch. Raises SourceError for one that is too large."""
     if batch.num_rows > 1 and batch.nbytes > MOST_BATCH_BYTES:
         raise SourceError(
-            f"{shown(part)}: {batch.num_rows} rows beside each other have {batch.nbytes} bytes, and at most "
-            f"{MOST_BATCH_BYTES} are read at once; write the file anew with fewer rows in a row group."
+            f"{shown(part)}: {counted(batch.num_rows, 'row')} beside each other have {batch.nbytes} bytes, "
+            f"and at most {MOST_BATCH_BYTES} are read at once; write the file anew with fewer rows in a row group."
         )
     return batch
 
