@@ -191,7 +191,8 @@ def _bounded(batch: Any, part: str) -> Any:
     if batch.num_rows > 1 and batch.nbytes > MOST_BATCH_BYTES:
         raise SourceError(
             f"{shown(part)}: {counted(batch.num_rows, 'row')} beside each other have {batch.nbytes} bytes, "
-            f"and at most {MOST_BATCH_BYTES} are read at once; write the file anew with fewer rows in a row group."
+            f"and at most {MOST_BATCH_BYTES} are read at once; write the file anew with fewer rows in a row "
+            "group."
         )
     return batch
 
