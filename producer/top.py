@@ -101,14 +101,14 @@ def _headline(overview: Overview, change: Rates | None) -> Text:
         line.append(f" · {change.records:.1f} jobs/s")
     line.append(f" · {_memory(overview)}", style="red" if _nearly_full(overview) else "")
     silent = len(overview.workers) - len(live)
-    for count, what in (
-        (silent, "silent workers"),
-        (overview.unreadable_workers, "workers of another version"),
-        (overview.queued["suspect"], "suspects"),
-        (overview.dead_letters, "dead letters"),
+    for count, one, many in (
+        (silent, "silent worker", None),
+        (overview.unreadable_workers, "worker of another version", "workers of another version"),
+        (overview.queued["suspect"], "suspect", None),
+        (overview.dead_letters, "dead letter", None),
     ):
         if count:
-            line.append(f" · {count} {what}", style="red")
+            line.append(f" · {counted(count, one, many)}", style="red")
     if not live and any(overview.queued.values()):
         line.append(" · nobody answers what is queued", style="bold red")
     return line

@@ -62,9 +62,9 @@ def test_one_look_for_a_person(guarded: Guarded) -> None:
     shown = top(guarded.environment("monitor"), "--once")
     assert shown.returncode == 0, shown.stderr
     headline = shown.stdout.splitlines()[0]
-    assert headline.startswith("1 workers, 4 slots · memory ")
+    assert headline.startswith("1 worker, 4 slots · memory ")
     assert " of 200 MiB " in headline
-    assert headline.endswith("1 silent workers · 1 workers of another version · 1 suspects · 1 dead letters")
+    assert headline.endswith("1 silent worker · 1 worker of another version · 1 suspect · 1 dead letter")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.stdout.splitlines()]
     assert ["bulk", "7", ""] in rows
     assert ["taken, not acknowledged", "1", ""] in rows
