@@ -596,6 +596,10 @@ def work(
         refuse(f"Redis went away for good: {error}. {_so_far(folder)}", EXIT_FAILURES)
     except SiteError as error:
         refuse(f"{error}\n{_so_far(folder)}")
+    except OSError:
+        # An output is missed before the ledger is where the folder has gone.
+        folder.ledger.check_place()
+        raise
     finally:
         queue.close()
     if not driven.finished:
