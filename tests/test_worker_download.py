@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from contract.failure import Refusal
+from tests.processes import free_port
 from tests.web_server import BODY, WebServer, web_server
 from worker.download import Downloads, UrlRules, shown_url
 
@@ -181,9 +182,7 @@ def test_bytes_that_drip_in_end_with_the_time_there_is(
 
 
 def test_a_host_that_is_away_or_unknown_is_tried_again() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for answer in (["127.0.0.1"], []):
         resolver = Resolver(answer)
         download = Downloads(LOOPBACK, MAX_BYTES, resolver, pauses_s=(0.01,))

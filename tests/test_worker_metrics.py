@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from contract.job import Job
 from contract.store import DEAD_LETTERS_KEY, results_key
 from producer.exporter import StoreCollector, serve
 from producer.queue import UNACKED_KEY, Queue
-from tests.processes import ROOT, spawn, start_worker, wait_until
+from tests.processes import ROOT, free_port, spawn, start_worker, wait_until
 from tests.workers import announce
 from worker.metrics import Metrics, table
 
@@ -33,13 +32,6 @@ def scrape(url: str) -> Samples:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.fixture

