@@ -49,7 +49,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_imports.py
+	$(BIN)/pytest -q tests/test_imports.py tests/test_sizes.py
 
 # Each process has a server and models of its own. `make test TEST_PROCESSES=0` runs them one after another.
 TEST_PROCESSES ?= $(shell nproc)

@@ -45,51 +45,22 @@ def marks(rounds: Rounds) -> list[Mark]:
         return _ratio(seconds("same-ir", "beam-4", name), seconds("same-ir", "one-1", name))
 
     both = ("stateful", "paged")
+    stateful_8 = faster("same-ir", "one-8", "stateful", *GENAI)
+    stateful_8_in_one_call = faster("same-ir", "one-8", "stateful", "genai-batch")
+    paged_8 = faster("same-ir", "one-8", "paged", *GENAI)
+    on_int4 = faster("defaults", "distinct", "default", *GENAI_INT4)
+    distinct = {name: faster("same-ir", "distinct", name, *GENAI) for name in both}
+    beams = faster("frameworks", "beam-4", "stateful", "optimum-intel")
     return [
-        Mark(
-            "8 questions, stateful, over GenAI in one call",
-            "at least",
-            6.0,
-            faster("same-ir", "one-8", "stateful", "genai-batch"),
-        ),
-        Mark(
-            "8 questions, stateful, over GenAI's best",
-            "at least",
-            3.3,
-            faster("same-ir", "one-8", "stateful", *GENAI),
-        ),
-        Mark(
-            "8 questions, paged, over GenAI's best",
-            "at least",
-            4.0,
-            faster("same-ir", "one-8", "paged", *GENAI),
-        ),
-        Mark(
-            "distinct pictures, stateful, over GenAI's best",
-            "at least",
-            1.0,
-            faster("same-ir", "distinct", "stateful", *GENAI),
-        ),
-        Mark(
-            "distinct pictures, paged, over GenAI's best",
-            "at least",
-            1.1,
-            faster("same-ir", "distinct", "paged", *GENAI),
-        ),
-        Mark(
-            "distinct pictures, our defaults over GenAI's on int4",
-            "at least",
-            1.3,
-            faster("defaults", "distinct", "default", *GENAI_INT4),
-        ),
+        Mark("8 questions, stateful, over GenAI in one call", "at least", 6.0, stateful_8_in_one_call),
+        Mark("8 questions, stateful, over GenAI's best", "at least", 3.3, stateful_8),
+        Mark("8 questions, paged, over GenAI's best", "at least", 4.0, paged_8),
+        Mark("distinct pictures, stateful, over GenAI's best", "at least", 1.0, distinct["stateful"]),
+        Mark("distinct pictures, paged, over GenAI's best", "at least", 1.1, distinct["paged"]),
+        Mark("distinct pictures, our defaults over GenAI's on int4", "at least", 1.3, on_int4),
         *(Mark(f"4 beams over greedy, {name}", "at most", 1.15, of_beams(name)) for name in both),
         *(Mark(f"decode of 8 rows over 1, {name}", "at least", 3.0, of_decode(name)) for name in both),
-        Mark(
-            "4 beams, stateful, over optimum-intel",
-            "at least",
-            3.0,
-            faster("frameworks", "beam-4", "stateful", "optimum-intel"),
-        ),
+        Mark("4 beams, stateful, over optimum-intel", "at least", 3.0, beams),
         *(
             Mark(
                 f"share of the time between runner calls, {name}",

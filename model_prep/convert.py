@@ -142,6 +142,39 @@ class Conversion:
             self._prompts = [reference.prompt(sample.image, sample.text) for sample in self.samples]
         return self._prompts
 
+    def products(self, stop_after: Step | None) -> list[Product] | None:
+        """All that a model folder holds, each part made or found finished; None where it stops before."""
+        exported = {xml: self.export(xml) for xml in EXPORTS}
+        if stop_after == "export":
+            return None
+        compressed = {xml: self.compress(xml, product) for xml, product in exported.items()}
+        companions = self.companions()
+        if stop_after == "compress":
+            return None
+        verified = self.verify(exported, compressed)
+        return None if stop_after == "verify" else [*compressed.values(), companions, verified]
+
+    def publish(self, out: Path, name: str, products: list[Product], reading: Reading) -> FolderManifest:
+        """Make the folder `out` of the products."""
+        self.on_stage("publishing")
+        return publish(
+            out,
+            [product.folder for product in products],
+            lambda files, digest: FolderManifest(
+                model=f"{name}-{self.settings.format_name}-{digest}",
+                source=self.source.name,
+                revision=self.source.revision,
+                packing=self.checkpoint.packing,
+                marks=self.processing.marks,
+                weight_format=self.settings.language.weight_format,
+                vision_format=self.settings.vision.vision_format,
+                settings=self.settings.model_dump() | reading.recorded,
+                properties=self.settings.properties,
+                made_with=made_with(),
+                files=files,
+            ),
+        )
+
     def export(self, xml: str) -> Product:
         """One part as the checkpoint stores it, without loss."""
 
@@ -269,25 +302,23 @@ class Conversion:
             parity=parity,
             losses=losses,
             left_out=left_out,
-            notes=self._notes(),
+            notes=_notes(self.source, self.checkpoint),
             calibration_images=len(self.samples),
             calibration_skipped=self.samples.skipped,
         )
 
-    def _notes(self) -> tuple[str, ...]:
-        """What a worker does otherwise than the checkpoint's files have it."""
-        sampling = sampling_defaults(self.source.folder)
-        said = ", ".join(f"{name} {value}" for name, value in sampling.items())
-        text = self.checkpoint.config.text_config
-        context, window = text.max_position_embeddings, context_tokens(text)
-        return tuple(
-            sentence
-            for sentence, applies in (
-                (f"A worker generates as each job asks, and not with {said}.", sampling),
-                (f"A sliding window caps the context to {window} of {context} tokens.", window < context),
-            )
-            if applies
-        )
+
+def _notes(source: Source, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a worker does otherwise than the checkpoint's files have it."""
+    said = ", ".join(f"{name} {value}" for name, value in sampling_defaults(source.folder).items())
+    text = checkpoint.config.text_config
+    context, window = text.max_position_embeddings, context_tokens(text)
+    notes = []
+    if said:
+        notes.append(f"A worker generates as each job asks, and not with {said}.")
+    if window < context:
+        notes.append(f"A sliding window caps the context to {window} of {context} tokens.")
+    return tuple(notes)
 
 
 def convert(
@@ -323,11 +354,7 @@ def convert(
     if settings.openvino_tokenizer:
         require_openvino_tokenizers()
     found = find_source(source, revision)
-    chosen = name or found.name.replace("/", "--")
-    if not re.fullmatch(NAME_PATTERN, chosen):
-        raise ConversionError(
-            f"The name {chosen!r} is not of letters, digits and ._- alone; --name sets another."
-        )
+    chosen = _model_name(name or found.name.replace("/", "--"))
     checkpoint = open_checkpoint(str(found.folder), reading)
     if settings.needs_calibration and calibration is None:
         raise ConversionError(
@@ -359,37 +386,21 @@ def convert(
             on_compared=on_compared,
             memory_bytes=memory_bytes,
         )
-        exported = {xml: conversion.export(xml) for xml in EXPORTS}
-        if stop_after == "export":
+        products = conversion.products(stop_after)
+        if products is None:
             return None
-        compressed = {xml: conversion.compress(xml, product) for xml, product in exported.items()}
-        companions = conversion.companions()
-        if stop_after == "compress":
-            return None
-        verified = conversion.verify(exported, compressed)
-        if stop_after == "verify":
-            return None
-        on_stage("publishing")
-        folders = [product.folder for product in (*compressed.values(), companions, verified)]
-        manifest = publish(
-            out,
-            folders,
-            lambda files, digest: FolderManifest(
-                model=f"{chosen}-{settings.format_name}-{digest}",
-                source=found.name,
-                revision=found.revision,
-                packing=checkpoint.packing,
-                marks=processing.marks,
-                weight_format=settings.language.weight_format,
-                vision_format=settings.vision.vision_format,
-                settings=settings.model_dump() | reading.recorded,
-                properties=settings.properties,
-                made_with=made_with(),
-                files=files,
-            ),
-        )
+        manifest = conversion.publish(out, chosen, products, reading)
     shutil.rmtree(work_path(out))
     return manifest
+
+
+def _model_name(name: str) -> str:
+    """The same. Raises ConversionError for one that a model id cannot hold."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConversionError(
+            f"The name {name!r} is not of letters, digits and ._- alone; --name sets another."
+        )
+    return name
 
 
 def made_with() -> dict[str, str]:
