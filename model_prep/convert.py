@@ -38,7 +38,7 @@ from model_prep.compress import (
     compress_text,
     compress_vision,
 )
-from model_prep.export import export_language, export_text, export_vision
+from model_prep.export import export_language, export_text, export_vision, forget_traces
 from model_prep.generation import end_token_ids, sampling_defaults, write_generation_config
 from model_prep.graph_names import name_by_place
 from model_prep.layer_blocks import UncutError
@@ -152,7 +152,7 @@ class Conversion:
                 save(EXPORTS[xml](model), folder / xml)
 
         product = self.work.product(f"export-{Path(xml).stem}", {**self.computed_from, "part": xml}, make)
-        gc.collect()
+        forget_traces()
         return product
 
     def compress(self, xml: str, exported: Product) -> Product:

@@ -525,6 +525,12 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {xml: folder / xml for xml in (VISION_XML, TEXT_XML, LANGUAGE_XML)}
 
 
+def test_what_is_exported_is_not_kept_in_memory(tmp_path: Path) -> None:
+    own = make_tiny_checkpoint(tmp_path / "checkpoint", dtype="float16")
+    model_prep_convert(str(own), tmp_path / "out", PrepSettings(), stop_after="export")
+    assert str(own) not in Path("/proc/self/maps").read_text()
+
+
 COMPRESSED = {
     "int8": PrepSettings(language=LanguageSettings(weight_format="int8"), samples=2),
     "int4": PrepSettings(
