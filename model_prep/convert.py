@@ -243,7 +243,7 @@ class Conversion:
             allowed_s = VERIFYING_SHARE * sum(seconds)
         begun = time.perf_counter()
         reference = Reference(self.checkpoint, self.processing)
-        comparison = Comparison(reference, exact, at_once, self.on_compared)
+        comparison = Comparison(reference, exact, at_once, self.on_compared, self._prompts or ())
         samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
         try:
             parity, losses = comparison.compare(

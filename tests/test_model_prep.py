@@ -563,8 +563,10 @@ def test_losses_of_blocks_of_layers_are_those_of_the_whole(
         for name, files in wanted.items()
     }
     assert expected["whole"][1] > 1e-6
-    for at_once in (1, 2):
-        parity, losses = Comparison(reference, exact, at_once).compare(samples, wanted)
+    made = [reference.prompt(sample.image, sample.text) for sample in samples]
+    for at_once, prompts in ((1, []), (2, made)):
+        comparison = Comparison(reference, exact, at_once, prompts=prompts)
+        parity, losses = comparison.compare(samples, wanted)
         assert parity.holds
         for name, (agreement, divergence) in expected.items():
             assert losses[name].token_agreement == pytest.approx(agreement, abs=1 / 48)
