@@ -38,7 +38,7 @@ from model_prep.compress import (
     compress_text,
     compress_vision,
 )
-from model_prep.export import export_language, export_text, export_vision
+from model_prep.export import export_language, export_text, export_vision, forget_traces
 from model_prep.generation import end_token_ids, sampling_defaults, write_generation_config
 from model_prep.graph_names import name_by_place
 from model_prep.layer_blocks import UncutError
@@ -185,7 +185,7 @@ class Conversion:
                 save(EXPORTS[xml](model), folder / xml)
 
         product = self.work.product(f"export-{Path(xml).stem}", {**self.computed_from, "part": xml}, make)
-        gc.collect()
+        forget_traces()
         return product
 
     def compress(self, xml: str, exported: Product) -> Product:
@@ -276,7 +276,7 @@ class Conversion:
             allowed_s = VERIFYING_SHARE * sum(seconds)
         begun = time.perf_counter()
         reference = Reference(self.checkpoint, self.processing)
-        comparison = Comparison(reference, exact, at_once, self.on_compared)
+        comparison = Comparison(reference, exact, at_once, self.on_compared, self._prompts or ())
         samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
         try:
             parity, losses = comparison.compare(

@@ -1,5 +1,6 @@
 """Traces the parts of a checkpoint into OpenVINO models with the contract's port names; knows no files."""
 
+import gc
 import warnings
 from collections.abc import Mapping
 
@@ -97,6 +98,12 @@ def export_language(model: PreTrainedModel) -> Model:
     )
     make_stateful(language)
     return language
+
+
+def forget_traces() -> None:
+    """Free what tracing keeps: torch lists each traced class with its weights, and so maps the checkpoint."""
+    torch._C._jit_clear_class_registry()
+    gc.collect()
 
 
 def _trace(module: nn.Module, example: Mapping[str, object]) -> Model:

@@ -22,6 +22,8 @@ Files = Mapping[str, Path]
 Vision = Callable[[FloatArray], FloatArray]
 PROBED_POSITIONS: Final = 64
 """Of the first prompt, to see how long all would take."""
+LEAST_POSITIONS: Final = 48
+"""Of the first prompt, where the time allows no more."""
 EXACT_RUN: Final = "exact"
 """Among the names of what is computed."""
 TIMED_LAYERS: Final = 2
@@ -64,11 +66,14 @@ class Comparison:
         exact: Files,
         at_once: int,
         on_progress: OnProgress = lambda _done, _total: None,
+        prompts: Sequence[Prompt] = (),
     ) -> None:
+        """`prompts` are those of the first samples, where `reference` or its like has made them already."""
         self._reference = reference
         self._exact = exact
         self._at_once = min(at_once, reference.layers)
         self._on_progress = on_progress
+        self._prompts = prompts
         self._done = self._total = 0
         self._token_ids: list[list[int]] = []
         self._logits: dict[str, list[FloatArray]] = {}
@@ -124,7 +129,7 @@ class Comparison:
     ) -> list[Picture]:
         """Of which samples which positions are compared, to be done by `until_s` of time.perf_counter()."""
         begun = time.perf_counter()
-        first = self._picture(samples[0], vision)
+        first = self._picture(samples, 0, vision)
         seen_s = time.perf_counter() - begun
         cost = decoder.cost(first.embeds[:PROBED_POSITIONS])
         # torch computes as long as the exact export does, and so about does every other one.
@@ -135,15 +140,19 @@ class Comparison:
         left_s = until_s - time.perf_counter() - loads * cost.loading_s - others_s
         first_s = position_s * (len(first.places) + NEW_TOKENS)
         if left_s < first_s:
-            positions = max(PROBED_POSITIONS, int(left_s / position_s) - NEW_TOKENS)
+            positions = max(LEAST_POSITIONS, int(left_s / position_s) - NEW_TOKENS)
             return [replace(first, places=first.prompt.places(positions))]
         more = (left_s - first_s) / (first_s + seen_s + others_s / 2)
-        others = samples[1 : 1 + int(min(more, len(samples)))]
-        return [first, *(self._picture(sample, vision) for sample in others)]
+        others = range(1, min(len(samples), 1 + int(min(more, len(samples)))))
+        return [first, *(self._picture(samples, number, vision) for number in others)]
 
-    def _picture(self, sample: Sample, vision: Vision) -> Picture:
-        """The whole of it."""
-        prompt = self._reference.prompt(sample.image, sample.text)
+    def _picture(self, samples: Sequence[Sample], number: int, vision: Vision) -> Picture:
+        """The whole of a sample."""
+        sample = samples[number]
+        if number < len(self._prompts):
+            prompt = self._prompts[number]
+        else:
+            prompt = self._reference.prompt(sample.image, sample.text)
         difference = _relative(vision(prompt.tiles), prompt.features)
         return Picture(sample, prompt, np.arange(len(prompt.inputs_embeds)), difference)
 

@@ -525,6 +525,12 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {xml: folder / xml for xml in (VISION_XML, TEXT_XML, LANGUAGE_XML)}
 
 
+def test_what_is_exported_is_not_kept_in_memory(tmp_path: Path) -> None:
+    own = make_tiny_checkpoint(tmp_path / "checkpoint", dtype="float16")
+    model_prep_convert(str(own), tmp_path / "out", PrepSettings(), stop_after="export")
+    assert str(own) not in Path("/proc/self/maps").read_text()
+
+
 COMPRESSED = {
     "int8": PrepSettings(language=LanguageSettings(weight_format="int8"), samples=2),
     "int4": PrepSettings(
@@ -557,8 +563,10 @@ def test_losses_of_blocks_of_layers_are_those_of_the_whole(
         for name, files in wanted.items()
     }
     assert expected["whole"][1] > 1e-6
-    for at_once in (1, 2):
-        parity, losses = Comparison(reference, exact, at_once).compare(samples, wanted)
+    made = [reference.prompt(sample.image, sample.text) for sample in samples]
+    for at_once, prompts in ((1, []), (2, made)):
+        comparison = Comparison(reference, exact, at_once, prompts=prompts)
+        parity, losses = comparison.compare(samples, wanted)
         assert parity.holds
         for name, (agreement, divergence) in expected.items():
             assert losses[name].token_agreement == pytest.approx(agreement, abs=1 / 48)

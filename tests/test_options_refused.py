@@ -43,6 +43,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("models", "verify", "{photos}"),
         ": {photos} is no published model folder",
     ),
+    "no hub id": (
+        ("convert", "a/b/c", "--out", "{out}"),
+        ": a/b/c is not a checkpoint: no folder here, and no",
+    ),
     "no checkpoint": (("convert", "{photos}", "--out", "{out}"), ": {photos} is not a checkpoint"),
 }
 

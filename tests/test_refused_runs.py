@@ -38,7 +38,10 @@ REFUSALS = {
         "is read by the run",
     ),
     "a form for no folder": (["{work}/good.jsonl", "--sink", "hf"], "--sink hf:FOLDER/metadata.jsonl"),
-    "another name": (["{photos}", "--sink", "hf:{photos}/told.jsonl"], "{photos}/metadata.jsonl"),
+    "another name": (
+        ["{photos}", "--sink", "hf:{photos}/told.jsonl"],
+        "beside images and no other name: give --sink hf:{photos}/metadata.jsonl",
+    ),
     "no server": (["{photos}", "--redis", AWAY], "Nothing listens at"),
     "no URL": (["{photos}", "--redis", "http://127.0.0.1/"], "redis://"),
     "two models": (["{photos}", "--redis", "{server}"], "name one with --model"),

@@ -31,7 +31,12 @@ from worker.results import ResultStore
 from worker.service import Service
 from worker.side_queue import SuspectQueue
 
-IMAGE_CODES = {FailureCode.NOT_AN_IMAGE, FailureCode.IMAGE_BROKEN, FailureCode.IMAGE_TOO_LARGE}
+IMAGE_CODES = {
+    FailureCode.NOT_AN_IMAGE,
+    FailureCode.IMAGE_BROKEN,
+    FailureCode.IMAGE_TOO_LARGE,
+    FailureCode.IMAGE_ASPECT,
+}
 MOST_RSS_BYTES = 200 * 2**20
 """Of a process that has decoded them all, each of up to a megapixel; 60 MiB of it are Python and Pillow."""
 
