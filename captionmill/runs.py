@@ -573,7 +573,7 @@ def work(
     folder = RunFolder(out)
     if overwrite:
         folder.begin_outputs()
-    before = folder.ledger.next_index()
+    before = folder.ledger.jobs.next_index()
     check = _checks(site, connection, folder, model, console, as_json=as_json, collect=collect)
     working = folder.work(
         connection,
@@ -609,7 +609,7 @@ def work(
         return 0
     assert driven.outputs is not None, "it collects"
     more = {
-        "jobs_sent": folder.ledger.next_index() - before,
+        "jobs_sent": folder.ledger.jobs.next_index() - before,
         "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
     }
     return finished(folder, driven.outputs, more, console, as_json=as_json)

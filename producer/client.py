@@ -211,7 +211,7 @@ class Answers:
             yield row
 
     def _emitted_before(self) -> Iterator[AnsweredRow]:
-        place, last = 0, self.folder.ledger.state("emitted") or 0
+        place, last = 0, self.folder.ledger.state.get("emitted") or 0
         while place < last:
             rows, place = self.folder.ledger.completed(place)
             yield from rows

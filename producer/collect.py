@@ -72,7 +72,7 @@ class Collector:
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
             for flag, changes in self._on_flag.items():
-                self._ledger.ask_flagged_again(flag, changes, jobs=fresh)
+                self._ledger.retries.ask_flagged(flag, changes, jobs=fresh)
         milliseconds, _, sequence = last_id.partition("-")
         self._redis.xtrim(self._key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
         known = set(fresh)

@@ -122,15 +122,17 @@ def _made(path: Path, old: DamagedLedger, submission: Submission, workshop: Path
         rows = new.plan_again(submission, source).rows
         overrides = old.state(OVERRIDES)
         with ledger.transaction():
-            ledger.set_state(RUN, new_run_id(path))
+            ledger.state.set(RUN, new_run_id(path))
             if (model := old.state(MODEL)) is not None:
-                ledger.set_state(MODEL, model)
+                ledger.state.set(MODEL, model)
             if isinstance(overrides, dict):
-                ledger.set_state(OVERRIDES, overrides)
+                ledger.state.set(OVERRIDES, overrides)
             if isinstance(run := old.state(RUN), str):
                 note_left_run(ledger, run)
         from_ledger = _take_asks(ledger, old)
-        asking = Asking(submission.prompts, submission.parameters, submission.detail, ledger.state(OVERRIDES))
+        asking = Asking(
+            submission.prompts, submission.parameters, submission.detail, ledger.state.get(OVERRIDES)
+        )
         with closing(AnswerFiles(answer_paths(submission.sinks, path))) as files:
             from_files = _take_answers(ledger, source, asking, files)
         unknown = [file.path for file in new.output_files(new.submission) if not file.is_as_written()]
@@ -141,7 +143,7 @@ def _take_asks(ledger: Ledger, old: DamagedLedger) -> int:
     count = 0
     with ledger.transaction():
         for key, known in old.asks():
-            ledger.know(key, known.outcome, known.model)
+            ledger.asks.settle(key, known.outcome, known.model)
             count += 1
     return count
 
@@ -158,7 +160,7 @@ def _take_answers(ledger: Ledger, source: Source, asking: Asking, files: AnswerF
                 answers = files.answers(row.id)
                 if answers and row.refusal is None:
                     for key, known in _of_row(row, answers, asking, resolver):
-                        ledger.know(key, known.outcome, known.model)
+                        ledger.asks.settle(key, known.outcome, known.model)
                         count += 1
     return count
 

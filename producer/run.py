@@ -202,7 +202,7 @@ class Run:
         # What an earlier end of the run has left for late redeliveries.
         self._redis.delete(cancelled_key(self._run))
         self._redis.persist(done_key(self._run))
-        jobs = self._ledger.open_jobs()
+        jobs = self._ledger.jobs.open()
         unsure = [job for job in jobs if job.state is JobState.SENDING]
         self._feeder.send_again(unsure)
         now = time.monotonic()
@@ -356,7 +356,7 @@ class Run:
         jobs = [
             OpenJob(index, JobState.SENT, message)
             for index in sorted(indices)
-            if (message := self._ledger.message(index)) is not None
+            if (message := self._ledger.jobs.message(index)) is not None
         ]
         self._feeder.send_again(jobs)
         for index in indices:

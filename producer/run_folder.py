@@ -210,19 +210,19 @@ class RunFolder:
         self.path = path
         self.ledger = Ledger(staging or path, create=create, read_only=read_only)
         self.record = OutputRecord(self.ledger, path)
-        if create and self.ledger.state(RUN) is None:
+        if create and self.ledger.state.get(RUN) is None:
             with self.ledger.transaction():
-                self.ledger.set_state(RUN, new_run_id(path))
+                self.ledger.state.set(RUN, new_run_id(path))
 
     @property
     def run(self) -> str:
-        run: str = self.ledger.state(RUN)
+        run: str = self.ledger.state.get(RUN)
         return run
 
     @property
     def submission(self) -> Submission:
         """Raises LedgerError where nothing was submitted."""
-        kept = self.ledger.state(SUBMISSION)
+        kept = self.ledger.state.get(SUBMISSION)
         if kept is None and (self.path / SUBMISSION_FILE).exists():
             raise LedgerDamagedError(self.path, "what was submitted is gone")
         if kept is None:
@@ -232,26 +232,26 @@ class RunFolder:
     @property
     def image_folders(self) -> tuple[Path, ...]:
         """Folders that hold all image files of the source; none where it names no files."""
-        return tuple(map(Path, self.ledger.state(IMAGE_FOLDERS) or ()))
+        return tuple(map(Path, self.ledger.state.get(IMAGE_FOLDERS) or ()))
 
     @property
     def skipped(self) -> Skipped:
         """What the sources left out when the rows were planned."""
-        return Skipped.of(self.ledger.state(SKIPPED) or {})
+        return Skipped.of(self.ledger.state.get(SKIPPED) or {})
 
     @property
     def without_image(self) -> int:
         """Rows that are asked without an image."""
-        return self.ledger.state(WITHOUT_IMAGE) or 0
+        return self.ledger.state.get(WITHOUT_IMAGE) or 0
 
     @property
     def answered_already(self) -> dict[str, int]:
         """Where answers were when the rows were planned → images that were not asked about."""
-        return self.ledger.state(ANSWERED_ALREADY) or {}
+        return self.ledger.state.get(ANSWERED_ALREADY) or {}
 
     @property
     def finished(self) -> bool:
-        return bool(self.ledger.state(FINISHED))
+        return bool(self.ledger.state.get(FINISHED))
 
     def close(self) -> None:
         self.ledger.close()
@@ -345,16 +345,16 @@ class RunFolder:
                 asking.refuse_unfit()
             planned.rows, planned.skipped = rows.count, source.skipped
             planned.source_notes = (*source.notes, *bad.notes)
-            before = self.ledger.state(SUBMISSION)
+            before = self.ledger.state.get(SUBMISSION)
             if before is not None and set(before["sources"]) == set(submission.sources):
                 planned.gone = rows.gone()
-            self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
-            self.ledger.set_state(OVERRIDES, {})
-            self.ledger.set_state(FINISHED, False)
-            self.ledger.set_state(IMAGE_FOLDERS, folders.roots())
-            self.ledger.set_state(SKIPPED, source.skipped.fields())
-            self.ledger.set_state(WITHOUT_IMAGE, planned.notes.without_image)
-            self.ledger.set_state(ANSWERED_ALREADY, planned.answered)
+            self.ledger.state.set(SUBMISSION, submission.model_dump(mode="json"))
+            self.ledger.state.set(OVERRIDES, {})
+            self.ledger.state.set(FINISHED, False)
+            self.ledger.state.set(IMAGE_FOLDERS, folders.roots())
+            self.ledger.state.set(SKIPPED, source.skipped.fields())
+            self.ledger.state.set(WITHOUT_IMAGE, planned.notes.without_image)
+            self.ledger.state.set(ANSWERED_ALREADY, planned.answered)
             if changed == "adopt":
                 _adopt_changed(files)
         self._keep_copy(submission)
@@ -387,16 +387,16 @@ class RunFolder:
         if not overwrite:
             refuse_changed(files)
         with self.ledger.transaction():
-            again = sum(self.ledger.ask_flagged_again(flag, changes) for flag in flags)
+            again = sum(self.ledger.retries.ask_flagged(flag, changes) for flag in flags)
             if again:
-                self.ledger.begin_outputs()
-                self.ledger.set_state(FINISHED, False)
-            count = self.ledger.forget_failures([] if flags and codes is None else codes)
+                self.ledger.outputs.begin()
+                self.ledger.state.set(FINISHED, False)
+            count = self.ledger.retries.ask_failed([] if flags and codes is None else codes)
             if count:
-                self.ledger.set_state(OVERRIDES, {**(self.ledger.state(OVERRIDES) or {}), **changes})
-                self.ledger.set_state(FINISHED, False)
+                self.ledger.state.set(OVERRIDES, {**(self.ledger.state.get(OVERRIDES) or {}), **changes})
+                self.ledger.state.set(FINISHED, False)
             if overwrite:
-                self.ledger.begin_outputs()
+                self.ledger.outputs.begin()
                 _adopt_changed(files)
         return count + again
 
@@ -408,7 +408,7 @@ class RunFolder:
         """Have all outputs written again from the first row on, over whatever is there now."""
         files = self.output_files(self.submission)
         with self.role("collector"), self.ledger.transaction():
-            self.ledger.begin_outputs()
+            self.ledger.outputs.begin()
             _adopt_changed(files)
 
     @contextmanager
@@ -425,8 +425,8 @@ class RunFolder:
             else:
                 refuse_changed(files)
             with self.ledger.transaction():
-                self.ledger.set_state(SUBMISSION, submission.model_dump(mode="json"))
-                self.ledger.begin_outputs()
+                self.ledger.state.set(SUBMISSION, submission.model_dump(mode="json"))
+                self.ledger.outputs.begin()
                 if overwrite:
                     _adopt_changed(files)
             self._keep_copy(submission)
@@ -455,7 +455,7 @@ class RunFolder:
         """Have the model id `model` answer what is not answered yet."""
         changed = self.submission.model_copy(update={"model": model})
         with self.ledger.transaction():
-            self.ledger.set_state(SUBMISSION, changed.model_dump(mode="json"))
+            self.ledger.state.set(SUBMISSION, changed.model_dump(mode="json"))
         self._keep_copy(changed)
 
     def cancel(self, connection: redis.Redis, forget: Sequence[str] = ()) -> int:
@@ -468,8 +468,8 @@ class RunFolder:
         connection.set(cancelled_key(old), 1, ex=CANCELLED_KEPT_S)
         with self.ledger.transaction():
             count = self.ledger.withdraw()
-            self.ledger.forget_failures(forget)
-            self.ledger.set_state(RUN, new_run_id(self.path))
+            self.ledger.retries.ask_failed(forget)
+            self.ledger.state.set(RUN, new_run_id(self.path))
         _free(connection, old)
         return count
 
@@ -496,7 +496,7 @@ class RunFolder:
         """
         submission = self.submission
         asking = Asking(
-            submission.prompts, submission.parameters, submission.detail, self.ledger.state(OVERRIDES)
+            submission.prompts, submission.parameters, submission.detail, self.ledger.state.get(OVERRIDES)
         )
         lazily = source or _Lazily(submission)
         with ExitStack() as stack:
@@ -562,7 +562,7 @@ class RunFolder:
             workers=live_workers(connection),
             own=own,
             ship=self.submission.ship,
-            model=self.ledger.state(MODEL),
+            model=self.ledger.state.get(MODEL),
             image_folders=self.image_folders,
         )
 
@@ -603,19 +603,19 @@ class RunFolder:
             time.sleep(LOOK_EVERY_S)
 
     def _free_left_runs(self, connection: redis.Redis) -> None:
-        left = self.ledger.state(LEFT_RUNS)
+        left = self.ledger.state.get(LEFT_RUNS)
         if left:
             for run in left:
                 _free(connection, run)
             with self.ledger.transaction():
-                self.ledger.set_state(LEFT_RUNS, [])
+                self.ledger.state.set(LEFT_RUNS, [])
 
     def _model(self, submission: Submission, live: set[str]) -> str | None:
         """The model id that jobs ask for, and that earlier answers must be of."""
-        model = model_to_ask(submission.model, live, self.ledger.state(MODEL))
+        model = model_to_ask(submission.model, live, self.ledger.state.get(MODEL))
         if model is not None:
             with self.ledger.transaction():
-                self.ledger.set_state(MODEL, model)
+                self.ledger.state.set(MODEL, model)
         return model
 
     def reader(self, source: "Source | _Lazily | None" = None) -> "ReadImages":
@@ -639,7 +639,7 @@ class Work:
         self.outputs.finish()
         self.collector.forget(keep_done_s)
         with self.folder.ledger.transaction():
-            self.folder.ledger.set_state(FINISHED, True)
+            self.folder.ledger.state.set(FINISHED, True)
 
 
 class _Lazily:
@@ -710,7 +710,7 @@ def held(path: Path, role: Role) -> Iterator[None]:
 
 def note_left_run(ledger: Ledger, run: str) -> None:
     """Another id takes the place of this one, whose keys in the store are freed when the run goes on."""
-    ledger.set_state(LEFT_RUNS, [*(ledger.state(LEFT_RUNS) or ()), run])
+    ledger.state.set(LEFT_RUNS, [*(ledger.state.get(LEFT_RUNS) or ()), run])
 
 
 def _free(connection: redis.Redis, run: str) -> None:
@@ -725,7 +725,7 @@ def _submitted(out: Path) -> Submission | None:
     if not (out / LEDGER).exists():
         return None
     ledger = Ledger(out, read_only=True)
-    kept = ledger.state(SUBMISSION)
+    kept = ledger.state.get(SUBMISSION)
     ledger.close()
     return None if kept is None else _read_submission(out, kept)
 
