@@ -104,3 +104,10 @@ def refuse_changed(files: Iterable[OutputFile]) -> None:
     for file in files:
         if not file.is_as_written():
             raise SinkError(file.complaint())
+
+
+def adopt_changed(files: Iterable[OutputFile]) -> None:
+    """Take for our own what is not. Within a transaction of the ledger."""
+    for file in files:
+        if not file.is_as_written():
+            file.adopt()

@@ -18,17 +18,15 @@ from producer.asking import Asking, Wish
 from producer.database import LedgerDamagedError
 from producer.keys import question_key
 from producer.ledger import LEDGER, Ledger, LedgerError
+from producer.planner import Planner, as_asked
 from producer.references import Resolver, digest_of
 from producer.rows import Row
 from producer.run_folder import (
     MODEL,
     OVERRIDES,
     RUN,
-    SUBMISSION,
     SUBMISSION_FILE,
     RunFolder,
-    Submission,
-    as_asked,
     held,
     new_run_id,
     note_left_run,
@@ -37,6 +35,7 @@ from producer.salvage import AnswerFiles, DamagedLedger, Known
 from producer.sinks.files import sync_folder
 from producer.sinks.kinds import answer_paths
 from producer.sources import BadRows, Source, shown
+from producer.submission import SUBMISSION, Submission
 
 WORKSHOP: Final = "ledger.repair"
 DAMAGED: Final = "ledger.damaged.sqlite"
@@ -119,7 +118,8 @@ def _made(path: Path, old: DamagedLedger, submission: Submission, workshop: Path
         with ledger.transaction():
             for name, known_output in old.outputs():
                 ledger.keep_output(name, known_output)
-        rows = new.plan_again(submission, source).rows
+        # What the record says of outputs holds.
+        rows = Planner(new, submission, source).plan("leave").rows
         overrides = old.state(OVERRIDES)
         with ledger.transaction():
             ledger.state.set(RUN, new_run_id(path))

@@ -16,6 +16,7 @@ from producer.ledger.asks import Result
 from producer.ledger.file import LEDGER, require_folder
 from producer.ledger.jobs import JobState, OpenJob
 from producer.ledger.ledger import Asked, FileDigest, Ledger, NextRow
+from producer.ledger.new_rows import NewRows
 from producer.ledger.reader import LedgerReader
 from producer.ledger.stored import OUTCOME, OUTPUT_KNOWN, OutputKnown
 
@@ -29,6 +30,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerReader",
+    "NewRows",
     "NextRow",
     "OpenJob",
     "OutputKnown",
