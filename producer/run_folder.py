@@ -19,6 +19,7 @@ import redis
 
 from contract.job import ImagePath
 from contract.store import attempts_key, cancelled_key, done_key, holders_key, lease_key, results_key
+from producer.collect import CANCELLED_KEPT_S
 from producer.database import LedgerDamagedError
 from producer.lease import Lease
 from producer.ledger import Ledger, LedgerError
@@ -26,7 +27,6 @@ from producer.outputs import Outputs, adopt_changed, refuse_changed
 from producer.references import Resolver
 from producer.remedies import FailedRow, Surroundings, hits_every_row, remedy
 from producer.rows import AnsweredRow
-from producer.run import CANCELLED_KEPT_S
 from producer.sinks.files import own_file
 from producer.sinks.kinds import make_sinks, open_sinks
 from producer.sinks.output_record import OutputFile, OutputRecord

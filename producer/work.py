@@ -12,7 +12,7 @@ from contract.counting import counted
 from contract.failure import FailureCode
 from contract.store import cancelled_key
 from producer.asking import Asking
-from producer.collect import Collector
+from producer.collect import CANCELLED_KEPT_S, Collector
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs, FirstJobsFailError
 from producer.lease import Lease
@@ -20,7 +20,7 @@ from producer.ledger import LedgerError
 from producer.model_choice import model_to_ask
 from producer.outputs import Outputs, refuse_changed
 from producer.references import Resolver
-from producer.run import CANCELLED_KEPT_S, Run
+from producer.run import Run
 from producer.run_folder import FINISHED, LEFT_RUNS, MODEL, OVERRIDES, RunFolder, free
 from producer.sinks.kinds import open_sinks
 from producer.sinks.sink import Sink

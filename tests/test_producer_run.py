@@ -31,6 +31,8 @@ from contract.store import (
     image_key,
     results_key,
 )
+from producer.collect import WorkersCrashError
+from producer.done_bits import PIECE_BITS
 from producer.first_jobs import FIRST, FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import LiveModelError
@@ -38,7 +40,7 @@ from producer.planner import Planner
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
-from producer.run import PIECE_BITS, Round, WorkersCrashError
+from producer.run import Round
 from producer.run_folder import RunFolder
 from producer.sources import SourceError, SourceOptions
 from producer.submission import Submission
@@ -73,7 +75,7 @@ def drive(
     folder: RunFolder, connection: redis.Redis, workers: Workers, *, window: int = 100, quiet_s: float = 2.0
 ) -> list[Round]:
     with work_on(folder, connection, workers, feed=True, collect=True, window=window) as work:
-        work.run._quiet_s = quiet_s
+        work.run.reconciler.quiet_s = quiet_s
         rounds = list(work.run.rounds())
         work.finish(keep_done_s=60)
     return rounds
@@ -150,7 +152,7 @@ def test_jobs_of_dead_workers_are_sent_again_though_others_are_queued(
     for index, worker in enumerate(("silent", "gone", "live", SUSPECTED)):
         connection.hset(holders_key(folder.run), str(index), worker)
     with work_on(folder, connection, workers, feed=True, collect=True) as work:
-        work.run._quiet_s = 0.0
+        work.run.reconciler.quiet_s = 0.0
         for round_ in work.run.rounds():
             if round_.sent_again == 2 and round_.complete == 2:
                 assert workers.sent == [0, 1, 2, 3, 0, 1]
@@ -518,7 +520,7 @@ def test_a_process_that_only_feeds_sees_what_is_done(folder: RunFolder, connecti
     workers = Workers(connection, loses=lambda index, _attempt: index not in done)
     with work_on(folder, connection, workers, feed=True, collect=False, window=1100) as work:
         list(work.run.rounds())
-        assert set(work.run._sent_at) == set(range(1101)) - done
+        assert set(work.run.in_flight) == set(range(1101)) - done
 
 
 def test_nothing_is_sent_while_the_store_is_full(folder: RunFolder, connection: redis.Redis) -> None:

@@ -78,7 +78,7 @@ class Runs:
                 run.begin_outputs()
             workers = Workers(self._connection, reply=told)
             with work_on(run, self._connection, workers, feed=True, collect=True, window=20) as work:
-                work.run._quiet_s = 0.0
+                work.run.reconciler.quiet_s = 0.0
                 list(work.run.rounds())
                 work.finish(keep_done_s=60)
         finally:
