@@ -42,7 +42,7 @@ from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
-from producer.asking import Flagged, layered
+from producer.asking import Flagged
 from producer.attendance import Attendance
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary, tell_answered
@@ -52,6 +52,7 @@ from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import folder_of, model_id, model_to_ask
 from producer.outputs import Outputs
+from producer.parameter_layers import layered
 from producer.planner import Planned, Planner
 from producer.planning import plan_run
 from producer.progress import duration
