@@ -60,8 +60,8 @@ class LedgerFile:
         if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        is_empty = not self._db.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+        version = self._db.value("PRAGMA user_version")
+        is_empty = not self._db.value("SELECT EXISTS (SELECT 1 FROM sqlite_schema)")
         if version == 0 and is_empty and create:
             with self.transaction():
                 for statement in (SCHEMA + ROW_INDICES).split(";"):

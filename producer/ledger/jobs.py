@@ -32,8 +32,7 @@ class Jobs:
         self._db = db
 
     def next_index(self) -> int:
-        found = self._db.execute("SELECT max(idx) FROM job").fetchone()[0]
-        return 0 if found is None else found + 1
+        return int(self._db.value("SELECT coalesce(max(idx) + 1, 0) FROM job"))
 
     def add(self, index: int, message: str, uploads: Sequence[str]) -> None:
         """Note a job that is about to be sent; `uploads` are hashes of its images in the store."""

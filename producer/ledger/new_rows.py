@@ -67,10 +67,8 @@ class NewRows:
     def gone(self) -> int:
         """How many of the rows whose place these take are not among them, by their ids."""
         self.flush()
-        found: int = self._db.execute(
-            "SELECT count(*) FROM row WHERE NOT EXISTS (SELECT 1 FROM row_next WHERE row_next.id = row.id)"
-        ).fetchone()[0]
-        return found
+        among = "SELECT 1 FROM row_next WHERE row_next.id = row.id"
+        return int(self._db.value(f"SELECT count(*) FROM row WHERE NOT EXISTS ({among})"))
 
     def refuse_bare(self, failure: Failure) -> None:
         """Let rows end in `failure` that have no image and no leave to be asked without one."""

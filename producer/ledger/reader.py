@@ -16,7 +16,7 @@ CHUNK: Final = 500
 
 
 class LedgerReader(LedgerFile):
-    """One connection, for one thread at a time."""
+    """Rows of the present submission, what came of them, and what is not on disk."""
 
     def rows(self) -> int:
         """Of the present submission."""
@@ -24,23 +24,18 @@ class LedgerReader(LedgerFile):
 
     def complete_rows(self, up_to: int | None = None) -> int:
         """Of the present submission; with `up_to` those not after that place in the order of completion."""
-        found: int = self._db.execute(
-            "SELECT count(*) FROM row WHERE seq IS NOT NULL AND (? IS NULL OR seq <= ?)", (up_to, up_to)
-        ).fetchone()[0]
-        return found
+        every = "SELECT count(*) FROM row WHERE seq IS NOT NULL AND (? IS NULL OR seq <= ?)"
+        return int(self._db.value(every, (up_to, up_to)))
 
     def is_fed(self) -> bool:
         """Whether every question of every row has been sent, or found answered."""
-        found = self._db.execute("SELECT EXISTS (SELECT 1 FROM row WHERE fed < total)").fetchone()
-        return not found[0]
+        return not self._db.value("SELECT EXISTS (SELECT 1 FROM row WHERE fed < total)")
 
     def count_open_jobs(self) -> int:
-        found: int = self._db.execute("SELECT count(*) FROM job WHERE state < 3").fetchone()[0]
-        return found
+        return int(self._db.value("SELECT count(*) FROM job WHERE state < 3"))
 
     def has_open_jobs(self) -> bool:
-        found = self._db.execute("SELECT EXISTS (SELECT 1 FROM job WHERE state < 3)").fetchone()
-        return bool(found[0])
+        return bool(self._db.value("SELECT EXISTS (SELECT 1 FROM job WHERE state < 3)"))
 
     def completed(self, after: int, limit: int = CHUNK) -> tuple[list[AnsweredRow], int]:
         """Rows that were completed after place `after`, in that order, and the place of the last of them."""
@@ -124,17 +119,12 @@ class LedgerReader(LedgerFile):
 
     def has_answers(self) -> bool:
         """Whether the folder knows any answer, of this submission or an earlier one."""
-        found = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM ask WHERE outcome IS NOT NULL AND code IS NULL)"
-        ).fetchone()
-        return bool(found[0])
+        any_answer = "SELECT EXISTS (SELECT 1 FROM ask WHERE outcome IS NOT NULL AND code IS NULL)"
+        return bool(self._db.value(any_answer))
 
     def answered_questions(self) -> int:
-        found: int = self._db.execute(
-            "SELECT count(*) FROM question q JOIN ask a ON a.id = q.ask "
-            "WHERE a.outcome IS NOT NULL AND a.code IS NULL"
-        ).fetchone()[0]
-        return found
+        every = "SELECT count(*) FROM question q JOIN ask a ON a.id = q.ask"
+        return int(self._db.value(f"{every} WHERE a.outcome IS NOT NULL AND a.code IS NULL"))
 
     def asked_again(self) -> tuple[int, int]:
         """Questions that were asked again for a flag, and how many of them have the other answer."""
