@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.fleet_costs import Costs
 from contract.store import MOST_ATTEMPTS
-from producer.run import FEW
+from producer.pacing import FEW
 from producer.window import SMALLEST_WINDOW, WINDOW_PER_SLOT
 
 Part = Literal["workers", "server", "producer", "window", "machine"]

@@ -14,10 +14,13 @@ from bench.queueing import Rows
 from bench.server import cpu_s, process, server
 from contract.store import WORKERS_KEY
 from producer.connection import connect
+from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.queue import Queue
 from producer.run import Run
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
+from producer.work import work_on
 
 IDLE_S: Final = 20.0
 CALIBRATION_ROWS: Final = 6000
@@ -86,14 +89,14 @@ class Site:
         self._runs += 1
         made = RunFolder(self.folder / f"run {self._runs}", create=True)
         submission = Submission(sources=("rows",), prompts=read_prompts([str(job_s)], None, None))
-        made.plan(submission, Rows(rows))
+        Planner(made, submission, Rows(rows)).plan()
         return made
 
     def run(self, made: RunFolder, look: Any = lambda _: None) -> float:
         """Seconds to the last answer on disk; `look` is called with each round."""
         queue = Queue(self.url, self.connection)
         begun = time.monotonic()
-        with made.work(self.connection, queue, feed=True, collect=True) as work:
+        with work_on(made, self.connection, queue, feed=True, collect=True) as work:
             run: Run = work.run
             for round_ in run.rounds():
                 look(round_)

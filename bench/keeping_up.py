@@ -24,9 +24,12 @@ from bench.works import draw
 from contract.job import GenerationParameters, ImagePath, Job
 from producer.asking import Asking
 from producer.connection import connect
+from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.queue import Queue
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
+from producer.work import work_on
 
 DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)
@@ -67,8 +70,8 @@ def queued(url: str, asked: Submission, folder: Path) -> float:
     queue = Queue(url, connection)
     begun = time.monotonic()
     made = RunFolder(folder, create=True)
-    rows = made.plan(asked, asked.open()).rows
-    with made.work(connection, queue, feed=True, collect=True) as work:
+    rows = Planner(made, asked, asked.open()).plan().rows
+    with work_on(made, connection, queue, feed=True, collect=True) as work:
         for _ in work.run.rounds():
             pass
         work.finish(keep_done_s=60)

@@ -22,11 +22,14 @@ from bench.server import module, process, server
 from contract.job import ImageUrl
 from contract.store import results_key
 from producer.connection import connect
+from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.queue import Queue
 from producer.rows import Row
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.sources import BadRows, Skipped
+from producer.submission import Submission
+from producer.work import work_on
 
 QUESTION: Final = "Describe the image in one sentence."
 SAMPLE_S: Final = 1.0
@@ -88,7 +91,7 @@ def planned(folder: Path, rows: int) -> tuple[RunFolder, float]:
     made = RunFolder(folder, create=True)
     submission = Submission(sources=("rows",), prompts=read_prompts([QUESTION], None, None))
     begun = time.monotonic()
-    made.plan(submission, Rows(rows))
+    Planner(made, submission, Rows(rows)).plan()
     return made, rows / (time.monotonic() - begun)
 
 
@@ -99,7 +102,7 @@ def whole(url: str, folder: Path, rows: int) -> dict[str, Any]:
     watched = Watched(connection)
     with process(module("bench.stub_worker", url), folder / "stub.log", {}):
         begun = time.monotonic()
-        with made.work(connection, Queue(url, connection), feed=True, collect=True, window=2000) as work:
+        with work_on(made, connection, Queue(url, connection), feed=True, collect=True, window=2000) as work:
             for round_ in work.run.rounds():
                 watched.look(round_.complete)
             work.finish(keep_done_s=1)
@@ -140,14 +143,14 @@ def apart(url: str, folder: Path, number: int, sent: list[Part], collected: list
     made, _ = planned(folder / f"part {number}", PART_ROWS)
     connection = connect(url)
     queue = Queue(url, connection)
-    with part(sent), made.work(connection, queue, feed=True, collect=False, window=10**6) as work:
+    with part(sent), work_on(made, connection, queue, feed=True, collect=False, window=10**6) as work:
         for _ in work.run.rounds():
             pass
     with process(module("bench.stub_worker", url), folder / "stub.log", {}):
         # Not until the queue is empty: what the stub has taken last is not written yet then.
         while connection.xlen(results_key(made.run)) < PART_ROWS:
             time.sleep(0.1)
-    with part(collected), made.work(connection, queue, feed=False, collect=True) as work:
+    with part(collected), work_on(made, connection, queue, feed=False, collect=True) as work:
         for _ in work.run.rounds():
             pass
         work.finish(keep_done_s=1)

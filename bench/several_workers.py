@@ -22,7 +22,7 @@ from bench.server import process, server
 from bench.works import draw
 from contract.job import GenerationParameters
 from producer.questions import read_prompts
-from producer.run_folder import Submission
+from producer.submission import Submission
 
 WARM_UP: Final = 32
 

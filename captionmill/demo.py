@@ -20,7 +20,7 @@ from captionmill.runs import plan, serving, work
 from demo.samples import DESCRIBE_QUESTION, IMAGES, MODEL_FOLDER, NUMBER_QUESTION, Truth, read_truth
 from producer.ledger import LEDGER
 from producer.questions import read_prompts
-from producer.run_folder import Submission
+from producer.submission import Submission
 
 MARKER: Final = ".captionmill-demo"
 """In a folder that the demo made, which it may remove."""

@@ -18,9 +18,11 @@ from contract.counting import counted
 from contract.job import ImagePath, ImageUrl
 from producer.asking import Asking
 from producer.driving import event
+from producer.planner import Planned, Planner
 from producer.rows import Row
-from producer.run_folder import Planned, RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.sources import BadRows, Skipped, Source, shown
+from producer.submission import Submission
 
 EXAMPLES: Final = 3
 
@@ -83,7 +85,7 @@ def look(submission: Submission, first: int) -> tuple[Looked, Planned]:
     with passing_folder(cache_folder()) as folder:
         opened = RunFolder(folder / "run", create=True)
         try:
-            planned = opened.plan(submission, looked)
+            planned = Planner(opened, submission, looked).plan()
             looked.first += [one.row for one in opened.ledger.next_rows(first)]
             return looked, planned
         finally:

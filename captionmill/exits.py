@@ -16,13 +16,13 @@ from captionmill.kept_models import ModelError
 from captionmill.local_site import SiteError
 from contract.job import GenerationParameters
 from producer.ask import NoWorkerError
-from producer.asking import first_complaint
+from producer.collect import WorkersCrashError
 from producer.connection import ServerError
 from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import LiveModelError
+from producer.parameter_layers import first_complaint
 from producer.queue import BrokerAwayError
-from producer.run import WorkersCrashError
 from producer.settings import Settings
 from producer.sinks.sink import SinkError
 from producer.sources import SourceError, shown

@@ -11,7 +11,8 @@ from captionmill.exits import sentences
 from captionmill.options import AsJson, OutputChoices, RunFolderPath
 from captionmill.runs import finished
 from contract.option_groups import with_groups
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
 
 
 @app.command(rich_help_panel=RUNS)

@@ -42,7 +42,7 @@ from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
-from producer.asking import Flagged, layered
+from producer.asking import Flagged
 from producer.attendance import Attendance
 from producer.connection import connect
 from producer.driving import drive, event, make_contact_sheet, report, summary, tell_answered
@@ -52,14 +52,18 @@ from producer.first_jobs import FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import folder_of, model_id, model_to_ask
 from producer.outputs import Outputs
+from producer.parameter_layers import layered
+from producer.planner import Planned, Planner
 from producer.planning import plan_run
 from producer.progress import duration
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
-from producer.run_folder import Planned, RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.settings import server_url
 from producer.sinks.sink import SinkError
 from producer.sources import place_of, shared_folder, shown
+from producer.submission import Submission
+from producer.work import work_on
 from producer.worker_line import no_worker
 from producer.workers import live_workers
 
@@ -361,7 +365,7 @@ def estimate(
             check_model(model)
         sample_of = Sample(submission.open(), sample)
         opened = RunFolder(folder / "run", create=True)
-        planned = opened.plan(submission, sample_of, sampled=True)
+        planned = Planner(opened, submission, sample_of).plan(sampled=True)
         tell_planned(planned, questions, console, as_json=as_json)
         with serving(server, opened.path, model, local, console) as site:
             connection, queue = connected(site)
@@ -573,9 +577,10 @@ def work(
     folder = RunFolder(out)
     if overwrite:
         folder.begin_outputs()
-    before = folder.ledger.next_index()
+    before = folder.ledger.jobs.next_index()
     check = _checks(site, connection, folder, model, console, as_json=as_json, collect=collect)
-    working = folder.work(
+    working = work_on(
+        folder,
         connection,
         queue,
         feed=feed,
@@ -609,7 +614,7 @@ def work(
         return 0
     assert driven.outputs is not None, "it collects"
     more = {
-        "jobs_sent": folder.ledger.next_index() - before,
+        "jobs_sent": folder.ledger.jobs.next_index() - before,
         "remedies": folder.remedies(folder.surroundings(connection, own=site.own)),
     }
     return finished(folder, driven.outputs, more, console, as_json=as_json)

@@ -1,7 +1,7 @@
 """What a row is asked, with which parameters and in which order; knows no ledger and no queue."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from contract.answer import Answer
 from contract.failure import Failure, FailureCode, Refusal
-from contract.job import SAMPLING, Detail, GenerationParameters, ImagePath, Job, Question
+from contract.job import Detail, GenerationParameters, ImagePath, Job, Question
 from contract.quoting import quoted
+from producer.parameter_layers import ParameterLayers, first_complaint
 from producer.questions import Prompt, render
 from producer.rows import Row
 from producer.sources import SourceError
@@ -20,7 +21,6 @@ REFUSED_ID: Final = "q1"
 ANY_IMAGE: Final = ImagePath(path="image")
 ANY_TEXT: Final = "answer"
 _DEFAULTS: Final = GenerationParameters().model_dump()
-_MOST_MERGED: Final = 1000
 
 
 class Flagged(StrEnum):
@@ -51,16 +51,6 @@ class Checked(NamedTuple):
     """Columns of parameters' names that decide how it is answered."""
 
 
-class _Merged(NamedTuple):
-    """Parameters of all layers, and what came of those that may decide nothing."""
-
-    parameters: GenerationParameters
-    run: frozenset[str]
-    """Fields of the run that decide, or that another layer replaced."""
-    offered: frozenset[str]
-    """Fields that columns offered and that decide."""
-
-
 class Asking:
     """The run's prompts and parameters, applied to rows."""
 
@@ -76,10 +66,8 @@ class Asking:
         questions that are asked once more."""
         self._prompts = tuple(prompts)
         self._parameters = parameters
-        self._given = parameters.model_dump(exclude_defaults=True)
+        self._layers = ParameterLayers(parameters, overrides or {})
         self._detail = detail
-        self._overrides = dict(overrides or {})
-        self._kept: dict[str, _Merged] = {}
         self._used: set[str] = set()
         """Of what is given for the run: what decided something in the rows that were checked."""
         self._fitting: set[str] = set()
@@ -121,7 +109,7 @@ class Asking:
 
     def refuse_idle(self) -> None:
         """After the last row: raise SourceError for an option of the run that decides nothing in any."""
-        idle = [f"--{name.replace('_', '-')}" for name in self._given if name not in self._used]
+        idle = [f"--{name.replace('_', '-')}" for name in self._layers.given if name not in self._used]
         if idle:
             raise SourceError(
                 f"{', '.join(idle)} decides nothing in this run: where a question has choices, no parameter "
@@ -178,7 +166,7 @@ class Asking:
         found = {*row.parameters, *({"detail"} if row.detail is not None else ())}
         own = {} if row.questions else {prompt.id: prompt.parameters for prompt in self._prompts}
         for wish in wishes:
-            merged = self._merged(row, own.get(wish.id, {}), {})
+            merged = self._layers.merged(row, own.get(wish.id, {}), {})
             decides = frozenset({"length_penalty"}) if _is_scored(wish) else frozenset(_DEFAULTS)
             self._used |= merged.run & decides
             found |= merged.offered & decides
@@ -239,58 +227,7 @@ class Asking:
         self, number: int, row: Row, question: Question, own: Mapping[str, Any], again: Mapping[str, Any]
     ) -> Wish:
         prompt = question.model_dump(mode="json")["messages"]
-        return Wish(number, question.id, prompt, question, self._merged(row, own, again).parameters)
-
-    def _merged(self, row: Row, own: Mapping[str, Any], again: Mapping[str, Any]) -> _Merged:
-        """The run's parameters, over them the prompt's, the row's, and what is changed for another try."""
-        layers = (own, row.offered, row.parameters, again)
-        key = repr([sorted(one.items()) for one in layers])
-        if key not in self._kept:
-            if len(self._kept) > _MOST_MERGED:
-                self._kept.clear()
-            try:
-                self._kept[key] = self._merge(own, row, again)
-            except ValidationError as invalid:
-                raise SourceError(f'The row "{quoted(row.id)}": {first_complaint(invalid)}') from None
-        return self._kept[key]
-
-    def _merge(self, own: Mapping[str, Any], row: Row, again: Mapping[str, Any]) -> _Merged:
-        above = layered(row.parameters, self._overrides, again)
-        fields = layered(self._given, own, row.offered, above)
-        offered = frozenset(name for name in row.offered if name in fields and name not in above)
-        for name in offered:
-            if _decides_nothing(name, fields):
-                del fields[name]
-        try:
-            parameters = GenerationParameters.model_validate(fields)
-        except ValidationError:
-            if not offered:
-                raise
-            # Columns that do not go together, or not with the rest, are no parameters.
-            return self._merge(own, replace(row, offered={}), again)
-        return _Merged(parameters, frozenset(self._given.keys() & fields.keys()), offered & fields.keys())
-
-
-def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of GenerationParameters, later ones before earlier ones, without those that these make idle."""
-    fields: dict[str, Any] = {}
-    for upper in layers:
-        samples, beams = upper.get("do_sample"), upper.get("num_beams")
-        idle: set[str] = set()
-        if samples:
-            idle |= {"num_beams", "early_stopping"}
-        elif samples is False or (beams is not None and beams > 1):
-            idle |= {"do_sample", *SAMPLING}
-        if beams == 1:
-            idle |= {"early_stopping"}
-        fields = {name: value for name, value in fields.items() if name not in idle} | dict(upper)
-    return fields
-
-
-def _decides_nothing(name: str, fields: Mapping[str, Any]) -> bool:
-    if name in SAMPLING:
-        return not fields.get("do_sample")
-    return name == "early_stopping" and fields.get("num_beams", 1) == 1
+        return Wish(number, question.id, prompt, question, self._layers.merged(row, own, again).parameters)
 
 
 def _is_scored(wish: Wish) -> bool:
@@ -318,10 +255,3 @@ def by_parameters(wishes: Sequence[Wish]) -> dict[GenerationParameters, list[Wis
             fitting = GenerationParameters(length_penalty=penalty)
         groups.setdefault(fitting, []).append(wish)
     return groups
-
-
-def first_complaint(invalid: ValidationError) -> str:
-    """One sentence of the first of pydantic's errors, without the value that was given."""
-    error = invalid.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in error["loc"])
-    return f"{place + ': ' if place else ''}{error['msg'].removeprefix('Value error, ')}."

@@ -31,11 +31,13 @@ from producer.questions import Prompt, read_prompts
 from producer.queue import Queue
 from producer.rows import AnsweredRow
 from producer.run import Round
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.settings import server_url
 from producer.sinks.output_record import OutputFile
 from producer.sinks.sink import LeftAlone, SinkOptions
 from producer.sources import BadRowPolicy, SourceOptions, shown
+from producer.submission import Submission
+from producer.work import work_on
 from producer.workers import live_workers
 
 
@@ -180,7 +182,8 @@ class Answers:
     def __iter__(self) -> Iterator[AnsweredRow]:
         tap = _Tap()
         yield from self._emitted_before()
-        with self.folder.work(
+        with work_on(
+            self.folder,
             self._client.connection,
             self._client.queue,
             feed=True,
@@ -211,7 +214,7 @@ class Answers:
             yield row
 
     def _emitted_before(self) -> Iterator[AnsweredRow]:
-        place, last = 0, self.folder.ledger.state("emitted") or 0
+        place, last = 0, self.folder.ledger.state.get("emitted") or 0
         while place < last:
             rows, place = self.folder.ledger.completed(place)
             yield from rows

@@ -18,6 +18,11 @@ CRASHES_OF: Final = 50
 """So many of the latest jobs are looked at."""
 CRASHES_SHARE: Final = 0.8
 LEAST_CRASHES: Final = 5
+CANCELLED_KEPT_S: Final = 7 * 24 * 3600
+
+
+class WorkersCrashError(Exception):
+    """The run has stopped, as its jobs kill every worker; the message says what to do."""
 
 
 class Collector:
@@ -72,7 +77,7 @@ class Collector:
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
             for flag, changes in self._on_flag.items():
-                self._ledger.ask_flagged_again(flag, changes, jobs=fresh)
+                self._ledger.retries.ask_flagged(flag, changes, jobs=fresh)
         milliseconds, _, sequence = last_id.partition("-")
         self._redis.xtrim(self._key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
         known = set(fresh)
@@ -84,9 +89,20 @@ class Collector:
                     self.failures += 1
         return fresh
 
-    def workers_crash(self) -> bool:
-        """Whether nearly all of the latest jobs killed their workers: it is not the jobs, then."""
-        return sum(self._crashed) >= max(LEAST_CRASHES, CRASHES_SHARE * len(self._crashed))
+    def stop_if_workers_crash(self) -> None:
+        """Raises WorkersCrashError where nearly all of the latest jobs killed their workers.
+
+        Workers drop what is queued, so that the jobs are as new when the run goes on.
+        """
+        if sum(self._crashed) < max(LEAST_CRASHES, CRASHES_SHARE * len(self._crashed)):
+            return
+        self._redis.set(cancelled_key(self._run), 1, ex=CANCELLED_KEPT_S)
+        self._redis.delete(attempts_key(self._run), holders_key(self._run))
+        raise WorkersCrashError(
+            "Nearly every one of the latest jobs killed the worker that answered it alone, so the cause is "
+            "the workers, not the jobs: look at their logs and model folder. Then go on with run --resume, "
+            "and ask again what failed with retry --code crashed_worker."
+        )
 
     def backlog(self) -> int:
         """Records in the store that are not in the ledger."""

@@ -88,6 +88,10 @@ class Connection(sqlite3.Connection):
     def executemany(self, *arguments: Any) -> Cursor:
         return self.cursor(Cursor).executemany(*arguments)
 
+    def value(self, *arguments: Any) -> Any:
+        """The first column of the first row."""
+        return self.execute(*arguments).fetchone()[0]
+
     def raise_if_damaged(self, error: sqlite3.Error) -> None:
         """Raises LedgerDamagedError."""
         if is_damage(error):
@@ -155,6 +159,6 @@ def check_pages(connection: Connection, path: Path, most_bytes: int | None = CHE
     """Raises LedgerDamagedError where pages of a ledger that is not too large do not fit together."""
     if most_bytes is not None and path.stat().st_size > most_bytes:
         return
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    found = connection.value("PRAGMA integrity_check(1)")
     if found != "ok":
         raise LedgerDamagedError(connection.folder, str(found).replace("\n", " "))

@@ -17,10 +17,11 @@ from contract.counting import counted
 from producer.contact_sheet import write_contact_sheet
 from producer.outputs import Outputs
 from producer.progress import show_progress
-from producer.run_folder import RunFolder, Work
+from producer.run_folder import RunFolder
 from producer.sinks.columns import printable
 from producer.sinks.files import replaced_file
 from producer.sources import Skipped, shown, shown_sources
+from producer.work import Work
 
 NAMED: Final = 10
 """So many outputs that are not on disk are named for each sink; failures.jsonl has all."""

@@ -13,6 +13,7 @@ from producer.remedies import Surroundings
 from producer.rows import Row
 from producer.run_folder import RunFolder
 from producer.sources import BadRows, Skipped, Source, shown
+from producer.work import work_on
 from producer.workers import live_workers
 
 
@@ -68,8 +69,8 @@ def estimate(
     fail, there is no forecast, but "failures": for each code their number, an example and what to do.
     """
     planned = opened.ledger.rows()
-    working = opened.work(
-        connection, queue, feed=True, collect=True, keep_going=True, own_workers=own_workers
+    working = work_on(
+        opened, connection, queue, feed=True, collect=True, keep_going=True, own_workers=own_workers
     )
     with working as work:
         begun = time.monotonic()

@@ -74,7 +74,7 @@ class Feeder:
         self._run = run
         self._model = model
         self._on_flag = on_flag or {}
-        self._index = ledger.next_index()
+        self._index = ledger.jobs.next_index()
         self._most_rows = FIRST_ROWS
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
 
@@ -87,7 +87,7 @@ class Feeder:
         So many jobs `together` go in one message. A row whose questions are all known, or under way for
         another row, sends none.
         """
-        self._uploads.keep_only(self._ledger.uploads())
+        self._uploads.keep_only(self._ledger.jobs.uploads())
         rows = self._ledger.next_rows(min(room, self._most_rows))
         if not rows:
             return Fed((), 0)
@@ -98,7 +98,7 @@ class Feeder:
         with self._ledger.transaction():
             for place, digest in digests.items():
                 self._ledger.keep_file_digest(place, digest)
-            again = self._ledger.changes([one.position for one in rows])
+            again = self._ledger.retries.changes([one.position for one in rows])
             for one, found in zip(rows, images, strict=True):
                 if isinstance(one.row.image, Embedded):
                     found = [self._resolver.resolve(one.row.image, None)[0]]
@@ -108,7 +108,7 @@ class Feeder:
                 taken += 1
             for flag, changes in self._on_flag.items():
                 known = [one.position for one in rows[:taken]]
-                self._ledger.ask_flagged_again(flag, changes, positions=known)
+                self._ledger.retries.ask_flagged(flag, changes, positions=known)
         self._send(messages, together)
         return Fed(tuple(index for index, _ in messages), taken)
 
@@ -122,7 +122,7 @@ class Feeder:
         jobs = [(f"{self._run}-{index}", message) for index, message in messages]
         self._queue.submit(jobs, together=together)
         with self._ledger.transaction():
-            self._ledger.mark_sent(index for index, _ in messages)
+            self._ledger.jobs.mark_sent(index for index, _ in messages)
 
     def _images(self, rows: Sequence[Row]) -> tuple[list[list[Resolved]], dict[bytes, FileDigest]]:
         """The rows' images, without those embedded in the source, which are read one at a time."""
@@ -169,7 +169,7 @@ class Feeder:
             refused = next((image.refusal for image in images if image.refusal is not None), wish.asked)
             if isinstance(refused, Failure):
                 key = b"refused" + position.to_bytes(5, "big") + wish.number.to_bytes(4, "big")
-                self._ledger.settle(key, refused)
+                self._ledger.asks.settle(key, refused)
             else:
                 key = question_key(digest_of(images), refused, wish.parameters, detail)
                 known = key not in missing and self._known(key)
@@ -183,7 +183,7 @@ class Feeder:
 
     def _known(self, key: bytes) -> bool | None:
         """True: has an outcome; False: it is under way; None: it must be asked."""
-        found = self._ledger.ask(key)
+        found = self._ledger.asks.find(key)
         if found is None:
             return None
         has_outcome, model, code = found

@@ -4,7 +4,7 @@ from typing import Final
 
 from contract.answer import JobResult
 from contract.failure import Failure, FailureCode
-from producer.ledger import Ledger
+from producer.ledger import LedgerReader
 from producer.remedies import HIT_EVERY_ROW, FailedRow, hits_every_row
 
 FIRST: Final = 16
@@ -25,7 +25,7 @@ class FirstJobsFailError(Exception):
 class FirstJobs:
     """Watches the records of a run until one of them says that the others are worth asking."""
 
-    def __init__(self, ledger: Ledger, *, watched: bool = True) -> None:
+    def __init__(self, ledger: LedgerReader, *, watched: bool = True) -> None:
         """One whose folder knows any answer, or that is not `watched`, goes on whatever its jobs end in."""
         self._ledger = ledger
         self._jobs = 0

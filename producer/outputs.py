@@ -30,9 +30,9 @@ class Outputs:
         self._ledger = ledger
         self._record = record
         self.sinks = tuple(sinks)
-        self.emitted: int = ledger.state(EMITTED) or 0
+        self.emitted: int = ledger.state.get(EMITTED) or 0
         """Place in the order of completion that all have written up to."""
-        places = ledger.state(PLACES) or {}
+        places = ledger.state.get(PLACES) or {}
         for sink in self.sinks:
             sink.resume(places.get(sink.name))
 
@@ -44,9 +44,9 @@ class Outputs:
         places = {sink.name: sink.write(rows) for sink in self.sinks}
         with self._ledger.transaction():
             for sink in self.sinks:
-                self._ledger.keep_unwritten(sink.name, sink.left_alone.take_unwritten())
-            self._ledger.set_state(EMITTED, place)
-            self._ledger.set_state(PLACES, places)
+                self._ledger.outputs.keep_unwritten(sink.name, sink.left_alone.take_unwritten())
+            self._ledger.state.set(EMITTED, place)
+            self._ledger.state.set(PLACES, places)
             self._record.flush()
         self.emitted = place
         return len(rows)
@@ -74,9 +74,9 @@ class Outputs:
         except OSError as error:
             failed = f"{shown(error.filename or sink.name)} cannot be written: {error.strerror or error}"
         with self._ledger.transaction():
-            self._ledger.keep_unwritten_at_end(sink.name, sink.left_alone.take_unwritten())
+            self._ledger.outputs.keep_unwritten_at_end(sink.name, sink.left_alone.take_unwritten())
             if failed is not None:
-                self._ledger.keep_none_written(sink.name, failed)
+                self._ledger.outputs.keep_none_written(sink.name, failed)
 
     def _unwritten(self) -> Iterator[dict[str, Any]]:
         """A line for each output that is not on disk."""
@@ -104,3 +104,10 @@ def refuse_changed(files: Iterable[OutputFile]) -> None:
     for file in files:
         if not file.is_as_written():
             raise SinkError(file.complaint())
+
+
+def adopt_changed(files: Iterable[OutputFile]) -> None:
+    """Take for our own what is not. Within a transaction of the ledger."""
+    for file in files:
+        if not file.is_as_written():
+            file.adopt()

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from producer.ledger import LEDGER, LedgerError, require_folder
-from producer.run_folder import SUBMISSION_FILE, Planned, RunFolder, Submission
+from producer.planner import Changed, Planned, Planner
+from producer.run_folder import SUBMISSION_FILE, RunFolder
 from producer.sinks.files import sync_folder
 from producer.sources import Source, shown
+from producer.submission import Submission
 
 PLANNING: Final = ".planning"
 """In a folder that is to become a run's: the ledger, while it is planned."""
@@ -23,12 +25,13 @@ def plan_run(out: Path, submission: Submission, source: Source, *, overwrite: bo
     After an exception or a kill, `out` is as it was. Raises SourceError, LedgerError and SinkError.
     """
     require_folder(out)
+    changed: Changed = "adopt" if overwrite else "refuse"
     if (out / LEDGER).exists():
         with closing(RunFolder(out)) as folder, folder.role("feeder"), folder.role("collector"):
-            return folder.plan(submission, source, overwrite=overwrite)
+            return Planner(folder, submission, source).plan(changed)
     with _made(out), _staging(out) as staging:
         with closing(RunFolder(out, create=True, staging=staging)) as folder:
-            planned = folder.plan(submission, source, overwrite=overwrite)
+            planned = Planner(folder, submission, source).plan(changed)
         _put_in_place(staging, out)
     return planned
 

@@ -18,17 +18,15 @@ from producer.asking import Asking, Wish
 from producer.database import LedgerDamagedError
 from producer.keys import question_key
 from producer.ledger import LEDGER, Ledger, LedgerError
+from producer.planner import Planner, as_asked
 from producer.references import Resolver, digest_of
 from producer.rows import Row
 from producer.run_folder import (
     MODEL,
     OVERRIDES,
     RUN,
-    SUBMISSION,
     SUBMISSION_FILE,
     RunFolder,
-    Submission,
-    as_asked,
     held,
     new_run_id,
     note_left_run,
@@ -37,6 +35,7 @@ from producer.salvage import AnswerFiles, DamagedLedger, Known
 from producer.sinks.files import sync_folder
 from producer.sinks.kinds import answer_paths
 from producer.sources import BadRows, Source, shown
+from producer.submission import SUBMISSION, Submission
 
 WORKSHOP: Final = "ledger.repair"
 DAMAGED: Final = "ledger.damaged.sqlite"
@@ -119,18 +118,21 @@ def _made(path: Path, old: DamagedLedger, submission: Submission, workshop: Path
         with ledger.transaction():
             for name, known_output in old.outputs():
                 ledger.keep_output(name, known_output)
-        rows = new.plan_again(submission, source).rows
+        # What the record says of outputs holds.
+        rows = Planner(new, submission, source).plan("leave").rows
         overrides = old.state(OVERRIDES)
         with ledger.transaction():
-            ledger.set_state(RUN, new_run_id(path))
+            ledger.state.set(RUN, new_run_id(path))
             if (model := old.state(MODEL)) is not None:
-                ledger.set_state(MODEL, model)
+                ledger.state.set(MODEL, model)
             if isinstance(overrides, dict):
-                ledger.set_state(OVERRIDES, overrides)
+                ledger.state.set(OVERRIDES, overrides)
             if isinstance(run := old.state(RUN), str):
                 note_left_run(ledger, run)
         from_ledger = _take_asks(ledger, old)
-        asking = Asking(submission.prompts, submission.parameters, submission.detail, ledger.state(OVERRIDES))
+        asking = Asking(
+            submission.prompts, submission.parameters, submission.detail, ledger.state.get(OVERRIDES)
+        )
         with closing(AnswerFiles(answer_paths(submission.sinks, path))) as files:
             from_files = _take_answers(ledger, source, asking, files)
         unknown = [file.path for file in new.output_files(new.submission) if not file.is_as_written()]
@@ -141,7 +143,7 @@ def _take_asks(ledger: Ledger, old: DamagedLedger) -> int:
     count = 0
     with ledger.transaction():
         for key, known in old.asks():
-            ledger.know(key, known.outcome, known.model)
+            ledger.asks.settle(key, known.outcome, known.model)
             count += 1
     return count
 
@@ -158,7 +160,7 @@ def _take_answers(ledger: Ledger, source: Source, asking: Asking, files: AnswerF
                 answers = files.answers(row.id)
                 if answers and row.refusal is None:
                     for key, known in _of_row(row, answers, asking, resolver):
-                        ledger.know(key, known.outcome, known.model)
+                        ledger.asks.settle(key, known.outcome, known.model)
                         count += 1
     return count
 

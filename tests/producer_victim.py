@@ -19,6 +19,7 @@ from producer.rows import AnsweredRow
 from producer.run_folder import RunFolder
 from producer.sinks.lines import LinesSink, answer_lines
 from producer.sinks.output_record import OutputFile, OutputRecord
+from producer.work import work_on
 
 STEPS = (
     "before submit",
@@ -128,8 +129,8 @@ def main(folder: Path, url: str, step: str, times: int) -> None:
     file = OutputFile(folder / "doomed.jsonl", run_folder.record, "jsonl")
     sink = DoomedSink("doomed", [(file, answer_lines)])
     sink.fate = fate
-    with run_folder.work(
-        connection, queue, feed=True, collect=True, window=WINDOW, further_sinks=(sink,)
+    with work_on(
+        run_folder, connection, queue, feed=True, collect=True, window=WINDOW, further_sinks=(sink,)
     ) as work:
         for _ in work.run.rounds():
             pass

@@ -12,9 +12,9 @@ from PIL import Image
 from bench.stub_worker import WORKED_KEY
 from producer.planning import plan_run
 from producer.questions import read_prompts
-from producer.run_folder import Submission
 from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError
+from producer.submission import Submission
 from tests.test_producer_cli import ask_all, captionmill, events, photos, worker
 
 __all__ = ["photos", "worker"]

@@ -21,7 +21,7 @@ from captionmill.options import GenerationOptions, LocalOptions, QuestionOptions
 from captionmill.runs import make_submission
 from contract.job import GenerationParameters
 from demo.samples import IMAGES, MODEL_FOLDER
-from producer.run_folder import Submission
+from producer.submission import Submission
 from tests.command import run_command
 
 GROUP: Any = typer.main.get_command(app)

@@ -15,7 +15,9 @@ from contract.failure import Failure, FailureCode
 from contract.job import Job, Question
 from producer.planning import plan_run
 from producer.questions import read_prompts
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
+from producer.work import work_on
 from tests.producer_driver import Workers, answer, lines, texts
 from tests.test_producer_cli import captionmill
 
@@ -48,7 +50,7 @@ def drive(out: Path, connection: redis.Redis, submission: Submission | None = No
     workers = Workers(connection, reply=reply)
     with (
         closing(RunFolder(out)) as folder,
-        folder.work(connection, workers, feed=True, collect=True) as work,
+        work_on(folder, connection, workers, feed=True, collect=True) as work,
     ):
         for _ in work.run.rounds():
             pass

@@ -16,10 +16,11 @@ from producer import Client
 from producer.outputs import NotWrittenError
 from producer.planning import plan_run
 from producer.questions import read_prompts
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError
+from producer.submission import Submission
 from tests.processes import ROOT, spawn, wait_until
 from tests.producer_driver import lines
 from tests.test_closed_pipe import unread

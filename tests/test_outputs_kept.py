@@ -11,9 +11,11 @@ from PIL import Image
 
 from producer.planning import plan_run
 from producer.questions import read_prompts
-from producer.run_folder import CONTACT_SHEET, RunFolder, Submission
+from producer.run_folder import CONTACT_SHEET, RunFolder
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import NOT_WRITTEN, SinkError, SinkOptions
+from producer.submission import Submission
+from producer.work import work_on
 from tests.producer_driver import Workers, lines
 from tests.test_producer_cli import ask_all, captionmill, photos, worker
 
@@ -70,7 +72,7 @@ def drive(
     """To the end of the run, or through so many rounds of it."""
     with (
         closing(RunFolder(out)) as folder,
-        folder.work(connection, Workers(connection), feed=True, collect=True, window=1) as work,
+        work_on(folder, connection, Workers(connection), feed=True, collect=True, window=1) as work,
     ):
         for _ in work.run.rounds():
             rounds -= 1

@@ -14,9 +14,11 @@ import redis
 
 from bench.stub_worker import WORKED_KEY
 from contract.job import ImageUrl
+from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.rows import Row
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
 from tests.processes import spawn
 from tests.producer_driver import Rows, lines
 from tests.producer_victim import STEPS
@@ -41,7 +43,8 @@ def make_run(folder: Path, rows: int) -> None:
         Row(id=f"row {n}", name=None, image=ImageUrl(url=f"https://example.org/{n}.png")) for n in range(rows)
     ]
     prompts = read_prompts(["What?", "Is it {answer:q1}?"], None, None)
-    made.plan(Submission(sources=("rows",), prompts=prompts, sinks=("jsonl", "csv", "coco")), Rows(content))
+    asked = Submission(sources=("rows",), prompts=prompts, sinks=("jsonl", "csv", "coco"))
+    Planner(made, asked, Rows(content)).plan()
     made.close()
 
 

@@ -39,8 +39,8 @@ def feed(ledger: Ledger, position: int, index: int, *keys: bytes, first: int = 0
     """Send what the row asks as one job; keys that are known are not asked again."""
     with ledger.transaction():
         asked = [Asked(n, f"q{n}", f"What {n}?", key) for n, key in enumerate(keys, start=first)]
-        new = {one.key: one.id for one in asked if ledger.ask(one.key) is None}
-        states = [ledger.ask(one.key) for one in asked]
+        new = {one.key: one.id for one in asked if ledger.asks.find(one.key) is None}
+        states = [ledger.asks.find(one.key) for one in asked]
         if new:
             ledger.add_job(index, f'"job {index}"', (), new)
         ledger.add_questions(position, asked, sum(state is None or not state[0] for state in states))
@@ -89,7 +89,7 @@ def test_equal_questions_are_asked_once_and_answer_every_row(ledger: Ledger) -> 
     record(ledger, 0, answer("both"))
     feed(ledger, 2, 1, b"same")
     assert texts(ledger) == [("a", ["both"]), ("b", ["both"]), ("c", ["both"])]
-    assert ledger.next_index() == 1
+    assert ledger.jobs.next_index() == 1
 
 
 def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> None:
@@ -99,7 +99,7 @@ def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> 
     with ledger.transaction():
         ledger.add_job(1, '"job 1"', (), {b"same": "q0"})
         ledger.add_questions(1, [Asked(0, "q0", "What 0?", b"same")], 1)
-    assert ledger.ask(b"same") == (False, None, None)
+    assert ledger.asks.find(b"same") == (False, None, None)
     record(ledger, 1, answer("at last"))
     assert texts(ledger) == [("a", ["at last"]), ("b", ["at last"])]
 
@@ -119,7 +119,7 @@ def test_answers_outlive_a_new_plan(ledger: Ledger) -> None:
     plan(ledger, "b", "a")
     assert ledger.rows() == 2
     assert texts(ledger) == []
-    assert ledger.ask(b"a") == (True, "m", None)
+    assert ledger.asks.find(b"a") == (True, "m", None)
     feed(ledger, 1, 1, b"a")
     feed(ledger, 0, 1, b"b")
     assert texts(ledger) == [("a", ["known"])]
@@ -161,8 +161,8 @@ def test_failures_are_due_again(ledger: Ledger) -> None:
     record(ledger, 0, answer("one"), FAILED)
     record(ledger, 1, answer("three"), answer("four"))
     with ledger.transaction():
-        assert ledger.forget_failures(["deadline_exceeded"]) == 0
-        assert ledger.forget_failures(["image_broken"]) == 1
+        assert ledger.retries.ask_failed(["deadline_exceeded"]) == 0
+        assert ledger.retries.ask_failed(["image_broken"]) == 1
     assert [one.position for one in ledger.next_rows(9)] == [0]
     assert ledger.outcomes(0) == {"q0": answer("one")}
     feed(ledger, 0, 2, b"2", first=1)
@@ -187,15 +187,15 @@ def test_open_jobs_tell_what_a_crash_left_unsure(ledger: Ledger, tmp_path: Path)
     for position, key in enumerate((b"1", b"2", b"3")):
         feed(ledger, position, position, key)
     with ledger.transaction():
-        ledger.mark_sent([0, 1])
+        ledger.jobs.mark_sent([0, 1])
     record(ledger, 0, answer("one"))
     ledger.close()
     with Ledger(tmp_path / "run") as again:
-        assert again.open_jobs() == [
+        assert again.jobs.open() == [
             OpenJob(1, JobState.SENT, '"job 1"'),
             OpenJob(2, JobState.SENDING, '"job 2"'),
         ]
-        assert (again.message(0), again.message(1)) == (None, '"job 1"')
+        assert (again.jobs.message(0), again.jobs.message(1)) == (None, '"job 1"')
 
 
 def test_a_plan_that_fails_changes_nothing(ledger: Ledger) -> None:

@@ -31,16 +31,21 @@ from contract.store import (
     image_key,
     results_key,
 )
+from producer.collect import WorkersCrashError
+from producer.done_bits import PIECE_BITS
 from producer.first_jobs import FIRST, FirstJobsFailError
 from producer.ledger import LedgerError
 from producer.model_choice import LiveModelError
+from producer.planner import Planner
 from producer.questions import Prompt, read_prompts
 from producer.queue import BrokerAwayError
 from producer.rows import Embedded, Row
-from producer.run import PIECE_BITS, Round, WorkersCrashError
-from producer.run_folder import RunFolder, Submission
+from producer.run import Round
+from producer.run_folder import RunFolder
 from producer.sources import SourceError, SourceOptions
+from producer.submission import Submission
 from producer.window import MOST_TOGETHER, TOGETHER_S
+from producer.work import work_on
 from tests.producer_driver import Rows, Workers, answer, lines, texts, write
 from tests.workers import announce
 
@@ -63,14 +68,14 @@ def shipping(images: Path, **fields: Any) -> Submission:
 
 
 def plan(folder: RunFolder, rows: Sequence[Row], asked: Submission | None = None) -> None:
-    folder.plan(asked or submission(), Rows(rows))
+    Planner(folder, asked or submission(), Rows(rows)).plan()
 
 
 def drive(
     folder: RunFolder, connection: redis.Redis, workers: Workers, *, window: int = 100, quiet_s: float = 2.0
 ) -> list[Round]:
-    with folder.work(connection, workers, feed=True, collect=True, window=window) as work:
-        work.run._quiet_s = quiet_s
+    with work_on(folder, connection, workers, feed=True, collect=True, window=window) as work:
+        work.run.reconciler.quiet_s = quiet_s
         rounds = list(work.run.rounds())
         work.finish(keep_done_s=60)
     return rounds
@@ -125,7 +130,7 @@ def test_what_was_about_to_be_sent_is_sent_first(folder: RunFolder, connection: 
         def queued(self) -> int:
             return 1
 
-    with folder.work(connection, Away(connection), feed=True, collect=True) as work:
+    with work_on(folder, connection, Away(connection), feed=True, collect=True) as work:
         rounds = work.run.rounds()
         with pytest.raises(BrokerAwayError):
             next(rounds)
@@ -146,8 +151,8 @@ def test_jobs_of_dead_workers_are_sent_again_though_others_are_queued(
     workers.queued = lambda: 1  # type: ignore[method-assign]
     for index, worker in enumerate(("silent", "gone", "live", SUSPECTED)):
         connection.hset(holders_key(folder.run), str(index), worker)
-    with folder.work(connection, workers, feed=True, collect=True) as work:
-        work.run._quiet_s = 0.0
+    with work_on(folder, connection, workers, feed=True, collect=True) as work:
+        work.run.reconciler.quiet_s = 0.0
         for round_ in work.run.rounds():
             if round_.sent_again == 2 and round_.complete == 2:
                 assert workers.sent == [0, 1, 2, 3, 0, 1]
@@ -345,7 +350,7 @@ def test_images_embedded_in_the_source(folder: RunFolder, connection: redis.Redi
     plan(folder, rows)
     embedded = [b"one", b"two", b"one"]
     workers = Workers(connection)
-    with folder.work(connection, workers, feed=True, collect=True, source=Rows(rows, embedded)) as work:
+    with work_on(folder, connection, workers, feed=True, collect=True, source=Rows(rows, embedded)) as work:
         list(work.run.rounds())
         work.finish(keep_done_s=1)
     assert [job.image for job in workers.jobs] == [ImageInline.of(b"one"), ImageInline.of(b"two")]
@@ -416,7 +421,7 @@ def test_failures_are_tried_again_with_other_parameters(folder: RunFolder, conne
 
 def interrupt(folder: RunFolder, connection: redis.Redis, workers: Workers, *, after: int) -> None:
     """Leave the run in the middle."""
-    with folder.work(connection, workers, feed=True, collect=True, window=2) as work:
+    with work_on(folder, connection, workers, feed=True, collect=True, window=2) as work:
         for round_ in work.run.rounds():
             if round_.complete >= after:
                 break
@@ -437,7 +442,7 @@ def test_a_run_goes_on_where_it_was_left(folder: RunFolder, connection: redis.Re
 def test_a_cancelled_run_can_go_on(folder: RunFolder, connection: redis.Redis) -> None:
     plan(folder, numbered())
     first = Workers(connection, loses=lambda index, _: index >= 3)
-    with folder.work(connection, first, feed=True, collect=True, window=5) as work:
+    with work_on(folder, connection, first, feed=True, collect=True, window=5) as work:
         for round_ in work.run.rounds():
             if round_.complete == 3:
                 break
@@ -455,7 +460,7 @@ def test_a_cancelled_run_can_go_on(folder: RunFolder, connection: redis.Redis) -
 def test_a_submission_takes_over_what_is_under_way(folder: RunFolder, connection: redis.Redis) -> None:
     plan(folder, numbered(3))
     first = Workers(connection, loses=lambda *_: True)
-    with folder.work(connection, first, feed=True, collect=True) as work:
+    with work_on(folder, connection, first, feed=True, collect=True) as work:
         next(work.run.rounds())
     assert first.sent == [0, 1, 2]
     plan(folder, numbered(5, first=1))
@@ -496,12 +501,12 @@ def test_one_process_has_a_role(folder: RunFolder, role: Any) -> None:
 def test_feeding_and_collecting_apart(folder: RunFolder, connection: redis.Redis) -> None:
     plan(folder, numbered())
     workers = Workers(connection)
-    with folder.work(connection, workers, feed=True, collect=False, window=3) as work:
+    with work_on(folder, connection, workers, feed=True, collect=False, window=3) as work:
         list(work.run.rounds())
     assert workers.sent == list(range(JOBS))
     assert not (folder.path / "answers.jsonl").exists()
     other = RunFolder(folder.path)
-    with other.work(connection, workers, feed=False, collect=True) as work:
+    with work_on(other, connection, workers, feed=False, collect=True) as work:
         list(work.run.rounds())
         work.finish(keep_done_s=1)
     other.close()
@@ -513,9 +518,9 @@ def test_a_process_that_only_feeds_sees_what_is_done(folder: RunFolder, connecti
     plan(folder, numbered(1101))
     done = {0, 7, 8, PIECE_BITS - 1, PIECE_BITS, 2 * PIECE_BITS + 1}
     workers = Workers(connection, loses=lambda index, _attempt: index not in done)
-    with folder.work(connection, workers, feed=True, collect=False, window=1100) as work:
+    with work_on(folder, connection, workers, feed=True, collect=False, window=1100) as work:
         list(work.run.rounds())
-        assert set(work.run._sent_at) == set(range(1101)) - done
+        assert set(work.run.in_flight) == set(range(1101)) - done
 
 
 def test_nothing_is_sent_while_the_store_is_full(folder: RunFolder, connection: redis.Redis) -> None:
@@ -524,7 +529,7 @@ def test_nothing_is_sent_while_the_store_is_full(folder: RunFolder, connection: 
     used = connection.info("memory")["used_memory"]
     connection.config_set("maxmemory", int(used * 1.1))
     try:
-        with folder.work(connection, workers, feed=True, collect=True) as work:
+        with work_on(folder, connection, workers, feed=True, collect=True) as work:
             round_ = next(work.run.rounds())
     finally:
         connection.config_set("maxmemory", 0)
@@ -541,7 +546,7 @@ def test_a_plan_that_fails_leaves_the_run_as_it_was(folder: RunFolder, connectio
         raise SourceError("line 2: not JSON")
 
     with pytest.raises(SourceError, match="line 2"):
-        folder.plan(submission("Who?"), Rows(rows))
+        Planner(folder, submission("Who?"), Rows(rows)).plan()
     with pytest.raises(SourceError, match='id "row 0" is that of an earlier row'):
         plan(folder, [*numbered(2), *numbered(1)])
     with pytest.raises(SourceError, match="has no rows"):

@@ -10,9 +10,12 @@ import pytest
 import redis
 
 from contract.job import INLINE_MAX_BYTES, ImageInline, ImageStored
+from producer.planner import Planner
 from producer.questions import read_prompts
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.sources import SourceOptions
+from producer.submission import Submission
+from producer.work import work_on
 from tests.processes import spawn
 from tests.producer_driver import Workers, lines, texts
 from tests.test_producer_cli import captionmill
@@ -97,9 +100,9 @@ def test_nothing_from_elsewhere_is_sent(
         prompts=read_prompts(("What?",), None, None),
         ship=True,
     )
-    run.plan(asked, asked.open())
+    Planner(run, asked, asked.open()).plan()
     workers = Workers(connection)
-    with run.work(connection, workers, feed=True, collect=True, window=100) as work:
+    with work_on(run, connection, workers, feed=True, collect=True, window=100) as work:
         list(work.run.rounds())
         work.finish(keep_done_s=60)
     found = texts(run.path)

@@ -202,7 +202,7 @@ import os, signal, sys
 from pathlib import Path
 from producer.planning import plan_run
 from producer.questions import read_prompts
-from producer.run_folder import Submission
+from producer.submission import Submission
 
 asked = Submission(sources=(sys.argv[1],), prompts=read_prompts(["Other?"], None, None))
 source = asked.open()

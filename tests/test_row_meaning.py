@@ -19,12 +19,13 @@ import pytest
 from captionmill.dry_run import look
 from contract.job import GenerationParameters
 from producer.asking import Asking
+from producer.planner import Planned
 from producer.questions import read_prompts
 from producer.rows import Row
-from producer.run_folder import Planned, Submission
 from producer.sinks.kinds import KINDS, open_sinks
 from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError, SourceOptions
+from producer.submission import Submission
 from tests.answered import answered_row, read_path, record_in
 from tests.test_trade_rows import captionmill
 

@@ -11,7 +11,9 @@ from contract.broker import JOB_QUEUE
 from producer.ledger import LedgerError
 from producer.planning import plan_run
 from producer.questions import read_prompts
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
+from producer.work import work_on
 from tests.processes import spawn, wait_until
 from tests.producer_driver import Workers, texts
 from tests.test_producer_cli import ask_all, captionmill, command, photos, worker
@@ -68,9 +70,9 @@ def test_a_lease_that_another_takes_ends_the_run(
     workers = Workers(connection, loses=lambda *_: True)
     with (
         closing(RunFolder(tmp_path / "copy")) as copy,
-        copy.work(connection, workers, feed=True, collect=True),
+        work_on(copy, connection, workers, feed=True, collect=True),
         closing(RunFolder(out)) as folder,
         pytest.raises(LedgerError, match="copies of one run"),
-        folder.work(connection, workers, feed=True, collect=True),
+        work_on(folder, connection, workers, feed=True, collect=True),
     ):
         pass

@@ -26,12 +26,15 @@ from contract.job import (
     Turn,
 )
 from producer.asking import Asking
+from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.rows import Row
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.sinks.json_lists import llava_entries
 from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError, SourceOptions, open_source
+from producer.submission import Submission
+from producer.work import work_on
 from tests.answered import answered_row
 from tests.fakes import IMAGE_TOKENS, FakeEngine, FakeModel
 from tests.producer_driver import Workers, lines
@@ -188,9 +191,9 @@ def test_a_run_asks_once_about_the_same_images_in_the_same_order(
         sources=(str(photos / "rows.jsonl"),), prompts=read_prompts(("What?",), None, None), ship=ship
     )
     with closing(RunFolder(photos.parent / "out", create=True)) as run:
-        run.plan(submission, submission.open())
+        Planner(run, submission, submission.open()).plan()
         workers = Workers(connection)
-        with run.work(connection, workers, feed=True, collect=True, window=100) as work:
+        with work_on(run, connection, workers, feed=True, collect=True, window=100) as work:
             list(work.run.rounds())
             work.finish(keep_done_s=60)
         assert [job.image_count for job in workers.jobs] == [2, 2, 1, 3]

@@ -69,7 +69,7 @@ def drive(
     rows = rows_of(folder / "images", ragged=ragged, long=long)
     with Ledger(folder / "run", create=True) as ledger:
         record = OutputRecord(ledger, folder / "run")
-        done, place = ledger.state("test") or (0, None)
+        done, place = ledger.state.get("test") or (0, None)
         sink = open_sinks([kind], folder / "run", options, read_path, record)[0]
         refuse_changed(sink.files())
         sink.resume(place)
@@ -78,7 +78,7 @@ def drive(
                 place = sink.write(rows[done : done + batch])
                 done += batch
                 with ledger.transaction():
-                    ledger.set_state("test", [done, place])
+                    ledger.state.set("test", [done, place])
                     record.flush()
             sink.finish(lambda: iter(sorted(rows, key=lambda row: row.position)))
         finally:
@@ -91,12 +91,12 @@ def drive(
 def begin_anew(folder: Path) -> None:
     """As planning does."""
     with Ledger(folder / "run") as ledger, ledger.transaction():
-        ledger.set_state("test", None)
+        ledger.state.set("test", None)
 
 
 def state_of(folder: Path) -> Any:
     with Ledger(folder / "run") as ledger:
-        return ledger.state("test")
+        return ledger.state.get("test")
 
 
 def killed_at(line: int, *arguments: Any, **options: Any) -> tuple[int, int]:

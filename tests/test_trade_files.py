@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from captionmill.cli import app
 from captionmill.local_site import passing_folder
 from producer.rows import Embedded
-from producer.run_folder import Submission
 from producer.sources import BadRows, SourceError, open_source
 from producer.sources.shards import OPEN_SAMPLES
+from producer.submission import Submission
 from tests.processes import ROOT
 from tests.trade_files import CASES, EMBEDDED, PNG, Case, Write, lines, parquet, picture, tar, zipped
 

@@ -17,9 +17,9 @@ from contract.broker import JOB_QUEUE
 from contract.counting import counted
 from contract.failure import Failure
 from producer.ask import Asked, NoWorkerError, Waiting
-from producer.asking import first_complaint
 from producer.chat.chosen import AnsweredBy
 from producer.connection import connect
+from producer.parameter_layers import first_complaint
 from producer.queue import BrokerAwayError, Queue
 
 RETRIES: Final = 5

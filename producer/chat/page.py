@@ -62,32 +62,7 @@ class Page:
             conversation = gradio.State(Conversation())
             with gradio.Row(equal_height=False):
                 with gradio.Column(scale=3, min_width=320):
-                    chat = gradio.Chatbot(
-                        label="Captionmill",
-                        height="62vh",
-                        # Text as it is: what a run would write, and nothing that a browser would load.
-                        render_markdown=False,
-                        buttons=["copy"],
-                        placeholder="Give an image and ask about it.",
-                        elem_id="chat",
-                    )
-                    box = gradio.MultimodalTextbox(
-                        show_label=False,
-                        placeholder="Ask about an image; Enter sends",
-                        file_types=["image", *sorted(HEIC_SUFFIXES)],
-                        file_count="single",
-                        sources=["upload"],
-                        max_plain_text_length=100_000,
-                        elem_id="box",
-                    )
-                    new = gradio.Button("New conversation", size="sm", elem_id="new")
-                    if examples:
-                        gradio.Examples(
-                            [{"text": text, "files": [str(path)]} for text, path in examples],
-                            inputs=box,
-                            label="Examples",
-                            api_visibility="private",
-                        )
+                    chat, box, new = _talk(examples)
                 with gradio.Column(scale=1, min_width=300):
                     settings, note = _settings()
                     with gradio.Accordion("Try on a folder", open=True):
@@ -201,6 +176,37 @@ _DEFAULT_VALUES: Final = (1, 128, 0.0, "high")
 BEAMS_NOTE: Final = "With beams the answer appears when it is final, and no token is drawn."
 SAMPLING_NOTE: Final = "Above 0 tokens are drawn, equally for equal questions, and no beams are searched."
 GREEDY_NOTE: Final = "At temperature 0 with 1 beam the likeliest token is taken, and the answer streams."
+
+
+def _talk(examples: Sequence[tuple[str, Path]]) -> tuple[Any, Any, Any]:
+    """What was said, the box to ask in, and what begins anew."""
+    chat = gradio.Chatbot(
+        label="Captionmill",
+        height="62vh",
+        # Text as it is: what a run would write, and nothing that a browser would load.
+        render_markdown=False,
+        buttons=["copy"],
+        placeholder="Give an image and ask about it.",
+        elem_id="chat",
+    )
+    box = gradio.MultimodalTextbox(
+        show_label=False,
+        placeholder="Ask about an image; Enter sends",
+        file_types=["image", *sorted(HEIC_SUFFIXES)],
+        file_count="single",
+        sources=["upload"],
+        max_plain_text_length=100_000,
+        elem_id="box",
+    )
+    new = gradio.Button("New conversation", size="sm", elem_id="new")
+    if examples:
+        gradio.Examples(
+            [{"text": text, "files": [str(path)]} for text, path in examples],
+            inputs=box,
+            label="Examples",
+            api_visibility="private",
+        )
+    return chat, box, new
 
 
 def _settings() -> tuple[list[Any], Any]:

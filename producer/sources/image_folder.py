@@ -83,16 +83,30 @@ class ImageFolder:
         bad = bad or BadRows()
         named: set[str] = set()
         ids: set[str] = set()
+        yield from self._described(bad, named, ids)
+        others = 0
+        try:
+            for row in self._images.rows(bad):
+                if row.id not in named:
+                    others += 1
+                    yield self._labelled(row)
+        except NoImagesError:
+            if not ids:
+                raise
+        self.skipped = self._images.skipped
+        self._tell(len(named), others)
+
+    def read(self, place: int) -> bytes:
+        return self._images.read(place)
+
+    def _described(self, bad: BadRows, named: set[str], ids: set[str]) -> Iterator[Row]:
+        """The metadata's rows; adds the images that these have to `named`, and their own ids to `ids`."""
         for part in self._metadata:
             for row in part.source.rows(bad):
                 if isinstance(row.image, ImagePath) and row.name is not None:
-                    name = os.path.normpath(part.folder + row.name)
-                    image = self._images.image(name)
-                    if part.folder and (image is None or not _is_there(image)):
-                        # Some write names from the whole data set's folder on.
-                        whole = self._images.image(os.path.normpath(row.name))
-                        image = whole if whole is not None and _is_there(whole) else image
+                    image = self._image(part, row.name)
                     if image is None:
+                        name = os.path.normpath(part.folder + row.name)
                         yield from bad.instead(name, row.where, f"there is no image {quoted(name)}")
                         continue
                     if not image.id.startswith(self._below):
@@ -111,20 +125,15 @@ class ImageFolder:
                     row_id = f"{row_id} ({row.where.rpartition(', ')[2]})"
                 ids.add(row_id)
                 yield replace(row, id=row_id)
-        others = 0
-        try:
-            for row in self._images.rows(bad):
-                if row.id not in named:
-                    others += 1
-                    yield self._labelled(row)
-        except NoImagesError:
-            if not ids:
-                raise
-        self.skipped = self._images.skipped
-        self._tell(len(named), others)
 
-    def read(self, place: int) -> bytes:
-        return self._images.read(place)
+    def _image(self, part: Metadata, name: str) -> Row | None:
+        """The image that a metadata file names."""
+        image = self._images.image(os.path.normpath(part.folder + name))
+        if part.folder and (image is None or not _is_there(image)):
+            # Some write names from the whole data set's folder on.
+            whole = self._images.image(os.path.normpath(name))
+            image = whole if whole is not None and _is_there(whole) else image
+        return image
 
     def _labelled(self, row: Row) -> Row:
         folders = row.id.split("/")[1:-1] if self._labels else []

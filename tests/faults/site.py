@@ -19,9 +19,11 @@ from typing import Any, Final
 from contract.broker import JOB_QUEUE, SUSPECT_QUEUE
 from contract.job import ImagePath, Question
 from contract.store import attempts_key, holders_key, results_key
+from producer.planner import Planner
 from producer.questions import Prompt
 from producer.rows import Row
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
+from producer.submission import Submission
 from tests.faults.result import Result
 from tests.faults.server import Server
 from tests.faults.short_waits import VARIABLE
@@ -154,7 +156,7 @@ class Site:
 
     def _plan(self, rows: list[Row], submission: Submission) -> None:
         made = RunFolder(self.out, create=True)
-        made.plan(submission, Rows(rows))
+        Planner(made, submission, Rows(rows)).plan()
         self.run = made.run
         made.close()
 

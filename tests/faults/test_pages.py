@@ -14,11 +14,14 @@ from contract.failure import Failure
 from contract.job import ImagePath, Job, Question
 from producer.driving import summary
 from producer.ledger import LEDGER, LedgerError
+from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.repair import repair
-from producer.run_folder import RunFolder, Submission
+from producer.run_folder import RunFolder
 from producer.sinks.sink import SinkError
 from producer.sources import SourceError
+from producer.submission import Submission
+from producer.work import work_on
 from tests.faults.pages import damage
 from tests.producer_driver import Workers, answer
 
@@ -50,10 +53,10 @@ class Runs:
         prompts = read_prompts(("What?", "Where, if {answer:q1}?"), None, None)
         asked = Submission(sources=(str(self.photos),), prompts=prompts)
         run = RunFolder(self._closed, create=True)
-        run.plan(asked, asked.open())
+        Planner(run, asked, asked.open()).plan()
         # The last jobs are lost on their way.
         workers = Workers(self._connection, loses=lambda index, _: index >= ROWS - 5, reply=told)
-        with run.work(self._connection, workers, feed=True, collect=True, window=20) as work:
+        with work_on(run, self._connection, workers, feed=True, collect=True, window=20) as work:
             for done in work.run.rounds():
                 if done.in_flight >= 4:
                     break
@@ -74,8 +77,8 @@ class Runs:
             if overwrite:
                 run.begin_outputs()
             workers = Workers(self._connection, reply=told)
-            with run.work(self._connection, workers, feed=True, collect=True, window=20) as work:
-                work.run._quiet_s = 0.0
+            with work_on(run, self._connection, workers, feed=True, collect=True, window=20) as work:
+                work.run.reconciler.quiet_s = 0.0
                 list(work.run.rounds())
                 work.finish(keep_done_s=60)
         finally:

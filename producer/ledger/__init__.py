@@ -1,0 +1,39 @@
+"""What a run folder remembers: rows, questions, jobs and answers, in SQLite; knows no Redis and no files.
+
+schema   the tables: what each holds
+stored   the values in their columns
+file     the database: opened, checked, one transaction at a time
+reader   what status, outputs and pages read
+ledger   what the writers of a run do: plan, feed, collect
+         new_rows, jobs, asks, retries, output_state, state: its parts, each about its own tables
+
+Everything that belongs together is one transaction, made durable before anything outside depends on it. Two
+processes may have a ledger open, one that feeds and one that collects.
+"""
+
+from producer.database import LedgerError
+from producer.ledger.asks import Result
+from producer.ledger.file import LEDGER, require_folder
+from producer.ledger.jobs import JobState, OpenJob
+from producer.ledger.ledger import Asked, FileDigest, Ledger, NextRow
+from producer.ledger.new_rows import NewRows
+from producer.ledger.reader import LedgerReader
+from producer.ledger.stored import OUTCOME, OUTPUT_KNOWN, OutputKnown
+
+__all__ = [
+    "LEDGER",
+    "OUTCOME",
+    "OUTPUT_KNOWN",
+    "Asked",
+    "FileDigest",
+    "JobState",
+    "Ledger",
+    "LedgerError",
+    "LedgerReader",
+    "NewRows",
+    "NextRow",
+    "OpenJob",
+    "OutputKnown",
+    "Result",
+    "require_folder",
+]

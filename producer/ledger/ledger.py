@@ -1,0 +1,193 @@
+"""What the writers of a run do with its ledger: plan rows, feed them, collect their outcomes."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from contract.answer import Answer
+from contract.failure import Failure
+from producer.database import LedgerDamagedError
+from producer.ledger.asks import Asks, Result
+from producer.ledger.jobs import Jobs
+from producer.ledger.new_rows import NewRows, Twice
+from producer.ledger.output_state import OutputState
+from producer.ledger.reader import LedgerReader
+from producer.ledger.retries import Retries
+from producer.ledger.stored import OUTCOME, read_row
+from producer.rows import Row
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of a row with its content key."""
+
+    number: int
+    """Of the question in its row, from 0."""
+    id: str
+    prompt: Any
+    """Its messages as JSON."""
+    key: bytes
+
+
+class NextRow(NamedTuple):
+    """A row to feed."""
+
+    position: int
+    row: Row
+    begun: bool
+    """Whether some of its questions have been fed before."""
+
+
+class FileDigest(NamedTuple):
+    """What `file` says of an image file."""
+
+    size: int
+    mtime_ns: int
+    digest: bytes
+
+
+class Ledger(LedgerReader):
+    """Every change stands within a `transaction` of the caller, so that what belongs together is one."""
+
+    def __init__(self, folder: Path, *, create: bool = False, read_only: bool = False) -> None:
+        """Raises LedgerError as LedgerFile does."""
+        super().__init__(folder, create=create, read_only=read_only)
+        self.jobs = Jobs(self._db)
+        self.asks = Asks(self._db)
+        self.outputs = OutputState(self._db, self.state)
+        self.retries = Retries(self._db, self.outputs)
+
+    @contextmanager
+    def new_rows(self, twice: Twice | None = None) -> Iterator[NewRows]:
+        """Rows that take the place of the present ones when the block ends well.
+
+        Until then the ledger is as it was. `twice` says what stands in the place of a row whose id was there
+        before; without it, `add` and `flush` raise LedgerError.
+        """
+        with self.transaction():
+            rows = NewRows(self._db, twice)
+            yield rows
+            rows.take_place()
+            self.state.set("rows", rows.count)
+            self.outputs.begin()
+
+    def next_rows(self, limit: int) -> list[NextRow]:
+        """Rows to feed: first those whose earlier questions are answered."""
+        chosen: list[tuple[int, bytes, str, int]] = []
+        for which in ("due IS NOT NULL", "fed = 0 AND due IS NULL AND seq IS NULL"):
+            chosen += self._db.execute(
+                f"SELECT position, id, content, fed FROM row WHERE {which} ORDER BY position LIMIT ?",
+                (limit - len(chosen),),
+            ).fetchall()
+            if len(chosen) >= limit:
+                break
+        with self._db.reading():
+            return [
+                NextRow(position, read_row(row_id, content), fed > 0)
+                for position, row_id, content, fed in chosen
+            ]
+
+    def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
+        """Question id → outcome, of the row's questions that have been fed."""
+        found = self._db.execute(
+            "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.id = q.ask WHERE q.position = ?",
+            (position,),
+        )
+        with self._db.reading():
+            return {
+                question: None if outcome is None else OUTCOME.validate_json(outcome)
+                for question, outcome in found
+            }
+
+    def add_job(self, index: int, message: str, uploads: Sequence[str], asks: Mapping[bytes, str]) -> None:
+        """Note a job that is about to be sent; `asks` maps content keys to the job's question ids.
+
+        `uploads` are hashes of its images in the store.
+        """
+        self.jobs.add(index, message, uploads)
+        self.asks.ask(index, asks)
+
+    def add_questions(self, position: int, asked: Sequence[Asked], waiting: int) -> None:
+        """Note what a row asks now; `waiting` of it has no outcome yet. Each was asked or settled."""
+        self._db.executemany(
+            "INSERT INTO question VALUES (?, ?, ?, ?, (SELECT id FROM ask WHERE key = ?))",
+            [(position, one.number, one.id, json.dumps(one.prompt), one.key) for one in asked],
+        )
+        self._db.execute(
+            "UPDATE row SET fed = fed + ?, open = open + ?, due = NULL WHERE position = ?",
+            (len(asked), waiting, position),
+        )
+        if not waiting:
+            self._finish([position])
+
+    def file_digest(self, path: bytes) -> FileDigest | None:
+        found = self._db.execute("SELECT size, mtime_ns, digest FROM file WHERE path = ?", (path,)).fetchone()
+        return None if found is None else FileDigest(*found)
+
+    def keep_file_digest(self, path: bytes, digest: FileDigest) -> None:
+        self._db.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", (path, *digest))
+
+    def record(self, results: Iterable[Result], jobs: Sequence[int]) -> list[int]:
+        """Note the records of `jobs`, as far as they are new. Returns the indices that were open."""
+        fresh = self.jobs.open_of(jobs)
+        if not fresh:
+            return []
+        self._db.execute("DELETE FROM touched")
+        self._db.execute(
+            f"""INSERT INTO touched SELECT q.position, count(*)
+            FROM ask a CROSS JOIN question q ON q.ask = a.id
+            WHERE a.job IN ({",".join("?" * len(fresh))}) AND a.outcome IS NULL GROUP BY q.position""",
+            fresh,
+        )
+        self.asks.record(results, fresh)
+        self.jobs.end(fresh)
+        # Written so that SQLite goes from the few rows touched to the many there are, and not the other way.
+        self._db.execute(
+            """UPDATE row SET open = open - (SELECT n FROM touched t WHERE t.position = row.position)
+            WHERE position IN (SELECT position FROM touched)"""
+        )
+        finished = self._db.execute(
+            "SELECT r.position FROM touched t CROSS JOIN row r ON r.position = t.position WHERE r.open = 0"
+        ).fetchall()
+        self._finish([position for (position,) in finished])
+        return fresh
+
+    def _finish(self, positions: Sequence[int]) -> None:
+        """Rows without open questions are complete, or due for what is left of them."""
+        self.retries.choose(positions)
+        following = int(self.state.get("last_seq") or 0) + 1
+        complete: list[tuple[int, int]] = []
+        for position in positions:
+            found = self._db.execute("SELECT total, fed FROM row WHERE position = ?", (position,)).fetchone()
+            if found is None:
+                raise LedgerDamagedError(self.folder, f"row {position} is gone")
+            total, fed = found
+            if fed < total:
+                self._db.execute("UPDATE row SET due = 1 WHERE position = ?", (position,))
+            else:
+                complete.append((following + len(complete), position))
+        self._db.executemany("UPDATE row SET seq = ? WHERE position = ?", complete)
+        if complete:
+            self.state.set("last_seq", complete[-1][0])
+
+    def withdraw(self) -> int:
+        """Make everything that is under way due again. Returns the number of jobs withdrawn."""
+        with_open = "SELECT id FROM ask WHERE outcome IS NULL"
+        for position, count in self._db.execute(
+            f"SELECT position, count(*) FROM question WHERE ask IN ({with_open}) GROUP BY position"
+        ).fetchall():
+            self._db.execute(
+                "UPDATE row SET fed = fed - ?, open = 0, due = 1 WHERE position = ?", (count, position)
+            )
+        self._db.execute(f"DELETE FROM question WHERE ask IN ({with_open})")
+        self._db.execute("DELETE FROM ask WHERE outcome IS NULL")
+        return self.jobs.end_all()
+
+    def keep_output(self, path: bytes, known: Sequence[Sequence[Any]]) -> None:
+        if known:
+            self._db.execute("INSERT OR REPLACE INTO output VALUES (?, ?)", (path, json.dumps(known)))
+        else:
+            self._db.execute("DELETE FROM output WHERE path = ?", (path,))

@@ -1,0 +1,167 @@
+"""Reads a submission's sources, once and whole, into the ledger of a run folder; sends nothing."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Literal
+
+from contract.job import ImagePath
+from producer.answered_already import AnsweredAlready
+from producer.asking import Asking, Checked
+from producer.caption_question import CaptionQuestion
+from producer.image_folders import ImageFolders
+from producer.ledger import LedgerError, NewRows
+from producer.outputs import adopt_changed, refuse_changed
+from producer.plan_notes import BARE, PlanNotes
+from producer.questions import check
+from producer.rows import Row
+from producer.run_folder import (
+    ANSWERED_ALREADY,
+    FINISHED,
+    IMAGE_FOLDERS,
+    OVERRIDES,
+    SKIPPED,
+    WITHOUT_IMAGE,
+    RunFolder,
+    refuse_overwritten,
+)
+from producer.sources import BadRows, Skipped, Source, SourceError, shown_sources
+from producer.submission import SUBMISSION, Submission
+
+Changed = Literal["refuse", "adopt", "leave"]
+"""What becomes of output files that are not as the run folder wrote them: taken for its own, or left."""
+
+
+@dataclass
+class Planned:
+    """What is known of a run before anything is sent."""
+
+    skipped: Skipped
+    rows: int = 0
+    asked_by_run: int = 0
+    """Of the rows, those that bring no question of their own."""
+    source_notes: tuple[str, ...] = ()
+    """How the sources are read, where a person may expect otherwise."""
+    gone: int = 0
+    """Rows that the same sources had when they were planned before, and have no more."""
+    notes: PlanNotes = field(default_factory=PlanNotes)
+    answered: Mapping[str, int] = field(default_factory=dict)
+    """Where an answer is already → images that are not asked about, and no rows."""
+
+
+class Planner:
+    """Everything is checked before a row takes its place; after an error the ledger is as it was."""
+
+    def __init__(self, folder: RunFolder, submission: Submission, source: Source) -> None:
+        """Raises SinkError, and SourceError for prompts that the source has no columns for."""
+        self._folder = folder
+        self._ledger = folder.ledger
+        self._source = source
+        self._submission = submission = submission.beside_images(source)
+        check(submission.prompts, source.columns)
+        self._asking = Asking(
+            submission.prompts, submission.parameters, submission.detail, on_flag=submission.on_flag
+        )
+        self._files = folder.output_files(submission)
+        self._written = {os.path.realpath(file.path) for file in self._files}
+        self._image_folders = ImageFolders()
+        self._captions = CaptionQuestion(submission.sink_options.question, submission.prompts)
+        self._bad = BadRows(submission.bad_rows)
+        self._planned = Planned(skipped=source.skipped)
+
+    def plan(self, changed: Changed = "refuse", *, sampled: bool = False) -> Planned:
+        """Note the source's rows in place of the earlier ones.
+
+        Where the source is `sampled`, options may decide something in other rows. Raises SourceError and
+        SinkError.
+        """
+        if changed == "refuse":
+            refuse_changed(self._files)
+        for place in self._submission.sources:
+            refuse_overwritten(place, self._written)
+        known = self._answered_already()
+        with closing(known), self._ledger.new_rows(self._bad.instead) as rows:
+            try:
+                self._read(known, rows)
+            except LedgerError as error:
+                raise SourceError(str(error)) from None
+            self._bad.require_none()
+            self._planned.answered = dict(known.counts)
+            if not rows.count and not known.counts:
+                raise SourceError(f"{shown_sources(self._submission.sources)} has no rows.")
+            self._refuse(rows, sampled=sampled)
+            self._note(rows)
+            if changed == "adopt":
+                adopt_changed(self._files)
+        self._folder.keep_copy(self._submission)
+        return self._planned
+
+    def _answered_already(self) -> AnsweredAlready:
+        submission = self._submission
+        return AnsweredAlready(
+            submission.sinks,
+            submission.sink_options,
+            submission.skip_answered,
+            self._folder.path,
+            questions=[one.id for one in submission.prompts],
+            image_root=submission.options.image_root,
+        )
+
+    def _read(self, known: AnsweredAlready, rows: NewRows) -> None:
+        for row in self._source.rows(self._bad):
+            if known.has(row):
+                continue
+            for image in row.images:
+                if isinstance(image, ImagePath):
+                    refuse_overwritten(image.to_path(), self._written)
+                self._image_folders.add(image)
+            for one, checked in as_asked(row, self._asking, self._bad):
+                rows.add(one, checked.questions)
+                self._planned.notes.add(one, checked.decided_by)
+                self._captions.note(one)
+                self._planned.asked_by_run += not one.questions and one.refusal is None
+        rows.flush()
+
+    def _refuse(self, rows: NewRows, *, sampled: bool) -> None:
+        """After the last row: raise SourceError, or let rows end in failures, for what all tell together."""
+        notes = self._planned.notes
+        if notes.must_refuse_bare:
+            rows.refuse_bare(BARE)
+            notes.note_bare_refused()
+        if rows.count:
+            notes.refuse_without_any()
+        if rows.count and not sampled:
+            notes.refuse_undecided(self._submission.options.parameters)
+            self._asking.refuse_idle()
+            self._captions.require()
+            self._asking.refuse_unfit()
+
+    def _note(self, rows: NewRows) -> None:
+        planned, source, state = self._planned, self._source, self._ledger.state
+        planned.rows, planned.skipped = rows.count, source.skipped
+        planned.source_notes = (*source.notes, *self._bad.notes)
+        before = state.get(SUBMISSION)
+        if before is not None and set(before["sources"]) == set(self._submission.sources):
+            planned.gone = rows.gone()
+        for name, value in (
+            (SUBMISSION, self._submission.model_dump(mode="json")),
+            (OVERRIDES, {}),
+            (FINISHED, False),
+            (IMAGE_FOLDERS, self._image_folders.roots()),
+            (SKIPPED, source.skipped.fields()),
+            (WITHOUT_IMAGE, planned.notes.without_image),
+            (ANSWERED_ALREADY, planned.answered),
+        ):
+            state.set(name, value)
+
+
+def as_asked(row: Row, asking: Asking, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
+    """The row, or what stands in its place where it cannot be asked."""
+    try:
+        checked = asking.check(row)
+    except SourceError as error:
+        for refused in bad.instead(row.id, row.where, str(error)):
+            yield refused, asking.check(refused)
+    else:
+        yield row, checked
