@@ -154,27 +154,6 @@ class Conversion:
         verified = self.verify(exported, compressed)
         return None if stop_after == "verify" else [*compressed.values(), companions, verified]
 
-    def publish(self, out: Path, name: str, products: list[Product], reading: Reading) -> FolderManifest:
-        """Make the folder `out` of the products."""
-        self.on_stage("publishing")
-        return publish(
-            out,
-            [product.folder for product in products],
-            lambda files, digest: FolderManifest(
-                model=f"{name}-{self.settings.format_name}-{digest}",
-                source=self.source.name,
-                revision=self.source.revision,
-                packing=self.checkpoint.packing,
-                marks=self.processing.marks,
-                weight_format=self.settings.language.weight_format,
-                vision_format=self.settings.vision.vision_format,
-                settings=self.settings.model_dump() | reading.recorded,
-                properties=self.settings.properties,
-                made_with=made_with(),
-                files=files,
-            ),
-        )
-
     def export(self, xml: str) -> Product:
         """One part as the checkpoint stores it, without loss."""
 
@@ -389,9 +368,33 @@ def convert(
         products = conversion.products(stop_after)
         if products is None:
             return None
-        manifest = conversion.publish(out, chosen, products, reading)
+        manifest = _publish(conversion, out, chosen, products, reading)
     shutil.rmtree(work_path(out))
     return manifest
+
+
+def _publish(
+    made: Conversion, out: Path, name: str, products: list[Product], reading: Reading
+) -> FolderManifest:
+    """Make the folder `out` of the products."""
+    made.on_stage("publishing")
+    return publish(
+        out,
+        [product.folder for product in products],
+        lambda files, digest: FolderManifest(
+            model=f"{name}-{made.settings.format_name}-{digest}",
+            source=made.source.name,
+            revision=made.source.revision,
+            packing=made.checkpoint.packing,
+            marks=made.processing.marks,
+            weight_format=made.settings.language.weight_format,
+            vision_format=made.settings.vision.vision_format,
+            settings=made.settings.model_dump() | reading.recorded,
+            properties=made.settings.properties,
+            made_with=made_with(),
+            files=files,
+        ),
+    )
 
 
 def _model_name(name: str) -> str:
