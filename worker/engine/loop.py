@@ -17,11 +17,13 @@ from typing import Final
 import numpy as np
 
 from contract.failure import FailureCode, Refusal
+from worker.engine.admission import Limits
 from worker.engine.observer import EngineObserver
 from worker.engine.request import FloatArray, Generations, IntArray, Request
-from worker.engine.runner import Piece, Runner, SequenceId
+from worker.engine.runner import Runner, SequenceId, SequenceInput
 from worker.engine.sampling import RowSearch
-from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
+from worker.engine.scheduled_request import ScheduledRequest, StepItem
+from worker.engine.scheduler import Scheduler
 from worker.engine.search import NextRows
 
 logger = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ class Engine:
         self._observer: EngineObserver | None = None
         self._ticked = time.monotonic()
         self._scheduler = Scheduler(runner, limits)
-        self._tickets: dict[Flight, _Ticket] = {}
+        self._tickets: dict[ScheduledRequest, _Ticket] = {}
         self.times = EngineTimes()
         self._left_runner: float | None = None
         # Guards the three fields below it.
@@ -131,7 +133,7 @@ class Engine:
 
     @property
     def ticked(self) -> float:
-        """When the thread last began a turn or, with nothing to do, showed that it lives; monotonic seconds.
+        """When the thread last went round or, with nothing to do, showed that it lives; monotonic seconds.
 
         Every IDLE_TICK_S while idle; while it computes, no sooner than a step is long.
         """
@@ -207,100 +209,100 @@ class Engine:
     def _let_go(self) -> None:
         """Take out the requests that were cancelled or asked to stop, or whose deadline has come."""
         now = self._clock()
-        for flight, ticket in list(self._tickets.items()):
+        for scheduled, ticket in list(self._tickets.items()):
             deadline, stop_asked = ticket.request.deadline, ticket.request.stop_asked
             if ticket.cancelled():
-                self._end(flight, None)
+                self._end(scheduled, None)
             elif stop_asked is not None and stop_asked():
-                assert isinstance(flight.search, RowSearch), "the request was checked"
-                self._end(flight, flight.search.cut_short())
+                assert isinstance(scheduled.search, RowSearch), "the request was checked"
+                self._end(scheduled, scheduled.search.cut_short())
             elif deadline is not None and now >= deadline:
                 late = "The deadline passed before the answer was complete."
-                self._end(flight, Refusal(FailureCode.DEADLINE_EXCEEDED, late))
+                self._end(scheduled, Refusal(FailureCode.DEADLINE_EXCEEDED, late))
 
     def _step(self) -> None:
         """Plan, compute, advance."""
-        turns = self._scheduler.plan()
-        if not turns:
+        items = self._scheduler.plan()
+        if not items:
             return
-        for turn in turns:
-            self._tickets[turn.flight].begun = True
+        for item in items:
+            self._tickets[item.scheduled].begun = True
         try:
-            pieces = self._pieces(turns)
-            logits = self._timed_step(pieces)
+            inputs = self._inputs(items)
+            logits = self._timed_step(inputs)
         except Exception as error:  # noqa: BLE001 - handed to those who wait
-            self._fail(turns, error)
+            self._fail(items, error)
             return
-        ends = np.cumsum([turn.rows for turn in turns])
-        for turn, own in zip(turns, np.split(logits, ends[:-1]), strict=True):
-            self._advance(turn, own)
+        ends = np.cumsum([item.rows for item in items])
+        for item, own in zip(items, np.split(logits, ends[:-1]), strict=True):
+            self._advance(item, own)
 
-    def _pieces(self, turns: list[Turn]) -> list[Piece]:
-        """The embeddings that the turns append, in their order; the tokens of all rows embedded together."""
-        token_ids = [turn.flight.token_ids for turn in turns if turn.prompt is None]
+    def _inputs(self, items: list[StepItem]) -> list[SequenceInput]:
+        """The embeddings that the items append, in their order; the tokens of all rows embedded together."""
+        token_ids = [item.scheduled.token_ids for item in items if item.prompt is None]
         embedded: Iterator[FloatArray] = iter(())
         if token_ids:
-            assert all(ids is not None for ids in token_ids), "a flight past its prompt has tokens to append"
+            assert all(ids is not None for ids in token_ids), "a request past its prompt has tokens to append"
             embedded = iter(self._embed(np.concatenate(token_ids)[:, None]))  # type: ignore[arg-type]
-        return [self._piece(turn, sequence, embedded) for turn in turns for sequence in turn.flight.sequences]
+        return [
+            self._input(item, sequence, embedded) for item in items for sequence in item.scheduled.sequences
+        ]
 
-    def _piece(self, turn: Turn, sequence: SequenceId, embedded: Iterator[FloatArray]) -> Piece:
-        request = turn.flight.request
-        if turn.prompt is None:
-            return Piece(sequence, next(embedded), turn.flight.next_position)
-        positions = None if request.positions is None else request.positions[turn.prompt]
-        return Piece(sequence, request.inputs_embeds[turn.prompt], positions)
+    def _input(self, item: StepItem, sequence: SequenceId, embedded: Iterator[FloatArray]) -> SequenceInput:
+        request = item.scheduled.request
+        if item.prompt is None:
+            return SequenceInput(sequence, next(embedded), item.scheduled.next_position)
+        positions = None if request.positions is None else request.positions[item.prompt]
+        return SequenceInput(sequence, request.inputs_embeds[item.prompt], positions)
 
-    def _timed_step(self, pieces: list[Piece]) -> FloatArray:
+    def _timed_step(self, inputs: list[SequenceInput]) -> FloatArray:
         begun = time.perf_counter()
         if self._left_runner is not None:
             self.times.between_s += begun - self._left_runner
-        logits = self._runner.step(pieces)
+        logits = self._runner.step(inputs)
         self._left_runner = time.perf_counter()
         seconds = self._left_runner - begun
-        positions = sum(len(piece.inputs_embeds) for piece in pieces)
+        positions = sum(len(one.inputs_embeds) for one in inputs)
         self.times.runner_s += seconds
         self.times.steps += 1
         self.times.positions += positions
         if self._observer is not None:
-            self._observer.stepped(seconds, len(pieces), prefill=positions > len(pieces))
+            self._observer.stepped(seconds, len(inputs), prefill=positions > len(inputs))
         return logits
 
-    def _advance(self, turn: Turn, logits: FloatArray) -> None:
-        """Show a flight its logits (row, vocabulary); what it raises there ends this flight alone."""
-        flight = turn.flight
-        if turn.prompt is None:
-            flight.appended += 1
-        else:
-            flight.prompt_done = turn.prompt.stop
-            if flight.prompt_left:
-                return
-            self._urgent_prompts.discard(self._tickets[flight])
+    def _advance(self, item: StepItem, logits: FloatArray) -> None:
+        """Show a request its logits (row, vocabulary); what it raises there ends this request alone."""
+        scheduled = item.scheduled
+        scheduled.count(item.prompt)
+        if scheduled.prompt_left:
+            return
+        if item.prompt is not None:
+            self._urgent_prompts.discard(self._tickets[scheduled])
             if self._observer is not None:
-                self._observer.first_token(time.perf_counter() - self._tickets[flight].submitted)
+                self._observer.first_token(time.perf_counter() - self._tickets[scheduled].submitted)
         try:
-            found = flight.search.advance(logits)
-            if (on_tokens := flight.request.on_tokens) is not None:
+            found = scheduled.search.advance(logits)
+            if (on_tokens := scheduled.request.on_tokens) is not None:
                 on_tokens(
                     found.token_ids.tolist() if isinstance(found, NextRows) else found[0].token_ids[-1:]
                 )
         except Exception as error:  # noqa: BLE001 - handed to the one who waits
-            self._end(flight, error)
+            self._end(scheduled, error)
             return
         if isinstance(found, NextRows):
-            self._scheduler.proceed(flight, found)
+            self._scheduler.proceed(scheduled, found)
         else:
-            self._end(flight, found)
+            self._end(scheduled, found)
 
-    def _end(self, flight: Flight, outcome: Generations | Exception | None) -> None:
-        self._scheduler.end(flight)
-        _finish(self._tickets.pop(flight), outcome)
+    def _end(self, scheduled: ScheduledRequest, outcome: Generations | Exception | None) -> None:
+        self._scheduler.end(scheduled)
+        _finish(self._tickets.pop(scheduled), outcome)
 
-    def _fail(self, turns: list[Turn], error: Exception) -> None:
+    def _fail(self, items: list[StepItem], error: Exception) -> None:
         """End all whose step it was: of what they share nothing is known to be whole."""
-        self._scheduler.drop(turn.flight for turn in turns)
-        for turn in turns:
-            _finish(self._tickets.pop(turn.flight), error)
+        self._scheduler.drop(item.scheduled for item in items)
+        for item in items:
+            _finish(self._tickets.pop(item.scheduled), error)
 
     def _die(self, death: BaseException) -> None:
         """Fail all that wait or run, and every later submit."""
