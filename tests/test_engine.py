@@ -13,7 +13,8 @@ from contract.failure import FailureCode, Refusal
 from tests.fake_runner import EOS, PLENTY, POISON, VOCABULARY, FakeRunner, counting, embed, make_request
 from tests.scheduler_driver import alone
 from worker.engine.admission import Limits
-from worker.engine.loop import Engine, EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
+from worker.engine.loop import Engine
 from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
 from worker.engine.runner import SequenceId, SequenceInput
 

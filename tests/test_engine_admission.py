@@ -83,12 +83,14 @@ def test_prompts_share_a_mixed_step_with_a_token_of_each_row(runner: FakeRunner,
 
 
 def test_a_request_leaves_an_urgent_one_bytes_unless_it_is_alone() -> None:
-    room = {"kv_bytes": 3 * BYTES, "urgent_rows": 1}
-    assert budget([], **room).fits(request(3), TOKENS)
-    assert budget([request()], **room).fits(request(), TOKENS)
-    assert not budget([request(2)], **room).fits(request(), TOKENS)
-    assert budget([request(2)], **room).fits(request(urgent=True), TOKENS)
-    assert not budget([], [request(2)], **room).fits(request(), TOKENS), "what ended has bytes too"
+    def left(running: list[Request], ended: list[Request]) -> AdmissionBudget:
+        return budget(running, ended, kv_bytes=3 * BYTES, urgent_rows=1)
+
+    assert left([], []).fits(request(3), TOKENS)
+    assert left([request()], []).fits(request(), TOKENS)
+    assert not left([request(2)], []).fits(request(), TOKENS)
+    assert left([request(2)], []).fits(request(urgent=True), TOKENS)
+    assert not left([], [request(2)]).fits(request(), TOKENS), "what ended has bytes too"
 
 
 def test_a_shared_prefix_takes_its_bytes_once() -> None:
