@@ -13,9 +13,9 @@ from typing import Final
 from PIL import Image
 
 from contract.job import GenerationParameters, Question
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Request
-from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.llava.model import LlavaModel
 

@@ -26,9 +26,9 @@ from contract.job import GenerationParameters, Question
 from contract.model_folder import LANGUAGE_XML, VISION_XML
 from demo.scenes import Layout, Scene, draw, make_scene
 from demo.truth import TOPICS, Exchange, ask
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Prefix, Request
-from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.llava.model import ImageFeatures, LlavaModel
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from contract.job import GenerationParameters
+from worker.engine.admission import Limits
 from worker.engine.request import FloatArray, IntArray, Prefix, Request
-from worker.engine.runner import Piece, SequenceId
-from worker.engine.scheduler import Limits
+from worker.engine.runner import SequenceId, SequenceInput
 
 VOCABULARY = 16
 EOS = 0
@@ -73,7 +73,7 @@ class FakeRunner:
         self.on_step = on_step
         self.sequences: dict[SequenceId, FakeSequence] = {}
         self.steps: list[list[list[int]]] = []
-        """of each step, failed ones too, the tokens that its pieces appended"""
+        """of each step, failed ones too, the tokens that its inputs appended"""
         self.most_bytes = self.most_rows = self.most_step_tokens = 0
         self.threads: set[threading.Thread] = set()
         self._broken: set[SequenceId] = set()
@@ -103,14 +103,14 @@ class FakeRunner:
         blocks = source.blocks[:shared] + ([object()] if rest else [])
         return self._named(FakeSequence(max_positions, source.tokens[:length], blocks))
 
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
         self.threads.add(threading.current_thread())
-        named = {piece.sequence for piece in pieces}
-        assert pieces, "a step appends something"
-        assert len(named) == len(pieces), "a sequence is named once a step"
+        named = {one.sequence for one in inputs}
+        assert inputs, "a step appends something"
+        assert len(named) == len(inputs), "a sequence is named once a step"
         assert named <= self.sequences.keys() - self._broken, "a sequence is alive and whole"
-        appended = [piece.inputs_embeds[:, 0].astype(int).tolist() for piece in pieces]
-        assert all(appended), "a piece is not empty"
+        appended = [one.inputs_embeds[:, 0].astype(int).tolist() for one in inputs]
+        assert all(appended), "an input is not empty"
         self.steps.append(appended)
         self.most_rows = max(self.most_rows, len(self.sequences))
         self.most_step_tokens = max(self.most_step_tokens, sum(map(len, appended)))
@@ -120,7 +120,7 @@ class FakeRunner:
         self.on_step()
         self._broken -= named
         return np.stack(
-            [self._append(p.sequence, tokens) for p, tokens in zip(pieces, appended, strict=True)]
+            [self._append(p.sequence, tokens) for p, tokens in zip(inputs, appended, strict=True)]
         )
 
     def release(self, sequence: SequenceId) -> None:

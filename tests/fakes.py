@@ -12,7 +12,7 @@ from PIL import Image
 
 from contract.failure import FailureCode, Refusal
 from contract.job import Detail, Question
-from worker.engine.loop import EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
 
 IMAGE_TOKENS = 5

@@ -8,9 +8,11 @@ import numpy as np
 
 from contract.failure import Refusal
 from tests.fake_runner import PLENTY, FakeRunner, embed
+from worker.engine.admission import Limits
 from worker.engine.request import FloatArray, Generations, Request
-from worker.engine.runner import Piece
-from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
+from worker.engine.runner import SequenceInput
+from worker.engine.scheduled_request import ScheduledRequest, StepItem
+from worker.engine.scheduler import Scheduler
 from worker.engine.search import NextRows
 
 
@@ -57,31 +59,31 @@ class Driver:
     def __init__(self, runner: FakeRunner, limits: Limits = PLENTY) -> None:
         self.runner = runner
         self.scheduler = Scheduler(runner, limits)
-        self.outcomes: dict[Flight, Generations | Exception] = {}
+        self.outcomes: dict[ScheduledRequest, Generations | Exception] = {}
 
-    def add(self, *requests: Request) -> list[Flight]:
+    def add(self, *requests: Request) -> list[ScheduledRequest]:
         return [self.scheduler.add(request) for request in requests]
 
-    def leave(self, flight: Flight) -> None:
-        self.scheduler.end(flight)
-        self.outcomes[flight] = TimeoutError("cancelled or overdue")
+    def leave(self, scheduled: ScheduledRequest) -> None:
+        self.scheduler.end(scheduled)
+        self.outcomes[scheduled] = TimeoutError("cancelled or overdue")
 
-    def step(self) -> list[Turn]:
-        """One step → its turns."""
-        turns = self.scheduler.plan()
-        assert len({turn.flight for turn in turns}) == len(turns), "a flight has one turn"
-        if not turns:
-            return turns
+    def step(self) -> list[StepItem]:
+        """One step → its items."""
+        items = self.scheduler.plan()
+        assert len({item.scheduled for item in items}) == len(items), "a request has one item"
+        if not items:
+            return items
         try:
-            logits = self.runner.step([piece for turn in turns for piece in _pieces(turn)])
+            logits = self.runner.step([one for item in items for one in _inputs(item)])
         except StepFailedError as error:
-            self.scheduler.drop(turn.flight for turn in turns)
-            self.outcomes |= {turn.flight: error for turn in turns}
-            return turns
-        ends = np.cumsum([turn.rows for turn in turns])
-        for turn, own in zip(turns, np.split(logits, ends[:-1]), strict=True):
-            self._advance(turn, own)
-        return turns
+            self.scheduler.drop(item.scheduled for item in items)
+            self.outcomes |= {item.scheduled: error for item in items}
+            return items
+        ends = np.cumsum([item.rows for item in items])
+        for item, own in zip(items, np.split(logits, ends[:-1]), strict=True):
+            self._advance(item, own)
+        return items
 
     def finish(self, most_steps: int = 10_000) -> None:
         """Steps until nothing is left, the last sequence released."""
@@ -92,42 +94,41 @@ class Driver:
         assert self.scheduler.idle
         assert self.runner.sequences == {}, "rows leak"
 
-    def _advance(self, turn: Turn, logits: FloatArray) -> None:
-        flight = turn.flight
-        if turn.prompt is not None:
-            flight.prompt_done = turn.prompt.stop
-            if flight.prompt_left:
-                return
+    def _advance(self, item: StepItem, logits: FloatArray) -> None:
+        scheduled = item.scheduled
+        scheduled.count(item.prompt)
+        if scheduled.prompt_left:
+            return
         try:
-            found = flight.search.advance(logits)
+            found = scheduled.search.advance(logits)
         except Refusal as refusal:
-            self.scheduler.end(flight)
-            self.outcomes[flight] = refusal
+            self.scheduler.end(scheduled)
+            self.outcomes[scheduled] = refusal
             return
         if isinstance(found, NextRows):
-            self.scheduler.proceed(flight, found)
+            self.scheduler.proceed(scheduled, found)
         else:
-            self.scheduler.end(flight)
-            self.outcomes[flight] = found
+            self.scheduler.end(scheduled)
+            self.outcomes[scheduled] = found
 
 
-def _pieces(turn: Turn) -> Iterator[Piece]:
-    flight = turn.flight
-    if turn.prompt is not None:
-        [sequence] = flight.sequences
-        yield Piece(sequence, flight.request.inputs_embeds[turn.prompt])
+def _inputs(item: StepItem) -> Iterator[SequenceInput]:
+    scheduled = item.scheduled
+    if item.prompt is not None:
+        [sequence] = scheduled.sequences
+        yield SequenceInput(sequence, scheduled.request.inputs_embeds[item.prompt])
         return
-    assert flight.token_ids is not None
-    for sequence, embeds in zip(flight.sequences, embed(flight.token_ids[:, None]), strict=True):
-        yield Piece(sequence, embeds)
+    assert scheduled.token_ids is not None
+    for sequence, embeds in zip(scheduled.sequences, embed(scheduled.token_ids[:, None]), strict=True):
+        yield SequenceInput(sequence, embeds)
 
 
 def alone(request: Request) -> Generations | Exception:
     """What the request ends in when nothing runs beside it."""
     driver = Driver(FakeRunner())
-    [flight] = driver.add(request)
+    [scheduled] = driver.add(request)
     driver.finish()
-    return driver.outcomes[flight]
+    return driver.outcomes[scheduled]
 
 
 def same(outcome: object, expected: Generations | Exception) -> bool:

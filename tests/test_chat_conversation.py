@@ -19,9 +19,9 @@ from tests.answered import answer
 from tests.conftest import DEMO_MODEL
 from tests.reference import Reference
 from tests.runners import EXACT, stateful
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Request
-from worker.engine.scheduler import Limits
 from worker.llava.model import LlavaModel
 
 QUESTIONS = (

@@ -12,10 +12,11 @@ import pytest
 from contract.failure import FailureCode, Refusal
 from tests.fake_runner import EOS, PLENTY, POISON, VOCABULARY, FakeRunner, counting, embed, make_request
 from tests.scheduler_driver import alone
-from worker.engine.loop import Engine, EngineStoppedError
+from worker.engine.admission import Limits
+from worker.engine.inbox import EngineStoppedError
+from worker.engine.loop import Engine
 from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
-from worker.engine.runner import Piece, SequenceId
-from worker.engine.scheduler import Limits
+from worker.engine.runner import SequenceId, SequenceInput
 
 PATIENCE_S = 20
 ONE_ROW = Limits(kv_bytes=10**6, rows=1, step_tokens=64)
@@ -448,8 +449,8 @@ def test_what_was_cancelled_before_a_death_is_told(gate: Gate) -> None:
     class Dying(FakeRunner):
         """Dies in the first step, at once."""
 
-        def step(self, pieces: Sequence[Piece]) -> FloatArray:
-            super().step(pieces)
+        def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
+            super().step(inputs)
             raise SystemExit
 
     engine = Engine(Dying(counting, on_step=gate), embed, ONE_ROW)

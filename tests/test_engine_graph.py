@@ -12,7 +12,7 @@ from openvino import opset13
 from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, LANGUAGE_XML, LOGITS, POSITION_IDS
 from worker.engine.graph import last_position_only
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece
+from worker.engine.runner import SequenceInput
 from worker.engine.stateful import StatefulRunner
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -113,5 +113,5 @@ def test_a_runner_takes_a_model_of_all_logits(tiny_folder: Path, tmp_path: Path)
     for folder in (tiny_folder, tmp_path):
         runner = StatefulRunner.load(folder / LANGUAGE_XML, "CPU", EXACT)
         sequence = runner.begin(POSITIONS)
-        found.append(runner.step([Piece(sequence, prompt)]))
+        found.append(runner.step([SequenceInput(sequence, prompt)]))
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-5)

@@ -19,10 +19,10 @@ from tests.conftest import DEMO_MODEL
 from tests.parity import QUESTIONS, TIMEOUT_S, noises, scenes
 from tests.reference import Reference
 from tests.runners import KV_CACHE_BYTES, merging, paged
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import FloatArray, Prefix, Request
-from worker.engine.runner import Piece, Runner, SequenceId
-from worker.engine.scheduler import Limits
+from worker.engine.runner import Runner, SequenceId, SequenceInput
 from worker.llava.model import LlavaModel
 
 IMAGES = 70
@@ -54,11 +54,11 @@ class Recording:
         self._digests[fork] = self._digests[sequence][:positions]
         return fork
 
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
-        logits = self._runner.step(pieces)
-        for piece, own in zip(pieces, logits, strict=True):
-            digests = self._digests[piece.sequence]
-            for embeds in piece.inputs_embeds:
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
+        logits = self._runner.step(inputs)
+        for one, own in zip(inputs, logits, strict=True):
+            digests = self._digests[one.sequence]
+            for embeds in one.inputs_embeds:
                 digests.append(hashlib.sha256(b"".join(digests[-1:]) + embeds.tobytes()).digest())
             self.logits[digests[-1]] = own
         return logits

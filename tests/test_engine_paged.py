@@ -14,7 +14,7 @@ from tests.torch_runner import TorchRunner
 from worker.engine.paged import AGREEMENT, TRIAL_BLOCKS, PagedRunner
 from worker.engine.paged_graph import LOGIT_ROWS, STEP_PORTS, cache_ports, to_paged
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece, SequenceId
+from worker.engine.runner import SequenceId, SequenceInput
 from worker.engine.trial import Trial, distance
 
 EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -53,11 +53,11 @@ def embeds(positions: int, seed: int = 0) -> FloatArray:
 
 def test_forks_take_blocks_only_for_what_they_do_not_share(runner: PagedRunner) -> None:
     first = runner.begin(200)
-    runner.step([Piece(first, embeds(70))])
+    runner.step([SequenceInput(first, embeds(70))])
     assert runner.pool.free == BLOCKS - 3
     forks = [runner.fork(first, 200) for _ in range(8)]
     assert runner.pool.free == BLOCKS - 3
-    runner.step([Piece(fork, embeds(1, seed)) for seed, fork in enumerate(forks)])
+    runner.step([SequenceInput(fork, embeds(1, seed)) for seed, fork in enumerate(forks)])
     assert runner.pool.free == BLOCKS - 3 - 8
     runner.release(first)
     assert runner.pool.free == BLOCKS - 2 - 8
@@ -72,11 +72,11 @@ def test_the_whole_budget_can_be_filled(runner: PagedRunner) -> None:
     budget = BLOCKS * BLOCK_BYTES - runner.bytes_for(prefix)
     rows = budget // runner.bytes_for(rest)
     first = runner.begin(prefix + rest)
-    runner.step([Piece(first, embeds(prefix))])
+    runner.step([SequenceInput(first, embeds(prefix))])
     forks = [runner.fork(first, prefix + rest) for _ in range(rows)]
     runner.release(first)
     for seed in range(rest):
-        runner.step([Piece(fork, embeds(1, seed)) for fork in forks])
+        runner.step([SequenceInput(fork, embeds(1, seed)) for fork in forks])
     for fork in forks:
         runner.release(fork)
     assert runner.pool.free == BLOCKS
@@ -85,7 +85,7 @@ def test_the_whole_budget_can_be_filled(runner: PagedRunner) -> None:
 def test_what_a_failed_step_took_is_given_back(runner: PagedRunner) -> None:
     sequence = runner.begin(100)
     with pytest.raises(RuntimeError):
-        runner.step([Piece(sequence, np.zeros((40, HIDDEN + 1), np.float32))])
+        runner.step([SequenceInput(sequence, np.zeros((40, HIDDEN + 1), np.float32))])
     runner.release(sequence)
     assert runner.pool.free == BLOCKS
 
@@ -93,7 +93,7 @@ def test_what_a_failed_step_took_is_given_back(runner: PagedRunner) -> None:
 def test_a_step_names_a_sequence_once(runner: PagedRunner) -> None:
     sequence = runner.begin(10)
     with pytest.raises(AssertionError, match="once"):
-        runner.step([Piece(sequence, embeds(1)), Piece(sequence, embeds(1))])
+        runner.step([SequenceInput(sequence, embeds(1)), SequenceInput(sequence, embeds(1))])
     runner.release(sequence)
 
 
@@ -115,11 +115,11 @@ def test_low_precision_forks_as_it_computes_afresh(language_xml: Path, propertie
     runner = PagedRunner.load(language_xml, "CPU", properties, 2**20)
     first, afresh = runner.begin(200), runner.begin(200)
     prompt, tokens = embeds(60), embeds(70, seed=1)
-    runner.step([Piece(first, prompt)])
+    runner.step([SequenceInput(first, prompt)])
     fork = runner.fork(first, 200, 44)
     for token in tokens:
-        logits = runner.step([Piece(fork, token[None]), Piece(first, token[None] + 1)])
-    expected = runner.step([Piece(afresh, np.concatenate([prompt[:44], tokens]))])
+        logits = runner.step([SequenceInput(fork, token[None]), SequenceInput(first, token[None] + 1)])
+    expected = runner.step([SequenceInput(afresh, np.concatenate([prompt[:44], tokens]))])
     assert distance(logits[:1], expected) < 0.05
     assert distance(logits[1:], expected) > 0.3, "another sequence is far away"
 
@@ -180,8 +180,8 @@ class OneWriter(TorchRunner):
 
 
 class WrongOrder(TorchRunner):
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
-        return super().step(pieces)[::-1]
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
+        return super().step(inputs)[::-1]
 
 
 @pytest.mark.parametrize("defect", [LongFork, OneWriter, WrongOrder])

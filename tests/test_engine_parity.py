@@ -20,8 +20,8 @@ from tests.parity import (
 )
 from tests.reference import Expected
 from tests.runners import KV_CACHE_BYTES, RUNNERS
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
-from worker.engine.scheduler import Limits
 
 SCORE_ATOL = 1e-3
 LIMITS = Limits(kv_bytes=KV_CACHE_BYTES, rows=16, step_tokens=1024)

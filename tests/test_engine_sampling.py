@@ -12,9 +12,9 @@ from contract.job import GenerationParameters
 from contract.model_folder import LANGUAGE_XML
 from tests.runners import KV_CACHE_BYTES, RUNNERS
 from tests.torch_runner import TorchRunner
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Generations, IntArray, Prefix, Request
-from worker.engine.scheduler import Limits
 
 TIMEOUT_S = 300
 VOCABULARY = 300

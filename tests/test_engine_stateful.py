@@ -16,7 +16,7 @@ from tests.runners import EXACT, HEAVY_BYTES, compiled_for_cohorts
 from tests.torch_runner import TorchRunner
 from worker.engine.cohort import CacheSize, Cohort, Row, merge, pays_to_merge
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece, SequenceId
+from worker.engine.runner import SequenceId, SequenceInput
 from worker.engine.stateful import PADDING, StatefulRunner
 
 LOGITS_ATOL = 1e-4
@@ -80,7 +80,7 @@ class Rows:
 
     def fresh_logits(self, tokens: Sequence[int]) -> FloatArray:
         sequence = self.reference.begin(len(tokens))
-        logits: FloatArray = self.reference.step([Piece(sequence, self.embed(tokens))])[0]
+        logits: FloatArray = self.reference.step([SequenceInput(sequence, self.embed(tokens))])[0]
         self.reference.release(sequence)
         return logits
 
@@ -221,14 +221,16 @@ class Merging:
         for seed, length in enumerate(lengths):
             sequence = self.runner.begin(MAX_POSITIONS)
             self.tokens[sequence] = prompt(length, seed)
-            self.runner.step([Piece(sequence, rows.embed(self.tokens[sequence]))])
+            self.runner.step([SequenceInput(sequence, rows.embed(self.tokens[sequence]))])
         self.begun = list(self.tokens)
 
     def step(self, *appended: Sequence[int]) -> int:
         """Append to the sequences, in their order → how many merges that took."""
         before = self.counted.requests
         pairs = list(zip(self.begun, appended, strict=False))
-        logits = self.runner.step([Piece(sequence, self.rows.embed(tokens)) for sequence, tokens in pairs])
+        logits = self.runner.step(
+            [SequenceInput(sequence, self.rows.embed(tokens)) for sequence, tokens in pairs]
+        )
         for (sequence, tokens), own in zip(pairs, logits, strict=True):
             self.tokens[sequence] += tokens
             expected = self.rows.fresh_logits(self.tokens[sequence])

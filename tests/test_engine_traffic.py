@@ -11,9 +11,11 @@ import pytest
 from contract.failure import FailureCode, Refusal
 from tests.fake_runner import EOS, VOCABULARY, embed, make_request
 from tests.scheduler_driver import KINDS, Driver, Kind, StepFailedError, alone, same
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Generations, Request
-from worker.engine.scheduler import MOST_HELD_UP, MOST_OVERTAKEN, Flight, Limits
+from worker.engine.scheduled_request import ScheduledRequest
+from worker.engine.scheduler import MOST_HELD_UP, MOST_OVERTAKEN
 
 PATIENCE_S = 60
 REQUESTS = 50
@@ -97,37 +99,39 @@ class Traffic:
 
 
 class Watch:
-    """Counts for each flight its steps in the batch, and the later ones admitted before it."""
+    """Counts for each request its steps in the batch, and the later ones admitted before it."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._waiting: list[Flight] = []
-        self._steps: dict[Flight, int] = {}
+        self._waiting: list[ScheduledRequest] = []
+        self._steps: dict[ScheduledRequest, int] = {}
         self.most_overtaken = 0
-        self._overtaken: dict[Flight, int] = {}
+        self._overtaken: dict[ScheduledRequest, int] = {}
 
-    def arrived(self, flight: Flight) -> None:
-        self._waiting.append(flight)
-        self._overtaken[flight] = 0
+    def arrived(self, scheduled: ScheduledRequest) -> None:
+        self._waiting.append(scheduled)
+        self._overtaken[scheduled] = 0
 
-    def left(self, flight: Flight) -> None:
-        if flight in self._waiting:
-            self._waiting.remove(flight)
+    def left(self, scheduled: ScheduledRequest) -> None:
+        if scheduled in self._waiting:
+            self._waiting.remove(scheduled)
 
-    def stepped(self, ended: dict[Flight, Generations | Exception]) -> None:
-        admitted = {flight for flight in self._waiting if flight.sequences or flight in ended}
+    def stepped(self, ended: dict[ScheduledRequest, Generations | Exception]) -> None:
+        admitted = {scheduled for scheduled in self._waiting if scheduled.sequences or scheduled in ended}
         earlier = 0
-        for flight in reversed(self._waiting):
-            if flight in admitted:
-                self._steps[flight] = 0
+        for scheduled in reversed(self._waiting):
+            if scheduled in admitted:
+                self._steps[scheduled] = 0
                 earlier += 1
             else:
-                self._overtaken[flight] += earlier
-                self.most_overtaken = max(self.most_overtaken, self._overtaken[flight])
-        self._waiting = [flight for flight in self._waiting if flight not in admitted]
-        for flight in self._steps.keys() - ended.keys():
-            self._steps[flight] += 1
-            assert self._steps[flight] <= most_steps(flight.request, self._limits), "a flight is held up"
+                self._overtaken[scheduled] += earlier
+                self.most_overtaken = max(self.most_overtaken, self._overtaken[scheduled])
+        self._waiting = [scheduled for scheduled in self._waiting if scheduled not in admitted]
+        for scheduled in self._steps.keys() - ended.keys():
+            self._steps[scheduled] += 1
+            assert self._steps[scheduled] <= most_steps(scheduled.request, self._limits), (
+                "a request is held up"
+            )
 
 
 def most_steps(request: Request, limits: Limits) -> int:
@@ -135,13 +139,13 @@ def most_steps(request: Request, limits: Limits) -> int:
     return request.max_tokens * (MOST_HELD_UP + limits.rows + 1)
 
 
-def add(driver: Driver, request: Request) -> Flight | None:
-    """Its flight, or None if it is refused, as far larger than the limits as some are."""
+def add(driver: Driver, request: Request) -> ScheduledRequest | None:
+    """Its scheduled, or None if it is refused, as far larger than the limits as some are."""
     try:
-        [flight] = driver.add(request)
+        [scheduled] = driver.add(request)
     except Refusal:
         return None
-    return flight
+    return scheduled
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -150,33 +154,33 @@ def test_random_traffic_ends_within_its_limits_and_as_if_alone(kind: Kind, seed:
     traffic = Traffic(seed)
     driver = Driver(kind.runner(traffic.limits, seed, on_step=traffic.fail_at_times), traffic.limits)
     watch = Watch(traffic.limits)
-    flights: list[Flight] = []
-    leaving: dict[int, list[Flight]] = {}
+    added: list[ScheduledRequest] = []
+    leaving: dict[int, list[ScheduledRequest]] = {}
     for step in range(traffic.most_steps):
         for request, stays in traffic.arriving(step):
-            flight = add(driver, request)
-            if flight is None:
+            scheduled = add(driver, request)
+            if scheduled is None:
                 continue
-            flights.append(flight)
-            watch.arrived(flight)
+            added.append(scheduled)
+            watch.arrived(scheduled)
             if stays is not None:
-                leaving.setdefault(step + stays, []).append(flight)
-        for flight in leaving.pop(step, []):
-            if flight not in driver.outcomes:
-                driver.leave(flight)
-                watch.left(flight)
+                leaving.setdefault(step + stays, []).append(scheduled)
+        for scheduled in leaving.pop(step, []):
+            if scheduled not in driver.outcomes:
+                driver.leave(scheduled)
+                watch.left(scheduled)
         driver.step()
         watch.stepped(driver.outcomes)
         if step > traffic.last_arrival and driver.scheduler.idle:
             break
     driver.finish(most_steps=0)
-    assert driver.outcomes.keys() == set(flights), "every request ends"
+    assert driver.outcomes.keys() == set(added), "every request ends"
     # A request whose prefix is being computed waits for it for a step, and for another if that step fails.
     assert watch.most_overtaken <= MOST_OVERTAKEN + (1 + traffic.failures) * traffic.limits.rows
-    for flight in flights:
-        outcome = driver.outcomes[flight]
+    for scheduled in added:
+        outcome = driver.outcomes[scheduled]
         if not isinstance(outcome, TimeoutError | StepFailedError):
-            assert same(outcome, alone(flight.request)), "neighbours make no difference"
+            assert same(outcome, alone(scheduled.request)), "neighbours make no difference"
 
 
 class Ticks:

@@ -26,10 +26,10 @@ from tests.reference import Reference
 from tests.runners import EXACT, KV_CACHE_BYTES, paged, stateful
 from tests.without_torch import run_without_torch
 from worker.decoder import Decoder
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Request
-from worker.engine.runner import Piece
-from worker.engine.scheduler import Limits
+from worker.engine.runner import SequenceInput
 from worker.engine.stateful import StatefulRunner
 from worker.images import ImageLimits
 from worker.llava.arrays import FloatArray
@@ -74,7 +74,7 @@ class Pair:
     def prefill(self, inputs_embeds: FloatArray) -> FloatArray:
         """inputs_embeds (position, hidden) → logits (vocabulary,) of the last position."""
         sequence = self.runner.begin(len(inputs_embeds))
-        logits: FloatArray = self.runner.step([Piece(sequence, inputs_embeds)])[0]
+        logits: FloatArray = self.runner.step([SequenceInput(sequence, inputs_embeds)])[0]
         self.runner.release(sequence)
         return logits
 

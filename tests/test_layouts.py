@@ -20,9 +20,9 @@ from tests.layouts.table import CONTEXT, LAYOUTS, Layout
 from tests.reference import Reference
 from tests.runners import EXACT, KV_CACHE_BYTES, paged, stateful
 from worker.decoder import Decoder
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Request
-from worker.engine.scheduler import Limits
 from worker.images import ImageLimits
 from worker.llava.model import ImageFeatures, LlavaModel
 from worker.service import Service

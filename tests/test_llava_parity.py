@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from contract.job import Detail, ImagePart, Question, TextPart, Turn
-from worker.engine.runner import Piece
+from worker.engine.runner import SequenceInput
 from worker.engine.stateful import StatefulRunner
 from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.model import LlavaModel
@@ -69,7 +69,7 @@ class Pair:
     def prefill(self, inputs_embeds: FloatArray) -> FloatArray:
         """inputs_embeds (position, hidden) → logits (vocabulary,) of the last position."""
         sequence = self.runner.begin(len(inputs_embeds))
-        logits: FloatArray = self.runner.step([Piece(sequence, inputs_embeds)])[0]
+        logits: FloatArray = self.runner.step([SequenceInput(sequence, inputs_embeds)])[0]
         self.runner.release(sequence)
         return logits
 

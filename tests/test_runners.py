@@ -15,7 +15,7 @@ from contract.model_folder import LANGUAGE_XML
 from tests.runners import RUNNERS
 from tests.torch_runner import TorchRunner
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece, Runner, SequenceId
+from worker.engine.runner import Runner, SequenceId, SequenceInput
 
 LOGITS_ATOL: Final = 1e-4
 VOCABULARY: Final = 300
@@ -62,7 +62,7 @@ class Sequences:
 
     def step(self, appended: Mapping[SequenceId, Sequence[int]]) -> None:
         """Append token ids to sequences in one step and hold the logits to a fresh forward of each."""
-        pieces = [Piece(sequence, self.embed(tokens)) for sequence, tokens in appended.items()]
+        pieces = [SequenceInput(sequence, self.embed(tokens)) for sequence, tokens in appended.items()]
         logits = self.runner.step(pieces)
         for sequence, tokens in appended.items():
             self.tokens[sequence] += tokens
@@ -76,7 +76,7 @@ class Sequences:
 
     def fresh_logits(self, tokens: Sequence[int]) -> FloatArray:
         sequence = self.reference.begin(len(tokens))
-        logits: FloatArray = self.reference.step([Piece(sequence, self.embed(tokens))])[0]
+        logits: FloatArray = self.reference.step([SequenceInput(sequence, self.embed(tokens))])[0]
         self.reference.release(sequence)
         return logits
 
@@ -203,16 +203,16 @@ def test_after_a_failed_step_the_others_are_as_they_were(sequences: Sequences) -
     sequences.step({failed: [7]})
     too_wide = np.zeros((1, sequences.embed([1]).shape[1] + 1), np.float32)
     with pytest.raises((RuntimeError, ValueError)):
-        sequences.runner.step([Piece(failed, too_wide)])
+        sequences.runner.step([SequenceInput(failed, too_wide)])
     sequences.release(failed)
     sequences.step({bystander: [8], first: [9]})
 
 
 def test_logits_belong_to_the_caller(sequences: Sequences) -> None:
     sequence = sequences.runner.begin(MAX_POSITIONS)
-    kept = sequences.runner.step([Piece(sequence, sequences.embed(prompt(6)))])
+    kept = sequences.runner.step([SequenceInput(sequence, sequences.embed(prompt(6)))])
     before = kept.copy()
-    sequences.runner.step([Piece(sequence, sequences.embed([12]))])
+    sequences.runner.step([SequenceInput(sequence, sequences.embed([12]))])
     sequences.runner.release(sequence)
     np.testing.assert_array_equal(kept, before)
     assert kept.flags.writeable
@@ -225,6 +225,6 @@ def test_the_pieces_are_left_alone(sequences: Sequences) -> None:
     embeds.flags.writeable = False
     sequence = sequences.runner.begin(MAX_POSITIONS)
     for part in (embeds[:33], embeds[33:], embeds[::-1][:2]):
-        sequences.runner.step([Piece(sequence, part)])
+        sequences.runner.step([SequenceInput(sequence, part)])
     sequences.runner.release(sequence)
     np.testing.assert_array_equal(embeds, before)

@@ -8,8 +8,10 @@ import pytest
 from contract.failure import FailureCode, Refusal
 from tests.fake_runner import EOS, VOCABULARY, FakeRunner, counting, make_request
 from tests.scheduler_driver import KINDS, MIXED, SEPARATE, Driver, Kind, StepFailedError, alone, same
+from worker.engine.admission import Limits
 from worker.engine.request import Generations, Request
-from worker.engine.scheduler import MOST_HELD_UP, MOST_OVERTAKEN, Flight, Limits
+from worker.engine.scheduled_request import ScheduledRequest
+from worker.engine.scheduler import MOST_HELD_UP, MOST_OVERTAKEN
 
 PREFIX = tuple(range(100, 110))
 
@@ -57,9 +59,9 @@ def test_requests_of_one_prefix_compute_it_once(forking: Kind, rows: int) -> Non
     limits = Limits(kv_bytes=10**6, rows=rows, step_tokens=64)
     runner = forking.runner(limits, logits=counting)
     driver = Driver(runner, limits)
-    flights = driver.add(*(question(start) for start in range(1, 9)))
+    added = driver.add(*(question(start) for start in range(1, 9)))
     driver.finish()
-    assert [counted(driver.outcomes[flight]) for flight in flights] == [up_from(s) for s in range(1, 9)]
+    assert [counted(driver.outcomes[scheduled]) for scheduled in added] == [up_from(s) for s in range(1, 9)]
     assert [runner.count_of(token) for token in (*PREFIX, 50)] == [1] * len(PREFIX) + [8]
 
 
@@ -109,27 +111,29 @@ def test_what_ended_and_nobody_forks_makes_room_at_once(forking: Kind) -> None:
 def test_beams_fork_after_the_prefill(forking: Kind) -> None:
     runner = forking.runner()
     driver = Driver(runner)
-    [flight] = driver.add(question(1, num_beams=4))
+    [scheduled] = driver.add(question(1, num_beams=4))
     driver.step()
     driver.step()
     assert [[len(piece) for piece in step] for step in runner.steps] == [[len(PREFIX) + 2], [1] * 4]
     driver.finish()
-    assert same(driver.outcomes[flight], alone(question(1, num_beams=4)))
+    assert same(driver.outcomes[scheduled], alone(question(1, num_beams=4)))
 
 
 def test_a_refused_fork_is_computed_whole() -> None:
     runner = FakeRunner(counting, may_fork=lambda: False)
     driver = Driver(runner)
-    flights = driver.add(*(question(start) for start in (1, 2)))
+    added = driver.add(*(question(start) for start in (1, 2)))
     driver.step()
     driver.step()
     driver.step()
-    flights += driver.add(question(3))
+    added += driver.add(question(3))
     driver.step()
     assert runner.steps[3] == [[*PREFIX, 50, 3]]
     driver.finish()
     assert runner.count_of(PREFIX[0]) == 3
-    assert [counted(driver.outcomes[flight]) for flight in flights] == [up_from(start) for start in (1, 2, 3)]
+    assert [counted(driver.outcomes[scheduled]) for scheduled in added] == [
+        up_from(start) for start in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +169,7 @@ def test_a_request_without_room_is_overtaken_by_forks_only_and_so_often(forking:
     driver.add(question(1))
     driver.step()
     wide, other = driver.add(stranger(1, num_beams=4), stranger(2))
-    forks: list[Flight] = []
+    forks: list[ScheduledRequest] = []
     for number in range(10 * MOST_OVERTAKEN):
         forks += driver.add(question(5 + number % 7))
         driver.step()
@@ -249,7 +253,7 @@ def test_bulk_requests_leave_an_urgent_one_room_in_the_cache(kind: Kind) -> None
     bulk = driver.add(stranger(1), stranger(2), stranger(3))
     driver.step()
     driver.step()
-    assert [bool(flight.sequences) for flight in bulk] == [True, True, False]
+    assert [bool(scheduled.sequences) for scheduled in bulk] == [True, True, False]
     [urgent] = driver.add(stranger(4, urgent=True))
     driver.step()
     assert urgent.sequences
@@ -312,14 +316,14 @@ def test_a_request_is_overtaken_by_urgent_ones_only_so_often(forking: Kind) -> N
     driver.add(stranger(1))
     driver.step()
     [wide] = driver.add(stranger(1, num_beams=4))
-    urgent: list[Flight] = []
+    urgent: list[ScheduledRequest] = []
     for number in range(20 * MOST_OVERTAKEN):
         urgent += driver.add(stranger(10 + number % 3, urgent=True))
         driver.step()
         if wide.sequences:
             break
     assert wide.sequences
-    before = [flight for flight in urgent if flight.sequences or flight in driver.outcomes]
+    before = [scheduled for scheduled in urgent if scheduled.sequences or scheduled in driver.outcomes]
     assert len(before) == MOST_OVERTAKEN
     driver.finish()
 
@@ -403,7 +407,7 @@ def test_a_failed_step_ends_those_in_it_alone() -> None:
     runner.on_step = fail
     failing = driver.add(stranger(2), question(3))
     driver.step()
-    assert [type(driver.outcomes[flight]) for flight in failing] == [StepFailedError] * 2
+    assert [type(driver.outcomes[scheduled]) for scheduled in failing] == [StepFailedError] * 2
     runner.on_step = lambda: None
     driver.finish()
     assert counted(driver.outcomes[steady]) == up_from(1)
@@ -452,9 +456,9 @@ def test_what_just_fits_is_not_refused(kind: Kind) -> None:
     needed = (runner.bytes_for(shared) if shared else 0) + 3 * runner.bytes_for(12 + 5 - shared)
     exactly = Limits(kv_bytes=needed, rows=3, step_tokens=12)
     driver = Driver(kind.runner(exactly), exactly)
-    [flight] = driver.add(asked)
+    [scheduled] = driver.add(asked)
     driver.finish()
-    assert same(driver.outcomes[flight], alone(asked))
+    assert same(driver.outcomes[scheduled], alone(asked))
     less = Limits(kv_bytes=needed - 1, rows=3, step_tokens=12)
     with pytest.raises(Refusal):
         Driver(kind.runner(less), less).add(asked)

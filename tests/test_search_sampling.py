@@ -17,9 +17,9 @@ from tests.search_driver import (
     reference,
     walk,
 )
-from worker.engine.draw import draw, warp
 from worker.engine.processors import Processors
 from worker.engine.request import FloatArray
+from worker.engine.sample_token import sample_token, warp
 from worker.engine.search import NextRows, search_for
 
 WARPERS: list[dict[str, Any]] = [
@@ -80,7 +80,7 @@ def test_a_draw_is_as_probable_as_its_token() -> None:
         scores = np.log(np.array([0.0, 0.5, 0.0, 0.25, 0.25, 0.0], np.float32))
     asked = GenerationParameters(do_sample=True, top_k=0)
     uniforms = [0.0, 0.499, 0.501, 0.749, 0.751, 1 - 2**-53]
-    assert [draw(scores, asked, uniform) for uniform in uniforms] == [1, 1, 3, 3, 4, 4]
+    assert [sample_token(scores, asked, uniform) for uniform in uniforms] == [1, 1, 3, 3, 4, 4]
 
 
 def test_sequences_come_as_often_as_they_are_probable() -> None:

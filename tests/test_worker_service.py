@@ -33,7 +33,7 @@ from tests.processes import wait_until
 from tests.workers import announce
 from worker.answering import Answering
 from worker.decoder import Decoder
-from worker.engine.loop import EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import Generation, Generations, Prefix, Request
 from worker.given_back import GivenBack, StoreAwayError
 from worker.images import ImageLimits, read_bytes

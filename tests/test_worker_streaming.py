@@ -18,8 +18,9 @@ from tests.fakes import FakeEngine, FakeModel
 from tests.processes import wait_until
 from tests.runners import EXACT, stateful
 from worker.decoder import Decoder
-from worker.engine.loop import Engine, EngineStoppedError
-from worker.engine.scheduler import Limits
+from worker.engine.admission import Limits
+from worker.engine.inbox import EngineStoppedError
+from worker.engine.loop import Engine
 from worker.given_back import GivenBack, StoreAwayError
 from worker.images import ImageLimits
 from worker.llava.model import LlavaModel

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache, LlavaNextForConditionalGeneration
 
 from worker.engine.request import FloatArray, IntArray
-from worker.engine.runner import Piece, SequenceId
+from worker.engine.runner import SequenceId, SequenceInput
 
 
 class TorchRunner:
@@ -48,8 +48,8 @@ class TorchRunner:
             cache.crop(positions - cache.get_seq_length())
         return self._named(cache)
 
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
-        return np.stack([self._forward(piece) for piece in pieces])
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
+        return np.stack([self._forward(one) for one in inputs])
 
     def release(self, sequence: SequenceId) -> None:
         del self.caches[sequence]
@@ -65,11 +65,11 @@ class TorchRunner:
         self.caches[sequence] = cache
         return sequence
 
-    def _forward(self, piece: Piece) -> FloatArray:
+    def _forward(self, one: SequenceInput) -> FloatArray:
         with torch.no_grad():
             output = self.model(
-                inputs_embeds=torch.from_numpy(np.ascontiguousarray(piece.inputs_embeds))[None],
-                past_key_values=self.caches[piece.sequence],
+                inputs_embeds=torch.from_numpy(np.ascontiguousarray(one.inputs_embeds))[None],
+                past_key_values=self.caches[one.sequence],
                 logits_to_keep=1,
             )
         logits: FloatArray = output.logits[0, -1].numpy()

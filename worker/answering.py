@@ -14,7 +14,7 @@ from contract.answer import EVERY_QUESTION, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode
 from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
-from worker.engine.loop import EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
 from worker.envelope import dead_letter
 from worker.gate import Gate
 from worker.given_back import GivenBack, NotWanted

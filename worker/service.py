@@ -17,7 +17,7 @@ from PIL import Image
 from contract.answer import Answer, Flag, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import Detail, GenerationParameters, Job, Question
-from worker.engine.loop import EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
 from worker.given_back import GivenBack, NotWanted
 from worker.jpeg_scans import lacks_end

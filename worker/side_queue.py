@@ -20,7 +20,7 @@ import kombu
 from kombu.mixins import ConsumerMixin
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TASK_NAME, TRANSPORT_OPTIONS
-from worker.engine.loop import EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
 from worker.transport import install_transport
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from worker.decoder_child import Bounds
 from worker.device import UnknownDeviceError, resolve_device
 from worker.device_lock import DeviceLock
 from worker.download import UrlRules
+from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.paged import PagedRunner
 from worker.engine.runner import Runner
-from worker.engine.scheduler import Limits
 from worker.engine.stateful import StatefulRunner
 from worker.fetch import ImageFetch
 from worker.images import ImageLimits

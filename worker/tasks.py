@@ -8,7 +8,7 @@ from celery.exceptions import Reject
 
 from contract.broker import TASK_NAME
 from worker.app import app, loaded_worker
-from worker.engine.loop import EngineStoppedError
+from worker.engine.inbox import EngineStoppedError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ logits.
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -17,24 +16,20 @@ from typing import Final
 import numpy as np
 
 from contract.failure import FailureCode, Refusal
+from worker.engine.admission import Limits
+from worker.engine.inbox import EngineStoppedError, Inbox, Ticket
 from worker.engine.observer import EngineObserver
 from worker.engine.request import FloatArray, Generations, IntArray, Request
-from worker.engine.runner import Piece, Runner, SequenceId
+from worker.engine.runner import Runner, SequenceId, SequenceInput
 from worker.engine.sampling import RowSearch
-from worker.engine.scheduler import Flight, Limits, Scheduler, Turn
+from worker.engine.scheduled_request import ScheduledRequest, StepItem
+from worker.engine.scheduler import Scheduler
 from worker.engine.search import NextRows
 
 logger = logging.getLogger(__name__)
 
 IDLE_TICK_S: Final = 1.0
 """How often the thread shows that it lives while it has nothing to do."""
-
-
-class EngineStoppedError(Exception):
-    """The engine takes no requests: it was closed, or its thread died (then that error is the cause).
-
-    After a death nothing in this process generates again; who runs the process should end it.
-    """
 
 
 @dataclass
@@ -47,21 +42,11 @@ class EngineTimes:
     between_s: float = 0.0
     """from one runner call to the next, waiting for requests or for the device not counted"""
 
-
-class _Ticket(Future[Generations]):
-    """The future of a request, which can be cancelled also while the request runs.
-
-    For that it stays pending inside until the outcome is there; running() goes by `begun` instead.
-    """
-
-    def __init__(self, request: Request) -> None:
-        super().__init__()
-        self.request = request
-        self.begun = False
-        self.submitted = time.perf_counter()
-
-    def running(self) -> bool:
-        return self.begun and not self.done()
+    def count(self, positions: int, runner_s: float) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.positions += positions
+        self.runner_s += runner_s
 
 
 class Engine:
@@ -91,16 +76,10 @@ class Engine:
         self._observer: EngineObserver | None = None
         self._ticked = time.monotonic()
         self._scheduler = Scheduler(runner, limits)
-        self._tickets: dict[Flight, _Ticket] = {}
+        self._tickets: dict[ScheduledRequest, Ticket] = {}
         self.times = EngineTimes()
         self._left_runner: float | None = None
-        # Guards the three fields below it.
-        self._changed = threading.Condition()
-        self._arrived: deque[_Ticket] = deque()
-        self._closed = False
-        self._death: BaseException | None = None
-        self._urgent_prompts: set[_Ticket] = set()
-        """urgent requests that have no token yet"""
+        self._inbox = Inbox()
         self._thread = threading.Thread(target=self._run, name="captionmill-engine", daemon=True)
         self._thread.start()
 
@@ -112,18 +91,7 @@ class Engine:
         the error that the runner, `embed`, its search or its own callbacks raised. cancel() works until then,
         also while the request runs: it leaves before the next step. running() is true from its first step on.
         """
-        with self._changed:
-            if self._death is not None:
-                raise EngineStoppedError("the engine's thread died") from self._death
-            if self._closed:
-                raise EngineStoppedError("the engine is closed")
-            ticket = _Ticket(request)
-            if request.urgent:
-                self._urgent_prompts.add(ticket)
-                ticket.add_done_callback(self._urgent_prompts.discard)
-            self._arrived.append(ticket)
-            self._changed.notify()
-            return ticket
+        return self._inbox.put(request)
 
     def observe(self, observer: EngineObserver) -> None:
         """Tell `observer` of every step from now on."""
@@ -131,7 +99,7 @@ class Engine:
 
     @property
     def ticked(self) -> float:
-        """When the thread last began a turn or, with nothing to do, showed that it lives; monotonic seconds.
+        """When the thread last went round or, with nothing to do, showed that it lives; monotonic seconds.
 
         Every IDLE_TICK_S while idle; while it computes, no sooner than a step is long.
         """
@@ -157,16 +125,14 @@ class Engine:
 
         A second call does nothing.
         """
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._inbox.close()
         self._thread.join()
 
     def _run(self) -> None:
         try:
             while self._wait_for_work():
                 asked = time.perf_counter()
-                with self._computing(self._urgent_prompt_waits):
+                with self._computing(self._inbox.urgent_prompt_waits):
                     if self._left_runner is not None:
                         self._left_runner += time.perf_counter() - asked
                     self._take_arrived()
@@ -175,26 +141,19 @@ class Engine:
         except BaseException as death:  # noqa: BLE001 - kept and raised again from every submit
             self._die(death)
 
-    def _urgent_prompt_waits(self) -> bool:
-        return bool(self._urgent_prompts)
-
     def _wait_for_work(self) -> bool:
         """Return when there is something to do; False if the engine is closed and there never will be."""
-        with self._changed:
-            self._ticked = time.monotonic()
-            if self._scheduler.idle and not (self._closed or self._arrived):
-                self._left_runner = None
-                while not self._changed.wait_for(lambda: self._closed or self._arrived, IDLE_TICK_S):
-                    self._ticked = time.monotonic()
+        self._ticked = time.monotonic()
+        if self._scheduler.idle and not self._inbox.wait(0.0):
+            self._left_runner = None
+            while not self._inbox.wait(IDLE_TICK_S):
                 self._ticked = time.monotonic()
-            return bool(self._arrived) or not (self._closed and self._scheduler.idle)
+            self._ticked = time.monotonic()
+        return not self._inbox.is_done(lambda: self._scheduler.idle)
 
     def _take_arrived(self) -> None:
         """Hand what has arrived to the scheduler; once closed, cancel what has not begun."""
-        with self._changed:
-            arrived = list(self._arrived)
-            self._arrived.clear()
-            closed = self._closed
+        arrived, closed = self._inbox.take()
         if closed:
             for ticket in (*arrived, *(t for t in self._tickets.values() if not t.begun)):
                 ticket.cancel()
@@ -207,114 +166,107 @@ class Engine:
     def _let_go(self) -> None:
         """Take out the requests that were cancelled or asked to stop, or whose deadline has come."""
         now = self._clock()
-        for flight, ticket in list(self._tickets.items()):
+        for scheduled, ticket in list(self._tickets.items()):
             deadline, stop_asked = ticket.request.deadline, ticket.request.stop_asked
             if ticket.cancelled():
-                self._end(flight, None)
+                self._end(scheduled, None)
             elif stop_asked is not None and stop_asked():
-                assert isinstance(flight.search, RowSearch), "the request was checked"
-                self._end(flight, flight.search.cut_short())
+                assert isinstance(scheduled.search, RowSearch), "the request was checked"
+                self._end(scheduled, scheduled.search.cut_short())
             elif deadline is not None and now >= deadline:
                 late = "The deadline passed before the answer was complete."
-                self._end(flight, Refusal(FailureCode.DEADLINE_EXCEEDED, late))
+                self._end(scheduled, Refusal(FailureCode.DEADLINE_EXCEEDED, late))
 
     def _step(self) -> None:
         """Plan, compute, advance."""
-        turns = self._scheduler.plan()
-        if not turns:
+        items = self._scheduler.plan()
+        if not items:
             return
-        for turn in turns:
-            self._tickets[turn.flight].begun = True
+        for item in items:
+            self._tickets[item.scheduled].begun = True
         try:
-            pieces = self._pieces(turns)
-            logits = self._timed_step(pieces)
+            logits = self._timed_step(_inputs(items, self._embed))
         except Exception as error:  # noqa: BLE001 - handed to those who wait
-            self._fail(turns, error)
+            self._fail(items, error)
             return
-        ends = np.cumsum([turn.rows for turn in turns])
-        for turn, own in zip(turns, np.split(logits, ends[:-1]), strict=True):
-            self._advance(turn, own)
+        ends = np.cumsum([item.rows for item in items])
+        for item, own in zip(items, np.split(logits, ends[:-1]), strict=True):
+            self._advance(item, own)
 
-    def _pieces(self, turns: list[Turn]) -> list[Piece]:
-        """The embeddings that the turns append, in their order; the tokens of all rows embedded together."""
-        token_ids = [turn.flight.token_ids for turn in turns if turn.prompt is None]
-        embedded: Iterator[FloatArray] = iter(())
-        if token_ids:
-            assert all(ids is not None for ids in token_ids), "a flight past its prompt has tokens to append"
-            embedded = iter(self._embed(np.concatenate(token_ids)[:, None]))  # type: ignore[arg-type]
-        return [self._piece(turn, sequence, embedded) for turn in turns for sequence in turn.flight.sequences]
-
-    def _piece(self, turn: Turn, sequence: SequenceId, embedded: Iterator[FloatArray]) -> Piece:
-        request = turn.flight.request
-        if turn.prompt is None:
-            return Piece(sequence, next(embedded), turn.flight.next_position)
-        positions = None if request.positions is None else request.positions[turn.prompt]
-        return Piece(sequence, request.inputs_embeds[turn.prompt], positions)
-
-    def _timed_step(self, pieces: list[Piece]) -> FloatArray:
+    def _timed_step(self, inputs: list[SequenceInput]) -> FloatArray:
         begun = time.perf_counter()
         if self._left_runner is not None:
             self.times.between_s += begun - self._left_runner
-        logits = self._runner.step(pieces)
+        logits = self._runner.step(inputs)
         self._left_runner = time.perf_counter()
         seconds = self._left_runner - begun
-        positions = sum(len(piece.inputs_embeds) for piece in pieces)
-        self.times.runner_s += seconds
-        self.times.steps += 1
-        self.times.positions += positions
+        positions = sum(len(one.inputs_embeds) for one in inputs)
+        self.times.count(positions, seconds)
         if self._observer is not None:
-            self._observer.stepped(seconds, len(pieces), prefill=positions > len(pieces))
+            self._observer.stepped(seconds, len(inputs), prefill=positions > len(inputs))
         return logits
 
-    def _advance(self, turn: Turn, logits: FloatArray) -> None:
-        """Show a flight its logits (row, vocabulary); what it raises there ends this flight alone."""
-        flight = turn.flight
-        if turn.prompt is None:
-            flight.appended += 1
-        else:
-            flight.prompt_done = turn.prompt.stop
-            if flight.prompt_left:
-                return
-            self._urgent_prompts.discard(self._tickets[flight])
+    def _advance(self, item: StepItem, logits: FloatArray) -> None:
+        """Show a request its logits (row, vocabulary); what it raises there ends this request alone."""
+        scheduled = item.scheduled
+        scheduled.count(item.prompt)
+        if scheduled.prompt_left:
+            return
+        if item.prompt is not None:
+            self._inbox.prompt_is_through(self._tickets[scheduled])
             if self._observer is not None:
-                self._observer.first_token(time.perf_counter() - self._tickets[flight].submitted)
+                self._observer.first_token(time.perf_counter() - self._tickets[scheduled].submitted)
         try:
-            found = flight.search.advance(logits)
-            if (on_tokens := flight.request.on_tokens) is not None:
+            found = scheduled.search.advance(logits)
+            if (on_tokens := scheduled.request.on_tokens) is not None:
                 on_tokens(
                     found.token_ids.tolist() if isinstance(found, NextRows) else found[0].token_ids[-1:]
                 )
         except Exception as error:  # noqa: BLE001 - handed to the one who waits
-            self._end(flight, error)
+            self._end(scheduled, error)
             return
         if isinstance(found, NextRows):
-            self._scheduler.proceed(flight, found)
+            self._scheduler.proceed(scheduled, found)
         else:
-            self._end(flight, found)
+            self._end(scheduled, found)
 
-    def _end(self, flight: Flight, outcome: Generations | Exception | None) -> None:
-        self._scheduler.end(flight)
-        _finish(self._tickets.pop(flight), outcome)
+    def _end(self, scheduled: ScheduledRequest, outcome: Generations | Exception | None) -> None:
+        self._scheduler.end(scheduled)
+        _finish(self._tickets.pop(scheduled), outcome)
 
-    def _fail(self, turns: list[Turn], error: Exception) -> None:
+    def _fail(self, items: list[StepItem], error: Exception) -> None:
         """End all whose step it was: of what they share nothing is known to be whole."""
-        self._scheduler.drop(turn.flight for turn in turns)
-        for turn in turns:
-            _finish(self._tickets.pop(turn.flight), error)
+        self._scheduler.drop(item.scheduled for item in items)
+        for item in items:
+            _finish(self._tickets.pop(item.scheduled), error)
 
     def _die(self, death: BaseException) -> None:
         """Fail all that wait or run, and every later submit."""
         logger.critical("the engine's thread died", exc_info=death)
-        with self._changed:
-            self._death = death
-            orphans = [*self._tickets.values(), *self._arrived]
-            self._arrived.clear()
         stopped = EngineStoppedError("the engine's thread died")
         stopped.__cause__ = death
-        for ticket in orphans:
+        for ticket in (*self._tickets.values(), *self._inbox.die(death)):
             _finish(ticket, stopped)
         if self._on_death is not None:
             self._on_death(death)
+
+
+def _inputs(items: list[StepItem], embed: Callable[[IntArray], FloatArray]) -> list[SequenceInput]:
+    """What the items append, in their order; the tokens of all rows embedded together."""
+    token_ids = [item.scheduled.token_ids for item in items if item.prompt is None]
+    embedded: Iterator[FloatArray] = iter(())
+    if token_ids:
+        assert all(ids is not None for ids in token_ids), "a request past its prompt has tokens to append"
+        embedded = iter(embed(np.concatenate(token_ids)[:, None]))  # type: ignore[arg-type]
+    return [_input(item, sequence, embedded) for item in items for sequence in item.scheduled.sequences]
+
+
+def _input(item: StepItem, sequence: SequenceId, embedded: Iterator[FloatArray]) -> SequenceInput:
+    request = item.scheduled.request
+    if item.prompt is None:
+        return SequenceInput(sequence, next(embedded), item.scheduled.next_position)
+    positions = None if request.positions is None else request.positions[item.prompt]
+    return SequenceInput(sequence, request.inputs_embeds[item.prompt], positions)
 
 
 def _finish(future: Future[Generations], outcome: Generations | Exception | None) -> None:

@@ -28,7 +28,7 @@ from worker.engine.paged_graph import (
     to_paged,
 )
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece, SequenceId
+from worker.engine.runner import SequenceId, SequenceInput
 from worker.engine.stateful import StatefulRunner
 from worker.engine.trial import Trial, distance
 
@@ -141,10 +141,10 @@ class PagedRunner:
         kept = table.positions if positions is None else positions
         return self._named(self.pool.fork(table, max_positions, kept))
 
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
-        tables = [self._tables[piece.sequence] for piece in pieces]
-        assert len({piece.sequence for piece in pieces}) == len(pieces), "a step names a sequence once"
-        lengths = [len(piece.inputs_embeds) for piece in pieces]
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
+        tables = [self._tables[one.sequence] for one in inputs]
+        assert len({one.sequence for one in inputs}) == len(inputs), "a step names a sequence once"
+        lengths = [len(one.inputs_embeds) for one in inputs]
         past_lens = np.array([table.positions for table in tables], np.int32)
         for table, length in zip(tables, lengths, strict=True):
             if copy := self.pool.extend(table, length):
@@ -152,11 +152,11 @@ class PagedRunner:
                     memory[copy.target] = memory[copy.source]
         begins = _begins(lengths)
         position_ids = np.arange(begins[-1], dtype=np.int64) + np.repeat(past_lens - begins[:-1], lengths)
-        for piece, start in zip(pieces, begins, strict=False):
-            if piece.positions is not None:
-                position_ids[start : start + len(piece.positions)] = piece.positions
-        inputs: dict[str, Any] = {
-            INPUTS_EMBEDS: np.concatenate([piece.inputs_embeds for piece in pieces]),
+        for one, start in zip(inputs, begins, strict=False):
+            if one.positions is not None:
+                position_ids[start : start + len(one.positions)] = one.positions
+        tensors: dict[str, Any] = {
+            INPUTS_EMBEDS: np.concatenate([one.inputs_embeds for one in inputs]),
             POSITION_IDS: position_ids,
             PAST_LENS: past_lens,
             SUBSEQUENCE_BEGINS: begins,
@@ -165,7 +165,7 @@ class PagedRunner:
             MAX_CONTEXT_LEN: np.array(max(table.positions for table in tables), np.int32),
             LOGIT_ROWS: begins[1:] - 1,
         }
-        self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        self._request.infer(tensors, share_inputs=True, share_outputs=True)
         # Copied, as the next infer overwrites the tensor.
         return np.array(self._request.get_tensor(LOGITS).data[:, 0, :], dtype=np.float32, copy=True)
 

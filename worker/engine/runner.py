@@ -14,7 +14,7 @@ SequenceId = NewType("SequenceId", int)
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class SequenceInput:
     """What one step appends to one sequence: inputs_embeds (position, hidden) float32, not empty."""
 
     sequence: SequenceId
@@ -58,10 +58,10 @@ class Runner(Protocol):
         """
         ...
 
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
         """Append to sequences, each named at most once: a prompt, the rest of one after a fork, or a token.
 
-        → logits (piece, vocabulary) float32 of each piece's last position. After an error the sequences named
+        → logits (input, vocabulary) float32 of each input's last position. After an error the sequences named
         are good for release() only; the others are as they were.
         """
         ...

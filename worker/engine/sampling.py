@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worker.engine.draw import draw
 from worker.engine.log_probs import log_normalisers
 from worker.engine.processors import Processors
 from worker.engine.request import FloatArray, Generation, Generations, Request
+from worker.engine.sample_token import sample_token
 from worker.engine.steps import NextRows, finish_reason, scored
 
 
@@ -86,4 +86,4 @@ class RowSearch:
             raise self._processors.nothing_left(len(row.token_ids))
         if not self._request.parameters.do_sample:
             return best
-        return draw(scores, self._request.parameters, row.random.random())
+        return sample_token(scores, self._request.parameters, row.random.random())

@@ -19,7 +19,7 @@ from worker.engine.cohort import CacheSize, Cohort, Row, merge, pays_to_merge, s
 from worker.engine.graph import last_position_only
 from worker.engine.openvino_error import reason
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece, SequenceId
+from worker.engine.runner import SequenceId, SequenceInput
 
 GROWTH: Final = 2
 """The plugin doubles a state's memory when it is full."""
@@ -91,9 +91,9 @@ class StatefulRunner:
     def fork(self, sequence: SequenceId, max_positions: int, positions: int | None = None) -> SequenceId:
         return self._named(self._rows[sequence].fork(max_positions, positions))
 
-    def step(self, pieces: Sequence[Piece]) -> FloatArray:
-        rows = [self._rows[piece.sequence] for piece in pieces]
-        if self._merges and all(len(piece.inputs_embeds) == 1 for piece in pieces):
+    def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
+        rows = [self._rows[one.sequence] for one in inputs]
+        if self._merges and all(len(one.inputs_embeds) == 1 for one in inputs):
             self._merge(rows)
         places: dict[Cohort, list[int]] = {}
         for place, row in enumerate(rows):
@@ -101,9 +101,9 @@ class StatefulRunner:
         logits: list[FloatArray] = []
         for cohort, own in places.items():
             numbers = {
-                rows[place]: positions for place in own if (positions := pieces[place].positions) is not None
+                rows[place]: positions for place in own if (positions := inputs[place].positions) is not None
             }
-            logits.append(cohort.append({rows[place]: pieces[place].inputs_embeds for place in own}, numbers))
+            logits.append(cohort.append({rows[place]: inputs[place].inputs_embeds for place in own}, numbers))
         if len(logits) == 1:
             return logits[0]
         order = np.argsort(np.concatenate(list(places.values())))

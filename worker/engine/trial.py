@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from worker.engine.request import FloatArray
-from worker.engine.runner import Piece, Runner
+from worker.engine.runner import Runner, SequenceInput
 
 WHOLE_BLOCKS: Final = 32
 """A number of positions that fills blocks of 16 and of 32."""
@@ -40,28 +40,32 @@ class Trial:
         logits: list[FloatArray] = []
         for history in histories:
             sequence = runner.begin(MAX_POSITIONS)
-            logits += list(runner.step([Piece(sequence, np.concatenate([*history, self._faint]))]))
+            logits += list(runner.step([SequenceInput(sequence, np.concatenate([*history, self._faint]))]))
             runner.release(sequence)
         return np.stack(logits)
 
     def in_parts(self, runner: Runner) -> FloatArray:
         """The same by forks, at the end, within a block and between blocks, and by steps of all together."""
         first = runner.begin(MAX_POSITIONS)
-        runner.step([Piece(first, self._prompt)])
+        runner.step([SequenceInput(first, self._prompt)])
         whole = runner.fork(first, MAX_POSITIONS)
         within = runner.fork(first, MAX_POSITIONS, self._cut)
         between = runner.fork(first, MAX_POSITIONS, WHOLE_BLOCKS)
         runner.step(
-            [Piece(first, -self._token), Piece(whole, self._token), Piece(within, self._suffix)],
+            [
+                SequenceInput(first, -self._token),
+                SequenceInput(whole, self._token),
+                SequenceInput(within, self._suffix),
+            ],
         )
         runner.release(first)
         other = runner.begin(MAX_POSITIONS)
         logits = runner.step(
             [
-                Piece(whole, self._faint),
-                Piece(within, self._faint),
-                Piece(between, np.concatenate([self._token, self._faint])),
-                Piece(other, np.concatenate([self._other, self._faint])),
+                SequenceInput(whole, self._faint),
+                SequenceInput(within, self._faint),
+                SequenceInput(between, np.concatenate([self._token, self._faint])),
+                SequenceInput(other, np.concatenate([self._other, self._faint])),
             ]
         )
         for sequence in (whole, within, between, other):

@@ -1,4 +1,4 @@
-"""Draws one token by its probability, after the warpers of transformers 5.23, from one random number.
+"""Samples one token by its probability, after the warpers of transformers 5.23, from one random number.
 
 Knows scores and the sampling parameters; does not know sequences, and keeps no state.
 """
@@ -9,7 +9,7 @@ from contract.job import GenerationParameters
 from worker.engine.request import FloatArray, IntArray
 
 
-def draw(scores: FloatArray, parameters: GenerationParameters, uniform: float) -> int:
+def sample_token(scores: FloatArray, parameters: GenerationParameters, uniform: float) -> int:
     """scores (vocabulary,), a uniform number in [0, 1) → the id of the token it falls on.
 
     The tokens that warp() keeps lie side by side in the order of their ids, each as wide as it is probable.

@@ -1,0 +1,72 @@
+"""Which of the requests in the batch go into the next step; knows those that run, and none that waits."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from worker.engine.admission import Limits
+from worker.engine.scheduled_request import ScheduledRequest, StepItem
+
+PROMPT_TOKENS_BESIDE: Final = 512
+"""Number of tokens of prompts that are not urgent in one mixed step, or one such prompt if it is longer: an
+urgent one that comes meanwhile waits for the step. A LLaVA prompt is at least as long."""
+
+
+def mixed_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[StepItem]:
+    """Everything at once, for which room was seen to on admission; urgent prompts without other ones.
+
+    Where urgent ones may come, PROMPT_TOKENS_BESIDE of the other prompts, from the first.
+    """
+    prompts = [one for one in running if one.prompt_left]
+    now = [one for one in prompts if one.request.urgent] or prompts
+    if limits.urgent_rows and now is prompts:
+        now = _first(prompts, PROMPT_TOKENS_BESIDE) or prompts[:1]
+    return [
+        StepItem(one, _rest_of_prompt(one) if one.prompt_left else None)
+        for one in running
+        if not one.prompt_left or one in now
+    ]
+
+
+def separate_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[StepItem]:
+    """Prompts before all else, so that many rows can decode together, and urgent ones alone; then tokens.
+
+    Where urgent ones may come prompts go one by one: a runner that does not mix steps computes each by
+    itself anyway, and what comes in between waits for one of them.
+    A fork that joins more rows than come with it goes along with their tokens, one position a step:
+    given whole, each of its positions would be computed for all of these rows.
+    """
+    whole = [one for one in running if one.prompt_left and not _joins(one, running)]
+    prompts = _first([one for one in whole if one.request.urgent] or whole, limits.step_tokens)
+    if limits.urgent_rows:
+        prompts = prompts[:1]
+    if prompts:
+        return [StepItem(one, _rest_of_prompt(one)) for one in prompts]
+    return [
+        StepItem(one, slice(one.prompt_done, one.prompt_done + 1) if one.prompt_left else None)
+        for one in running
+    ]
+
+
+def _joins(fork: ScheduledRequest, running: Sequence[ScheduledRequest]) -> bool:
+    """Whether it is a fork, and more rows of its prefix are past their prompt than requests are not."""
+    prefix = fork.request.prefix
+    if prefix is None or fork.prompt_done == 0:
+        return False
+    kin = [one for one in running if one.request.prefix and one.request.prefix.key == prefix.key]
+    decoding = sum(len(one.sequences) for one in kin if not one.prompt_left)
+    return decoding > sum(1 for one in kin if one.prompt_left)
+
+
+def _first(prompts: Sequence[ScheduledRequest], most_tokens: int) -> list[ScheduledRequest]:
+    """Of the prompts, from the first, those whose rests are no more than `most_tokens` together."""
+    tokens, fitting = 0, []
+    for one in prompts:
+        tokens += one.prompt_left
+        if tokens > most_tokens:
+            break
+        fitting.append(one)
+    return fitting
+
+
+def _rest_of_prompt(scheduled: ScheduledRequest) -> slice:
+    return slice(scheduled.prompt_done, len(scheduled.request.inputs_embeds))
