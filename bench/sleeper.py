@@ -7,14 +7,14 @@ import time
 
 from contract.answer import Answer, JobResult, QuestionResult
 from contract.job import Job
-from worker.announce import Announcer
-from worker.answering import Answering
 from worker.app import app, install
-from worker.given_back import GivenBack
-from worker.results import ResultStore
+from worker.delivery.answering import Answering
+from worker.delivery.given_back import GivenBack
+from worker.delivery.results import ResultStore
+from worker.delivery.side_queue import SuspectQueue, side_queues
+from worker.monitoring.announce import Announcer
 from worker.service import WORKER
 from worker.settings import load_settings
-from worker.side_queue import SuspectQueue, side_queues
 
 __all__ = ["app"]
 
@@ -22,7 +22,7 @@ MODEL = "sleeper"
 
 
 class Sleep:
-    """Obeys worker.answering's Answers. A job's first question is a number of seconds."""
+    """Obeys worker.delivery.answering's Answers. A job's first question is a number of seconds."""
 
     model_id = MODEL
 

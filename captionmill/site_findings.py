@@ -19,7 +19,7 @@ from producer.settings import named_server
 from producer.sources import shown
 from producer.top import connect_to_look
 from producer.workers import live_workers
-from worker.server_check import complaints
+from worker.delivery.server_check import complaints
 from worker.settings import is_set, look_at_settings
 
 NEARLY_FULL: Final = 0.8

@@ -37,6 +37,6 @@ ENV PYTHONUNBUFFERED=1 \
 EXPOSE 9809
 # A model may take minutes to compile for the first time.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=10m --retries=3 \
-    CMD ["python", "-m", "worker.health", "/run/captionmill/health.json"]
+    CMD ["python", "-m", "worker.monitoring.health", "/run/captionmill/health.json"]
 # exec form: SIGTERM reaches Celery, which drains.
 CMD ["celery", "-A", "worker", "worker", "-P", "threads", "-c", "8", "-Q", "captionmill.jobs", "-l", "INFO", "--without-mingle", "--without-gossip", "--without-heartbeat"]

@@ -11,14 +11,24 @@ import torch
 
 from model_prep.convert import convert
 from model_prep.settings import PRESETS
-from tests.checkpoints import make_other_checkpoint, make_tiny_checkpoint
-from tests.processes import ROOT, start_server
+from tests.support.checkpoints import make_other_checkpoint, make_tiny_checkpoint
+from tests.support.processes import ROOT, start_server
 
 DEMO_MODEL = ROOT / "demo" / "model"
 
 # A shell that starts the tests in the background has them ignore it, and their child processes with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # OpenVINO's threads and torch's would fight for the cores
+
+
+SERVER_FIXTURES = {"server_url", "make_site"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that need a server, for `make test-redis`."""
+    for item in items:
+        if not SERVER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ from redis.retry import Retry
 
 from contract.broker import JOB_QUEUE, TRANSPORT_OPTIONS
 from contract.store import WORKERS_KEY, begin_keys, record_keys
-from tests.command import run_command
-from tests.guarded import Guarded, guarded_server
-from tests.processes import ROOT, spawn, start_worker, wait_until
+from tests.support.command import run_command
+from tests.support.guarded import Guarded, guarded_server
+from tests.support.processes import ROOT, spawn, start_worker, wait_until
 
 USERS = ("worker", "producer", "monitor", "scaler", "admin")
 KEDA_SCRIPT = """
@@ -63,7 +63,7 @@ class Site:
             "CAPTIONMILL_IMAGE_ROOTS": str(self.images),
             "HOLD": str(self.hold),
         }
-        return start_worker("tests.fake_worker", self.log, environment)
+        return start_worker("tests.support.fake_worker", self.log, environment)
 
     def captionmill(self, *arguments: object, user: str = "producer") -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if "CAPTIONMILL" not in name}

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from contract.broker import JOB_QUEUE
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 from worker.settings import PREFIX, Settings
 
 DEPLOY = ROOT / "deploy"
@@ -200,8 +200,10 @@ def metric_names() -> set[str]:
     """All that exist: those of the running code as soon as it has them, and the agreed ones until then."""
     names = {f"captionmill_{name}_total" for name in COUNTERS} | {f"captionmill_{name}" for name in GAUGES}
     names |= {f"captionmill_{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")}
-    if importlib.util.find_spec("worker.metrics") and importlib.util.find_spec("producer.exporter"):
-        worker = importlib.import_module("worker.metrics").Metrics().registry.collect()
+    if importlib.util.find_spec("worker.monitoring.metrics") and importlib.util.find_spec(
+        "producer.exporter"
+    ):
+        worker = importlib.import_module("worker.monitoring.metrics").Metrics().registry.collect()
         server = importlib.import_module("producer.exporter").StoreCollector("redis://h").describe()
         names = set()
         for family in (*worker, *server):

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from contract.store import WORKERS_KEY
-from tests.processes import ROOT, spawn, wait_until
+from tests.support.processes import ROOT, spawn, wait_until
 from worker.settings import PREFIX, Settings
 
 pytestmark = pytest.mark.soak

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, free_port
+from tests.support.processes import ROOT, free_port
 
 DOCUMENTS = ("README.md", "docs/quickstart.md")
 REASONS = {"install", "hub", "cluster"}

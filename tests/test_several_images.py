@@ -35,12 +35,12 @@ from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError, SourceOptions, open_source
 from producer.submission import Submission
 from producer.work import work_on
-from tests.answered import answered_row
-from tests.fakes import IMAGE_TOKENS, FakeEngine, FakeModel
-from tests.producer_driver import Workers, lines
-from tests.test_llava_parity import picture
-from worker.decoder import Decoder
-from worker.images import ImageLimits, read_bytes
+from tests.support.answered import answered_row
+from tests.support.fakes import IMAGE_TOKENS, FakeEngine, FakeModel
+from tests.support.producer_driver import Workers, lines
+from tests.worker.test_llava_parity import picture
+from worker.images.decoder import Decoder
+from worker.images.image_file import ImageLimits, read_bytes
 from worker.llava.model import LlavaModel
 from worker.service import Service
 

@@ -20,9 +20,9 @@ from redis.retry import Retry
 
 from contract.redis_url import complete_url
 from contract.store import WORKERS_KEY
-from tests.command import run_command
-from tests.guarded import CONFIG, Guarded, guarded_server
-from tests.processes import start_worker, wait_until
+from tests.support.command import run_command
+from tests.support.guarded import CONFIG, Guarded, guarded_server
+from tests.support.processes import start_worker, wait_until
 
 TLS_SERVER = shutil.which("redis-server")
 """The embedded server has no TLS; a distribution's does, and takes the same configuration."""
@@ -101,7 +101,9 @@ def test_a_run_over_tls(secured: Guarded, images: Path, tmp_path: Path) -> None:
     environment = {"CAPTIONMILL_MODEL_FOLDER": str(tmp_path), "CAPTIONMILL_IMAGE_ROOTS": str(images)}
     hold = {"HOLD": str(tmp_path / "hold")}
     log = tmp_path / "worker.log"
-    worker = start_worker("tests.fake_worker", log, {**secured.environment("worker"), **environment, **hold})
+    worker = start_worker(
+        "tests.support.fake_worker", log, {**secured.environment("worker"), **environment, **hold}
+    )
     with secured.connect("monitor") as monitor:
         wait_until(lambda: worker.poll() is not None or monitor.hlen(WORKERS_KEY))
     run = ("run", str(images), "--question", "four", "--out", str(tmp_path / "o"))

@@ -19,7 +19,7 @@ import redis
 
 from contract.store import WORKERS_KEY
 from demo.samples import COUNT
-from tests.processes import ROOT, spawn, wait_until
+from tests.support.processes import ROOT, spawn, wait_until
 
 MOST_BYTES = 12_000_000
 PACKAGES = {"captionmill", "contract", "worker", "producer", "model_prep", "demo"}

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
-PAGES = "tests/test_chat_page.py"
-ANY_OTHER = "tests/test_redis_url.py"
+PAGES = "tests/producer/test_chat_page.py"
+ANY_OTHER = "tests/contract/test_redis_url.py"
 
 
 def pytest_run(path: Path, *arguments: str, ci: str) -> subprocess.CompletedProcess[str]:

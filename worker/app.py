@@ -14,12 +14,12 @@ import kombu
 from celery import signals
 
 from contract.broker import CELERY_OPTIONS, JOB_QUEUE
+from worker.delivery.transport import install_transport
 from worker.settings import PREFIX, SettingsError, load_settings
 from worker.torch_absent import keep_torch_out
-from worker.transport import install_transport
 
 if TYPE_CHECKING:
-    from worker.answering import Answering
+    from worker.delivery.answering import Answering
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +69,13 @@ def _configuration() -> dict[str, Any]:
         "broker_url": settings.redis_url.get_secret_value(),
         "task_queues": (kombu.Queue(JOB_QUEUE, exchange, routing_key=JOB_QUEUE),),
         "worker_pool": "threads",
-        "worker_consumer": "worker.consumer:ClosingConsumer",
+        "worker_consumer": "worker.delivery.consumer:ClosingConsumer",
     }
 
 
 check_versions(celery.__version__, kombu.__version__)
 install_transport()
-app = celery.Celery("captionmill", include=["worker.tasks"])
+app = celery.Celery("captionmill", include=["worker.delivery.tasks"])
 app.add_defaults(_configuration)
 """Called when Celery first looks at its configuration, so that importing this file needs no settings."""
 
@@ -126,7 +126,7 @@ def _load(sender: Any, **_: Any) -> None:
     if _loaded:
         return
     keep_torch_out()
-    from worker.server_check import ServerRefusedError, check_server
+    from worker.delivery.server_check import ServerRefusedError, check_server
     from worker.startup import StartupError, Worker
 
     try:
@@ -141,7 +141,7 @@ def _load(sender: Any, **_: Any) -> None:
 
 def _set_up_logs(loglevel: int | str, logfile: str | None = None, **_: Any) -> None:
     """In place of Celery's own way."""
-    from worker.logs import set_up_logs
+    from worker.monitoring.logs import set_up_logs
     from worker.service import WORKER
 
     settings = load_settings()

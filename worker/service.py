@@ -17,12 +17,12 @@ from PIL import Image
 from contract.answer import Answer, Flag, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import Detail, GenerationParameters, Job, Question
+from worker.delivery.given_back import GivenBack, NotWanted
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
-from worker.given_back import GivenBack, NotWanted
-from worker.jpeg_scans import lacks_end
+from worker.images.jpeg_scans import lacks_end
+from worker.interactive_priority import RightOfWay
 from worker.outcome import chosen_answer, free_answer
-from worker.right_of_way import RightOfWay
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +113,11 @@ class Engine(Protocol):
 
 
 Fetch = Callable[[Job], bytes]
-"""The image file of a job that has one: worker.fetch's ImageFetch. Raises Refusal or GivenBack."""
+"""The image file of a job that has one: worker.images.fetch's ImageFetch. Raises Refusal or GivenBack."""
 
 
 class Decode(Protocol):
-    """What makes a picture of an image file: worker.decoder's Decoder."""
+    """What makes a picture of an image file: worker.images.decoder's Decoder."""
 
     def __call__(self, content: bytes, *, isolated: bool) -> Image.Image:
         """RGB and upright; `isolated` from this process, which the image may end. Raises Refusal."""
@@ -142,7 +142,7 @@ class Stream(Protocol):
 
 
 class Streams(Protocol):
-    """Where answers are read along: worker.streaming's TokenStreams."""
+    """Where answers are read along: worker.delivery.streaming's TokenStreams."""
 
     def open(self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str]) -> Stream: ...
 

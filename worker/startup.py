@@ -9,32 +9,32 @@ from pathlib import Path
 from typing import Literal
 
 from worker.allocation import RUNTIME_CACHE, bound_caches
-from worker.announce import Announcer
-from worker.answering import Answering
-from worker.decoder import Decoder
-from worker.decoder_child import Bounds
+from worker.delivery.answering import Answering
+from worker.delivery.side_queue import SuspectQueue, side_queues
+from worker.delivery.streaming import TokenStreams
+from worker.delivery.token_store import TokenStore
 from worker.device import UnknownDeviceError, resolve_device
 from worker.device_lock import DeviceLock
-from worker.download import UrlRules
 from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.paged import PagedRunner
 from worker.engine.runner import Runner
 from worker.engine.stateful import StatefulRunner
-from worker.fetch import ImageFetch
-from worker.images import ImageLimits
+from worker.images.decoder import Decoder
+from worker.images.decoder_child import Bounds
+from worker.images.download import UrlRules
+from worker.images.fetch import ImageFetch
+from worker.images.image_file import ImageLimits
+from worker.interactive_priority import RightOfWay
 from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
+from worker.monitoring.announce import Announcer
+from worker.monitoring.watch import PortError, Watch
+from worker.monitoring.watched import WatchedService, WatchedStore, timed_fetch
 from worker.precision import computed_as
-from worker.right_of_way import RightOfWay
 from worker.service import Service
 from worker.settings import Settings
-from worker.side_queue import SuspectQueue, side_queues
-from worker.streaming import TokenStreams
-from worker.token_store import TokenStore
-from worker.watch import PortError, Watch
-from worker.watched import WatchedService, WatchedStore, timed_fetch
 
 
 class StartupError(Exception):

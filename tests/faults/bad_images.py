@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from contract.failure import FailureCode
-from worker.images import ImageLimits
+from worker.images.image_file import ImageLimits
 
 LIMITS: Final = ImageLimits(max_bytes=10_000_000, max_px=1_000_000, max_side_px=10_000, max_aspect=50.0)
 BROKEN: Final = FailureCode.IMAGE_BROKEN

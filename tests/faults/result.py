@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 RESULTS: Final = Path(os.environ.get("FAULT_RESULTS", ROOT / "bench-out" / "faults.jsonl"))
 

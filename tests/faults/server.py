@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import redis
 
-from tests.processes import free_port, start_server
+from tests.support.processes import free_port, start_server
 
 DURABLE: Final[Mapping[str, str]] = {
     "appendonly": "yes",

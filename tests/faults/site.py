@@ -28,8 +28,8 @@ from tests.faults.result import Result
 from tests.faults.server import Server
 from tests.faults.short_waits import VARIABLE
 from tests.faults.stub_engine import HOLD, Executions
-from tests.processes import ROOT, spawn, start_worker
-from tests.producer_driver import Rows
+from tests.support.processes import ROOT, spawn, start_worker
+from tests.support.producer_driver import Rows
 
 AS_SHIPPED: Final = os.environ.get("FAULT_WAITS") == "shipped"
 """Whether workers and producers wait as long as their users' do."""

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 import numpy as np
 
 from contract.job import Question
-from tests.fakes import HIDDEN, RAISED, FakeModel, FakePrompt
+from tests.support.fakes import HIDDEN, RAISED, FakeModel, FakePrompt
 from worker.engine.request import Generation, Generations, Request
 
 TEXT: Final = re.compile(

@@ -5,18 +5,18 @@ import resource
 from pathlib import Path
 
 import tests.faults.short_waits  # noqa: F401 - before what takes the waits from the contract
-from tests.fakes import FakeModel
 from tests.faults.stub_engine import Executions, StubEngine, StubModel
-from worker.announce import Announcer
-from worker.answering import Answering
+from tests.support.fakes import FakeModel
 from worker.app import app, install
-from worker.decoder import Decoder
-from worker.fetch import ImageFetch
-from worker.images import ImageLimits
-from worker.results import ResultStore
+from worker.delivery.answering import Answering
+from worker.delivery.results import ResultStore
+from worker.delivery.side_queue import SuspectQueue, side_queues
+from worker.images.decoder import Decoder
+from worker.images.fetch import ImageFetch
+from worker.images.image_file import ImageLimits
+from worker.monitoring.announce import Announcer
 from worker.service import Service
 from worker.settings import load_settings
-from worker.side_queue import SuspectQueue, side_queues
 
 __all__ = ["app"]
 

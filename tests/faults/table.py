@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.result import kept
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 PAGE: Final = ROOT / "docs" / "reliability.md"
 BEGIN: Final = "<!-- faults: begin -->\n"

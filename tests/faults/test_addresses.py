@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from contract.failure import Failure, Refusal
 from contract.job import ImageUrl, Job
 from tests.faults.addresses import LITERALS, NAMES, SCHEMES, SPELLINGS, answers, resolve
-from tests.web_server import BODY, WebServer, web_server
-from worker.download import Downloads, Resolver, UrlRules
-from worker.fetch import ImageFetch
-from worker.results import ResultStore
+from tests.support.web_server import BODY, WebServer, web_server
+from worker.delivery.results import ResultStore
+from worker.images.download import Downloads, Resolver, UrlRules
+from worker.images.fetch import ImageFetch
 
 SERVER = "127.0.0.77"
 """The one address that may be connected to: of a server that a stranger runs."""

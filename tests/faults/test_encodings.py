@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from tests.faults.bad_images import jpeg_with, png, saved, tiff
-from tests.processes import ROOT
-from worker.images import ImageLimits, decode_image
+from tests.support.processes import ROOT
+from worker.images.image_file import ImageLimits, decode_image
 from worker.llava.tiles import Tiler, load_tiler
 
 FOLDER: Final = ROOT / "demo" / "model" / "openvino"

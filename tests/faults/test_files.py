@@ -18,9 +18,9 @@ import pytest
 from contract.failure import FailureCode, Refusal
 from contract.job import ImageMember, ImagePath, Job
 from tests.faults.bad_images import noise, saved
-from worker.fetch import ImageFetch
-from worker.images import read_bytes
-from worker.results import ResultStore
+from worker.delivery.results import ResultStore
+from worker.images.fetch import ImageFetch
+from worker.images.image_file import read_bytes
 
 GOOD: Final = saved(noise(20, 30), "PNG")
 SECRET: Final = saved(noise(9, 9), "PNG")

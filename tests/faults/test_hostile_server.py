@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from contract.failure import Refusal
-from tests.web_server import BODY, ENDLESS, RAW, WebServer, web_server
-from worker.download import CONNECTIONS, Downloads, UrlRules
+from tests.support.web_server import BODY, ENDLESS, RAW, WebServer, web_server
+from worker.images.download import CONNECTIONS, Downloads, UrlRules
 
 TIMEOUT_S = 1.0
 MAX_BYTES = 100_000

@@ -18,18 +18,18 @@ from contract.failure import Failure, FailureCode, Refusal
 from contract.job import ImagePath, Job
 from contract.store import results_key
 from producer.queue import Queue
-from tests.fakes import FakeEngine, FakeModel
 from tests.faults.bad_images import LIMITS, SAVED, Case, cases, noise, saved
 from tests.faults.mutations import bases, mutated
-from tests.processes import start_worker, wait_until
-from worker.decoder import Decoder
-from worker.decoder_child import Bounds
-from worker.decoder_process import DecoderProcess
-from worker.fetch import ImageFetch
-from worker.images import decode_image
-from worker.results import ResultStore
+from tests.support.fakes import FakeEngine, FakeModel
+from tests.support.processes import start_worker, wait_until
+from worker.delivery.results import ResultStore
+from worker.delivery.side_queue import SuspectQueue
+from worker.images.decoder import Decoder
+from worker.images.decoder_child import Bounds
+from worker.images.decoder_process import DecoderProcess
+from worker.images.fetch import ImageFetch
+from worker.images.image_file import decode_image
 from worker.service import Service
-from worker.side_queue import SuspectQueue
 
 IMAGE_CODES = {
     FailureCode.NOT_AN_IMAGE,
@@ -114,7 +114,7 @@ def environment(redis_url: str, images: Path, tmp_path: Path) -> dict[str, str]:
 @contextmanager
 def running_worker(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that is still there at the end, and then ends as it should."""
-    worker = start_worker("tests.fake_worker", log, environment)
+    worker = start_worker("tests.support.fake_worker", log, environment)
     try:
         yield worker
         assert worker.poll() is None, log.read_text()
@@ -128,7 +128,7 @@ def decoders(worker: subprocess.Popen[bytes]) -> list[int]:
     return [
         child.pid
         for child in psutil.Process(worker.pid).children()
-        if "worker.decoder_child" in child.cmdline()
+        if "worker.images.decoder_child" in child.cmdline()
     ]
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from contract.broker import JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
 from contract.store import DEAD_LETTERS_KEY
-from tests.fakes import RAISED
 from tests.faults.conftest import MakeSite, assert_kept
 from tests.faults.result import Result
 from tests.faults.site import REAL, Site, Worker
+from tests.support.fakes import RAISED
 
 SLOTS = 4
 RECOVERABLE = [name for name in RAISED if name != "EngineStoppedError"]

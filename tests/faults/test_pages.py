@@ -23,7 +23,7 @@ from producer.sources import SourceError
 from producer.submission import Submission
 from producer.work import work_on
 from tests.faults.pages import damage
-from tests.producer_driver import Workers, answer
+from tests.support.producer_driver import Workers, answer
 
 ROWS: Final = 40
 REFUSED: Final = (LedgerError, SourceError, SinkError)

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.conftest import MakeSite, assert_kept
 from tests.faults.proxy import Proxy
 from tests.faults.site import REAL, Site, Worker
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 PICTURES = sorted((ROOT / "demo" / "images").glob("*.*"))
 ENVIRONMENT = {"CAPTIONMILL_KV_CACHE_BYTES": str(64 * 2**20), "CAPTIONMILL_DRAIN_S": "30"}

@@ -1,0 +1,130 @@
+"""A flagged answer is asked for once more with changed parameters, and the better one is written."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image
+
+from contract.answer import Answer
+from contract.failure import Failure, FailureCode
+from contract.job import Job, Question
+from producer.planning import plan_run
+from producer.questions import read_prompts
+from producer.run_folder import RunFolder
+from producer.submission import Submission
+from producer.work import work_on
+from tests.producer.test_cli import captionmill
+from tests.support.producer_driver import Workers, answer, lines, texts
+
+RULE: dict[Any, dict[str, Any]] = {"repetition": {"repetition_penalty": 1.1}}
+
+
+def reply(job: Job, question: Question) -> Answer | Failure:
+    """Without a penalty it repeats itself; with one, what comes of it is in the question."""
+    asked = str(question.messages)
+    penalised = job.parameters.repetition_penalty != 1
+    if "loops" not in asked:
+        return answer(f"[{asked}]")
+    if penalised and "fails" in asked:
+        return Failure(code=FailureCode.QUESTION_REFUSED, message="No.")
+    if penalised and "better" in asked:
+        return answer("good")
+    return answer("again again").model_copy(update={"flags": ("repetition",)})
+
+
+def submission(images: Path, *questions: str, **more: Any) -> Submission:
+    for number in range(2):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / f"{number}.png")
+    prompts = read_prompts(list(questions), None, None)
+    return Submission(sources=(str(images),), prompts=prompts, **more)
+
+
+def drive(out: Path, connection: redis.Redis, submission: Submission | None = None) -> tuple[Workers, Any]:
+    if submission is not None:
+        plan_run(out, submission, submission.open())
+    workers = Workers(connection, reply=reply)
+    with (
+        closing(RunFolder(out)) as folder,
+        work_on(folder, connection, workers, feed=True, collect=True) as work,
+    ):
+        for _ in work.run.rounds():
+            pass
+        work.finish(keep_done_s=60)
+        return workers, folder.ledger.asked_again()
+
+
+def kept(out: Path) -> int:
+    with closing(sqlite3.connect(out / "ledger.sqlite")) as ledger:
+        count: int = ledger.execute("SELECT count(*) FROM ask WHERE outcome IS NOT NULL").fetchone()[0]
+        return count
+
+
+QUESTIONS: Mapping[str, tuple[str, bool]] = {
+    "loops, better": ("good", True),
+    "loops, on and on": ("again again", False),
+    "loops, fails": ("again again", False),
+    "fine": ("[fine]", False),
+}
+
+
+def test_a_rule_of_the_run(images: Path, tmp_path: Path, connection: redis.Redis) -> None:
+    """Each flagged question once more and no other; what builds on an answer builds on the better one."""
+    out = tmp_path / "out"
+    asked = submission(images, *QUESTIONS, "After {answer:q1}?", on_flag=RULE)
+    asked = asked.model_copy(update={"prompts": asked.prompts})
+    workers, again = drive(out, connection, asked)
+    expected = ["good", "again again", "again again", "[fine]", "[After good?]"]
+    assert texts(out) == {"0.png": expected, "1.png": expected}
+    assert again == (6, 2)
+    assert kept(out) == 2 * (5 + 3)
+    assert lines(out, "failures.jsonl") == []
+    # The same again asks nothing and says the same.
+    workers, _ = drive(out, connection, asked)
+    assert (workers.sent, texts(out)["0.png"]) == ([], expected)
+
+
+def test_a_retry_of_what_is_flagged(images: Path, tmp_path: Path, connection: redis.Redis) -> None:
+    out = tmp_path / "out"
+    drive(out, connection, submission(images, *QUESTIONS))
+    with closing(RunFolder(out)) as folder:
+        assert folder.retry(None, RULE["repetition"], flags=["repetition"]) == 6
+    workers, again = drive(out, connection)
+    assert texts(out)["0.png"] == [text for text, _ in QUESTIONS.values()]
+    assert {job.parameters.repetition_penalty for job in workers.jobs} == {1.1}
+    assert again == (6, 2)
+    with closing(RunFolder(out)) as folder:
+        assert folder.retry(None, {"repetition_penalty": 1.2}, flags=["repetition"]) == 4
+
+
+def test_images_that_share_an_answer(images: Path, tmp_path: Path, connection: redis.Redis) -> None:
+    out = tmp_path / "out"
+    asked = submission(images, "loops, better", on_flag=RULE)
+    (images / "0.png").replace(images / "1.png")
+    Image.open(images / "1.png").save(images / "2.png")
+    workers, again = drive(out, connection, asked)
+    assert (len(workers.sent), set(map(tuple, texts(out).values()))) == (2, {("good",)})
+    assert again == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["retry", "{out}", "--flag", "repetition"], "--repetition-penalty 1.1"),
+        (["run", "{images}", "--on-flag", "repetition"], "must be like repetition=repetition_penalty=1.1"),
+        (["run", "{images}", "--on-flag", "repetition=repetition_penalty=x"], "--repetition-penalty: "),
+        (["run", "{images}", "--on-flag", "repetition=seed=3"], "do_sample"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(
+    images: Path, tmp_path: Path, connection: redis.Redis, redis_url: str, given: list[str], sentence: str
+) -> None:
+    drive(tmp_path / "out", connection, submission(images, "fine"))
+    words = [one.format(out=tmp_path / "out", images=images) for one in given]
+    ran = captionmill(*words, "--redis", redis_url)
+    assert (ran.returncode, "Traceback" in ran.stderr) == (2, False)
+    assert sentence in ran.stderr, ran.stderr

@@ -1,0 +1,69 @@
+"""The inbox's promises on what other threads and the engine's may do to it at once."""
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from tests.support.fake_runner import make_request
+from worker.engine.inbox import EngineStoppedError, Inbox
+from worker.engine.request import Generations
+
+PATIENCE_S = 20
+URGENT = make_request([50, 1], urgent=True)
+
+
+def test_an_urgent_prompt_waits_until_it_is_through_or_cancelled() -> None:
+    inbox = Inbox()
+    inbox.put(make_request([50, 1]))
+    assert not inbox.urgent_prompt_waits()
+    through, cancelled = inbox.put(URGENT), inbox.put(URGENT)
+    inbox.prompt_is_through(through)
+    assert inbox.urgent_prompt_waits()
+    assert cancelled.cancel()
+    assert not inbox.urgent_prompt_waits()
+
+
+def test_a_cancelled_prompt_is_forgotten_only_while_nobody_looks() -> None:
+    """What is asked under the lock is true until the lock is given back."""
+    inbox = Inbox()
+    urgent = inbox.put(URGENT)
+    inbox.take()
+    inbox.close()
+    cancelled = threading.Event()
+
+    def cancel(ticket: Future[Generations]) -> None:
+        ticket.cancel()
+        cancelled.set()
+
+    canceller = threading.Thread(target=cancel, args=[urgent])
+
+    def looks() -> bool:
+        canceller.start()
+        return not cancelled.wait(0.2)
+
+    assert inbox.is_done(looks), "it was forgotten without the lock"
+    assert cancelled.wait(PATIENCE_S)
+    canceller.join(PATIENCE_S)
+    assert not inbox.urgent_prompt_waits()
+
+
+def test_what_is_closed_takes_no_more_and_tells_what_it_has() -> None:
+    inbox = Inbox()
+    ticket = inbox.put(URGENT)
+    inbox.close()
+    with pytest.raises(EngineStoppedError, match="closed"):
+        inbox.put(URGENT)
+    assert not inbox.is_done(lambda: True)
+    assert inbox.take() == ([ticket], True)
+    assert inbox.is_done(lambda: True)
+    assert not inbox.is_done(lambda: False)
+
+
+def test_after_a_death_it_takes_no_more_and_gives_up_what_it_has() -> None:
+    inbox = Inbox()
+    ticket = inbox.put(URGENT)
+    assert inbox.die(MemoryError("no room")) == [ticket]
+    with pytest.raises(EngineStoppedError, match="died") as stopped:
+        inbox.put(URGENT)
+    assert isinstance(stopped.value.__cause__, MemoryError)

@@ -1,0 +1,31 @@
+"""Celery's consumer, mended where it leaves connections open; knows no jobs."""
+
+from contextlib import suppress
+from typing import Any
+
+from celery.worker.delivery.consumer import Consumer
+
+
+class ClosingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
+    """Closes a connection that opened and then could not be taken into the event loop.
+
+    Celery forgets it there, and kombu keeps what is forgotten without being closed in a registry for the end
+    of the process: two sockets for each try while a server has no memory left.
+    """
+
+    _opened: Any = None
+
+    def connection_for_read(self, heartbeat: float | None = None) -> Any:
+        self._opened = super().connection_for_read(heartbeat)
+        return self._opened
+
+    def connect(self) -> Any:
+        """Raises what Celery's raises."""
+        self._opened = None
+        try:
+            return super().connect()
+        except Exception:
+            if (opened := self._opened) is not None:
+                with suppress(*opened.connection_errors, *opened.channel_errors):
+                    opened.release()
+            raise

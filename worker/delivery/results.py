@@ -1,0 +1,158 @@
+"""Writes records to the result store, each exactly once, and reads what the store knows of jobs.
+
+Knows nothing of how records came about.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.retry import Retry
+
+from contract.answer import JobResult
+from contract.failure import FailureCode, Refusal
+from contract.store import (
+    BEGIN,
+    DEAD_LETTERS_KEY,
+    GIVE_BACK,
+    SUSPECTED,
+    WORKER_SILENT_S,
+    WORKERS_KEY,
+    WRITE_ONCE,
+    WorkerRecord,
+    attempts_key,
+    begin_keys,
+    cancelled_key,
+    done_key,
+    holders_key,
+    image_key,
+    record_keys,
+)
+from worker.delivery.given_back import StoreAwayError
+
+RETRIES = 6
+BACKOFF_CAP_S = 5.0
+SOCKET_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+CONNECTIONS = 16
+POOL_TIMEOUT_S = 30.0
+DEAD_LETTER_MAX_CHARACTERS = 4096
+
+
+def is_wrong_type(error: BaseException) -> bool:
+    """Whether a key holds what nobody of ours would put there: trying again does not help."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+class Begun(NamedTuple):
+    """What contract.store's BEGIN returns."""
+
+    attempt: int
+    holder: str
+
+
+class ResultStore:
+    """One per process, shared by its threads.
+
+    Calls are tried again with growing pauses and raise redis.exceptions.RedisError when that does not help.
+    """
+
+    def __init__(self, redis_url: str, retries: int = RETRIES) -> None:
+        errors: list[type[Exception]] = [BusyLoadingError, OutOfMemoryError, ReadOnlyError]
+        pool = redis.BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=CONNECTIONS,
+            timeout=POOL_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=10,
+            retry=Retry(ExponentialWithJitterBackoff(cap=BACKOFF_CAP_S, base=0.1), retries),
+            retry_on_error=errors,
+        )
+        self._redis: redis.Redis = redis.Redis(connection_pool=pool)
+        self._write_once: Any = self._redis.register_script(WRITE_ONCE)
+        self._begin: Any = self._redis.register_script(BEGIN)
+        self._give_back: Any = self._redis.register_script(GIVE_BACK)
+
+    def write(self, result: JobResult) -> bool:
+        """Put the job's record on its run's stream. False: there was one already, and this one is dropped."""
+        keys = record_keys(result.run)
+        return bool(self._write_once(keys=keys, args=[result.index, result.model_dump_json()]))
+
+    def is_wanted(self, run: str, index: int) -> bool:
+        """Whether the job has no record yet and its run is not cancelled."""
+        with self._redis.pipeline(transaction=False) as asked:
+            asked.getbit(done_key(run), index)
+            asked.exists(cancelled_key(run))
+            return not any(asked.execute())
+
+    def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None:
+        """Note that the worker has taken these jobs and will begin them, where nobody else holds them."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for run, index in jobs:
+                pipeline.hsetnx(holders_key(run), str(index), worker)
+            pipeline.execute()
+
+    def begin(self, worker: str, run: str, index: int, most: int) -> Begun:
+        """Count an attempt at the job unless it was begun `most` times, or nobody wants it."""
+        attempt, holder = self._begin(keys=begin_keys(run), args=[index, worker, most])
+        return Begun(attempt, holder.decode())
+
+    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None:
+        """The worker holds the job no longer, and its attempt does not count."""
+        keys = [attempts_key(run), holders_key(run)]
+        self._give_back(keys=keys, args=[index, worker, int(begun)])
+
+    def suspect(self, run: str, index: int) -> None:
+        """Note that the job waits in the suspect queue."""
+        self._redis.hset(holders_key(run), str(index), SUSPECTED)
+
+    def holder(self, run: str, index: int) -> str:
+        """Who holds the job; empty if nobody does."""
+        found: Any = self._redis.hget(holders_key(run), str(index))
+        return "" if found is None else found.decode()
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether that worker has told of itself lately. Clocks of machines are taken to agree."""
+        record: Any = self._redis.hget(WORKERS_KEY, worker) if worker else None
+        return record is not None and (
+            time.time() - WorkerRecord.model_validate_json(record).time < WORKER_SILENT_S
+        )
+
+    def image(self, run: str, sha256: str, max_bytes: int) -> bytes:
+        """A stored image, no more than `max_bytes` + 1 of it; nothing where there is none.
+
+        Raises StoreAwayError.
+        """
+        try:
+            content: Any = self._redis.getrange(image_key(run, sha256), 0, max_bytes)
+        except RedisError as error:
+            if is_wrong_type(error):
+                raise Refusal(
+                    FailureCode.IMAGE_UNREADABLE,
+                    f"What the store holds as the image {sha256} is none.",
+                ) from None
+            raise StoreAwayError(type(error).__name__) from error
+        return bytes(content)
+
+    def announce(self, record: WorkerRecord) -> None:
+        """Tell of a live worker."""
+        self._redis.hset(WORKERS_KEY, record.worker, record.model_dump_json())
+
+    def withdraw(self, worker: str) -> None:
+        """Tell no more of a worker that ends."""
+        self._redis.hdel(WORKERS_KEY, worker)
+
+    def keep_dead_letter(self, worker: str, reason: str, message: object) -> None:
+        """Keep a message that no record can be written for where an operator finds it."""
+        letter = {"worker": worker, "reason": reason, "message": repr(message)[:DEAD_LETTER_MAX_CHARACTERS]}
+        self._redis.rpush(DEAD_LETTERS_KEY, json.dumps(letter))
+
+    def close(self) -> None:
+        self._redis.close()
+        self._redis.connection_pool.disconnect()

@@ -1,0 +1,213 @@
+"""Takes the jobs of a queue beside the bulk jobs that Celery takes; knows no model.
+
+A queue, a consumer and threads of its own: bulk jobs that fill all of Celery's threads do not delay them.
+Messages are Celery's, as producers send them, and are acknowledged late, in the one thread
+that has the broker's connection.
+"""
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
+
+import kombu
+from kombu.mixins import ConsumerMixin
+
+from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TASK_NAME, TRANSPORT_OPTIONS
+from worker.delivery.transport import install_transport
+from worker.engine.inbox import EngineStoppedError
+
+log = logging.getLogger(__name__)
+
+ACKNOWLEDGE_EVERY_S: Final = 0.05
+"""How long a finished message may wait for its acknowledgement while no other comes."""
+IDLE_S: Final = 1.0
+"""The same, with nothing under way, of noticing the end; each look costs the broker several commands."""
+RESTART_PAUSE_S: Final = 1.0
+SIDE_OPTIONS: Final = {
+    **TRANSPORT_OPTIONS,
+    # Celery's consumer restores what was taken too long ago. Beside its loop kombu looks for that in every so
+    # manieth wait, and with a look each second 1,000 idle workers are a whole core's work for the server.
+    "unacked_restore_throttle": 60,
+}
+
+
+Take = Callable[[Sequence[object]], None]
+"""What answers the jobs of a message: worker.delivery.answering's take()."""
+
+
+class SuspectQueue:
+    """Where jobs go that may have ended a worker. Shared by threads."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._connection = _connection(redis_url)
+        self._one_at_a_time = threading.Lock()
+
+    def put(self, job: object) -> None:
+        """Raises what kombu raises when the broker is away."""
+        with self._one_at_a_time, self._connection.Producer() as producer:
+            producer.publish(
+                [[job], {}, {}],
+                exchange="",
+                routing_key=SUSPECT_QUEUE,
+                serializer="json",
+                headers={"task": TASK_NAME},
+                delivery_mode=2,
+                retry=True,
+                retry_policy={"max_retries": 3, "interval_start": 0.2, "interval_step": 0.5},
+            )
+
+    def close(self) -> None:
+        self._connection.release()
+
+
+class SideQueue:
+    """Takes up to `slots` messages of `queue` at once; none if it is 0."""
+
+    def __init__(self, redis_url: str, queue: str, take: Take, slots: int) -> None:
+        name = f"captionmill-{queue.rpartition('.')[2]}"
+        self._consumer = _Consumer(redis_url, queue, take, slots, name) if slots else None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        if self._consumer is not None:
+            self._thread.start()
+
+    def drain(self) -> None:
+        """Take no more; only sets a flag, so that a signal handler may call it."""
+        if self._consumer is not None:
+            self._consumer.draining = True
+
+    def close(self) -> None:
+        """Take no more, and return when what was taken is answered, or given back, and acknowledged."""
+        self.drain()
+        if self._consumer is not None and self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        assert self._consumer is not None, "else it is not started"
+        while not self._consumer.should_stop:
+            try:
+                self._consumer.run()
+            except _DrainedError:
+                break
+            except BaseException:
+                log.exception("%s is taken up again", self._thread.name)
+                time.sleep(RESTART_PAUSE_S)
+        self._consumer.shutdown()
+
+
+def side_queues(redis_url: str, take: Callable[..., None], interactive_slots: int) -> tuple[SideQueue, ...]:
+    """Questions that somebody waits for, and suspects; `take` is that of worker.delivery.answering."""
+    return (
+        SideQueue(redis_url, INTERACTIVE_QUEUE, partial(take, urgent=True), interactive_slots),
+        SideQueue(redis_url, SUSPECT_QUEUE, partial(take, isolated=True), 1),
+    )
+
+
+class _DrainedError(Exception):
+    """The broker is away and nothing is worth waiting for it."""
+
+
+class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
+    """Receives, acknowledges and puts back in its own thread; a pool of threads answers in between."""
+
+    def __init__(self, redis_url: str, queue_name: str, take: Take, slots: int, thread_name: str) -> None:
+        self.connection = _connection(redis_url)
+        self.draining = False
+        self._queue_name = queue_name
+        self._take = take
+        self._slots = slots
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix=thread_name)
+        self._under_way = 0
+        self._ends: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._consumers: list[Any] = []
+
+    def shutdown(self) -> None:
+        self._threads.shutdown()
+        self.connection.release()
+
+    # What kombu calls
+
+    def get_consumers(self, Consumer: Any, channel: Any) -> list[Any]:  # noqa: ARG002, N803 - kombu's
+        exchange = kombu.Exchange(self._queue_name, type="direct")
+        taken = kombu.Queue(self._queue_name, exchange, routing_key=self._queue_name)
+        self._consumers = [
+            Consumer(
+                [taken],
+                on_message=self._on_message,
+                accept=CELERY_OPTIONS["accept_content"],
+                prefetch_count=self._slots,
+            )
+        ]
+        return self._consumers
+
+    def consume(self, *_: Any, **__: Any) -> Iterator[None]:
+        """As kombu's, with a look at what ended as often as something can end."""
+        with self.consumer_context() as (connection, _channel, _consumers):
+            while not self.should_stop:
+                self.on_iteration()
+                try:
+                    connection.drain_events(timeout=ACKNOWLEDGE_EVERY_S if self._under_way else IDLE_S)
+                except TimeoutError:
+                    pass
+                else:
+                    yield
+
+    def on_iteration(self) -> None:
+        while not self._ends.empty():
+            self._under_way -= 1
+            self._end_one(self._ends.get())
+        if self.draining:
+            for consumer in self._consumers:
+                consumer.cancel()
+            self._consumers = []
+            self.should_stop = self._under_way == 0
+
+    def on_connection_error(self, exc: Exception, interval: float) -> None:
+        log.warning("the broker is away (%s); again in %.0f s", type(exc).__name__, interval)
+        if self.draining:
+            # What is under way is answered; unacknowledged messages come back and are dropped as answered.
+            raise _DrainedError
+
+    # One message
+
+    def _on_message(self, message: Any) -> None:
+        self._under_way += 1
+        self._threads.submit(self._answer, message)
+
+    def _answer(self, message: Any) -> None:
+        """In a thread of the pool. Nothing may escape it, as an end is owed to every message."""
+        end = message.ack
+        try:
+            jobs, *_ = message.decode()
+            self._take(jobs)
+        except BaseException as kept:  # noqa: BLE001 - as in worker/delivery/tasks.py
+            if isinstance(kept, EngineStoppedError):
+                # Without an engine this process would only turn messages round: drain, let another one start.
+                os.kill(os.getpid(), signal.SIGTERM)
+            log.warning("a message goes back to the queue: %s", type(kept).__name__)
+            end = message.requeue
+        self._ends.put(end)
+
+    def _end_one(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except (*self.connection_errors, *self.channel_errors) as error:
+            # The broker hands it out again after the visibility timeout, and the store knows its answer.
+            log.warning("a message could not be acknowledged: %s", type(error).__name__)
+
+
+def _connection(redis_url: str) -> Any:
+    install_transport()
+    return kombu.Connection(
+        redis_url,
+        transport_options=SIDE_OPTIONS,
+        connect_timeout=CELERY_OPTIONS["broker_connection_timeout"],
+    )

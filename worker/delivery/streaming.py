@@ -1,0 +1,200 @@
+"""Publishes answers while they are generated, in a thread of its own; knows no broker and no model.
+
+The engine's thread only leaves tokens here, so that the store never slows a step. After an error it is not
+known what was published: the stream is then read before it is gone on with, as is one that another worker
+began.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol
+
+from worker.delivery.given_back import StoreAwayError
+from worker.delivery.token_store import Increment, Published
+
+log = logging.getLogger(__name__)
+
+STOP_POLL_S: Final = 0.2
+"""Between two looks at whether somebody asks to stop, when there are no tokens."""
+GIVE_UP_S: Final = 30.0
+"""So long is the end of a stream tried while the store is away; the answer itself is in the job's record."""
+
+
+class Tokens(Protocol):
+    """Where streams are kept: worker.delivery.token_store's TokenStore."""
+
+    def published(self, run: str, index: int) -> Published: ...
+    def publish(self, increments: Sequence[Increment]) -> list[bool]: ...
+    def close(self) -> None: ...
+
+
+class TokenStream:
+    """One job's answer. take() is called in the engine's thread, end() or leave() in the job's, once."""
+
+    def __init__(
+        self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str], wake: Callable[[], None]
+    ) -> None:
+        self.run = run
+        self.index = index
+        self._decode_so_far = decode_so_far
+        self._wake = wake
+        self._token_ids: list[int] = []
+        self._stop = threading.Event()
+        self._whole_text: str | None = None
+        self._ended_at: float | None = None
+        self._left = False
+        # Of the writer's thread alone.
+        self._published: str | None = None
+        self.dropped = False
+        """nothing more is published of it"""
+        self._replaced: TokenStream | None = None
+
+    def take(self, token_ids: Sequence[int]) -> None:
+        self._token_ids += token_ids
+        self._wake()
+
+    def stop_asked(self) -> bool:
+        return self._stop.is_set()
+
+    def end(self, text: str | None) -> None:
+        """The whole text, or None if there is no answer: what is published already then stays the last."""
+        self._whole_text = text
+        self._ended_at = time.monotonic()
+        self._wake()
+
+    def leave(self) -> None:
+        self._left = True
+        self._wake()
+
+    # In the writer's thread
+
+    @property
+    def left(self) -> bool:
+        return self._left
+
+    @property
+    def overdue(self) -> bool:
+        """Whether its end has been tried for long enough."""
+        return self._ended_at is not None and time.monotonic() > self._ended_at + GIVE_UP_S
+
+    def replace(self, earlier: "TokenStream") -> None:
+        """Publish in place of an earlier stream of the same job, which was delivered again meanwhile."""
+        earlier.dropped = True
+        self._replaced = earlier
+
+    def forget_published(self) -> None:
+        self._published = None
+
+    def next(self, tokens: Tokens) -> Increment | None:
+        """What is to be published now; None if it has ended already. May raise StoreAwayError."""
+        # Before the text is looked at: it is complete when this is set.
+        ends = self._ended_at is not None
+        if self._published is None:
+            found = tokens.published(self.run, self.index)
+            if found.ended:
+                return None
+            self._published = found.text
+        text = self._whole_text if ends else self._decode_so_far(tuple(self._token_ids))
+        return Increment(self.run, self.index, self._since_published(text or "", ends), ends)
+
+    def done(self, increment: Increment, stop_asked: bool) -> None:
+        """The increment is published."""
+        assert self._published is not None, "next() was called"
+        self._published += increment.text
+        stopping: TokenStream | None = self if stop_asked else None
+        while stopping is not None:
+            stopping._stop.set()
+            stopping = stopping._replaced
+
+    def _since_published(self, text: str, ends: bool) -> str:
+        """What follows in `text`; nothing while it does not go beyond what is published."""
+        assert self._published is not None, "the caller saw to it"
+        if text.startswith(self._published):
+            return text[len(self._published) :]
+        if ends and self._whole_text is not None:
+            log.error("run %s job %d: the answer does not begin as it was published", self.run, self.index)
+        return ""
+
+
+class TokenStreams:
+    """One per process: writes what all its streams leave. Its thread starts at once."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._woken: SimpleQueue[TokenStream | None] = SimpleQueue()
+        """streams that have something new; None ends the thread"""
+        self._open: dict[TokenStream, None] = {}
+        self._thread = threading.Thread(target=self._run, name="captionmill-streams", daemon=True)
+        self._thread.start()
+
+    def open(self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str]) -> TokenStream:
+        """`decode_so_far` makes of all tokens the text that stays, whichever follow; called in own thread."""
+        stream = TokenStream(run, index, decode_so_far, lambda: self._woken.put(stream))
+        self._woken.put(stream)
+        return stream
+
+    def close(self) -> None:
+        """After the last job: publish what is left, as far as the store is there, and end the thread."""
+        self._woken.put(None)
+        self._thread.join()
+        self._tokens.close()
+
+    def _run(self) -> None:
+        closing = False
+        while not (closing and not self._open):
+            closing = self._wait() or closing
+            try:
+                self._publish()
+            except StoreAwayError as away:
+                log.warning("tokens cannot be published now: %s", away)
+                for stream in self._open:
+                    stream.forget_published()
+                self._open = {} if closing else {s: None for s in self._open if not (s.overdue or s.left)}
+                time.sleep(STOP_POLL_S)
+            except Exception:
+                # A bug must not end the streams of other jobs; these ones end without their last entry.
+                log.exception("streams are dropped: a bug")
+                for stream in self._open:
+                    stream.dropped = True
+                self._open = {}
+
+    def _wait(self) -> bool:
+        """Return when something is new, or it is time to ask who wants to stop; True to end."""
+        ended = False
+        try:
+            stream = self._woken.get(timeout=STOP_POLL_S if self._open else None)
+            while True:
+                if stream is None:
+                    ended = True
+                elif not (stream.dropped or stream in self._open):
+                    self._add(stream)
+                stream = self._woken.get_nowait()
+        except Empty:
+            return ended
+
+    def _add(self, stream: TokenStream) -> None:
+        for earlier in [e for e in self._open if (e.run, e.index) == (stream.run, stream.index)]:
+            stream.replace(earlier)
+            del self._open[earlier]
+        self._open[stream] = None
+
+    def _publish(self) -> None:
+        """What all open streams have, in one round trip; those that end are let go."""
+        self._open = {stream: None for stream in self._open if not stream.left}
+        increments = {stream: stream.next(self._tokens) for stream in self._open}
+        for stream, increment in increments.items():
+            if increment is None:
+                stream.dropped = True
+                del self._open[stream]
+        pending = {stream: increment for stream, increment in increments.items() if increment is not None}
+        if not pending:
+            return
+        stops = self._tokens.publish(list(pending.values()))
+        for (stream, increment), stop_asked in zip(pending.items(), stops, strict=True):
+            stream.done(increment, stop_asked)
+            if increment.ends:
+                stream.dropped = True
+                del self._open[stream]

@@ -1,0 +1,41 @@
+"""Celery's way to Redis, with every message read by worker.delivery.envelope first; knows no jobs."""
+
+from typing import Any
+
+import redis
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+
+from worker.delivery.envelope import readable
+
+
+class _ReadingClient(redis.Redis):
+    """Takes messages from lists as they are fit for kombu."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        if command_name != "BRPOP" or not reply:
+            return reply
+        key, raw = reply
+        queue, *_priority = key.decode().rsplit(kombu_redis.Channel.sep, 1)
+        return key, readable(raw, queue)
+
+
+class _ReadingChannel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
+    def _get_client(self) -> Any:
+        super()._get_client()  # which refuses versions of redis-py that it cannot work with
+        return _ReadingClient
+
+
+class ReadingTransport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no types
+    """kombu's, but that no bytes in a queue can raise in it."""
+
+    Channel = _ReadingChannel
+
+
+def install_transport() -> None:
+    """Put it in the place of kombu's own in this process, before anything connects.
+
+    By name, as a connection that is given its transport otherwise shows that in the URLs it logs.
+    """
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{ReadingTransport.__name__}"))

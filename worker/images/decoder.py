@@ -1,0 +1,77 @@
+"""Decodes images in this process, or in others that may die of them; knows no job and no model."""
+
+import logging
+import threading
+from contextlib import suppress
+from typing import Final, Literal
+
+from PIL import Image
+
+from contract.failure import FailureCode, Refusal
+from worker.images.decoder_child import Bounds
+from worker.images.decoder_process import DecoderProcess, DiedError
+from worker.images.image_file import ImageLimits, decode_image
+
+log = logging.getLogger(__name__)
+
+Isolation = Literal["suspect", "all", "none"]
+IMAGES_A_PROCESS: Final = 500
+"""Then a fresh one takes its place, and what leaked is gone."""
+
+
+class Decoder:
+    """One per worker, shared by its threads. Its processes start with the first image that needs one."""
+
+    def __init__(
+        self,
+        limits: ImageLimits,
+        isolation: Isolation = "suspect",
+        bounds: Bounds | None = None,
+        processes: int = 1,
+    ) -> None:
+        """`isolation` says for which images there are processes, of which there are `processes` at most."""
+        self._limits = limits
+        self._isolation = isolation
+        self._bounds = bounds or Bounds()
+        self._free = threading.BoundedSemaphore(processes)
+        self._idle: list[DecoderProcess] = []
+
+    def __call__(self, content: bytes, *, isolated: bool) -> Image.Image:
+        """As image_file.decode_image(); `isolated` is for an image that a worker may have died of.
+
+        Raises Refusal; MemoryError in this process alone; DecoderStartError.
+        """
+        if self._isolation == "none" or not (isolated or self._isolation == "all"):
+            return decode_image(content, self._limits)
+        with self._free:
+            warm = self._take_warm()
+            if warm is not None:
+                # If it dies, then perhaps of an earlier image: only a fresh process shows who is to blame.
+                with suppress(DiedError):
+                    return self._by(warm, content)
+            try:
+                return self._by(DecoderProcess(self._limits, self._bounds), content)
+            except DiedError as died:
+                log.warning("the decoder of an image %s", died)
+                raise Refusal(FailureCode.IMAGE_CRASHED_DECODER, f"The image's decoder {died}.") from None
+
+    def close(self) -> None:
+        """End the processes; no image may be under way."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def _take_warm(self) -> DecoderProcess | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _by(self, process: DecoderProcess, content: bytes) -> Image.Image:
+        """The image; the process is kept for the next one if it can serve one, and ended otherwise."""
+        try:
+            return process.decode(content)
+        finally:
+            if process.usable and process.images < IMAGES_A_PROCESS:
+                self._idle.append(process)
+            else:
+                process.end()

@@ -1,0 +1,156 @@
+"""One process that decodes images within bounds, seen from outside; knows not which images go there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Final
+
+from PIL import Image
+
+from contract.failure import Failure, FailureCode, Refusal
+from worker.images.decoder_child import LENGTH, NO_MEMORY, PIXELS, READY, REFUSED, SIZE, Bounds
+from worker.images.image_file import ImageLimits, check_size
+
+MOST_FAILURE_BYTES: Final = 10_000
+END_TIMEOUT_S: Final = 5.0
+"""How long a process that has closed its pipes may take to end and so to tell of what."""
+
+
+class DecoderStartError(RuntimeError):
+    """A process does not start, which is no image's fault."""
+
+
+class DiedError(Exception):
+    """The process is no more; the text continues a sentence that begins with the decoder."""
+
+
+class DecoderProcess:
+    """For one thread at a time."""
+
+    def __init__(self, limits: ImageLimits, bounds: Bounds) -> None:
+        """Raises DecoderStartError."""
+        self._limits = limits
+        self._bounds = bounds
+        self.images = 0
+        self.usable = False
+        # A fresh interpreter: a forked one would have OpenVINO's locks without its threads, and hang.
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "worker.images.decoder_child",
+                *(json.dumps(asdict(one)) for one in (limits, bounds)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Not the worker's own environment, which holds secrets. Threads and arenas take address space.
+            env={
+                "PYTHONSAFEPATH": "1",
+                "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+                "OPENBLAS_NUM_THREADS": "1",
+                "MALLOC_ARENA_MAX": "1",
+            },
+            # Ctrl-C is for the worker, which first finishes what it has begun.
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self.pid = self._process.pid
+        self._requests = self._process.stdin
+        self._answers = self._process.stdout
+        with self._timed():
+            self.usable = self._answers.read(len(READY)) == READY
+        if not self.usable:
+            told = self._end_told()
+            self.end()
+            raise DecoderStartError(f"The decoder of images does not start: it {told}.")
+
+    def decode(self, content: bytes) -> Image.Image:
+        """As worker.images.image_file.decode_image(). Raises Refusal and DiedError."""
+        self.images += 1
+        self.usable = False
+        with self._timed() as expired:
+            try:
+                answer = self._ask(content)
+            except (OSError, EOFError):
+                if expired.is_set():
+                    raise Refusal(
+                        FailureCode.IMAGE_CRASHED_DECODER,
+                        f"The image's decoder did not finish within {self._bounds.timeout_s:g} s.",
+                    ) from None
+                raise DiedError(self._end_told()) from None
+        if answer is None:
+            raise Refusal(
+                FailureCode.IMAGE_TOO_LARGE,
+                f"Decoding the image takes more than the {self._bounds.memory_bytes} bytes that are allowed.",
+            )
+        self.usable = True
+        if isinstance(answer, Failure):
+            raise Refusal(answer.code, answer.message)
+        return answer
+
+    def end(self) -> None:
+        """At any time: the process keeps nothing."""
+        self.usable = False
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._requests, self._answers):
+            # What could not be written is still to be written when it is closed.
+            with suppress(OSError):
+                pipe.close()
+
+    def _ask(self, content: bytes) -> Image.Image | Failure | None:
+        """None if it takes too much memory. Raises OSError and EOFError if the process is no more."""
+        self._requests.write(LENGTH.pack(len(content)))
+        self._requests.write(content)
+        self._requests.flush()
+        match self._read(1):
+            case code if code == PIXELS:
+                height, width = SIZE.unpack(self._read(SIZE.size))
+                # Who knows what a process says that has decoded a stranger's image.
+                check_size(height, width, self._limits)
+                return Image.frombytes("RGB", (width, height), self._read(height * width * 3))
+            case code if code == REFUSED:
+                (length,) = LENGTH.unpack(self._read(LENGTH.size))
+                return Failure.model_validate_json(self._read(min(length, MOST_FAILURE_BYTES)))
+            case code if code == NO_MEMORY:
+                return None
+        raise EOFError
+
+    def _read(self, size_bytes: int) -> bytes:
+        found = self._answers.read(size_bytes)
+        if len(found) < size_bytes:
+            raise EOFError
+        return found
+
+    @contextmanager
+    def _timed(self) -> Iterator[threading.Event]:
+        """Kill the process, which ends every read and write, after the time allowed; the event tells so."""
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._bounds.timeout_s, expire)
+        timer.start()
+        try:
+            yield expired
+        finally:
+            timer.cancel()
+
+    def _end_told(self) -> str:
+        """What the process that is no more died of."""
+        try:
+            status = self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return "makes no sense"
+        if status == -signal.SIGXCPU:
+            return f"took more than {self._bounds.cpu_s} s of a processor"
+        return f"crashed ({signal.Signals(-status).name if status < 0 else f'exit status {status}'})"

@@ -1,0 +1,296 @@
+"""Reads an image file that strangers may have made, within limits; knows no model and no job."""
+
+import io
+import math
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from contract.failure import FailureCode, Refusal
+from contract.installing import install_line
+from contract.quoting import quoted
+from worker.images import heif
+from worker.images.jpeg_scans import has_every_scan, lacks_end, scan_count
+from worker.images.png_chunks import pixels_alone
+
+FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
+    *((heif.HEIF,) if heif.registered() else ()),
+)
+JPEG: Final = ("JPEG", "MPO")
+"""Pillow's names of them; MPO is a JPEG with further pictures behind it."""
+END: Final = b"\xff\xd9"
+FILLER: Final = b"".join(b"\x5a\x69\xc3\x37" * 64 + bytes((0xFF, 0xD0 + restart)) for restart in range(8))
+"""Bytes that a decoder takes for pixels where there are too few, with every restart that it may wait for."""
+MAX_SCANS: Final = 100
+"""Progressive JPEGs have about ten."""
+WIDE_GREY_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+"""Pillow's modes for 16-bit grey; it converts them to 8 bits by clipping, so they are scaled first."""
+UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation → what undoes it; all other values stand for upright."""
+OUT_OF_MEMORY: Final = "out of memory"
+"""How Pillow's OSError begins when a decoder of its own has none left."""
+SHOWN_CHARACTERS: Final = 200
+
+# For the process, not by catch_warnings around each call: that one is not safe among threads.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What a file may ask of this process; larger is refused with IMAGE_TOO_LARGE, a strip with IMAGE_ASPECT.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides as long as `draft_px` pixels are left; 0 decodes all of
+    every one.
+    """
+
+    max_bytes: int
+    max_px: int
+    max_side_px: int
+    max_aspect: float
+    draft_px: int = 0
+
+
+def shown(path: Path) -> str:
+    """The path for a sentence: what is not UTF-8, or moves a terminal's cursor, is written as escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
+    """The content of a regular file below one of `roots`.
+
+    `path` is absolute or relative to one of `roots`, which are resolved folders. Raises Refusal.
+    """
+    with _reading(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Refusal(
+            FailureCode.IMAGE_TOO_LARGE,
+            f"{quoted(path)} has more than the {max_bytes} bytes that are allowed.",
+        )
+    if not content:
+        raise Refusal(FailureCode.NOT_AN_IMAGE, f"{quoted(path)} is empty.")
+    return content
+
+
+def read_member(
+    path: Path, roots: tuple[Path, ...], max_bytes: int, offset: int, size_bytes: int, name: str
+) -> bytes:
+    """The `size_bytes` from `offset` on of a shard, which is a file as in read_bytes(). Raises Refusal."""
+    member = f"{quoted(name)} in {quoted(path)}"
+    if size_bytes > max_bytes:
+        raise Refusal(
+            FailureCode.IMAGE_TOO_LARGE, f"{member} has more than the {max_bytes} bytes that are allowed."
+        )
+    with _reading(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        file.seek(offset)
+        content = file.read(size_bytes)
+    if len(content) < size_bytes:
+        raise Refusal(
+            FailureCode.IMAGE_UNREADABLE, f"{member} cannot be read: the shard ends before the member does."
+        )
+    return content
+
+
+@contextmanager
+def _reading(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
+    """As _opened(), and what the system refuses within it is a Refusal."""
+    try:
+        with _opened(path, roots) as descriptor:
+            yield descriptor
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no file {quoted(path)}.") from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Refusal(FailureCode.IMAGE_UNREADABLE, f"{quoted(path)} cannot be read: {reason}.") from None
+
+
+@contextmanager
+def _opened(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
+    """A descriptor of the regular file, closed at the end."""
+    real = _resolved(path, roots)
+    # O_NONBLOCK: opening a FIFO must not wait for a writer.
+    descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # The path may have been exchanged since it was resolved; the descriptor cannot be.
+        opened = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if not any(opened.is_relative_to(root) for root in roots):
+            raise _outside(path)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Refusal(FailureCode.IMAGE_NOT_ALLOWED, f"{quoted(path)} is not a regular file.")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _resolved(path: Path, roots: tuple[Path, ...]) -> Path:
+    """The real path below one of the roots; a relative one is looked for in each root in turn."""
+    candidates = [path] if path.is_absolute() else [root / path for root in roots]
+    allowed = [
+        real
+        for real in (Path(os.path.realpath(c)) for c in candidates)
+        if any(map(real.is_relative_to, roots))
+    ]
+    if not allowed:
+        raise _outside(path)
+    return next((real for real in allowed if real.exists()), allowed[0])
+
+
+def _outside(path: Path) -> Refusal:
+    return Refusal(FailureCode.IMAGE_NOT_ALLOWED, f"{quoted(path)} is outside the worker's image roots.")
+
+
+def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
+    """The first frame in mode RGB, upright as its EXIF says, transparency on white.
+
+    Of a HEIC photo it is the primary picture. That is turned as its container says, and pillow-heif has taken
+    the orientation out of its EXIF, which only repeats it. Raises Refusal, and MemoryError.
+    """
+    if heif.HEIF not in FORMATS and heif.is_heic(content):
+        raise Refusal(
+            FailureCode.NOT_AN_IMAGE,
+            "The file is a HEIC photo, and this worker cannot decode those: "
+            f"{install_line(heif.EXTRA)} where it runs.",
+        )
+    with _decoding(content, limits):
+        content = pixels_alone(content)
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+        check_size(image.height, image.width, limits)
+        if image.format in JPEG:
+            _check_scans(content)
+            if lacks_end(content):
+                image = _ended(content, limits)
+        if image.format != heif.HEIF:
+            image.seek(0)
+        _draft(image, limits.draft_px)
+        image.load()
+        # Again: only now is it certain how large it became.
+        check_size(image.height, image.width, limits)
+        return _as_rgb(_upright(image))
+
+
+@contextmanager
+def _decoding(content: bytes, limits: ImageLimits) -> Iterator[None]:
+    """What Pillow raises within it is a Refusal, but for MemoryError."""
+    try:
+        yield
+    except (MemoryError, Refusal):
+        raise
+    except UnidentifiedImageError:
+        if heif.is_heic(content):
+            raise Refusal(
+                FailureCode.IMAGE_BROKEN, "The image cannot be decoded: it is a HEIC photo, cut or damaged."
+            ) from None
+        raise Refusal(
+            FailureCode.NOT_AN_IMAGE, f"The file is no image of a known format ({', '.join(FORMATS)})."
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Refusal(
+            FailureCode.IMAGE_TOO_LARGE, f"The image has far more than the {limits.max_px} pixels allowed."
+        ) from None
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever a mutated file leads to
+        if isinstance(error, OSError) and str(error).startswith(OUT_OF_MEMORY):
+            raise MemoryError from None
+        raise Refusal(FailureCode.IMAGE_BROKEN, f"The image cannot be decoded: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    """One line; some plugins quote the file."""
+    text = str(error) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:SHOWN_CHARACTERS]
+
+
+def _check_scans(content: bytes) -> None:
+    scans = scan_count(content)
+    if scans > MAX_SCANS:
+        raise Refusal(
+            FailureCode.IMAGE_TOO_LARGE, f"The image is a JPEG of {scans} scans; {MAX_SCANS} are allowed."
+        )
+
+
+def _ended(content: bytes, limits: ImageLimits) -> Image.Image:
+    """A JPEG without its end marker, of which every pixel is there. Raises Refusal where one is not."""
+    whole = content.rstrip(b"\xff")
+    image, other = (Image.open(io.BytesIO(whole + more + END), formats=JPEG[:1]) for more in (b"", FILLER))
+    for one in (image, other):
+        _draft(one, limits.draft_px)
+    # What the decoder does not need decides nothing: where pixels are missing, it would make some of it.
+    if not has_every_scan(content) or image.tobytes() != other.tobytes():
+        raise Refusal(FailureCode.IMAGE_BROKEN, "The image is a JPEG whose file ends before its pixels do.")
+    return image
+
+
+def _draft(image: Image.Image, draft_px: int) -> None:
+    """Have a large JPEG decoded at a fraction of its size, in a fraction of the time."""
+    width, height = image.size
+    if draft_px and image.format in JPEG:
+        share = (draft_px / (height * width)) ** 0.5
+        if share < 1:
+            image.draft(None, (math.ceil(width * share), math.ceil(height * share)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - as above; and broken EXIF is no reason to refuse a good picture
+        return image
+    # What is there need not be a number.
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def check_size(height: int, width: int, limits: ImageLimits) -> None:
+    """Raises Refusal."""
+    shape = f"The image is {height} x {width} pixels (height x width)"
+    if height < 1 or width < 1:
+        raise Refusal(FailureCode.IMAGE_BROKEN, f"{shape}.")
+    if height * width > limits.max_px:
+        raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {limits.max_px} in all are allowed.")
+    if max(height, width) > limits.max_side_px:
+        raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {limits.max_side_px} a side are allowed.")
+    if max(height, width) > limits.max_aspect * min(height, width):
+        raise Refusal(
+            FailureCode.IMAGE_ASPECT,
+            f"{shape}; one side may be {limits.max_aspect:g} times the other at most "
+            "(CAPTIONMILL_IMAGE_MAX_ASPECT of the worker).",
+        )
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in WIDE_GREY_MODES:
+        grey = np.asarray(image)
+        # Pillow's mode "I" has 32 bits, but the files that lead to it mostly hold 16.
+        if grey.min() < 0 or grey.max() > 65535:
+            raise Refusal(
+                FailureCode.IMAGE_BROKEN, "The image has 32-bit grey pixels, whose white is unknown."
+            )
+        image = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise Refusal(
+            FailureCode.IMAGE_BROKEN, "The image has floating-point pixels, whose white is unknown."
+        )
+    if image.has_transparency_data:
+        # A conversion to what it is already would be a copy.
+        with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", with_alpha.size, (255, 255, 255))
+        image.paste(with_alpha, mask=with_alpha)
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,59 @@
+"""Reads an image from a file system that fsspec knows (s3, gs, …); knows no job and no http."""
+
+import importlib
+from typing import Any, Final
+
+from contract.failure import FailureCode, Refusal
+from contract.installing import install_line
+from worker.images.download import shown_url
+
+LOCAL_SCHEMES: Final = frozenset({"file", "local", "dir", "reference", "zip", "tar", "libarchive", "generic"})
+"""Files of this machine are read by their path below the image roots, and not behind these either."""
+
+
+class RemoteSchemeError(ValueError):
+    """A scheme cannot be offered; the message is a sentence for the operator."""
+
+
+class RemoteFiles:
+    """One scheme's file system; credentials come from where its library looks for them."""
+
+    def __init__(self, scheme: str, max_bytes: int) -> None:
+        """Raises RemoteSchemeError."""
+        if scheme in LOCAL_SCHEMES or "cache" in scheme:
+            raise RemoteSchemeError(f"{scheme}:// is not for images: set CAPTIONMILL_IMAGE_ROOTS for files.")
+        try:
+            # By name, as fsspec has no types.
+            fsspec: Any = importlib.import_module("fsspec")
+        except ImportError:
+            raise RemoteSchemeError(f"{scheme}:// needs fsspec: {install_line('remote')}.") from None
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as missing:
+            raise RemoteSchemeError(f"{scheme}:// needs more packages: {missing}") from None
+        except ValueError:
+            raise RemoteSchemeError(f"{scheme}:// is no scheme that fsspec knows.") from None
+        self._filesystem: Any = fsspec.filesystem(scheme)
+        self._max_bytes = max_bytes
+
+    def __call__(self, url: str) -> bytes:
+        """The content behind `url`. Raises Refusal."""
+        shown = shown_url(url)
+        try:
+            with self._filesystem.open(url, "rb") as file:
+                content: bytes = file.read(self._max_bytes + 1)
+        except FileNotFoundError:
+            raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no image at {shown}.") from None
+        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
+            # Its name alone: the text of some quotes the response.
+            raise Refusal(
+                FailureCode.DOWNLOAD_FAILED, f"{shown} cannot be downloaded: {type(error).__name__}."
+            ) from None
+        if len(content) > self._max_bytes:
+            raise Refusal(
+                FailureCode.IMAGE_TOO_LARGE,
+                f"{shown} has more than the {self._max_bytes} bytes that are allowed.",
+            )
+        if not content:
+            raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown} is empty.")
+        return content

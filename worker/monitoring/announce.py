@@ -1,0 +1,78 @@
+"""Tells every few seconds that this worker is alive and what it answers with; knows no job."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import redis
+
+from contract.store import WORKER_REPORT_S, WorkerRecord
+from worker.images.image_file import shown
+from worker.service import WORKER
+
+log = logging.getLogger(__name__)
+
+
+class Announcements(Protocol):
+    """Where workers are told of: worker.delivery.results' ResultStore."""
+
+    def announce(self, record: WorkerRecord) -> None: ...
+    def withdraw(self, worker: str) -> None: ...
+
+
+class Announcer:
+    """Reports in a thread of its own, from start() to close()."""
+
+    def __init__(
+        self,
+        store: Announcements,
+        model: str,
+        device: str,
+        image_roots: Sequence[Path] = (),
+        every_s: float = WORKER_REPORT_S,
+    ) -> None:
+        self._store = store
+        self._model = model
+        self._device = device
+        self._image_roots = tuple(map(shown, image_roots))
+        self._every_s = every_s
+        self._started = time.time()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, slots: int) -> None:
+        """Tell of a worker that takes `slots` bulk jobs at once."""
+        self._thread = threading.Thread(
+            target=self._run, args=(slots,), name="captionmill-announce", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Tell no more of this worker; a store that is away forgets it by itself."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, slots: int) -> None:
+        while not self._closed.is_set():
+            record = WorkerRecord(
+                worker=WORKER,
+                model=self._model,
+                device=self._device,
+                slots=slots,
+                time=time.time(),
+                started=self._started,
+                image_roots=self._image_roots,
+            )
+            try:
+                self._store.announce(record)
+            except redis.RedisError as away:
+                log.warning("this worker cannot be announced now: %s", type(away).__name__)
+            self._closed.wait(self._every_s)
+        try:
+            self._store.withdraw(WORKER)
+        except redis.RedisError as away:
+            log.warning("this worker cannot be withdrawn: %s", type(away).__name__)

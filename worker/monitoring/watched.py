@@ -1,0 +1,100 @@
+"""Puts counting, measuring and the log's context around what answers a job and keeps its record.
+
+It decides nothing: what it wraps behaves as if it were not there.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from contract.answer import JobResult
+from contract.job import Job
+from worker.delivery.given_back import GivenBack, NotWanted
+from worker.delivery.results import Begun, ResultStore
+from worker.monitoring.logs import about_job
+from worker.monitoring.metrics import Metrics, QueueLabel
+
+
+class Answers(Protocol):
+    """What answers a job: worker.service's Service."""
+
+    @property
+    def model_id(self) -> str: ...
+    def answer(
+        self,
+        job: Job,
+        *,
+        urgent: bool = False,
+        isolated: bool = False,
+        wanted: Callable[[], bool] | None = None,
+    ) -> JobResult: ...
+
+
+class WatchedService:
+    """A service whose jobs are counted, and named in every log line that is written while they run."""
+
+    def __init__(self, service: Answers, metrics: Metrics) -> None:
+        self._service = service
+        self._metrics = metrics
+
+    @property
+    def model_id(self) -> str:
+        return self._service.model_id
+
+    def answer(
+        self,
+        job: Job,
+        *,
+        urgent: bool = False,
+        isolated: bool = False,
+        wanted: Callable[[], bool] | None = None,
+    ) -> JobResult:
+        queue: QueueLabel = "suspect" if isolated else "interactive" if urgent else "bulk"
+        with about_job(job.run, job.index), self._metrics.job_under_way(queue):
+            try:
+                return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
+            except GivenBack:
+                self._metrics.ended("given_back")
+                raise
+            except NotWanted:
+                self._metrics.ended("dropped")
+                raise
+
+
+class WatchedStore(ResultStore):
+    """A store whose records are counted, each once: a record dropped as the second counts as dropped."""
+
+    def __init__(self, redis_url: str, metrics: Metrics) -> None:
+        super().__init__(redis_url)
+        self._metrics = metrics
+
+    def begin(self, worker: str, run: str, index: int, most: int) -> Begun:
+        begun = super().begin(worker, run, index, most)
+        if begun.attempt == 0:
+            self._metrics.ended("dropped")
+        return begun
+
+    def suspect(self, run: str, index: int) -> None:
+        super().suspect(run, index)
+        self._metrics.suspects.inc()
+
+    def write(self, result: JobResult) -> bool:
+        first = super().write(result)
+        if first:
+            self._metrics.recorded(result)
+        else:
+            self._metrics.ended("dropped")
+        return first
+
+    def keep_dead_letter(self, worker: str, reason: str, message: object) -> None:
+        super().keep_dead_letter(worker, reason, message)
+        self._metrics.ended("dead_letter")
+
+
+def timed_fetch(fetch: Callable[[Job], bytes], metrics: Metrics) -> Callable[[Job], bytes]:
+    """`fetch`, measured, refusals included."""
+
+    def measured(job: Job) -> bytes:
+        with metrics.fetch.time():
+            return fetch(job)
+
+    return measured
