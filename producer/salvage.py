@@ -51,7 +51,7 @@ class DamagedLedger:
             last = MOST_ASKS
             with suppress(LedgerDamagedError, sqlite3.Error):
                 last = database.execute("SELECT max(id) FROM ask").fetchone()[0] or 0
-            yield from self._asks(database, 0, last)
+            yield from self._asks(database, last)
 
     def outputs(self) -> list[tuple[bytes, list[OutputKnown]]]:
         """What it says of output files, as far as it can be read."""
@@ -72,25 +72,26 @@ class DamagedLedger:
         database.execute("PRAGMA query_only = ON")
         return database
 
-    def _asks(self, database: Connection, after: int, last: int) -> Iterator[tuple[bytes, Known]]:
-        """Of the ids above `after` up to `last`: as far as they come, then each half of what is left."""
-        if after >= last or self._tries > MOST_TRIES:
-            return
-        try:
-            for one in database.execute(
-                "SELECT id, key, outcome, code, model FROM ask WHERE id > ? AND id <= ? ORDER BY id",
-                (after, last),
-            ):
-                after = int(one[0])
-                known = _known(*one[1:])
-                if known is not None:
-                    yield known
-        except (LedgerDamagedError, sqlite3.Error, ValueError, TypeError):
-            self._tries += 1
-            if last - after > 1:
-                middle = (after + last) // 2
-                yield from self._asks(database, after, middle)
-                yield from self._asks(database, middle, last)
+    def _asks(self, database: Connection, last: int) -> Iterator[tuple[bytes, Known]]:
+        """Of the ids up to `last`: as far as they come, then each half of what is left."""
+        ranges = [(0, last)]
+        while ranges and self._tries <= MOST_TRIES:
+            after, last = ranges.pop()
+            try:
+                for one in database.execute(
+                    "SELECT id, key, outcome, code, model FROM ask WHERE id > ? AND id <= ? ORDER BY id",
+                    (after, last),
+                ):
+                    # Damaged pages may give ids that were not asked for.
+                    after = max(after, int(one[0]))
+                    known = _known(*one[1:])
+                    if known is not None:
+                        yield known
+            except (LedgerDamagedError, sqlite3.Error, ValueError, TypeError):
+                self._tries += 1
+                if last - after > 1:
+                    middle = (after + last) // 2
+                    ranges += [(middle, last), (after, middle)]
 
 
 def _known(key: Any, outcome: Any, code: Any, model: Any) -> tuple[bytes, Known] | None:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-from celery.worker.delivery.consumer import Consumer
+from celery.worker.consumer import Consumer
 
 
 class ClosingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
