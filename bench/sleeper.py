@@ -60,7 +60,7 @@ class Sleeper:
         self._service = Sleep()
         self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
-        self._announcer = Announcer(store, MODEL, "CPU")
+        self._announcer = Announcer(store, MODEL, "CPU", after=self.answering.held.compare)
 
     def start(self, slots: int) -> None:
         self._announcer.start(slots)

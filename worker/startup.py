@@ -103,7 +103,9 @@ class Worker:
         )
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
-        self._announcer = Announcer(self._store, model_id, device, settings.image_roots)
+        self._announcer = Announcer(
+            self._store, model_id, device, settings.image_roots, after=self.answering.held.compare
+        )
         self._model_and_device = (model_id, device)
 
     def start(self, slots: int) -> None:

@@ -17,6 +17,7 @@ from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.delivery.envelope import dead_letter
 from worker.delivery.gate import Gate
 from worker.delivery.given_back import GivenBack, NotWanted
+from worker.delivery.held_jobs import HeldJobs, HolderNotes
 from worker.delivery.results import is_wrong_type
 from worker.engine.inbox import EngineStoppedError
 from worker.interactive_priority import RightOfWay
@@ -59,13 +60,12 @@ class Begun(Protocol):
     def holder(self) -> str: ...
 
 
-class Records(Protocol):
+class Records(HolderNotes, Protocol):
     """What is known of jobs: worker.delivery.results' ResultStore."""
 
     def is_wanted(self, run: str, index: int) -> bool: ...
     def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None: ...
     def begin(self, worker: str, run: str, index: int, most: int) -> Begun: ...
-    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None: ...
     def suspect(self, run: str, index: int) -> None: ...
     def holder(self, run: str, index: int) -> str: ...
     def is_alive(self, worker: str) -> bool: ...
@@ -110,6 +110,7 @@ class Answering:
         self._pause_s = pause_s
         self._way = way or RightOfWay()
         self._gate = Gate()
+        self.held = HeldJobs(store, worker)
         self._under_way: set[Address] = set()
         self._held_in_vain: deque[tuple[Address, bool]] = deque()
         """Jobs to let go, and whether an attempt is to be undone."""
@@ -125,6 +126,12 @@ class Answering:
         """
         self._let_go_in_vain()
         addresses = [_address(job) for job in jobs]
+        with self.held.holding([(one.run, one.index) for one in addresses if one is not None]):
+            self._take_each(jobs, addresses, urgent, isolated)
+
+    def _take_each(
+        self, jobs: Sequence[object], addresses: Sequence[Address | None], urgent: bool, isolated: bool
+    ) -> None:
         if len(jobs) > 1:
             self._hold([one for one in addresses[1:] if one is not None])
         for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):

@@ -108,6 +108,26 @@ class ResultStore:
         keys = [attempts_key(run), holders_key(run)]
         self._give_back(keys=keys, args=[index, worker, int(begun)])
 
+    def server_id(self) -> str | None:
+        """Of the server's process; None where this user may not ask."""
+        try:
+            found: Any = self._redis.info("server")
+        except ResponseError:
+            return None
+        return str(found["run_id"])
+
+    def held_by(self, worker: str, run: str) -> list[int]:
+        """Jobs of a run that the worker holds, as it noted."""
+        try:
+            found: Any = self._redis.hgetall(holders_key(run))
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            return []
+        return [
+            int(index) for index, holder in found.items() if holder == worker.encode() and index.isdigit()
+        ]
+
     def suspect(self, run: str, index: int) -> None:
         """Note that the job waits in the suspect queue."""
         self._redis.hset(holders_key(run), str(index), SUSPECTED)

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -32,9 +32,12 @@ class Announcer:
         model: str,
         device: str,
         image_roots: Sequence[Path] = (),
+        after: Callable[[], None] = lambda: None,
         every_s: float = WORKER_REPORT_S,
     ) -> None:
+        """`after` is called after each report, in the same thread."""
         self._store = store
+        self._after = after
         self._model = model
         self._device = device
         self._image_roots = tuple(map(shown, image_roots))
@@ -71,6 +74,7 @@ class Announcer:
                 self._store.announce(record)
             except redis.RedisError as away:
                 log.warning("this worker cannot be announced now: %s", type(away).__name__)
+            self._after()
             self._closed.wait(self._every_s)
         try:
             self._store.withdraw(WORKER)
