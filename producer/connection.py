@@ -62,24 +62,23 @@ def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
     Later outages of up to about five minutes are waited out, with a warning in the log. `check` is called
     meanwhile, and ends the wait by what it raises.
     """
-    connection: redis.Redis = redis.Redis.from_url(
+    with redis.Redis.from_url(
         url,
         socket_timeout=CONNECT_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+    ) as asked_once:
+        try:
+            asked_once.ping()
+        except redis.RedisError as error:
+            raise ServerError(trouble(url, error)) from None
+    connection: redis.Redis = redis.Redis.from_url(
+        url,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(Pauses(check), RETRIES),
+        retry_on_error=[BusyLoadingError, OutOfMemoryError, ReadOnlyError],
     )
-    try:
-        connection.ping()
-    except redis.RedisError as error:
-        raise ServerError(trouble(url, error)) from None
-    connection.connection_pool.connection_kwargs["socket_timeout"] = SOCKET_TIMEOUT_S
-    connection.connection_pool.disconnect()
-    connection.set_retry(Retry(Pauses(check), RETRIES))
-    connection.connection_pool.connection_kwargs["retry_on_error"] = [
-        BusyLoadingError,
-        OutOfMemoryError,
-        ReadOnlyError,
-    ]
     return connection
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.connection import CONNECT_TIMEOUT_S, RETRIES, TOLD_AFTER, Pauses
+from producer.connection import CONNECT_TIMEOUT_S, RETRIES, TOLD_AFTER, Pauses, connect
 from tests.support.command import run_command
 from tests.support.processes import free_port, start_server
 
@@ -180,3 +180,16 @@ def assert_said(url: str, sentence: str, folder: Path) -> str:
     assert sentence in ran.stderr
     assert not (folder / "out").exists()
     return ran.stderr
+
+
+def test_a_server_without_memory_is_waited_for(tmp_path: Path) -> None:
+    """From the first call on, though the server was asked once before."""
+    process, url = start_server(tmp_path)
+    with redis.Redis.from_url(url) as operator, connect(url) as connection:
+        operator.config_set("maxmemory", 1)
+        room = threading.Timer(0.5, operator.config_set, ("maxmemory", 0))
+        room.start()
+        assert connection.set("key", "value")
+        room.join()
+    process.kill()
+    process.wait()
