@@ -119,6 +119,19 @@ def prefill(request: openvino.InferRequest, embeds: FloatArray) -> FloatArray:
     return append(request, embeds, 0)
 
 
+def each_alone(request: openvino.InferRequest, embeds: FloatArray) -> FloatArray:
+    """Each of embeds (position, hidden) as the only one of a sequence → (position, width) of the output."""
+    rows = len(embeds)
+    inputs = {
+        INPUTS_EMBEDS: embeds[:, None],
+        ATTENTION_MASK: np.ones((rows, 1), dtype=np.int64),
+        POSITION_IDS: np.zeros((rows, 1), dtype=np.int64),
+        BEAM_IDX: np.arange(rows, dtype=np.int32),
+    }
+    request.reset_state()
+    return np.array(request.infer(inputs)[0][:, 0], dtype=np.float32)
+
+
 def timed_s(compute: Callable[[], object]) -> float:
     """How long a call takes."""
     begun = time.perf_counter()

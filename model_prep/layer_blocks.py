@@ -14,7 +14,7 @@ import openvino
 from openvino import Model, Node
 
 from contract.model_folder import INPUTS_EMBEDS, LOGITS
-from model_prep.inference import EXACT, Asked, Cost, append, prefill, request_of, timed_s
+from model_prep.inference import EXACT, Asked, Cost, each_alone, prefill, request_of, timed_s
 from model_prep.reference import FloatArray
 
 DECODER: Final = "__module.decoder."
@@ -90,18 +90,18 @@ class LayerBlocks:
 
     def logits(self, asked: Sequence[Asked], on_layers: Callable[[int], None]) -> list[FloatArray]:
         """As Language.logits has it. `on_layers` is told of each prompt's way through so many more layers."""
-        states = list(asked)
+        states = [np.concatenate([prompt, following]) for prompt, following in asked]
         for first in range(0, self._graph.layers, self._at_once):
             last = min(first + self._at_once, self._graph.layers)
             request = request_of(self._graph.block(first, last), EXACT)
-            for number, (prompt, following) in enumerate(states):
-                states[number] = Asked(prefill(request, prompt), append(request, following, len(prompt)))
+            for number, state in enumerate(states):
+                states[number] = prefill(request, state)
                 on_layers(last - first)
             del request
         head = request_of(self._graph.head(), EXACT)
         return [
-            np.stack([prefill(head, state[None])[0] for state in (prompt[-1], *following)])
-            for prompt, following in states
+            each_alone(head, state[len(prompt) - 1 :])
+            for state, (prompt, _) in zip(states, asked, strict=True)
         ]
 
 
