@@ -60,10 +60,10 @@ class Sleeper:
         self._service = Sleep()
         self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
-        self._announcer = Announcer(store, MODEL, "CPU", after=self.answering.held.compare)
+        self._announcer = Announcer(store, MODEL, "CPU")
 
     def start(self, slots: int) -> None:
-        self._announcer.start(slots)
+        self._announcer.start(slots, self.answering.held.compare)
         for queue in self._side_queues:
             queue.start()
 

@@ -4,7 +4,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Self
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -43,6 +43,10 @@ class Pauses(ExponentialWithJitterBackoff):
         """`check` is called before each pause, and may raise what ends the call."""
         super().__init__(cap=5.0, base=0.2)
         self._check = check
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """redis-py copies it for each connection; `check` may hold what cannot be copied."""
+        return self
 
     def compute(self, failures: int) -> float:
         """Seconds before the next try, after so many failures."""

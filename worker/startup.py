@@ -103,14 +103,12 @@ class Worker:
         )
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
-        self._announcer = Announcer(
-            self._store, model_id, device, settings.image_roots, after=self.answering.held.compare
-        )
+        self._announcer = Announcer(self._store, model_id, device, settings.image_roots)
         self._model_and_device = (model_id, device)
 
     def start(self, slots: int) -> None:
         """Take the jobs of the side queues, and tell of this worker with its `slots` for bulk jobs."""
-        self._announcer.start(slots)
+        self._announcer.start(slots, self.answering.held.compare)
         for queue in self._side_queues:
             queue.start()
         self._watch.start(slots, *self._model_and_device)

@@ -185,7 +185,9 @@ def assert_said(url: str, sentence: str, folder: Path) -> str:
 def test_a_server_without_memory_is_waited_for(tmp_path: Path) -> None:
     """From the first call on, though the server was asked once before."""
     process, url = start_server(tmp_path)
-    with redis.Redis.from_url(url) as operator, connect(url) as connection:
+    # An event has a lock, which cannot be copied; redis-py copies what it has of each connection.
+    check = threading.Event().clear
+    with redis.Redis.from_url(url) as operator, connect(url, check) as connection:
         operator.config_set("maxmemory", 1)
         room = threading.Timer(0.5, operator.config_set, ("maxmemory", 0))
         room.start()

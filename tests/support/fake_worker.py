@@ -35,12 +35,10 @@ class FakeWorker:
         self._service = Service(FakeModel(), engine, fetch, self._decoder, streams=self._streams)
         self.answering = Answering(self._service, store, SuspectQueue(redis_url).put)
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
-        self._announcer = Announcer(
-            store, "fake", "CPU", settings.image_roots, after=self.answering.held.compare
-        )
+        self._announcer = Announcer(store, "fake", "CPU", settings.image_roots)
 
     def start(self, slots: int) -> None:
-        self._announcer.start(slots)
+        self._announcer.start(slots, self.answering.held.compare)
         for queue in self._side_queues:
             queue.start()
 

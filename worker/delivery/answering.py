@@ -127,25 +127,20 @@ class Answering:
         self._let_go_in_vain()
         addresses = [_address(job) for job in jobs]
         with self.held.holding([(one.run, one.index) for one in addresses if one is not None]):
-            self._take_each(jobs, addresses, urgent, isolated)
-
-    def _take_each(
-        self, jobs: Sequence[object], addresses: Sequence[Address | None], urgent: bool, isolated: bool
-    ) -> None:
-        if len(jobs) > 1:
-            self._hold([one for one in addresses[1:] if one is not None])
-        for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
-            try:
-                self._take(job, address, urgent, isolated)
-            except redis.ResponseError as error:
-                if not is_wrong_type(error):
+            if len(jobs) > 1:
+                self._hold([one for one in addresses[1:] if one is not None])
+            for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
+                try:
+                    self._take(job, address, urgent, isolated)
+                except redis.ResponseError as error:
+                    if not is_wrong_type(error):
+                        raise
+                    reason = "a key of its run in the store holds something else"
+                    log.error("a message is kept as a dead letter: %s", reason)
+                    self._store.keep_dead_letter(self._worker, reason, job)
+                except BaseException:
+                    self._let_go([one for one in addresses[number + 1 :] if one is not None], begun=False)
                     raise
-                reason = "a key of its run in the store holds something else"
-                log.error("a message is kept as a dead letter: %s", reason)
-                self._store.keep_dead_letter(self._worker, reason, job)
-            except BaseException:
-                self._let_go([one for one in addresses[number + 1 :] if one is not None], begun=False)
-                raise
 
     def _hold(self, addresses: Sequence[Address]) -> None:
         try:
@@ -267,7 +262,7 @@ class Answering:
     ) -> JobResult:
         try:
             job = Job.model_validate(message)
-            wanted = partial(self._still_wanted, address) if urgent else None
+            wanted = partial(_still_wanted, self._store, address) if urgent else None
             return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
         except (GivenBack, NotWanted, EngineStoppedError):
             raise
@@ -278,13 +273,6 @@ class Answering:
             log.exception("run %s job %d: a bug", address.run, address.index, extra=about(address))
             return self._failed(address, message, internal_error(bug))
 
-    def _still_wanted(self, address: Address) -> bool:
-        """A store that is away has told nothing else; whether the record can be written is seen later."""
-        try:
-            return self._store.is_wanted(address.run, address.index)
-        except redis.RedisError:
-            return True
-
     def _failed(self, address: Address, message: Mapping[str, Any], failure: Failure) -> JobResult:
         return JobResult(
             run=address.run,
@@ -294,6 +282,14 @@ class Answering:
             seconds=0.0,
             results=tuple(QuestionResult(question=q, outcome=failure) for q in _question_ids(message)),
         )
+
+
+def _still_wanted(store: Records, address: Address) -> bool:
+    """A store that is away has told nothing else; whether the record can be written is seen later."""
+    try:
+        return store.is_wanted(address.run, address.index)
+    except redis.RedisError:
+        return True
 
 
 def _address(message: object) -> Address | None:

@@ -32,12 +32,9 @@ class Announcer:
         model: str,
         device: str,
         image_roots: Sequence[Path] = (),
-        after: Callable[[], None] = lambda: None,
         every_s: float = WORKER_REPORT_S,
     ) -> None:
-        """`after` is called after each report, in the same thread."""
         self._store = store
-        self._after = after
         self._model = model
         self._device = device
         self._image_roots = tuple(map(shown, image_roots))
@@ -46,10 +43,10 @@ class Announcer:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, slots: int) -> None:
-        """Tell of a worker that takes `slots` bulk jobs at once."""
+    def start(self, slots: int, after: Callable[[], None] = lambda: None) -> None:
+        """Tell of a worker that takes `slots` bulk jobs at once; after each report `after` is called."""
         self._thread = threading.Thread(
-            target=self._run, args=(slots,), name="captionmill-announce", daemon=True
+            target=self._run, args=(slots, after), name="captionmill-announce", daemon=True
         )
         self._thread.start()
 
@@ -59,7 +56,7 @@ class Announcer:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, slots: int) -> None:
+    def _run(self, slots: int, after: Callable[[], None]) -> None:
         while not self._closed.is_set():
             record = WorkerRecord(
                 worker=WORKER,
@@ -74,7 +71,7 @@ class Announcer:
                 self._store.announce(record)
             except redis.RedisError as away:
                 log.warning("this worker cannot be announced now: %s", type(away).__name__)
-            self._after()
+            after()
             self._closed.wait(self._every_s)
         try:
             self._store.withdraw(WORKER)
