@@ -109,12 +109,13 @@ class ResultStore:
         self._give_back(keys=keys, args=[index, worker, int(begun)])
 
     def server_id(self) -> str | None:
-        """Of the server's process; None where this user may not ask."""
+        """Of the server's process; None where this user may not ask, or the server does not say."""
         try:
-            found: Any = self._redis.info("server")
+            told: Any = self._redis.info("server")
         except ResponseError:
             return None
-        return str(found["run_id"])
+        found: str | None = told.get("run_id")
+        return found
 
     def held_by(self, worker: str, run: str) -> list[int]:
         """Jobs of a run that the worker holds, as it noted."""
