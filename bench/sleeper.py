@@ -63,7 +63,7 @@ class Sleeper:
         self._announcer = Announcer(store, MODEL, "CPU")
 
     def start(self, slots: int) -> None:
-        self._announcer.start(slots, self.answering.held.compare)
+        self._announcer.start(slots, self.answering.held.look_after)
         for queue in self._side_queues:
             queue.start()
 

@@ -122,13 +122,16 @@ def begin_keys(run: str) -> list[str]:
 
 GIVE_BACK: Final = """
 if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[2], ARGV[1])
 if ARGV[3] == '1' and redis.call('HINCRBY', KEYS[1], ARGV[1], -1) <= 0 then
     redis.call('HDEL', KEYS[1], ARGV[1])
 end
+redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 """
-"""The worker holds the job no longer. KEYS: attempts, holders. ARGV: index, worker, 1 to undo an attempt."""
+"""The worker holds the job no longer. KEYS: attempts, holders. ARGV: index, worker, 1 to undo an attempt.
+
+The attempt first: a server without memory refuses that, and the worker is still the holder and tries again.
+"""
 
 WRITE_ONCE: Final = """
 if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[5]) == 1 then return 0 end

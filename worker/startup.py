@@ -108,7 +108,7 @@ class Worker:
 
     def start(self, slots: int) -> None:
         """Take the jobs of the side queues, and tell of this worker with its `slots` for bulk jobs."""
-        self._announcer.start(slots, self.answering.held.compare)
+        self._announcer.start(slots, self.answering.held.look_after)
         for queue in self._side_queues:
             queue.start()
         self._watch.start(slots, *self._model_and_device)

@@ -43,7 +43,7 @@ class StubWorker:
         self._announcer = Announcer(store, model.model_id, "CPU")
 
     def start(self, slots: int) -> None:
-        self._announcer.start(slots, self.answering.held.compare)
+        self._announcer.start(slots, self.answering.held.look_after)
         for queue in self._side_queues:
             queue.start()
 

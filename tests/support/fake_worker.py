@@ -38,7 +38,7 @@ class FakeWorker:
         self._announcer = Announcer(store, "fake", "CPU", settings.image_roots)
 
     def start(self, slots: int) -> None:
-        self._announcer.start(slots, self.answering.held.compare)
+        self._announcer.start(slots, self.answering.held.look_after)
         for queue in self._side_queues:
             queue.start()
 

@@ -657,6 +657,43 @@ def test_a_job_that_could_not_be_let_go_is_let_go_later(
     store.close()
 
 
+def test_what_could_not_be_let_go_is_let_go_without_a_further_message(
+    bench: Bench, redis_url: str, connection: redis.Redis
+) -> None:
+    store = Forgetful(redis_url, 2)
+    service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
+    service.drain()
+    answering = Answering(service, store, never)
+    with pytest.raises(GivenBack):
+        answering.take([message("four", index=index) for index in (3, 4, 5)])
+    assert len(connection.hgetall(holders_key("r"))) == 3
+    answering.held.look_after()
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
+    store.close()
+
+
+def test_a_server_without_memory_leaves_no_job_held(
+    bench: Bench, redis_url: str, connection: redis.Redis
+) -> None:
+    """Neither the job whose record it did not take, nor those that came in the same message."""
+    store = ResultStore(redis_url, retries=0)
+    answering = Answering(bench.service, store, never)
+    bench.hold.touch()
+    with ThreadPoolExecutor(1) as thread:
+        taking = thread.submit(answering.take, [message("four", index=index) for index in (3, 4, 5)])
+        bench.engine.begun.wait()
+        connection.config_set("maxmemory", 1)
+        try:
+            bench.hold.unlink()
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                taking.result()
+        finally:
+            connection.config_set("maxmemory", 0)
+    answering.held.look_after()
+    assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
+    store.close()
+
+
 def test_an_attempt_that_ended_the_engine_counts(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
@@ -17,7 +16,7 @@ from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.delivery.envelope import dead_letter
 from worker.delivery.gate import Gate
 from worker.delivery.given_back import GivenBack, NotWanted
-from worker.delivery.held_jobs import HeldJobs, HolderNotes
+from worker.delivery.held_jobs import HeldJobs, HolderNotes, RunAndIndex
 from worker.delivery.results import is_wrong_type
 from worker.engine.inbox import EngineStoppedError
 from worker.interactive_priority import RightOfWay
@@ -112,8 +111,6 @@ class Answering:
         self._gate = Gate()
         self.held = HeldJobs(store, worker)
         self._under_way: set[Address] = set()
-        self._held_in_vain: deque[tuple[Address, bool]] = deque()
-        """Jobs to let go, and whether an attempt is to be undone."""
 
     def take(self, jobs: Sequence[object], *, urgent: bool = False, isolated: bool = False) -> None:
         """Return when each job's record, or its dead letter, is in the store, or nobody wants one here.
@@ -124,27 +121,25 @@ class Answering:
         more, and whatever store and queue raise when they cannot be reached: the message must then go back
         to the queue, where those of its jobs that have their records are dropped.
         """
-        self._let_go_in_vain()
+        self.held.let_go_in_vain()
         addresses = [_address(job) for job in jobs]
-        with self.held.holding([(one.run, one.index) for one in addresses if one is not None]):
+        with self.held.holding(_jobs(addresses)):
             if len(jobs) > 1:
-                self._hold([one for one in addresses[1:] if one is not None])
+                self._hold(addresses[1:])
             for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
                 try:
                     self._take(job, address, urgent, isolated)
-                except redis.ResponseError as error:
+                except BaseException as error:
                     if not is_wrong_type(error):
+                        self.held.let_go(_jobs(addresses[number + 1 :]), begun=False)
                         raise
                     reason = "a key of its run in the store holds something else"
                     log.error("a message is kept as a dead letter: %s", reason)
                     self._store.keep_dead_letter(self._worker, reason, job)
-                except BaseException:
-                    self._let_go([one for one in addresses[number + 1 :] if one is not None], begun=False)
-                    raise
 
-    def _hold(self, addresses: Sequence[Address]) -> None:
+    def _hold(self, addresses: Sequence[Address | None]) -> None:
         try:
-            self._store.hold(self._worker, [(one.run, one.index) for one in addresses])
+            self._store.hold(self._worker, _jobs(addresses))
         except redis.ResponseError as error:
             # Which of them it is shows when each is taken.
             if not is_wrong_type(error):
@@ -195,7 +190,7 @@ class Answering:
             return self._store.begin(self._worker, address.run, address.index, most)
         except BaseException:
             # It may have been counted, and only the reply was lost.
-            self._let_go([address], begun=True)
+            self.held.let_go(_jobs([address]), begun=True)
             raise
 
     def _is_elsewhere(self, address: Address, holder: str) -> bool:
@@ -213,11 +208,11 @@ class Answering:
             self._write(result)
         except NotWanted:
             log.info("run %s job %d was cancelled; it is dropped", address.run, address.index)
-            self._let_go([address], begun=True)
+            self.held.let_go(_jobs([address]), begun=True)
         except EngineStoppedError:
             raise  # what it was about may have been this job: the attempt counts
         except BaseException:
-            self._let_go([address], begun=True)
+            self.held.let_go(_jobs([address]), begun=True)
             raise
         finally:
             self._under_way.discard(address)
@@ -230,32 +225,6 @@ class Answering:
                 result.index,
                 extra=about(result),
             )
-
-    def _let_go(self, addresses: Sequence[Address], *, begun: bool) -> None:
-        """Hold these jobs no longer; where the store is away, before the next message is taken."""
-        self._held_in_vain.extend((one, begun) for one in addresses)
-        try:
-            self._let_go_in_vain()
-        except Exception as away:  # noqa: BLE001 - another exception is on its way
-            log.warning("jobs could not be let go: %s", type(away).__name__)
-
-    def _let_go_in_vain(self) -> None:
-        """While this worker lives, no other one would begin what it holds and is not at."""
-        while self._held_in_vain:
-            try:
-                one, begun = self._held_in_vain.popleft()
-            except IndexError:
-                return
-            try:
-                self._store.give_back(self._worker, one.run, one.index, begun=begun)
-            except redis.ResponseError as error:
-                # Nobody could hold it by such a key.
-                if not is_wrong_type(error):
-                    self._held_in_vain.append((one, begun))
-                    raise
-            except BaseException:
-                self._held_in_vain.append((one, begun))
-                raise
 
     def _result(
         self, address: Address, message: Mapping[str, Any], urgent: bool, isolated: bool
@@ -282,6 +251,11 @@ class Answering:
             seconds=0.0,
             results=tuple(QuestionResult(question=q, outcome=failure) for q in _question_ids(message)),
         )
+
+
+def _jobs(addresses: Sequence[Address | None]) -> list[RunAndIndex]:
+    """Of the messages that tell a job."""
+    return [(one.run, one.index) for one in addresses if one is not None]
 
 
 def _still_wanted(store: Records, address: Address) -> bool:

@@ -1,17 +1,19 @@
-"""Which jobs this worker holds, beside what the store says; they differ where a server lost its last writes.
+"""Which jobs this worker holds, and no longer holds though the store says so; nobody else begins these.
 
-A server that ends without warning forgets what it wrote last, an answer's record among it, and may still say
-that a worker is at the job. Nobody would begin it while that worker lives.
+A store that is away or without memory cannot be told that a job is let go. A server that ends without warning
+forgets what it wrote last, an answer's record among it, and may still say that a worker is at the job.
 """
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 from redis.exceptions import RedisError
+
+from worker.delivery.results import is_wrong_type
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class HeldJobs:
         self._lock = threading.Lock()  # guards the two fields below
         self._jobs: Counter[RunAndIndex] = Counter()
         self._runs: dict[str, None] = {}
+        self._in_vain: deque[tuple[RunAndIndex, bool]] = deque()
+        """Jobs to let go, and whether an attempt is to be undone."""
         self._server: str | None = None
         self._looks_left = 0
         self._seen: set[RunAndIndex] = set()
@@ -60,22 +64,49 @@ class HeldJobs:
                 self._jobs.subtract(jobs)
                 self._jobs = +self._jobs
 
+    def let_go(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> None:
+        """Hold these jobs no longer, at the latest when the store is back; with `begun` an attempt less."""
+        self._in_vain.extend((one, begun) for one in jobs)
+        try:
+            self.let_go_in_vain()
+        except Exception as away:  # noqa: BLE001 - another exception is on its way
+            log.warning("jobs could not be let go: %s", type(away).__name__)
+
+    def let_go_in_vain(self) -> None:
+        """Those that the store could not be told of before. Raises what it raises."""
+        while self._in_vain:
+            try:
+                one, begun = self._in_vain.popleft()
+            except IndexError:
+                return
+            try:
+                self._notes.give_back(self._worker, *one, begun=begun)
+            except BaseException as error:
+                # By a key of another type nobody could hold it.
+                if not is_wrong_type(error):
+                    self._in_vain.append((one, begun))
+                    raise
+
+    def look_after(self) -> None:
+        """To be called every few seconds, as no message may come: let go of what is not here."""
+        try:
+            self.let_go_in_vain()
+            self.compare()
+        except RedisError as away:
+            log.warning("held jobs cannot be looked after now: %s", type(away).__name__)
+
     def compare(self) -> None:
         """Let go of what only the store says is here, once the server is another process than before.
 
-        To be called every few seconds: it is believed at the second look, for at the first a job may be
-        between being noted and being here. A user who may not ask which process the server is compares
-        nothing. A server that is away is compared later.
+        It is believed at the second look, for at the first a job may be between being noted and being here. A
+        user who may not ask which process the server is compares nothing.
         """
-        try:
-            server = self._notes.server_id()
-            if self._server is not None and server != self._server:
-                self._looks_left, self._seen = 2, set()
-            self._server = server
-            if self._looks_left:
-                self._look()
-        except RedisError as away:
-            log.warning("jobs cannot be compared with the store now: %s", type(away).__name__)
+        server = self._notes.server_id()
+        if self._server is not None and server != self._server:
+            self._looks_left, self._seen = 2, set()
+        self._server = server
+        if self._looks_left:
+            self._look()
 
     def _look(self) -> None:
         with self._lock:
