@@ -16,17 +16,17 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bench.checkpoint import SHAPES, SIZES, name_as_published, write_shape
-from bench.contest import Contest, contests, only
+from bench.comparisons import Contest, contests, only
 from bench.fleet import Fleet
 from bench.fleet_costs import measure
 from bench.fleet_report import checks, first_to_break, fleets
 from bench.folders import OWN_FORMATS, Folders, make_own, make_peers
 from bench.machine import describe
-from bench.peaks import measure_peaks
 from bench.peer import Pool
 from bench.report import Report
+from bench.roofline import measure_peaks
 from bench.rounds import Rounds
-from bench.works import MIXED_SIZES_PX, Work, draw, make_works
+from bench.workloads import MIXED_SIZES_PX, Work, draw, make_works
 from contract.model_folder import LANGUAGE_XML
 from model_prep.convert import convert
 from model_prep.settings import PRESETS, PrepSettings
@@ -261,9 +261,9 @@ def _measure(
     progress.log(f"written: {path} and {path.with_suffix('.json').name}")
 
 
-def _chosen(what: str, wish: str | None, known: list[str]) -> list[str]:
-    """The names in `wish`, all of `known` for None; an unknown one ends the command."""
-    names = known if wish is None else [name.strip() for name in wish.split(",")]
+def _chosen(what: str, named: str | None, known: list[str]) -> list[str]:
+    """The names in `named`, all of `known` for None; an unknown one ends the command."""
+    names = known if named is None else [name.strip() for name in named.split(",")]
     for name in names:
         if name not in known:
             _refuse(f"There is no {name!r} among the {what}; there are {', '.join(known)}.")

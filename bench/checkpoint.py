@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from bench.works import QUESTIONS
+from bench.workloads import QUESTIONS
 
 PATCH_PX: Final = 14
 NEW_VISION_PREFIX: Final = "vision_tower."

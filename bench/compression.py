@@ -21,7 +21,7 @@ import typer
 from bench.checkpoint import SIZES
 from bench.folders import Folders, make_own
 from bench.machine import describe
-from bench.works import MIXED_SIZES_PX, QUESTIONS, draw
+from bench.workloads import MIXED_SIZES_PX, QUESTIONS, draw
 from contract.job import Question
 from contract.model_folder import LANGUAGE_XML, VISION_XML
 from model_prep.compress import compress_language, compress_vision, compress_weights
@@ -286,11 +286,11 @@ def contests(
         models.clear()
 
 
-def _chosen(wish: str | None, known: Sequence[str]) -> list[str]:
-    """BASE and the names in `wish`, semicolons between; all of `known` for None, none for an empty one."""
-    if wish is None:
+def _chosen(named: str | None, known: Sequence[str]) -> list[str]:
+    """BASE and the names in `named`, semicolons between; all of `known` for None, none for an empty one."""
+    if named is None:
         return list(known)
-    names = [name.strip() for name in wish.split(";") if name.strip()]
+    names = [name.strip() for name in named.split(";") if name.strip()]
     for name in names:
         if name not in known:
             sys.exit(f"There is no {name!r}; there are {'; '.join(known)}.")

@@ -1,6 +1,6 @@
 """The worker's Celery app, whose process also answers jobs handed straight to its service, by turns.
 
-For bench.keeping_up: both ways then have the same process, model and threads, and other programs on the
+For bench.queue_overhead: both ways then have the same process, model and threads, and other programs on the
 machine disturb both alike. Knows no producer.
 """
 

@@ -59,7 +59,7 @@ class Site:
         """Return when it has told of itself."""
         number = len(self.workers)
         command = [
-            *(sys.executable, "-m", "celery", "-A", "bench.sleeper", "worker", "-P", "threads"),
+            *(sys.executable, "-m", "celery", "-A", "bench.sleep_worker", "worker", "-P", "threads"),
             *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "WARNING", "-n", f"sleeper{number}@%h"),
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
         ]

@@ -21,11 +21,11 @@ import typer
 
 from bench.machine import describe
 from bench.server import ROOT, module, process, server
-from bench.works import draw
+from bench.workloads import draw
 from contract.broker import JOB_QUEUE
 from contract.job import GenerationParameters
 from contract.store import done_key
-from producer.ask import Asked, Waiting
+from producer.ask import InteractiveQuestion, Waiting
 from producer.connection import connect
 from producer.queue import Queue
 
@@ -70,7 +70,7 @@ LOADS: Final = (
 
 
 @dataclass(frozen=True)
-class Asking:
+class Pace:
     """How questions are asked. Pauses between them are drawn at random, up to the longest.
 
     Bulk jobs may come in waves, which must not be met at one place always.
@@ -86,7 +86,7 @@ def first_token_s(url: str, image: Path) -> float:
     connection = connect(url)
     queue = Queue(url, connection)
     begun = time.monotonic()
-    asked = Asked(image, QUESTION, GenerationParameters(max_new_tokens=8, min_new_tokens=8))
+    asked = InteractiveQuestion(image, QUESTION, GenerationParameters(max_new_tokens=8, min_new_tokens=8))
     pieces = Waiting(connection, queue, asked).pieces()
     next(pieces)
     seconds = time.monotonic() - begun
@@ -160,7 +160,7 @@ def worker(
 
 
 def measured(
-    url: str, folder: Path, load: Load | None, label: str, repeats: int, asking: Asking
+    url: str, folder: Path, load: Load | None, label: str, repeats: int, asking: Pace
 ) -> list[float]:
     """First-token times of so many questions, each about an image of its own, one after the other."""
     found = []
@@ -209,7 +209,7 @@ def main(
 ) -> None:
     """Ask questions of a worker that is idle, and of one that bulk jobs fill."""
     found: list[dict[str, Any]] = []
-    asking = Asking((height_px, width_px), longest_pause_s)
+    asking = Pace((height_px, width_px), longest_pause_s)
     chosen = [
         replace(load, slots=load.slots if slots is None else slots, new_tokens=new_tokens)
         for load in LOADS[:loads]

@@ -19,7 +19,7 @@ import typer
 
 from bench.machine import describe
 from bench.server import ROOT, module, process, server
-from bench.works import draw
+from bench.workloads import draw
 
 DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)

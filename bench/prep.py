@@ -90,7 +90,7 @@ import sys
 sys.modules["torch"] = None
 from pathlib import Path
 from bench.prep import StageMeter
-from bench.works import draw
+from bench.workloads import draw
 from contract.job import ImagePath, Job
 from worker.settings import Settings
 from worker.startup import Worker

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.contest import Contest
-from bench.marks import Mark, marks
-from bench.peaks import Peaks
+from bench.comparisons import Contest
+from bench.roofline import Peaks
 from bench.rounds import Rounds
+from bench.targets import Mark, marks
 from bench.utilisation import utilisation
-from bench.works import UNIT_WORKS, Work
+from bench.workloads import UNIT_WORKS, Work
 
 GIGA = 1e9
 Rows = list[list[str]]

@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import Final, Literal
 
-from bench.contest import Contest, Contestant
+from bench.comparisons import Contest, Contestant
 from bench.peer import PeerError, Pool, Program
 from bench.peers.protocol import Ask, Mode, Reply, Task
-from bench.works import Work
+from bench.workloads import Work
 
 TRIED_ASKS: Final = 2
 """Asks of a work on which the ways to set up a peer are tried."""

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from bench.keeping_up import DEMO_FOLDER, QUESTIONS, SIZE_PX, START_S, queued
 from bench.machine import describe
+from bench.queue_overhead import DEMO_FOLDER, QUESTIONS, SIZE_PX, START_S, queued
 from bench.server import process, server
-from bench.works import draw
+from bench.workloads import draw
 from contract.job import GenerationParameters
 from producer.questions import read_prompts
 from producer.submission import Submission

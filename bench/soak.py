@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import typer
 
-from bench.works import QUESTIONS, draw
+from bench.workloads import QUESTIONS, draw
 from contract.answer import Answer
 from contract.job import ImagePath, Job
 from worker.settings import Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rounds import Rounds
-from bench.works import RATE_TOKENS
+from bench.workloads import RATE_TOKENS
 from contract.model_folder import CONFIG_JSON, LANGUAGE_XML
 
 KV_BYTES_PER_NUMBER = 1

@@ -17,7 +17,7 @@ from captionmill.finding import Finding, careful
 from captionmill.model_cache import at_hand
 from captionmill.model_findings import model as check_model
 from captionmill.options import RedisUrl
-from producer.driving import event
+from producer.run_console import event
 
 Check = Callable[[], Iterable[Finding]]
 STYLES: Final = {"ok": "green", "note": "yellow", "do": "bold red"}

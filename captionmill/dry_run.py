@@ -16,10 +16,10 @@ from captionmill.exits import refuse
 from captionmill.local_site import passing_folder
 from contract.counting import counted
 from contract.job import ImagePath, ImageUrl
-from producer.asking import Asking
-from producer.driving import event
 from producer.planner import Planned, Planner
+from producer.question_planner import QuestionPlanner
 from producer.rows import Row
+from producer.run_console import event
 from producer.run_folder import RunFolder
 from producer.sources import BadRows, Skipped, Source, shown
 from producer.submission import Submission
@@ -94,8 +94,8 @@ def look(submission: Submission, first: int) -> tuple[Looked, Planned]:
 
 def show(looked: Looked, submission: Submission, rows: int, console: Console, *, as_json: bool) -> None:
     """What the first rows are asked, and whether the image files are there. Refuses the run if one is not."""
-    asking = Asking(submission.prompts, submission.parameters, submission.detail)
-    jobs = [_job(row, asking) for row in looked.first]
+    question_planner = QuestionPlanner(submission.prompts, submission.parameters, submission.detail)
+    jobs = [_job(row, question_planner) for row in looked.first]
     if as_json:
         for job in jobs:
             event("job", job)
@@ -128,21 +128,21 @@ def _trouble(path: os.PathLike[str]) -> str | None:
     return None if os.access(path, os.R_OK) else "Permission denied"
 
 
-def _job(row: Row, asking: Asking) -> dict[str, Any]:
+def _job(row: Row, question_planner: QuestionPlanner) -> dict[str, Any]:
     """JSON-ready; questions that build on answers come later than the others, and are not in it."""
     return {
         "id": shown(row.id),
         "image": None if row.image is None else row.image.model_dump(mode="json"),
         **({"images": [one.model_dump(mode="json") for one in row.images]} if row.more_images else {}),
-        "detail": asking.detail(row),
+        "detail": question_planner.detail(row),
         "failure": None if row.refusal is None else row.refusal.model_dump(mode="json", exclude={"kind"}),
         "questions": [
             {
-                "id": wish.id,
-                "prompt": wish.prompt,
-                "parameters": wish.parameters.model_dump(mode="json", exclude_defaults=True),
+                "id": one.id,
+                "prompt": one.prompt,
+                "parameters": one.parameters.model_dump(mode="json", exclude_defaults=True),
             }
-            for wish in asking.ready(row, {})
+            for one in question_planner.ready(row, {})
         ],
     }
 

@@ -18,7 +18,7 @@ from contract.option_groups import with_groups
 from model_prep.command import TERMINATED_EXIT_CODE, convert_into, verify_folder
 from model_prep.options import ConversionOptions
 from model_prep.verified import share
-from producer.driving import event
+from producer.run_console import event
 
 models = make_app(help="List, show, check and remove the models that are converted and kept.")
 app.add_typer(models, name="models", rich_help_panel=MODELS)

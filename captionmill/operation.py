@@ -10,7 +10,7 @@ from captionmill.app import SITE, CommandConsole, app
 from captionmill.exits import refuse, sentences
 from captionmill.options import RedisUrl
 from producer.connection import trouble
-from producer.driving import signals_as_flag
+from producer.run_console import signals_as_flag
 from producer.settings import server_url
 from producer.top import connect_to_look, top, top_once
 

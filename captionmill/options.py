@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from captionmill.config_file import read_config, replaces_what_is_asked
 from contract.job import Detail, GenerationParameters, greedy_at_zero
-from producer.asking import Flagged
+from producer.question_planner import Flagged
 from producer.sinks.kinds import KINDS
 from producer.sinks.sink import SidecarName, SidecarPolicy, SinkOptions
 from producer.sources import BadRowPolicy, Format, Quoting, SourceOptions

@@ -28,11 +28,11 @@ from contract.answer import Answer
 from contract.installing import install_line
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
-from producer.ask import Asked, ask
+from producer.ask import InteractiveQuestion, ask
 from producer.chat.chosen import AnsweredBy
-from producer.chat.desk import Desk
-from producer.driving import event
+from producer.chat.session import Sessions
 from producer.model_choice import live_model, model_id
+from producer.run_console import event
 from producer.sources import shown
 from producer.workers import live_workers
 
@@ -66,7 +66,7 @@ def ask_one(
         url = server_or_none(redis_url, local)
         if image != "-" and url is None and "://" not in image and not os.path.isfile(image):
             refuse(_no_image(image))
-        asked = Asked(
+        asked = InteractiveQuestion(
             image=None if image == "-" else image,
             question=question,
             parameters=GenerationParameters.model_validate(generation.changes()),
@@ -158,7 +158,7 @@ def chat(
         if url is None:
             url = stack.enter_context(passing_site(model, local, make_console(as_json=False))).url
         serve(
-            Desk(AnsweredBy(url, local_model)),
+            Sessions(AnsweredBy(url, local_model)),
             examples(),
             host=host,
             port=port,

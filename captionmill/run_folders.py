@@ -15,15 +15,15 @@ from captionmill.options import AsJson, RedisUrl, RunFolderPath
 from captionmill.runs import tell
 from contract.counting import counted
 from producer.connection import connect
-from producer.driving import event, summary
 from producer.ledger import LEDGER, LedgerError
 from producer.planning import PLANNING
 from producer.repair import WORKSHOP, Repaired
 from producer.repair import repair as repair_ledger
+from producer.run_console import event, summary
 from producer.run_folder import RunFolder
+from producer.run_monitor import watch as watch_folder
 from producer.settings import named_server, server_url
 from producer.sources import shown, shown_sources
-from producer.watching import watch as watch_folder
 
 WIDEST: Final = 10_000
 """Characters in a line of a table."""

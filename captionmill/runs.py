@@ -42,10 +42,8 @@ from contract.counting import counted
 from contract.failure import FailureCode
 from contract.job import GenerationParameters
 from contract.option_groups import with_groups
-from producer.asking import Flagged
 from producer.attendance import Attendance
 from producer.connection import connect
-from producer.driving import drive, event, make_contact_sheet, report, summary, tell_answered
 from producer.estimate import Sample
 from producer.estimate import estimate as measure
 from producer.first_jobs import FirstJobsFailError
@@ -56,8 +54,10 @@ from producer.parameter_layers import layered
 from producer.planner import Planned, Planner
 from producer.planning import plan_run
 from producer.progress import duration
+from producer.question_planner import Flagged
 from producer.questions import DEFAULT_QUESTION, read_prompts
 from producer.queue import BrokerAwayError
+from producer.run_console import drive, event, make_contact_sheet, report, summary, tell_answered
 from producer.run_folder import RunFolder
 from producer.settings import server_url
 from producer.sinks.sink import SinkError

@@ -29,7 +29,7 @@ from captionmill.server_folder import (
     kept_password,
     server_folder,
 )
-from producer.driving import signals_as_flag
+from producer.run_console import signals_as_flag
 
 NAP_S: Final = 0.2
 LOAD_S: Final = 3600.0

@@ -15,8 +15,8 @@ from captionmill.model_cache import WANTED, find_model
 from captionmill.options import LocalOptions
 from captionmill.site_findings import default_device
 from producer.connection import connect
-from producer.driving import signals_as_flag
 from producer.queue import Queue
+from producer.run_console import signals_as_flag
 from producer.settings import named_server
 from producer.sources import shown
 

@@ -216,14 +216,14 @@ def _judge(cases: Sequence[Case], console: Console, *, quick: bool) -> None:
     print(f"Same answer with OpenVINO's default precision: {agreement(ours, answers)}.")
 
 
-def _compare(cases: Sequence[Case], wish: str | None, folders: Sequence[Path], console: Console) -> None:
+def _compare(cases: Sequence[Case], named: str | None, folders: Sequence[Path], console: Console) -> None:
     """A row for each setting and folder: answers unchanged from the fp32 folder's in f32, and the right ones.
 
     All but that first one compute in OpenVINO's default precision, as a worker does.
     """
     from demo.compression import SETTINGS, Workshop
 
-    names = list(SETTINGS) if wish == "all" else [name.strip() for name in (wish or "").split(",") if name]
+    names = list(SETTINGS) if named == "all" else [name.strip() for name in (named or "").split(",") if name]
     for name in names:
         if name not in SETTINGS:
             sys.exit(f"There are no settings {name!r}; there are {', '.join(SETTINGS)}.")

@@ -22,7 +22,7 @@ EXACT: Final = {
 TIMED_CALLS: Final = 2
 
 
-class Asked(NamedTuple):
+class PromptAndAnswer(NamedTuple):
     """What a language model is given."""
 
     prompt: FloatArray
@@ -64,7 +64,7 @@ class Language:
         prefill(self._request, prompt[:1])  # the first call arranges the weights
         return Cost(0.0, timed_s(lambda: prefill(self._request, prompt)) / len(prompt))
 
-    def logits(self, asked: Sequence[Asked], on_layers: Callable[[int], None]) -> list[FloatArray]:
+    def logits(self, asked: Sequence[PromptAndAnswer], on_layers: Callable[[int], None]) -> list[FloatArray]:
         """Of each that is asked, logits (1 + token, vocabulary): after the prompt, and after each token.
 
         `on_layers` is told of each prompt's way through the layers.

@@ -14,7 +14,7 @@ import openvino
 from openvino import Model, Node
 
 from contract.model_folder import INPUTS_EMBEDS, LOGITS
-from model_prep.inference import EXACT, Asked, Cost, each_alone, prefill, request_of, timed_s
+from model_prep.inference import EXACT, Cost, PromptAndAnswer, each_alone, prefill, request_of, timed_s
 from model_prep.reference import FloatArray
 
 DECODER: Final = "__module.decoder."
@@ -88,7 +88,7 @@ class LayerBlocks:
         position_s = timed_s(lambda: prefill(request, prompt)) / len(prompt)
         return Cost(blocks * loading_s, blocks * position_s)
 
-    def logits(self, asked: Sequence[Asked], on_layers: Callable[[int], None]) -> list[FloatArray]:
+    def logits(self, asked: Sequence[PromptAndAnswer], on_layers: Callable[[int], None]) -> list[FloatArray]:
         """As Language.logits has it. `on_layers` is told of each prompt's way through so many more layers."""
         states = [np.concatenate([prompt, following]) for prompt, following in asked]
         for first in range(0, self._graph.layers, self._at_once):

@@ -12,7 +12,7 @@ import numpy as np
 
 from contract.model_folder import LANGUAGE_XML, TEXT_XML, VISION_XML
 from model_prep.calibration import Sample
-from model_prep.inference import Asked, Language, best_s, compile_part, prefill, request_of
+from model_prep.inference import Language, PromptAndAnswer, best_s, compile_part, prefill, request_of
 from model_prep.layer_blocks import Graph, LayerBlocks, UncutError
 from model_prep.reference import FloatArray, IntArray, Prompt, Reference
 from model_prep.verified import NEW_TOKENS, Loss, Parity
@@ -190,7 +190,7 @@ class Comparison:
         for name in names:
             embed = compile_part(runs[name][TEXT_XML])
             asked += [
-                Asked(prompt, _following(embed, token_ids))
+                PromptAndAnswer(prompt, _following(embed, token_ids))
                 for prompt, token_ids in zip(features[runs[name][VISION_XML]], self._token_ids, strict=True)
             ]
         logits = iter(decoder.logits(asked, self._passed))

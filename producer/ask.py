@@ -62,7 +62,7 @@ class NoWorkerError(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class InteractiveQuestion:
     """A question and its image: a path, a URL, the file's bytes, or none.
 
     A conversation says itself where the image goes, and ends in the question.
@@ -84,7 +84,10 @@ class Asked:
 
 
 def ask(
-    connection: redis.Redis, queue: Queue, asked: Asked, on_text: Callable[[str], None] | None = None
+    connection: redis.Redis,
+    queue: Queue,
+    asked: InteractiveQuestion,
+    on_text: Callable[[str], None] | None = None,
 ) -> Answer | Failure:
     """The answer, or why there is none; `on_text` gets its pieces, if its parameters let it stream.
 
@@ -101,7 +104,9 @@ def ask(
 class Waiting:
     """A question on its way. For one thread at a time, but for stop(), which any may call."""
 
-    def __init__(self, connection: redis.Redis, queue: Queue, asked: Asked, *, stream: bool = True) -> None:
+    def __init__(
+        self, connection: redis.Redis, queue: Queue, asked: InteractiveQuestion, *, stream: bool = True
+    ) -> None:
         """Sends it. May raise what `queue.submit` does, and OSError for an image that cannot be read."""
         self._redis = connection
         self._queue = queue
@@ -217,7 +222,7 @@ class Waiting:
         self._redis.delete(*keys)
 
 
-def _job(connection: redis.Redis, run: str, asked: Asked, *, stream: bool) -> Job:
+def _job(connection: redis.Redis, run: str, asked: InteractiveQuestion, *, stream: bool) -> Job:
     question = Question(id=QUESTION_ID, messages=asked.question, choices=asked.choices)
     return Job(
         run=run,

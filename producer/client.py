@@ -21,12 +21,12 @@ from contract.answer import Answer
 from contract.broker import VISIBILITY_TIMEOUT_S
 from contract.failure import Failure
 from contract.job import Detail, GenerationParameters
-from producer.ask import Asked, ask
-from producer.asking import Flagged
+from producer.ask import InteractiveQuestion, ask
 from producer.connection import connect
 from producer.model_choice import model_id, model_to_ask
 from producer.outputs import NotWrittenError
 from producer.planning import plan_run
+from producer.question_planner import Flagged
 from producer.questions import Prompt, read_prompts
 from producer.queue import Queue
 from producer.rows import AnsweredRow
@@ -148,7 +148,7 @@ class Client:
 
         `image` is a path, a URL or the file's bytes. Raises producer.ask.NoWorkerError.
         """
-        asked = Asked(
+        asked = InteractiveQuestion(
             image=image,
             question=question,
             parameters=GenerationParameters.model_validate(dict(parameters or {})),

@@ -9,9 +9,9 @@ import redis
 from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode
 from contract.store import RECORD_FIELD, attempts_key, cancelled_key, done_key, holders_key, results_key
-from producer.asking import Flagged
 from producer.first_jobs import FirstJobs
 from producer.ledger import Ledger, Result
+from producer.question_planner import Flagged
 
 BATCH: Final = 1000
 CRASHES_OF: Final = 50

@@ -7,9 +7,9 @@ from typing import Any, Final, Protocol
 
 from contract.failure import Failure, FailureCode
 from contract.job import Detail, ImageStored, Job, Question
-from producer.asking import Asking, Flagged, Wish, by_parameters
 from producer.keys import effective, question_key
-from producer.ledger import Asked, FileDigest, Ledger, NextRow, OpenJob
+from producer.ledger import FileDigest, Ledger, LedgerQuestion, NextRow, OpenJob
+from producer.question_planner import Flagged, PlannedQuestion, QuestionPlanner, by_parameters
 from producer.references import Resolved, Resolver, digest_of
 from producer.rows import Embedded, Row
 from producer.uploads import Uploads
@@ -57,7 +57,7 @@ class Feeder:
         ledger: Ledger,
         queue: JobQueue,
         uploads: Uploads,
-        asking: Asking,
+        question_planner: QuestionPlanner,
         resolver: Resolver,
         *,
         run: str,
@@ -69,7 +69,7 @@ class Feeder:
         self._ledger = ledger
         self._queue = queue
         self._uploads = uploads
-        self._asking = asking
+        self._question_planner = question_planner
         self._resolver = resolver
         self._run = run
         self._model = model
@@ -161,22 +161,24 @@ class Feeder:
     ) -> list[tuple[int, str]]:
         """Note what the row asks, and return the jobs that this takes."""
         position, row = one.position, one.row
-        detail = self._asking.detail(row)
-        asked: list[Asked] = []
-        missing: dict[bytes, Wish] = {}
+        detail = self._question_planner.detail(row)
+        asked: list[LedgerQuestion] = []
+        missing: dict[bytes, PlannedQuestion] = {}
         waiting = 0
-        for wish in self._asking.ready(row, self._ledger.outcomes(position) if one.begun else {}, again):
-            refused = next((image.refusal for image in images if image.refusal is not None), wish.asked)
+        for question in self._question_planner.ready(
+            row, self._ledger.outcomes(position) if one.begun else {}, again
+        ):
+            refused = next((image.refusal for image in images if image.refusal is not None), question.asked)
             if isinstance(refused, Failure):
-                key = b"refused" + position.to_bytes(5, "big") + wish.number.to_bytes(4, "big")
+                key = b"refused" + position.to_bytes(5, "big") + question.number.to_bytes(4, "big")
                 self._ledger.asks.settle(key, refused)
             else:
-                key = question_key(digest_of(images), refused, wish.parameters, detail)
+                key = question_key(digest_of(images), refused, question.parameters, detail)
                 known = key not in missing and self._known(key)
                 if known is None:
-                    missing[key] = wish
+                    missing[key] = question
                 waiting += known is not True
-            asked.append(Asked(wish.number, wish.id, wish.prompt, key))
+            asked.append(LedgerQuestion(question.number, question.id, question.prompt, key))
         messages = self._jobs(missing, images, detail)
         self._ledger.add_questions(position, asked, waiting)
         return messages
@@ -194,14 +196,14 @@ class Feeder:
         return has_outcome
 
     def _jobs(
-        self, missing: Mapping[bytes, Wish], images: Sequence[Resolved], detail: Detail
+        self, missing: Mapping[bytes, PlannedQuestion], images: Sequence[Resolved], detail: Detail
     ) -> list[tuple[int, str]]:
         messages = []
         references = [image.reference for image in images]
         uploads = [one.sha256 for one in references if isinstance(one, ImageStored)]
-        keys = {id(wish): key for key, wish in missing.items()}
+        keys = {id(question): key for key, question in missing.items()}
         for parameters, group in by_parameters(list(missing.values())).items():
-            questions = tuple(wish.asked for wish in group if isinstance(wish.asked, Question))
+            questions = tuple(question.asked for question in group if isinstance(question.asked, Question))
             scored = all(question.choices is not None for question in questions)
             job = Job(
                 run=self._run,
@@ -214,7 +216,7 @@ class Feeder:
                 model=self._model,
             )
             message = job.model_dump_json()
-            asks = {keys[id(wish)]: wish.id for wish in group}
+            asks = {keys[id(question)]: question.id for question in group}
             self._ledger.add_job(self._index, message, uploads, asks)
             messages.append((self._index, message))
             self._index += 1

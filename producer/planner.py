@@ -8,12 +8,12 @@ from typing import Literal
 
 from contract.job import ImagePath
 from producer.answered_already import AnsweredAlready
-from producer.asking import Asking, Checked
 from producer.caption_question import CaptionQuestion
 from producer.image_folders import ImageFolders
 from producer.ledger import LedgerError, NewRows
 from producer.outputs import adopt_changed, refuse_changed
 from producer.plan_notes import BARE, PlanNotes
+from producer.question_planner import Checked, QuestionPlanner
 from producer.questions import check
 from producer.rows import Row
 from producer.run_folder import (
@@ -60,7 +60,7 @@ class Planner:
         self._source = source
         self._submission = submission = submission.beside_images(source)
         check(submission.prompts, source.columns)
-        self._asking = Asking(
+        self._question_planner = QuestionPlanner(
             submission.prompts, submission.parameters, submission.detail, on_flag=submission.on_flag
         )
         self._files = folder.output_files(submission)
@@ -116,7 +116,7 @@ class Planner:
                 if isinstance(image, ImagePath):
                     refuse_overwritten(image.to_path(), self._written)
                 self._image_folders.add(image)
-            for one, checked in as_asked(row, self._asking, self._bad):
+            for one, checked in as_asked(row, self._question_planner, self._bad):
                 rows.add(one, checked.questions)
                 self._planned.notes.add(one, checked.decided_by)
                 self._captions.note(one)
@@ -133,9 +133,9 @@ class Planner:
             notes.refuse_without_any()
         if rows.count and not sampled:
             notes.refuse_undecided(self._submission.options.parameters)
-            self._asking.refuse_idle()
+            self._question_planner.refuse_idle()
             self._captions.require()
-            self._asking.refuse_unfit()
+            self._question_planner.refuse_unfit()
 
     def _note(self, rows: NewRows) -> None:
         planned, source, state = self._planned, self._source, self._ledger.state
@@ -156,12 +156,12 @@ class Planner:
             state.set(name, value)
 
 
-def as_asked(row: Row, asking: Asking, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
+def as_asked(row: Row, question_planner: QuestionPlanner, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
     """The row, or what stands in its place where it cannot be asked."""
     try:
-        checked = asking.check(row)
+        checked = question_planner.check(row)
     except SourceError as error:
         for refused in bad.instead(row.id, row.where, str(error)):
-            yield refused, asking.check(refused)
+            yield refused, question_planner.check(refused)
     else:
         yield row, checked

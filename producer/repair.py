@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from contract.answer import Answer
 from contract.failure import Failure
 from contract.job import Question
-from producer.asking import Asking, Wish
 from producer.database import LedgerDamagedError
 from producer.keys import question_key
 from producer.ledger import LEDGER, Ledger, LedgerError
 from producer.planner import Planner, as_asked
+from producer.question_planner import PlannedQuestion, QuestionPlanner
 from producer.references import Resolver, digest_of
 from producer.rows import Row
 from producer.run_folder import (
@@ -130,11 +130,11 @@ def _made(path: Path, old: DamagedLedger, submission: Submission, workshop: Path
             if isinstance(run := old.state(RUN), str):
                 note_left_run(ledger, run)
         from_ledger = _take_asks(ledger, old)
-        asking = Asking(
+        question_planner = QuestionPlanner(
             submission.prompts, submission.parameters, submission.detail, ledger.state.get(OVERRIDES)
         )
         with closing(AnswerFiles(answer_paths(submission.sinks, path))) as files:
-            from_files = _take_answers(ledger, source, asking, files)
+            from_files = _take_answers(ledger, source, question_planner, files)
         unknown = [file.path for file in new.output_files(new.submission) if not file.is_as_written()]
     return Repaired(rows, from_ledger, from_files, path / DAMAGED, tuple(unknown))
 
@@ -148,42 +148,44 @@ def _take_asks(ledger: Ledger, old: DamagedLedger) -> int:
     return count
 
 
-def _take_answers(ledger: Ledger, source: Source, asking: Asking, files: AnswerFiles) -> int:
+def _take_answers(
+    ledger: Ledger, source: Source, question_planner: QuestionPlanner, files: AnswerFiles
+) -> int:
     """What the files say of a row goes before what the damaged ledger says."""
     resolver = Resolver(source.read, ship=False)
     count = 0
     bad = BadRows("skip")
-    rows = (row for one in source.rows(bad) for row, _ in as_asked(one, asking, bad))
+    rows = (row for one in source.rows(bad) for row, _ in as_asked(one, question_planner, bad))
     while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
         with ledger.transaction():
             for row in chunk:
                 answers = files.answers(row.id)
                 if answers and row.refusal is None:
-                    for key, known in _of_row(row, answers, asking, resolver):
+                    for key, known in _of_row(row, answers, question_planner, resolver):
                         ledger.asks.settle(key, known.outcome, known.model)
                         count += 1
     return count
 
 
 def _of_row(
-    row: Row, answers: Mapping[tuple[str, str], Known], asking: Asking, resolver: Resolver
+    row: Row, answers: Mapping[tuple[str, str], Known], question_planner: QuestionPlanner, resolver: Resolver
 ) -> list[tuple[bytes, Known]]:
     """Also of questions that build on other answers, once those are known."""
     digest = digest_of([resolver.resolve(image, None)[0] for image in row.images])
-    detail = asking.detail(row)
+    detail = question_planner.detail(row)
     outcomes: dict[str, Answer | Failure | None] = {}
     found: list[tuple[bytes, Known]] = []
 
-    def answered(wish: Wish) -> Known | None:
-        return answers.get((wish.id, json.dumps(wish.prompt)))
+    def answered(one: PlannedQuestion) -> Known | None:
+        return answers.get((one.id, json.dumps(one.prompt)))
 
-    while wishes := [wish for wish in asking.ready(row, outcomes) if answered(wish) is not None]:
-        for wish in wishes:
-            known = answered(wish)
+    while planned := [one for one in question_planner.ready(row, outcomes) if answered(one) is not None]:
+        for one in planned:
+            known = answered(one)
             assert known is not None, "those without are left out"
-            outcomes[wish.id] = known.outcome
-            if isinstance(wish.asked, Question):
-                found.append((question_key(digest, wish.asked, wish.parameters, detail), known))
+            outcomes[one.id] = known.outcome
+            if isinstance(one.asked, Question):
+                found.append((question_key(digest, one.asked, one.parameters, detail), known))
     return found
 
 

@@ -8,9 +8,9 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contract.job import Detail, GenerationParameters
-from producer.asking import Flagged
 from producer.database import LedgerDamagedError
 from producer.ledger import LEDGER, LedgerError, LedgerReader
+from producer.question_planner import Flagged
 from producer.questions import Prompt
 from producer.sinks.kinds import IMAGE_FOLDER_KIND, METADATA, beside_images
 from producer.sinks.sink import SinkOptions

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.counting import counted
-from producer.driving import event, signals_as_flag
-from producer.overview import Overview, Rates, look, rates
 from producer.progress import duration
+from producer.run_console import event, signals_as_flag
+from producer.server_snapshot import ServerSnapshot, Rates, look, rates
 
 TIMEOUT_S: Final = 5.0
 NAP_S: Final = 0.1
@@ -33,11 +33,11 @@ def connect_to_look(url: str) -> redis.Redis:
 
 def top_once(connection: redis.Redis, console: Console, *, as_json: bool) -> None:
     """One look, without rates. Raises redis.RedisError."""
-    overview = look(connection)
+    snapshot = look(connection)
     if as_json:
-        event("top", _fields(overview, None))
+        event("top", _fields(snapshot, None))
     else:
-        console.print(drawn(overview, None))
+        console.print(drawn(snapshot, None))
 
 
 def top(connection: redis.Redis, console: Console, every_s: float, *, as_json: bool) -> None:
@@ -47,21 +47,21 @@ def top(connection: redis.Redis, console: Console, every_s: float, *, as_json: b
         return
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
 
-        def show(overview: Overview | None, change: Rates | None, trouble: str | None) -> None:
+        def show(snapshot: ServerSnapshot | None, change: Rates | None, trouble: str | None) -> None:
             parts: list[RenderableType] = [Text(trouble, style="bold red")] if trouble else []
-            if overview is not None:
-                parts.append(drawn(overview, change))
+            if snapshot is not None:
+                parts.append(drawn(snapshot, change))
             live.update(Group(*parts), refresh=True)
 
         _repeat(connection, every_s, show)
 
 
-Show = Callable[[Overview | None, Rates | None, str | None], None]
+Show = Callable[[ServerSnapshot | None, Rates | None, str | None], None]
 """Called with the latest look, what changed since the one before, and why there is no newer one."""
 
 
 def _repeat(connection: redis.Redis, every_s: float, show: Show) -> None:
-    latest: Overview | None = None
+    latest: ServerSnapshot | None = None
     with signals_as_flag() as stopped:
         while not stopped:
             try:
@@ -76,67 +76,67 @@ def _repeat(connection: redis.Redis, every_s: float, show: Show) -> None:
                 time.sleep(NAP_S)
 
 
-def _print_json(overview: Overview | None, change: Rates | None, trouble: str | None) -> None:
+def _print_json(snapshot: ServerSnapshot | None, change: Rates | None, trouble: str | None) -> None:
     if trouble is not None:
         event("away", {"time": time.time(), "message": trouble})
-    elif overview is not None:
-        event("top", _fields(overview, change))
+    elif snapshot is not None:
+        event("top", _fields(snapshot, change))
 
 
-def _fields(overview: Overview, change: Rates | None) -> dict[str, Any]:
-    return overview.model_dump(mode="json") | {"rates": change and change.model_dump(mode="json")}
+def _fields(snapshot: ServerSnapshot, change: Rates | None) -> dict[str, Any]:
+    return snapshot.model_dump(mode="json") | {"rates": change and change.model_dump(mode="json")}
 
 
-def drawn(overview: Overview, change: Rates | None) -> RenderableType:
+def drawn(snapshot: ServerSnapshot, change: Rates | None) -> RenderableType:
     """Tables of workers, queues and runs, and a line of what needs a person."""
-    return Group(_headline(overview, change), _queues(overview, change), _workers(overview), _runs(overview))
+    return Group(_headline(snapshot, change), _queues(snapshot, change), _workers(snapshot), _runs(snapshot))
 
 
-def _headline(overview: Overview, change: Rates | None) -> Text:
-    live = overview.live_workers()
+def _headline(snapshot: ServerSnapshot, change: Rates | None) -> Text:
+    live = snapshot.live_workers()
     line = Text(
         f"{counted(len(live), 'worker')}, {counted(sum(one.slots for one in live), 'slot')}", style="bold"
     )
     if change is not None:
         line.append(f" · {change.records:.1f} jobs/s")
-    line.append(f" · {_memory(overview)}", style="red" if _nearly_full(overview) else "")
-    silent = len(overview.workers) - len(live)
+    line.append(f" · {_memory(snapshot)}", style="red" if _nearly_full(snapshot) else "")
+    silent = len(snapshot.workers) - len(live)
     for count, one, many in (
         (silent, "silent worker", None),
-        (overview.unreadable_workers, "worker of another version", "workers of another version"),
-        (overview.queued["suspect"], "suspect", None),
-        (overview.dead_letters, "dead letter", None),
+        (snapshot.unreadable_workers, "worker of another version", "workers of another version"),
+        (snapshot.queued["suspect"], "suspect", None),
+        (snapshot.dead_letters, "dead letter", None),
     ):
         if count:
             line.append(f" · {counted(count, one, many)}", style="red")
-    if not live and any(overview.queued.values()):
+    if not live and any(snapshot.queued.values()):
         line.append(" · nobody answers what is queued", style="bold red")
     return line
 
 
-def _memory(overview: Overview) -> str:
-    used = f"{overview.memory_bytes / 2**20:.0f} MiB"
-    if not overview.memory_limit_bytes:
+def _memory(snapshot: ServerSnapshot) -> str:
+    used = f"{snapshot.memory_bytes / 2**20:.0f} MiB"
+    if not snapshot.memory_limit_bytes:
         return f"memory {used}, no limit"
-    share = overview.memory_bytes / overview.memory_limit_bytes
-    return f"memory {used} of {overview.memory_limit_bytes / 2**20:.0f} MiB ({share:.0%})"
+    share = snapshot.memory_bytes / snapshot.memory_limit_bytes
+    return f"memory {used} of {snapshot.memory_limit_bytes / 2**20:.0f} MiB ({share:.0%})"
 
 
-def _nearly_full(overview: Overview) -> bool:
-    return overview.memory_bytes > NEARLY_FULL * overview.memory_limit_bytes > 0
+def _nearly_full(snapshot: ServerSnapshot) -> bool:
+    return snapshot.memory_bytes > NEARLY_FULL * snapshot.memory_limit_bytes > 0
 
 
-def _queues(overview: Overview, change: Rates | None) -> Table:
+def _queues(snapshot: ServerSnapshot, change: Rates | None) -> Table:
     table = Table("queue", "messages", "change/s")
-    for name, length in overview.queued.items():
+    for name, length in snapshot.queued.items():
         table.add_row(name, str(length), "" if change is None else f"{change.queued[name]:+.1f}")
-    table.add_row("taken, not acknowledged", str(overview.unacked), "")
+    table.add_row("taken, not acknowledged", str(snapshot.unacked), "")
     return table
 
 
-def _workers(overview: Overview) -> Table:
+def _workers(snapshot: ServerSnapshot) -> Table:
     table = Table("worker", "model", "device", "slots", "up", "heard of")
-    for one in overview.workers:
+    for one in snapshot.workers:
         heard = f"{one.age_s:.0f} s ago" if one.alive else f"silent for {duration(one.age_s)}"
         style = "" if one.alive else "red"
         cells = (one.worker, one.model, one.device, str(one.slots), duration(one.up_s), heard)
@@ -144,11 +144,11 @@ def _workers(overview: Overview) -> Table:
     return table
 
 
-def _runs(overview: Overview) -> Table:
+def _runs(snapshot: ServerSnapshot) -> Table:
     caption = (
-        None if overview.all_runs else "The server holds more keys than are looked at; runs are missing."
+        None if snapshot.all_runs else "The server holds more keys than are looked at; runs are missing."
     )
     table = Table("run", "records", "not fetched", caption=caption)
-    for run, records in sorted(overview.runs.items()):
+    for run, records in sorted(snapshot.runs.items()):
         table.add_row(Text(run), str(records.written), str(records.waiting))
     return table

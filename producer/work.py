@@ -11,7 +11,6 @@ import redis
 from contract.counting import counted
 from contract.failure import FailureCode
 from contract.store import cancelled_key
-from producer.asking import Asking
 from producer.collect import CANCELLED_KEPT_S, Collector
 from producer.feed import Feeder, JobQueue
 from producer.first_jobs import FirstJobs, FirstJobsFailError
@@ -19,6 +18,7 @@ from producer.lease import Lease
 from producer.ledger import LedgerError
 from producer.model_choice import model_to_ask
 from producer.outputs import Outputs, refuse_changed
+from producer.question_planner import QuestionPlanner
 from producer.references import Resolver
 from producer.run import Run
 from producer.run_folder import FINISHED, LEFT_RUNS, MODEL, OVERRIDES, RunFolder, free
@@ -123,7 +123,7 @@ def _feeder(
         folder.ledger,
         queue,
         Uploads(connection, folder.run, submission.upload_budget_bytes),
-        Asking(
+        QuestionPlanner(
             submission.prompts, submission.parameters, submission.detail, folder.ledger.state.get(OVERRIDES)
         ),
         Resolver(read, ship=submission.ship, roots=submission.own_folders()),

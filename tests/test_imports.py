@@ -45,7 +45,7 @@ DOORS = {
         "model_prep",
         "bench/cohorts.py",
         "bench/compression.py",
-        "bench/peaks.py",
+        "bench/roofline.py",
         "bench/peers/genai.py",
         "demo/compression.py",
     },

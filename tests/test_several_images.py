@@ -25,8 +25,8 @@ from contract.job import (
     TextPart,
     Turn,
 )
-from producer.asking import Asking
 from producer.planner import Planner
+from producer.question_planner import QuestionPlanner
 from producer.questions import read_prompts
 from producer.rows import Row
 from producer.run_folder import RunFolder
@@ -153,17 +153,17 @@ def test_conversations_for_training_name_all_images(tmp_path: Path) -> None:
 def test_questions_of_the_run_place_the_images_of_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "rows.jsonl", {"images": ["a.png", "b.png"]}, {"image": "a.png"})
     prompts = read_prompts(["<image> or <image>?", "<image><image>Same?", "Which?"], None, None)
-    asking = Asking(prompts, GenerationParameters(), "high")
-    told = [[one.asked for one in asking.ready(row, {})] for row in rows]
+    question_planner = QuestionPlanner(prompts, GenerationParameters(), "high")
+    told = [[one.asked for one in question_planner.ready(row, {})] for row in rows]
     asked = [one.messages for one in told[0] if isinstance(one, Question)]
     assert [turn.image_count for turn in asked[0] if isinstance(turn, Turn)] == [2]
     assert asked[1:] == ["Same?", "Which?"]
     assert [isinstance(one, Question) for one in told[1]] == [False, False, True]
-    asking.check(rows[1])
+    question_planner.check(rows[1])
     with pytest.raises(SourceError, match=r"^Question q1 fits no row\. .* has 1 image, and its"):
-        asking.refuse_unfit()
-    asking.check(rows[0])
-    asking.refuse_unfit()
+        question_planner.refuse_unfit()
+    question_planner.check(rows[0])
+    question_planner.refuse_unfit()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from PIL import Image
 from contract.answer import Answer, Flag, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import Detail, GenerationParameters, Job, Question
-from worker.delivery.given_back import GivenBack, NotWanted
+from worker.delivery.requeue import Cancelled, Requeue
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import FloatArray, Generations, IntArray, Prefix, Request
 from worker.images.jpeg_scans import lacks_end
@@ -113,7 +113,7 @@ class Engine(Protocol):
 
 
 Fetch = Callable[[Job], bytes]
-"""The image file of a job that has one: worker.images.fetch's ImageFetch. Raises Refusal or GivenBack."""
+"""The image file of a job that has one: worker.images.fetch's ImageFetch. Raises Refusal or Requeue."""
 
 
 class Decode(Protocol):
@@ -212,12 +212,12 @@ class Service(Generic[FeaturesT]):
         """An outcome for each question; an urgent job goes before others at the device.
 
         The image of an isolated job, which may be what ended a worker, is decoded outside this process.
-        `wanted` is asked again and again while it is generated. Raises NotWanted once it says no, GivenBack
+        `wanted` is asked again and again while it is generated. Raises Cancelled once it says no, Requeue
         while draining or when an image's store is away, EngineStoppedError when the engine is no more; all
         else is a bug.
         """
         if self._drained_at is not None:
-            raise GivenBack
+            raise Requeue
         begun = time.monotonic()
         deadline = None if job.deadline is None else begun + job.deadline - time.time()
         with self._followed(job) as stream:
@@ -272,7 +272,7 @@ class Service(Generic[FeaturesT]):
         stream = self._streams.open(job.run, job.index, decode_so_far)
         try:
             yield stream
-        except (GivenBack, EngineStoppedError):
+        except (Requeue, EngineStoppedError):
             stream.leave()
             raise
         except BaseException:
@@ -418,7 +418,7 @@ class Service(Generic[FeaturesT]):
     def _wait(self, generations: list[Future[Generations]], wanted: Callable[[], bool] | None) -> None:
         """Return when all are done.
 
-        Raises NotWanted, and GivenBack while draining if none has begun or the time is up.
+        Raises Cancelled, and Requeue while draining if none has begun or the time is up.
         """
         pending: set[Future[Generations]] = set(generations)
         while pending:
@@ -427,7 +427,7 @@ class Service(Generic[FeaturesT]):
             if drained or (pending and wanted is not None and not wanted()):
                 for generation in generations:
                     generation.cancel()
-                raise GivenBack if drained else NotWanted
+                raise Requeue if drained else Cancelled
 
     def _is_drained(self, generations: list[Future[Generations]]) -> bool:
         """Whether these are to be given back."""

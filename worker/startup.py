@@ -30,8 +30,8 @@ from worker.llava.folder import ModelFolderError, folder_properties
 from worker.llava.model import LlavaModel
 from worker.memory import available_bytes
 from worker.monitoring.announce import Announcer
-from worker.monitoring.watch import PortError, Watch
-from worker.monitoring.watched import WatchedService, WatchedStore, timed_fetch
+from worker.monitoring.measured import MeasuredService, MeasuredStore, timed_fetch
+from worker.monitoring.monitor import Monitor, PortError
 from worker.precision import computed_as
 from worker.service import Service
 from worker.settings import Settings
@@ -49,10 +49,10 @@ class Worker:
         begun = time.monotonic()
         redis_url = settings.redis_url.get_secret_value()
         try:
-            self._watch = Watch(settings, self.drain)
+            self._monitor = Monitor(settings, self.drain)
         except PortError as error:
             raise StartupError(str(error)) from None
-        metrics = self._watch.metrics
+        metrics = self._monitor.metrics
         bound_caches()
         # On a processor they share the cores, whatever the number of streams.
         lock = DeviceLock()
@@ -83,10 +83,10 @@ class Worker:
             model.embed,
             limits,
             computing=lock.last,
-            on_death=self._watch.supervision.engine_died,
+            on_death=self._monitor.supervision.engine_died,
         )
         model_id = computed_as(model.model_id, settings.properties(), settings.attention)
-        self._store = WatchedStore(redis_url, metrics)
+        self._store = MeasuredStore(redis_url, metrics)
         self._fetch = _image_fetch(settings, self._store)
         self._decoder = _decoder(settings)
         self._streams = TokenStreams(TokenStore(redis_url))
@@ -95,11 +95,11 @@ class Worker:
             model, engine, fetch, self._decoder, model_id, self._streams, settings.drain_s, way
         )
         self.service.warm_up()
-        self._watch.observe(engine, model, limits.kv_bytes)
+        self._monitor.observe(engine, model, limits.kv_bytes)
         self.engine_times = engine.times
         self._suspects = SuspectQueue(redis_url)
         self.answering = Answering(
-            WatchedService(self.service, metrics), self._store, self._suspects.put, way=way
+            MeasuredService(self.service, metrics), self._store, self._suspects.put, way=way
         )
         self.description = f"{model_id} on {device}, loaded in {time.monotonic() - begun:.1f} s"
         self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
@@ -111,11 +111,11 @@ class Worker:
         self._announcer.start(slots, self.answering.held.look_after)
         for queue in self._side_queues:
             queue.start()
-        self._watch.start(slots, *self._model_and_device)
+        self._monitor.start(slots, *self._model_and_device)
 
     def drain(self) -> None:
         """Begin no further job; safe in a signal handler."""
-        self._watch.supervision.drains()
+        self._monitor.supervision.drains()
         self.service.drain()
         for queue in self._side_queues:
             queue.drain()
@@ -131,10 +131,10 @@ class Worker:
         self._fetch.close()
         self._decoder.close()
         self._store.close()
-        self._watch.close()
+        self._monitor.close()
 
 
-def _image_fetch(settings: Settings, store: WatchedStore) -> ImageFetch:
+def _image_fetch(settings: Settings, store: MeasuredStore) -> ImageFetch:
     """Raises StartupError."""
     try:
         rules = UrlRules(

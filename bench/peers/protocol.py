@@ -81,8 +81,8 @@ def serve(load: Callable[[Setup], Engine]) -> None:
     engine = load(Setup(**json.loads(sys.stdin.readline())))
     print("{}", file=replies, flush=True)
     for line in sys.stdin:
-        wish = json.loads(line)
-        task = Task(**wish | {"asks": tuple(Ask(**ask) for ask in wish["asks"])})
+        fields = json.loads(line)
+        task = Task(**fields | {"asks": tuple(Ask(**ask) for ask in fields["asks"])})
         begun = time.perf_counter()
         counts = engine.answer(task)
         seconds = time.perf_counter() - begun

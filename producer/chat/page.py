@@ -12,11 +12,11 @@ from contract.answer import Answer
 from contract.counting import counted
 from contract.failure import Failure
 from contract.job import Detail
-from producer.ask import Asked
+from producer.ask import InteractiveQuestion
 from producer.chat.chosen import Chosen
 from producer.chat.conversation import IMAGE_REFUSED, Conversation
-from producer.chat.desk import Desk, Progress
 from producer.chat.preview import preview_of
+from producer.chat.session import Progress, Sessions
 from producer.sources.heic import HEIC_SUFFIXES
 
 IMAGE_ALONE: Final = "Describe the image."
@@ -46,9 +46,9 @@ Message = dict[str, Any]
 class Page:
     """One page for all who open it; what each of them said is in their own session."""
 
-    def __init__(self, desk: Desk, examples: Sequence[tuple[str, Path]]) -> None:
+    def __init__(self, sessions: Sessions, examples: Sequence[tuple[str, Path]]) -> None:
         """`examples` are questions and images to begin with; their folders are served as they are."""
-        self._desk = desk
+        self._sessions = sessions
         self._uploads: defaultdict[str, set[Path]] = defaultdict(set)
         self._examples = {path.resolve() for _, path in examples}
         if examples:
@@ -135,16 +135,16 @@ class Page:
         chosen = _chosen(beams, max_new_tokens, temperature, detail)
         about = conversation.with_image(image)
         yield [*shown, _said(_waiting_text(chosen))], _box(busy=True), conversation
-        asked = Asked(about.image, about.asking(question), chosen.parameters(), chosen.detail)
+        asked = InteractiveQuestion(about.image, about.asking(question), chosen.parameters(), chosen.detail)
         shown_at = 0.0
-        for progress in self._desk.ask(request.session_hash or "", asked):
+        for progress in self._sessions.ask(request.session_hash or "", asked):
             if not progress.ended and time.monotonic() - shown_at > SHOW_EVERY_S:
                 shown_at = time.monotonic()
                 yield [*shown, _said(progress.text)], gradio.skip(), conversation
         yield [*shown, *_told(progress)], _box(busy=False), _after(conversation, about, question, progress)
 
     def stop(self, request: gradio.Request) -> None:
-        self._desk.stop(request.session_hash or "")
+        self._sessions.stop(request.session_hash or "")
 
     def begin_anew(self, request: gradio.Request) -> tuple[list[Message], Conversation]:
         self.stop(request)
@@ -169,7 +169,7 @@ class Page:
         last = conversation.exchanges[-1].question if conversation.exchanges else IMAGE_ALONE
         question = (given or {}).get("text", "").strip() or last
         chosen = _chosen(beams, max_new_tokens, temperature, detail)
-        return chosen.command(question, self._desk.answered_by)
+        return chosen.command(question, self._sessions.answered_by)
 
 
 _DEFAULT_VALUES: Final = (1, 128, 0.0, "high")

@@ -15,9 +15,9 @@ import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from producer.chat.desk import Desk
 from producer.chat.doors import Doors
 from producer.chat.page import CSS, Page
+from producer.chat.session import Sessions
 
 USER: Final = "captionmill"
 """Whom the password is for: the log-in form wants a name."""
@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(
-    desk: Desk,
+    sessions: Sessions,
     examples: list[tuple[str, Path]],
     *,
     host: str,
@@ -66,7 +66,7 @@ def serve(
         async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
             on_ready(f"http://{f'[{host}]' if ':' in host else host}:{bound_port}")
             yield
-            desk.close()
+            sessions.close()
 
         app = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
         if is_loopback(host):
@@ -81,7 +81,7 @@ def serve(
         )
         gradio.mount_gradio_app(
             app,
-            Page(desk, examples).blocks,
+            Page(sessions, examples).blocks,
             path="/",
             server_name=host,
             server_port=bound_port,

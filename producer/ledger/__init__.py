@@ -15,7 +15,7 @@ from producer.database import LedgerError
 from producer.ledger.asks import Result
 from producer.ledger.file import LEDGER, require_folder
 from producer.ledger.jobs import JobState, OpenJob
-from producer.ledger.ledger import Asked, FileDigest, Ledger, NextRow
+from producer.ledger.ledger import FileDigest, Ledger, LedgerQuestion, NextRow
 from producer.ledger.new_rows import NewRows
 from producer.ledger.reader import LedgerReader
 from producer.ledger.stored import OUTCOME, OUTPUT_KNOWN, OutputKnown
@@ -24,11 +24,11 @@ __all__ = [
     "LEDGER",
     "OUTCOME",
     "OUTPUT_KNOWN",
-    "Asked",
     "FileDigest",
     "JobState",
     "Ledger",
     "LedgerError",
+    "LedgerQuestion",
     "LedgerReader",
     "NewRows",
     "NextRow",

@@ -21,7 +21,7 @@ from producer.rows import Row
 
 
 @dataclass(frozen=True)
-class Asked:
+class LedgerQuestion:
     """A question of a row with its content key."""
 
     number: int
@@ -110,7 +110,7 @@ class Ledger(LedgerReader):
         self.jobs.add(index, message, uploads)
         self.asks.ask(index, asks)
 
-    def add_questions(self, position: int, asked: Sequence[Asked], waiting: int) -> None:
+    def add_questions(self, position: int, asked: Sequence[LedgerQuestion], waiting: int) -> None:
         """Note what a row asks now; `waiting` of it has no outcome yet. Each was asked or settled."""
         self._db.executemany(
             "INSERT INTO question VALUES (?, ?, ?, ?, (SELECT id FROM ask WHERE key = ?))",

@@ -15,17 +15,17 @@ from transformers import LlavaNextForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
 from bench.checkpoint import SIZES, make_config, make_processor, write_checkpoint
-from bench.contest import Contest, Contestant, contests, only
+from bench.comparisons import Contest, Contestant, contests, only
 from bench.folders import Folders
-from bench.marks import marks
-from bench.peaks import Peaks
 from bench.peer import Pool, Program
 from bench.peers.captionmill import Captionmill, jobs_of
 from bench.peers.protocol import Ask, Counts, Reply, Setup, Task
 from bench.report import Report
+from bench.roofline import Peaks
 from bench.rounds import Measurement, Rounds
+from bench.targets import marks
 from bench.utilisation import Shape, decode_rate
-from bench.works import LONE_WORKS, MIXED_SIZES_PX, ONE_SIZE_PX, UNIT_WORKS, make_works
+from bench.workloads import LONE_WORKS, MIXED_SIZES_PX, ONE_SIZE_PX, UNIT_WORKS, make_works
 from contract.job import Job
 from model_prep.convert import convert
 from model_prep.settings import LanguageSettings, PrepSettings

@@ -12,11 +12,11 @@ import redis
 from contract.answer import Answer
 from contract.failure import Failure
 from contract.job import ImagePath, Job, Question
-from producer.driving import summary
 from producer.ledger import LEDGER, LedgerError
 from producer.planner import Planner
 from producer.questions import read_prompts
 from producer.repair import repair
+from producer.run_console import summary
 from producer.run_folder import RunFolder
 from producer.sinks.sink import SinkError
 from producer.sources import SourceError

@@ -43,7 +43,7 @@ from model_prep.checkpoint import ParameterCounts, open_checkpoint
 from model_prep.command import app
 from model_prep.convert import convert as model_prep_convert
 from model_prep.export import export_vision
-from model_prep.inference import Asked, Language, compile_part
+from model_prep.inference import Language, PromptAndAnswer, compile_part
 from model_prep.layer_blocks import Graph, UncutError
 from model_prep.pictures import drawn_samples
 from model_prep.processor import load_processing
@@ -586,7 +586,7 @@ def whole_logits(reference: Reference, samples: Sequence[Sample], files: dict[st
     following = embed(np.array([reference.reply(NEW_TOKENS)[:-1]]))[0]
     prompts = [reference.prompt(one.image, one.text, vision).inputs_embeds for one in samples]
     language = Language(files[LANGUAGE_XML], reference.layers)
-    asked = [Asked(prompt, following) for prompt in prompts]
+    asked = [PromptAndAnswer(prompt, following) for prompt in prompts]
     return np.array(language.logits(asked, lambda _layers: None))
 
 

@@ -14,7 +14,7 @@ from contract.answer import Answer
 from contract.broker import INTERACTIVE_QUEUE
 from contract.job import GenerationParameters, TextPart, Turn
 from contract.store import WORKERS_KEY
-from producer.ask import Asked, NoWorkerError, Waiting, ask
+from producer.ask import InteractiveQuestion, NoWorkerError, Waiting, ask
 from producer.connection import connect
 from producer.queue import Queue
 from tests.support.processes import start_worker, wait_until
@@ -68,7 +68,7 @@ def test_a_conversation_is_asked_as_it_is(
         Turn(role="assistant", content="9"),
         Turn(role="user", content="more"),
     )
-    outcome = ask(connect(redis_url), queue, Asked(None, turns))
+    outcome = ask(connect(redis_url), queue, InteractiveQuestion(None, turns))
     assert isinstance(outcome, Answer)
     assert outcome.text == f"{len('four 9 more')} tokens"
     assert leftovers(connection) == []
@@ -78,7 +78,7 @@ def test_stop_ends_an_answer_that_streams_with_what_is_there(
     start: Callable[[], Any], connection: redis.Redis, queue: Queue
 ) -> None:
     start()
-    waiting = Waiting(connection, queue, Asked(None, "four", ENDLESS))
+    waiting = Waiting(connection, queue, InteractiveQuestion(None, "four", ENDLESS))
     pieces = []
     for piece in waiting.pieces():
         pieces.append(piece)
@@ -93,7 +93,7 @@ def test_stop_ends_beams_without_an_answer(
     start: Callable[[], Any], connection: redis.Redis, queue: Queue
 ) -> None:
     announce(connection, "someone", "m")
-    waiting = Waiting(connection, queue, Asked(None, "four", GenerationParameters(num_beams=2)))
+    waiting = Waiting(connection, queue, InteractiveQuestion(None, "four", GenerationParameters(num_beams=2)))
     threading.Timer(0.3, waiting.stop).start()
     assert list(waiting.pieces()) == []
     assert waiting.outcome is None
@@ -106,7 +106,7 @@ def test_nobody_there_is_told_and_a_worker_that_comes_later_does_no_work(
     start: Callable[[], Any], connection: redis.Redis, queue: Queue
 ) -> None:
     with pytest.raises(NoWorkerError, match="captionmill worker --redis redis://"):
-        ask(connection, queue, Asked(None, "four"))
+        ask(connection, queue, InteractiveQuestion(None, "four"))
     start()
     wait_until(lambda: connection.llen(INTERACTIVE_QUEUE) + connection.hlen("unacked") == 0)
     assert leftovers(connection) == []
@@ -117,7 +117,7 @@ def test_it_is_asked_again_when_its_worker_dies(
 ) -> None:
     victim = start()
     wait_until(lambda: connection.hlen(WORKERS_KEY) == 1)
-    waiting = Waiting(connection, queue, Asked(None, "four", ENDLESS))
+    waiting = Waiting(connection, queue, InteractiveQuestion(None, "four", ENDLESS))
     pieces = waiting.pieces()
     assert next(pieces) == "4 tokens"
     victim.send_signal(signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_leaving_early_leaves_nothing(
     start: Callable[[], Any], connection: redis.Redis, queue: Queue
 ) -> None:
     start()
-    waiting = Waiting(connection, queue, Asked(None, "four", ENDLESS))
+    waiting = Waiting(connection, queue, InteractiveQuestion(None, "four", ENDLESS))
     pieces = waiting.pieces()
     next(pieces)
     pieces.close()

@@ -14,7 +14,7 @@ from contract.job import Question
 from demo.samples import IMAGES, NUMBER_QUESTION
 from producer.chat.chosen import AnsweredBy, Chosen
 from producer.chat.conversation import Conversation
-from producer.chat.desk import Progress
+from producer.chat.session import Progress
 from tests.conftest import DEMO_MODEL
 from tests.support.answered import answer
 from tests.support.reference import Reference

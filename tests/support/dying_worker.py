@@ -20,8 +20,8 @@ from worker.images.decoder import Decoder
 from worker.images.fetch import ImageFetch
 from worker.images.image_file import ImageLimits
 from worker.llava.model import ImageObserver
-from worker.monitoring.watch import Watch
-from worker.monitoring.watched import WatchedService, WatchedStore, timed_fetch
+from worker.monitoring.measured import MeasuredService, MeasuredStore, timed_fetch
+from worker.monitoring.monitor import Monitor
 from worker.service import Service
 from worker.settings import load_settings
 
@@ -43,30 +43,30 @@ class DyingWorker:
         limits = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
         self._folder = Path(os.environ["HOLD"]).parent
         self._hogged: list[bytes] = []
-        self._watch = Watch(settings, self.drain)
+        self._monitor = Monitor(settings, self.drain)
         runner = FakeRunner(counting, on_step=self._on_step)
-        self._engine = Engine(runner, embed, PLENTY, on_death=self._watch.supervision.engine_died)
+        self._engine = Engine(runner, embed, PLENTY, on_death=self._monitor.supervision.engine_died)
         model = WatchedModel()
-        self._watch.observe(self._engine, model, PLENTY.kv_bytes)
-        store = WatchedStore(settings.redis_url.get_secret_value(), self._watch.metrics)
+        self._monitor.observe(self._engine, model, PLENTY.kv_bytes)
+        store = MeasuredStore(settings.redis_url.get_secret_value(), self._monitor.metrics)
         self._fetch_image = ImageFetch(settings.image_roots, limits.max_bytes, store)
-        fetch = timed_fetch(self._fetch, self._watch.metrics)
+        fetch = timed_fetch(self._fetch, self._monitor.metrics)
         self._service = Service(model, self._engine, fetch, Decoder(limits))
         self._suspects = SuspectQueue(settings.redis_url.get_secret_value())
         self.answering = Answering(
-            WatchedService(self._service, self._watch.metrics), store, self._suspects.put
+            MeasuredService(self._service, self._monitor.metrics), store, self._suspects.put
         )
 
     def start(self, slots: int) -> None:
-        self._watch.start(slots, "fake", "CPU")
+        self._monitor.start(slots, "fake", "CPU")
 
     def drain(self) -> None:
-        self._watch.supervision.drains()
+        self._monitor.supervision.drains()
         self._service.drain()
 
     def close(self) -> None:
         self._service.close()
-        self._watch.close()
+        self._monitor.close()
 
     def _fetch(self, job: Job) -> bytes:
         if isinstance(job.image, ImagePath) and job.image.to_path().name == "hang.png":

@@ -14,7 +14,7 @@ from contract.failure import Refusal
 from contract.job import ImageInline, ImageMember, ImagePath, ImageReference, ImageStored, ImageUrl, Job
 from contract.store import image_key
 from tests.support.web_server import BODY, web_server
-from worker.delivery.given_back import StoreAwayError
+from worker.delivery.requeue import StoreAwayError
 from worker.delivery.results import ResultStore
 from worker.images.download import UrlRules
 from worker.images.fetch import ImageFetch

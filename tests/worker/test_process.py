@@ -245,7 +245,7 @@ def test_sigterm_finishes_what_has_begun_and_gives_back_the_rest(site: Site) -> 
     wait_until(site.held.exists)
     worker.send_signal(signal.SIGTERM)
     # Celery itself puts them back only when the last one of its pool has ended.
-    wait_until(lambda: site.log.read_text().count("goes back to the queue: GivenBack") == CONCURRENCY - 1)
+    wait_until(lambda: site.log.read_text().count("goes back to the queue: Requeue") == CONCURRENCY - 1)
     site.hold.unlink()
     assert worker.wait() == 0
     assert len(site.records()) == 1

@@ -32,7 +32,7 @@ from tests.support.fakes import CONTEXT_TOKENS, EOS, IMAGE_TOKENS, RAISED, FakeE
 from tests.support.processes import wait_until
 from tests.support.workers import announce
 from worker.delivery.answering import Answering
-from worker.delivery.given_back import GivenBack, StoreAwayError
+from worker.delivery.requeue import Requeue, StoreAwayError
 from worker.delivery.results import ResultStore
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import Generation, Generations, Prefix, Request
@@ -271,12 +271,12 @@ def test_after_its_deadline_a_job_is_not_begun(bench: Bench) -> None:
 
 def test_draining_gives_back_what_has_not_begun_and_finishes_what_has(bench: Bench) -> None:
     bench.hold.touch()
-    ends: dict[str, JobResult | GivenBack] = {}
+    ends: dict[str, JobResult | Requeue] = {}
 
     def answer(name: str) -> None:
         try:
             ends[name] = bench.service.answer(job("four", "five."))
-        except GivenBack as given_back:
+        except Requeue as given_back:
             ends[name] = given_back
 
     threads = [threading.Thread(target=answer, args=(name,)) for name in ("begun", "waiting")]
@@ -286,13 +286,13 @@ def test_draining_gives_back_what_has_not_begun_and_finishes_what_has(bench: Ben
     wait_until(lambda: len(bench.model.encoded) == 2)
     bench.service.drain()
     threads[1].join()
-    assert isinstance(ends["waiting"], GivenBack)
+    assert isinstance(ends["waiting"], Requeue)
     bench.hold.unlink()
     threads[0].join()
     assert isinstance(ends["begun"], JobResult)
     assert codes(ends["begun"]) == ["9 tokens", "10 tokens"]
     assert len(bench.engine.requests) == 2
-    with pytest.raises(GivenBack):
+    with pytest.raises(Requeue):
         bench.service.answer(job("four"))
 
 
@@ -648,10 +648,10 @@ def test_a_job_that_could_not_be_let_go_is_let_go_later(
     service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
     service.drain()
     answering = Answering(service, store, never)
-    with pytest.raises(GivenBack):
+    with pytest.raises(Requeue):
         answering.take([message("four", index=3)])
     assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
-    with pytest.raises(GivenBack):
+    with pytest.raises(Requeue):
         answering.take([message("four", index=4)])
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
@@ -664,7 +664,7 @@ def test_what_could_not_be_let_go_is_let_go_without_a_further_message(
     service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
     service.drain()
     answering = Answering(service, store, never)
-    with pytest.raises(GivenBack):
+    with pytest.raises(Requeue):
         answering.take([message("four", index=index) for index in (3, 4, 5)])
     assert len(connection.hgetall(holders_key("r"))) == 3
     answering.held.look_after()
@@ -731,7 +731,7 @@ def test_what_has_begun_is_given_back_when_the_time_to_drain_is_up(
         taking = thread.submit(Answering(service, store, never).take, [message("four", index=3)])
         bench.engine.begun.wait()
         service.drain()
-        with pytest.raises(GivenBack):
+        with pytest.raises(Requeue):
             taking.result()
         bench.hold.unlink()
     assert records(connection) == []

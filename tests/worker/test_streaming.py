@@ -17,7 +17,7 @@ from contract.store import END_FIELD, TOKENS_FIELD, TOKENS_KEPT_S, stop_key, tok
 from tests.support.fakes import FakeEngine, FakeModel
 from tests.support.processes import wait_until
 from tests.support.runners import EXACT, stateful
-from worker.delivery.given_back import GivenBack, StoreAwayError
+from worker.delivery.requeue import Requeue, StoreAwayError
 from worker.delivery.streaming import TokenStreams
 from worker.delivery.token_store import Increment, Published, TokenStore
 from worker.engine.admission import Limits
@@ -218,7 +218,7 @@ def outcome_of(service: Service[Any], asked: Job) -> Any:
         (Refusal(FailureCode.IMAGE_NOT_FOUND, "gone"), False),
         (MemoryError(), False),
         (EngineStoppedError(), True),
-        (GivenBack(), True),
+        (Requeue(), True),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -22,8 +22,8 @@ from tests.support.fake_runner import PLENTY, FakeRunner, counting, embed, make_
 from tests.support.processes import ROOT, start_worker, wait_until
 from worker.engine.loop import Engine
 from worker.monitoring.health import FILE_STALE_S, HUB_FRESH_S, Health, file_says, write_health
+from worker.monitoring.monitor import Monitor, PortError
 from worker.monitoring.supervision import EXIT_ENGINE_DEAD, EXIT_ENGINE_STUCK, EXIT_MEMORY
-from worker.monitoring.watch import PortError, Watch
 from worker.settings import Settings
 
 ENDS_WITHIN_S = 60
@@ -239,4 +239,4 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         settings = Settings(model_folder=tmp_path, http_port=port)
         with pytest.raises(PortError, match=f"127.0.0.1:{port} cannot be opened"):
-            Watch(settings, lambda: None)
+            Monitor(settings, lambda: None)

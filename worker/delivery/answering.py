@@ -15,8 +15,8 @@ from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.delivery.envelope import dead_letter
 from worker.delivery.gate import Gate
-from worker.delivery.given_back import GivenBack, NotWanted
 from worker.delivery.held_jobs import HeldJobs, HolderNotes, RunAndIndex
+from worker.delivery.requeue import Cancelled, Requeue
 from worker.delivery.results import is_wrong_type
 from worker.engine.inbox import EngineStoppedError
 from worker.interactive_priority import RightOfWay
@@ -117,7 +117,7 @@ class Answering:
 
         Nobody does where there is a record already or the run is cancelled: an urgent job ends also if that
         happens while it is generated. An urgent job is served before others, an isolated one with nothing
-        else under way. Raises GivenBack when the worker drains, EngineStoppedError when it can generate no
+        else under way. Raises Requeue when the worker drains, EngineStoppedError when it can generate no
         more, and whatever store and queue raise when they cannot be reached: the message must then go back
         to the queue, where those of its jobs that have their records are dropped.
         """
@@ -206,7 +206,7 @@ class Answering:
             if not urgent:
                 self._way.give()
             self._write(result)
-        except NotWanted:
+        except Cancelled:
             log.info("run %s job %d was cancelled; it is dropped", address.run, address.index)
             self.held.let_go(_jobs([address]), begun=True)
         except EngineStoppedError:
@@ -233,7 +233,7 @@ class Answering:
             job = Job.model_validate(message)
             wanted = partial(_still_wanted, self._store, address) if urgent else None
             return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
-        except (GivenBack, NotWanted, EngineStoppedError):
+        except (Requeue, Cancelled, EngineStoppedError):
             raise
         except ValidationError as invalid:
             return self._failed(address, message, _refused(message, invalid))

@@ -32,7 +32,7 @@ from contract.store import (
     image_key,
     record_keys,
 )
-from worker.delivery.given_back import StoreAwayError
+from worker.delivery.requeue import StoreAwayError
 
 RETRIES = 6
 BACKOFF_CAP_S = 5.0

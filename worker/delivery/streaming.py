@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from worker.delivery.given_back import StoreAwayError
+from worker.delivery.requeue import StoreAwayError
 from worker.delivery.token_store import Increment, Published
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Measures what queue, store and disk leave of the engine's own throughput, in turns within one run.
 
-Knows no peer. A command of its own: python -m bench.keeping_up
+Knows no peer. A command of its own: python -m bench.queue_overhead
 """
 
 import json
@@ -20,11 +20,11 @@ import typer
 from bench.engine_alone import ASKED_KEY, TOLD_KEY, Order, Run, Slice
 from bench.machine import describe
 from bench.server import ROOT, process, server
-from bench.works import draw
+from bench.workloads import draw
 from contract.job import GenerationParameters, ImagePath, Job
-from producer.asking import Asking
 from producer.connection import connect
 from producer.planner import Planner
+from producer.question_planner import QuestionPlanner
 from producer.questions import read_prompts
 from producer.queue import Queue
 from producer.run_folder import RunFolder
@@ -52,10 +52,10 @@ class Ends:
 
 def jobs_of(asked: Submission) -> list[str]:
     """The first rows' jobs as JSON, as a producer would send them."""
-    asking = Asking(asked.prompts, asked.parameters, "high")
+    question_planner = QuestionPlanner(asked.prompts, asked.parameters, "high")
     jobs = []
     for index, row in zip(range(DIRECT), asked.open().rows(), strict=False):
-        questions: Any = tuple(wish.asked for wish in asking.ready(row, {}))
+        questions: Any = tuple(one.asked for one in question_planner.ready(row, {}))
         assert isinstance(row.image, ImagePath)
         job = Job(
             run="direct", index=index, image=row.image, questions=questions, parameters=asked.parameters

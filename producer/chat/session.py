@@ -16,7 +16,7 @@ from contract.answer import Answer
 from contract.broker import JOB_QUEUE
 from contract.counting import counted
 from contract.failure import Failure
-from producer.ask import Asked, NoWorkerError, Waiting
+from producer.ask import InteractiveQuestion, NoWorkerError, Waiting
 from producer.chat.chosen import AnsweredBy
 from producer.connection import connect
 from producer.parameter_layers import first_complaint
@@ -58,7 +58,7 @@ class Progress:
         return ", ".join(words)
 
 
-class Desk:
+class Sessions:
     """Thread-safe. Questions belong to sessions, by whatever name their page has."""
 
     def __init__(self, answered_by: AnsweredBy) -> None:
@@ -71,7 +71,7 @@ class Desk:
         self._lock = threading.Lock()
         self._waiting: dict[Waiting, str] = {}
 
-    def ask(self, session: str, asked: Asked) -> Iterator[Progress]:
+    def ask(self, session: str, asked: InteractiveQuestion) -> Iterator[Progress]:
         """Progress after each piece of text, the last of it with `ended`; whatever happens is told there."""
         begun = time.monotonic()
         now = Progress()

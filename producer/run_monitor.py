@@ -5,9 +5,9 @@ from typing import Final
 
 from rich.console import Console
 
-from producer.driving import signals_as_flag
 from producer.progress import show_progress
 from producer.run import Round
+from producer.run_console import signals_as_flag
 from producer.run_folder import RunFolder
 
 LOOK_EVERY_S: Final = 0.5

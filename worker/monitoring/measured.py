@@ -8,7 +8,7 @@ from typing import Protocol
 
 from contract.answer import JobResult
 from contract.job import Job
-from worker.delivery.given_back import GivenBack, NotWanted
+from worker.delivery.requeue import Cancelled, Requeue
 from worker.delivery.results import Begun, ResultStore
 from worker.monitoring.logs import about_job
 from worker.monitoring.metrics import Metrics, QueueLabel
@@ -29,7 +29,7 @@ class Answers(Protocol):
     ) -> JobResult: ...
 
 
-class WatchedService:
+class MeasuredService:
     """A service whose jobs are counted, and named in every log line that is written while they run."""
 
     def __init__(self, service: Answers, metrics: Metrics) -> None:
@@ -52,15 +52,15 @@ class WatchedService:
         with about_job(job.run, job.index), self._metrics.job_under_way(queue):
             try:
                 return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
-            except GivenBack:
+            except Requeue:
                 self._metrics.ended("given_back")
                 raise
-            except NotWanted:
+            except Cancelled:
                 self._metrics.ended("dropped")
                 raise
 
 
-class WatchedStore(ResultStore):
+class MeasuredStore(ResultStore):
     """A store whose records are counted, each once: a record dropped as the second counts as dropped."""
 
     def __init__(self, redis_url: str, metrics: Metrics) -> None:

@@ -32,7 +32,7 @@ class Flagged(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wish:
+class PlannedQuestion:
     """A question to ask now, or the failure it ends in without being asked."""
 
     number: int
@@ -51,7 +51,7 @@ class Checked(NamedTuple):
     """Columns of parameters' names that decide how it is answered."""
 
 
-class Asking:
+class QuestionPlanner:
     """The run's prompts and parameters, applied to rows."""
 
     def __init__(
@@ -84,26 +84,28 @@ class Asking:
         if row.refusal is not None:
             return Checked(1, ())
         answered = {prompt.id: ANY_TEXT for prompt in self._prompts}
-        wishes = list(self._wishes(row, answered))
-        if not wishes:
+        planned = list(self._planned(row, answered))
+        if not planned:
             raise SourceError(f'The row "{quoted(row.id)}" has no question, and no --question was given.')
-        self._refuse_idle_of_row(row, wishes)
-        self._note_fitting(row, wishes)
+        self._refuse_idle_of_row(row, planned)
+        self._note_fitting(row, planned)
         try:
-            again = self._tried_again(row, wishes, answered)
-            for parameters, group in by_parameters([*wishes, *again]).items():
+            again = self._tried_again(row, planned, answered)
+            for parameters, group in by_parameters([*planned, *again]).items():
                 self._check_job(row, parameters, group)
         except ValidationError as invalid:
             raise SourceError(f'The row "{quoted(row.id)}": {first_complaint(invalid)}') from None
-        return Checked(len(wishes), self._note_used(row, wishes))
+        return Checked(len(planned), self._note_used(row, planned))
 
-    def _tried_again(self, row: Row, wishes: Sequence[Wish], answered: Mapping[str, str]) -> list[Wish]:
+    def _tried_again(
+        self, row: Row, planned: Sequence[PlannedQuestion], answered: Mapping[str, str]
+    ) -> list[PlannedQuestion]:
         """What would be asked once more if every answer had every flag of the run's rules."""
-        plain = {wish.number: wish.parameters for wish in wishes}
+        plain = {one.number: one.parameters for one in planned}
         return [
             one
             for changes in self._on_flag.values()
-            for one in self._wishes(row, answered, again=dict.fromkeys(range(len(wishes)), changes))
+            for one in self._planned(row, answered, again=dict.fromkeys(range(len(planned)), changes))
             if _is_open(one) and one.parameters != plain[one.number]
         ]
 
@@ -123,8 +125,10 @@ class Asking:
             if prompt_id not in self._fitting:
                 raise SourceError(f"Question {prompt_id} fits no row. Of the first: {failure.message}")
 
-    def _check_job(self, row: Row, parameters: GenerationParameters, wishes: Sequence[Wish]) -> None:
-        asked = tuple(wish.asked for wish in wishes if isinstance(wish.asked, Question))
+    def _check_job(
+        self, row: Row, parameters: GenerationParameters, planned: Sequence[PlannedQuestion]
+    ) -> None:
+        asked = tuple(one.asked for one in planned if isinstance(one.asked, Question))
         if not asked:
             return
         if row.image is not None and not all(one.uses_image(with_image=True) for one in asked):
@@ -142,9 +146,9 @@ class Asking:
             detail=self.detail(row),
         )
 
-    def _refuse_idle_of_row(self, row: Row, wishes: Sequence[Wish]) -> None:
+    def _refuse_idle_of_row(self, row: Row, planned: Sequence[PlannedQuestion]) -> None:
         """Where all questions have choices: parameters of theirs that cannot be meant for others."""
-        if not all(_is_scored(wish) for wish in wishes):
+        if not all(_is_scored(one) for one in planned):
             return
         prompts = () if row.questions else self._prompts
         for one in (*(prompt.parameters for prompt in prompts), row.parameters):
@@ -154,20 +158,20 @@ class Asking:
                     "length_penalty decides."
                 )
 
-    def _note_fitting(self, row: Row, wishes: Sequence[Wish]) -> None:
-        for wish in () if row.questions else wishes:
-            if isinstance(wish.asked, Failure):
-                self._unfit.setdefault(wish.id, wish.asked)
+    def _note_fitting(self, row: Row, planned: Sequence[PlannedQuestion]) -> None:
+        for one in () if row.questions else planned:
+            if isinstance(one.asked, Failure):
+                self._unfit.setdefault(one.id, one.asked)
             else:
-                self._fitting.add(wish.id)
+                self._fitting.add(one.id)
 
-    def _note_used(self, row: Row, wishes: Sequence[Wish]) -> tuple[str, ...]:
+    def _note_used(self, row: Row, planned: Sequence[PlannedQuestion]) -> tuple[str, ...]:
         """The columns that decide how the row is answered."""
         found = {*row.parameters, *({"detail"} if row.detail is not None else ())}
         own = {} if row.questions else {prompt.id: prompt.parameters for prompt in self._prompts}
-        for wish in wishes:
-            merged = self._layers.merged(row, own.get(wish.id, {}), {})
-            decides = frozenset({"length_penalty"}) if _is_scored(wish) else frozenset(_DEFAULTS)
+        for one in planned:
+            merged = self._layers.merged(row, own.get(one.id, {}), {})
+            decides = frozenset({"length_penalty"}) if _is_scored(one) else frozenset(_DEFAULTS)
             self._used |= merged.run & decides
             found |= merged.offered & decides
         if "do_sample" in found and "do_sample" not in row.columns:
@@ -179,31 +183,31 @@ class Asking:
         row: Row,
         outcomes: Mapping[str, Answer | Failure | None],
         again: Mapping[int, Mapping[str, Any]] | None = None,
-    ) -> list[Wish]:
+    ) -> list[PlannedQuestion]:
         """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there.
 
         `again` has the changed parameters of questions that are asked again, by number.
         """
         if row.refusal is not None:
-            return [Wish(0, REFUSED_ID, "", row.refusal, self._parameters)] if not outcomes else []
+            return [PlannedQuestion(0, REFUSED_ID, "", row.refusal, self._parameters)] if not outcomes else []
         failed = {one for one, outcome in outcomes.items() if isinstance(outcome, Failure)}
         texts = {one: outcome.text for one, outcome in outcomes.items() if isinstance(outcome, Answer)}
-        return [wish for wish in self._wishes(row, texts, failed, again) if wish.id not in outcomes]
+        return [one for one in self._planned(row, texts, failed, again) if one.id not in outcomes]
 
-    def _wishes(
+    def _planned(
         self,
         row: Row,
         answers: Mapping[str, str],
         failed: frozenset[str] | set[str] = frozenset(),
         again: Mapping[int, Mapping[str, Any]] | None = None,
-    ) -> list[Wish]:
+    ) -> list[PlannedQuestion]:
         changes = again or {}
         if row.questions:
             return [
                 self._wish(number, row, one, {}, changes.get(number, {}))
                 for number, one in enumerate(row.questions)
             ]
-        wishes = []
+        planned = []
         for number, prompt in enumerate(self._prompts):
             lost = [one for one in prompt.answers if one in failed]
             if lost:
@@ -211,47 +215,51 @@ class Asking:
                     code=FailureCode.DEPENDENCY_FAILED,
                     message=f'Question "{lost[0]}", whose answer this one builds on, has none.',
                 )
-                wishes.append(Wish(number, prompt.id, prompt.text, failure, self._parameters))
+                planned.append(PlannedQuestion(number, prompt.id, prompt.text, failure, self._parameters))
             elif all(one in answers for one in prompt.answers):
                 try:
                     question = render(prompt, row, answers)
                 except Refusal as refusal:
-                    wishes.append(Wish(number, prompt.id, prompt.text, refusal.failure, self._parameters))
+                    planned.append(
+                        PlannedQuestion(number, prompt.id, prompt.text, refusal.failure, self._parameters)
+                    )
                 else:
-                    wishes.append(
+                    planned.append(
                         self._wish(number, row, question, prompt.parameters, changes.get(number, {}))
                     )
-        return wishes
+        return planned
 
     def _wish(
         self, number: int, row: Row, question: Question, own: Mapping[str, Any], again: Mapping[str, Any]
-    ) -> Wish:
+    ) -> PlannedQuestion:
         prompt = question.model_dump(mode="json")["messages"]
-        return Wish(number, question.id, prompt, question, self._layers.merged(row, own, again).parameters)
+        return PlannedQuestion(
+            number, question.id, prompt, question, self._layers.merged(row, own, again).parameters
+        )
 
 
-def _is_scored(wish: Wish) -> bool:
-    return isinstance(wish.asked, Question) and wish.asked.choices is not None
+def _is_scored(one: PlannedQuestion) -> bool:
+    return isinstance(one.asked, Question) and one.asked.choices is not None
 
 
-def _is_open(wish: Wish) -> bool:
+def _is_open(one: PlannedQuestion) -> bool:
     """Whether the answer is generated: one that is chosen has no flag."""
-    return isinstance(wish.asked, Question) and wish.asked.choices is None
+    return isinstance(one.asked, Question) and one.asked.choices is None
 
 
-def by_parameters(wishes: Sequence[Wish]) -> dict[GenerationParameters, list[Wish]]:
+def by_parameters(planned: Sequence[PlannedQuestion]) -> dict[GenerationParameters, list[PlannedQuestion]]:
     """Questions that can be one job. Those with choices go with others of the same length penalty."""
-    groups: dict[GenerationParameters, list[Wish]] = {}
+    groups: dict[GenerationParameters, list[PlannedQuestion]] = {}
     scored = []
-    for wish in wishes:
-        if isinstance(wish.asked, Question) and wish.asked.choices is not None:
-            scored.append(wish)
+    for one in planned:
+        if isinstance(one.asked, Question) and one.asked.choices is not None:
+            scored.append(one)
         else:
-            groups.setdefault(wish.parameters, []).append(wish)
-    for wish in scored:
-        penalty = wish.parameters.length_penalty
+            groups.setdefault(one.parameters, []).append(one)
+    for one in scored:
+        penalty = one.parameters.length_penalty
         fitting = next((one for one in groups if one.length_penalty == penalty), None)
         if fitting is None:
             fitting = GenerationParameters(length_penalty=penalty)
-        groups.setdefault(fitting, []).append(wish)
+        groups.setdefault(fitting, []).append(one)
     return groups

@@ -1,4 +1,4 @@
-"""`celery -A bench.sleeper worker`: the real worker without a model, which sleeps as long as a job says.
+"""`celery -A bench.sleep_worker worker`: the real worker without a model, which sleeps as long as a job says.
 
 So that queue, store and producer can be measured under many workers on a small machine.
 """
@@ -9,7 +9,7 @@ from contract.answer import Answer, JobResult, QuestionResult
 from contract.job import Job
 from worker.app import app, install
 from worker.delivery.answering import Answering
-from worker.delivery.given_back import GivenBack
+from worker.delivery.requeue import Requeue
 from worker.delivery.results import ResultStore
 from worker.delivery.side_queue import SuspectQueue, side_queues
 from worker.monitoring.announce import Announcer
@@ -31,7 +31,7 @@ class Sleep:
 
     def answer(self, job: Job, **_: object) -> JobResult:
         if self.draining:
-            raise GivenBack
+            raise Requeue
         seconds = float(str(job.questions[0].messages))
         time.sleep(seconds)
         outcome = Answer(

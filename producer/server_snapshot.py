@@ -41,7 +41,7 @@ class RunRecords(_Value):
     written: int = Field(description="since the stream exists")
 
 
-class Overview(_Value):
+class ServerSnapshot(_Value):
     """Of all runs and all producers on the server."""
 
     time: float
@@ -66,7 +66,7 @@ class Rates(_Value):
     records: float = Field(description="jobs that got their record")
 
 
-def look(connection: redis.Redis) -> Overview:
+def look(connection: redis.Redis) -> ServerSnapshot:
     """Raises redis.RedisError."""
     now = time.time()
     with connection.pipeline(transaction=False) as asked:
@@ -79,7 +79,7 @@ def look(connection: redis.Redis) -> Overview:
         *lengths, unacked, dead_letters, reports, memory = asked.execute()
     workers, unreadable = _workers(reports, now)
     runs, all_runs = _runs(connection)
-    return Overview(
+    return ServerSnapshot(
         time=now,
         queued=dict(zip(QUEUES, lengths, strict=True)),
         unacked=unacked,
@@ -93,7 +93,7 @@ def look(connection: redis.Redis) -> Overview:
     )
 
 
-def rates(before: Overview, now: Overview) -> Rates:
+def rates(before: ServerSnapshot, now: ServerSnapshot) -> Rates:
     seconds = max(now.time - before.time, 1e-3)
     written = 0
     for run, records in now.runs.items():

@@ -31,7 +31,7 @@ class Model(Protocol):
     def observe(self, observer: ImageObserver) -> None: ...
 
 
-class Watch:
+class Monitor:
     """One per process, from before the model is loaded to the end. `drain` as Supervision takes it."""
 
     def __init__(self, settings: Settings, drain: Callable[[], None]) -> None:

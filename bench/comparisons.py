@@ -9,7 +9,7 @@ from typing import Any, Final
 from bench.folders import Folders
 from bench.peer import Program
 from bench.peers.protocol import Mode, Setup
-from bench.works import LONE_WORKS, UNIT_WORKS
+from bench.workloads import LONE_WORKS, UNIT_WORKS
 
 SAME_HINTS: Final = {
     "INFERENCE_PRECISION_HINT": "bf16",
