@@ -15,7 +15,7 @@ from rich.text import Text
 from contract.counting import counted
 from producer.progress import duration
 from producer.run_console import event, signals_as_flag
-from producer.server_snapshot import ServerSnapshot, Rates, look, rates
+from producer.server_snapshot import Rates, ServerSnapshot, look, rates
 
 TIMEOUT_S: Final = 5.0
 NAP_S: Final = 0.1
