@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contract.redis_url import complete_url
+from worker.errors import StartupError
 
 PREFIX: Final = "CAPTIONMILL_"
 EXACT: Final = {
@@ -29,8 +30,8 @@ EXACT: Final = {
 }
 
 
-class SettingsError(ValueError):
-    """The environment does not make a worker; the message is one sentence for the operator."""
+class SettingsError(StartupError):
+    """A setting is missing, unknown or of a wrong value."""
 
 
 def unset(what_then: str) -> dict[str, JsonValue]:

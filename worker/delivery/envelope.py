@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from pydantic_core import from_json
 
 from contract.broker import MESSAGE_MAX_BYTES, TASK_NAME
+from worker.errors import WorkerError
 
 SHOWN_BYTES: Final = 4096
 """Of an unreadable message, for the operator."""
@@ -34,7 +35,7 @@ KOMBU_TYPE: Final = {"__type__", "__value__"}
 """The keys of an object that kombu reads as a value of another type than JSON's, and may fail to."""
 
 
-class UnreadableError(Exception):
+class UnreadableError(WorkerError):
     """Why it is no message of jobs; a reason for the dead letter."""
 
 

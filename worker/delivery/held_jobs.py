@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from worker.delivery.results import is_wrong_type
+from worker.engine.inbox import EngineStoppedError
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,25 @@ class HeldJobs:
         self._in_vain.extend((one, begun) for one in jobs)
         try:
             self.let_go_in_vain()
-        except Exception as away:  # noqa: BLE001 - another exception is on its way
+        except RedisError as away:
             log.warning("jobs could not be let go: %s", type(away).__name__)
+
+    @contextmanager
+    def let_go_on_error(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> Iterator[None]:
+        """let_go() of these jobs if the block raises.
+
+        Not if the engine has stopped: one of the jobs may have ended it, so the attempt counts.
+        """
+        done = False
+        try:
+            yield
+            done = True
+        except EngineStoppedError:
+            done = begun
+            raise
+        finally:
+            if not done:
+                self.let_go(jobs, begun=begun)
 
     def let_go_in_vain(self) -> None:
         """Those that the store could not be told of before. Raises what it raises."""
@@ -79,13 +97,18 @@ class HeldJobs:
                 one, begun = self._in_vain.popleft()
             except IndexError:
                 return
+            done = False
             try:
                 self._notes.give_back(self._worker, *one, begun=begun)
-            except BaseException as error:
+                done = True
+            except ResponseError as error:
                 # By a key of another type nobody could hold it.
-                if not is_wrong_type(error):
-                    self._in_vain.append((one, begun))
+                done = is_wrong_type(error)
+                if not done:
                     raise
+            finally:
+                if not done:
+                    self._in_vain.append((one, begun))
 
     def look_after(self) -> None:
         """To be called every few seconds, as no message may come: let go of what is not here."""
