@@ -123,7 +123,7 @@ def _load(sender: Any, **_: Any) -> None:
         install(load_worker(settings))
     except StartupError as error:
         refuse(str(error))
-    except Exception:
+    except Exception:  # a bug: Celery would log it and go on without a model
         log.exception("the worker cannot be loaded")
         raise SystemExit(1) from None
 

@@ -95,7 +95,7 @@ class SideQueue:
                 self._consumer.run()
             except _DrainedError:
                 break
-            except BaseException:
+            except BaseException:  # a bug here must not end this queue for the rest of the process
                 log.exception("%s is taken up again", self._thread.name)
                 time.sleep(RESTART_PAUSE_S)
         self._consumer.shutdown()
