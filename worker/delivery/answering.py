@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Final, Protocol
@@ -18,8 +18,8 @@ from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.delivery.envelope import dead_letter
 from worker.delivery.gate import Gate
-from worker.delivery.held_jobs import HeldJobs, HolderNotes, RunAndIndex
-from worker.delivery.results import is_wrong_type
+from worker.delivery.held_jobs import HeldJobs, RunAndIndex
+from worker.delivery.results import ResultStore, is_wrong_type
 from worker.device_scheduler import DeviceScheduler
 from worker.engine.inbox import EngineStoppedError
 from worker.errors import Cancelled, Requeue
@@ -63,28 +63,6 @@ class Answers(Protocol):
     ) -> JobResult: ...
 
 
-class Begun(Protocol):
-    """An attempt that was counted: its number, and who held the job before (contract.store's BEGIN)."""
-
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def holder(self) -> str: ...
-
-
-class Records(HolderNotes, Protocol):
-    """What is known of jobs: worker.delivery.results' ResultStore."""
-
-    def is_wanted(self, run: str, index: int) -> bool: ...
-    def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None: ...
-    def begin(self, worker: str, run: str, index: int, most: int) -> Begun: ...
-    def suspect(self, run: str, index: int) -> None: ...
-    def holder(self, run: str, index: int) -> str: ...
-    def is_alive(self, worker: str) -> bool: ...
-    def write(self, result: JobResult) -> bool: ...
-    def keep_dead_letter(self, worker: str, reason: str, message: object) -> None: ...
-
-
 class Address(BaseModel):
     """The least a message must tell so that a record can be written for it."""
 
@@ -104,7 +82,7 @@ class Answering:
     def __init__(
         self,
         service: Answers,
-        store: Records,
+        store: ResultStore,
         pass_on: Callable[[object], None],
         worker: str = WORKER,
         pause_s: float = ELSEWHERE_PAUSE_S,
@@ -275,7 +253,7 @@ def _jobs(addresses: Sequence[Address | None]) -> list[RunAndIndex]:
     return [(one.run, one.index) for one in addresses if one is not None]
 
 
-def _still_wanted(store: Records, address: Address) -> bool:
+def _still_wanted(store: ResultStore, address: Address) -> bool:
     """A store that is away has told nothing else; whether the record can be written is seen later."""
     try:
         return store.is_wanted(address.run, address.index)
