@@ -199,6 +199,19 @@ def test_a_run_of_few_rows_ends_with_its_failures_and_the_sentence(
     assert f"New jobs: {LEAST - 1};" in again.stdout
 
 
+def test_names_that_look_the_same_are_told(site: str, root: Path, tmp_path: Path) -> None:
+    """Two files are there, and which of them is meant nobody knows."""
+    folder = root / "same"
+    folder.mkdir()
+    for name in ("A\u030a.png", "\u212b.png"):
+        paint(root / "one", 1)[0].rename(folder / name)
+    source = listed([folder / "\u00c5.png"], tmp_path / "list.txt")
+    ran = captionmill("run", source, *SHORT, "--out", tmp_path / "out", "--redis", site)
+    assert ran.returncode == 1, ran.stderr
+    assert f"There is no file {folder}/\u00c5.png" in ran.stdout
+    assert "A\u030a.png is there, and is another name." in ran.stdout
+
+
 def test_a_run_between_few_and_many_rows_stops_at_its_end(site: str, outside: Path, tmp_path: Path) -> None:
     source = listed(sorted(outside.iterdir())[:LEAST], tmp_path / "list.txt")
     ran = captionmill("run", source, *SHORT, "--out", tmp_path / "out", "--redis", site)

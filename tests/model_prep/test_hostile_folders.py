@@ -14,6 +14,7 @@ from contract.job import Question
 from contract.model_folder import MANIFEST_JSON
 from model_prep.checkpoint import load_model, open_checkpoint
 from model_prep.refusal import ConversionError
+from tests.support.command import run_command
 from tests.support.processes import ROOT
 from worker.llava.folder import ModelFolderError, read_folder
 from worker.llava.prompt import PromptWriter
@@ -53,12 +54,16 @@ def change(path: Path, **fields: Any) -> None:
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_that_does_more_than_write_is_refused(folder: Path, template: str) -> None:
-    for name in ("chat_template.jinja", "chat_template.json"):
-        (folder / name).unlink(missing_ok=True)
-    change(folder / "tokenizer_config.json", chat_template=template)
+    set_template(folder, template)
     with pytest.raises(ModelFolderError) as refused:
         PromptWriter.load(folder, -1)
     assert f"The chat template of {folder} {TEMPLATES[template]}" in str(refused.value)
+
+
+def set_template(folder: Path, template: str) -> None:
+    for name in ("chat_template.jinja", "chat_template.json"):
+        (folder / name).unlink(missing_ok=True)
+    change(folder / "tokenizer_config.json", chat_template=template)
 
 
 def test_the_demos_own_template_is_not() -> None:
@@ -75,6 +80,25 @@ def test_code_of_a_folder_is_refused(folder: Path, checkpoint: Path) -> None:
         read_folder(folder)
     with pytest.raises(ConversionError, match="brings code of its own"):
         open_checkpoint(str(checkpoint))
+
+
+def test_the_commands_say_so(folder: Path, checkpoint: Path, tmp_path: Path, redis_url: str) -> None:
+    """In one sentence, before anything is loaded."""
+
+    def refusal(*words: str | Path) -> str:
+        ran = run_command(*words)
+        assert (ran.returncode, "Traceback" in ran.stderr) == (2, False), ran.stderr
+        return ran.stderr
+
+    work = ("worker", "--model", folder, "--redis", redis_url)
+    convert = ("convert", checkpoint, "--out", tmp_path / "out")
+    template = (folder / "chat_template.jinja").read_text()
+    set_template(folder, "{{ messages.__init__.__globals__ }}")
+    assert f"The chat template of {folder} reaches for what no template needs" in refusal(*work)
+    set_template(folder, template)
+    for place, words in ((folder, work), (checkpoint, convert)):
+        change(place / "config.json", auto_map={"AutoConfig": "evil.Config"})
+        assert f"{place} brings code of its own" in refusal(*words)
 
 
 @pytest.mark.parametrize("config", ["[]", "7", "[" * 100_000, "{", '"x"', "null"])

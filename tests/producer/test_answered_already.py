@@ -27,21 +27,28 @@ def test_the_command_asks_what_has_no_answer(
     (photos / "0.txt").write_text("a caption")
     with (tmp_path / "captions.csv").open("w") as file:
         csv.writer(file).writerows([("image", "caption"), ("images/1.png", "one"), ("images/2.png", " ")])
-    given = ["--sink", "sidecar", "--skip-answered", str(tmp_path / "captions.csv")]
+    (tmp_path / "earlier.jsonl").write_text(
+        f"{line('images/3.png', 'three')}\n{line('images/4.png', None)}\n"
+    )
+    given = ["--sink", "sidecar"]
+    for name in ("captions.csv", "earlier.jsonl"):
+        given += ["--skip-answered", str(tmp_path / name)]
     ran = captionmill("run", *ask_all(photos, tmp_path / "out", redis_url, *given))
     assert ran.returncode == 0, ran.stderr
     assert "1 image not asked about, as the answer is there: a caption beside the image" in ran.stdout
-    assert f"1 image not asked about, as the answer is there: {tmp_path}/captions.csv" in ran.stdout
-    assert connection.hlen(WORKED_KEY) == 5
+    for name in ("captions.csv", "earlier.jsonl"):
+        assert f"1 image not asked about, as the answer is there: {tmp_path}/{name}" in ran.stdout
+    assert connection.hlen(WORKED_KEY) == 4
     assert (photos / "0.txt").read_text() == "a caption"
-    assert sorted(path.stem for path in photos.glob("*.txt")) == ["0", "2", "3", "4", "5", "6"]
+    assert sorted(path.stem for path in photos.glob("*.txt")) == ["0", "2", "4", "5", "6"]
     # The run's own captions are not somebody else's; another run folder has nothing to ask.
     ran = captionmill("run", *ask_all(photos, tmp_path / "out", redis_url, *given, "--json"))
-    assert events(ran, "planned")[0]["rows"] == 5
-    Image.open(photos / "0.png").save(photos / "1.txt", "PNG")
+    assert events(ran, "planned")[0]["rows"] == 4
+    for name in ("1.txt", "3.txt"):
+        Image.open(photos / "0.png").save(photos / name, "PNG")
     ran = captionmill("run", *ask_all(photos, tmp_path / "other", redis_url, "--sink", "sidecar"))
     assert (ran.returncode, "There is nothing to ask." in ran.stdout) == (0, True)
-    assert connection.hlen(WORKED_KEY) == 5
+    assert connection.hlen(WORKED_KEY) == 4
 
 
 def line(name: str, *texts: str | None) -> str:

@@ -1,16 +1,19 @@
 """A flagged answer is asked for once more with changed parameters, and the better one is written."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 import redis
 from PIL import Image
 
+from bench.stub_worker import read_message
 from contract.answer import Answer
+from contract.broker import JOB_QUEUE
 from contract.failure import Failure, FailureCode
 from contract.job import Job, Question
 from producer.planning import plan_run
@@ -19,7 +22,7 @@ from producer.run_folder import RunFolder
 from producer.submission import Submission
 from producer.work import work_on
 from tests.producer.test_cli import captionmill
-from tests.support.producer_driver import Workers, answer, lines, texts
+from tests.support.producer_driver import Workers, answer, lines, texts, write
 
 RULE: dict[Any, dict[str, Any]] = {"repetition": {"repetition_penalty": 1.1}}
 
@@ -99,6 +102,46 @@ def test_a_retry_of_what_is_flagged(images: Path, tmp_path: Path, connection: re
     assert again == (6, 2)
     with closing(RunFolder(out)) as folder:
         assert folder.retry(None, {"repetition_penalty": 1.2}, flags=["repetition"]) == 4
+
+
+@pytest.fixture
+def worker(connection: redis.Redis) -> Iterator[None]:
+    """Answers whatever the command sends."""
+    done = Event()
+
+    def work() -> None:
+        while not done.is_set():
+            taken: Any = connection.brpop([JOB_QUEUE], timeout=0.1)
+            for job in read_message(taken[1]) if taken else ():
+                write(connection, Job.model_validate(job), reply)
+
+    thread = Thread(target=work)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_command(images: Path, tmp_path: Path, redis_url: str) -> None:
+    """Both ways end in the same answers, with the flagged ones kept in the ledger."""
+    submission(images)
+    asked = [word for text in QUESTIONS for word in ("--question", text)]
+    ruled, later = tmp_path / "ruled", tmp_path / "later"
+    rule = ("--on-flag", "repetition=repetition_penalty=1.1")
+    ran = captionmill("run", images, *asked, *rule, "--out", ruled, "--redis", redis_url)
+    assert ran.returncode == 0, ran.stderr
+    told = "6 flagged answers asked for once more; 2 of the others are better and written."
+    assert told in ran.stdout
+    ran = captionmill("run", images, *asked, "--out", later, "--redis", redis_url)
+    assert (ran.returncode, "asked for once more" in ran.stdout) == (0, False), ran.stderr
+    assert texts(later)["0.png"][0] == "again again"
+    change = ("--flag", "repetition", "--repetition-penalty", "1.1")
+    ran = captionmill("retry", later, *change, "--redis", redis_url)
+    assert (ran.returncode, told in ran.stdout) == (0, True), ran.stderr
+    for out in (ruled, later):
+        assert texts(out)["0.png"] == [text for text, _ in QUESTIONS.values()]
+        assert kept(out) == 2 * (4 + 3)
 
 
 def test_images_that_share_an_answer(images: Path, tmp_path: Path, connection: redis.Redis) -> None:

@@ -1,9 +1,12 @@
 """Exit code 0 says that all that was asked for is on disk; what is not is named, and written later."""
 
 import json
+import os
 import re
 import signal
-from contextlib import closing
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +101,36 @@ def test_the_exit_codes_of_the_documentation(
     assert seen == {0: "all is written", 1: "failed", 2: "refused", 3: "not written", 141: "closed pipe"}
     told_codes = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "producer.md").read_text(), re.MULTILINE)
     assert sorted(map(int, told_codes)) == sorted([*seen, 130])
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nobody can make a file in the folder, root included."""
+    if os.getuid() != 0:
+        closes, opens = ["chmod", "555"], ["chmod", "755"]
+    else:
+        closes, opens = ["chattr", "+i"], ["chattr", "-i"]
+    if subprocess.run([*closes, folder], check=False, capture_output=True).returncode:
+        pytest.skip("this file system has no folders that root cannot write in")
+    try:
+        yield
+    finally:
+        subprocess.run([*opens, folder], check=True)
+
+
+@pytest.mark.usefixtures("worker")
+def test_captions_in_a_folder_that_cannot_be_written(redis_url: str, images: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a.png", "below/b.png")):
+        picture(images / name, number)
+    asked = ask_all(images, tmp_path / "out", redis_url, "--recursive", "--sink", "sidecar")
+    with read_only(images / "below"):
+        ran = captionmill("run", *asked)
+    assert ran.returncode == 3, ran.stderr
+    assert "Not on disk: 1 output of sidecar:\n    below/b.png: the system refuses it (" in ran.stdout
+    assert (images / "a.txt").exists()
+    assert [line["id"] for line in not_written(tmp_path / "out")] == ["below/b.png"]
+    assert captionmill("export", tmp_path / "out").returncode == 0
+    assert (images / "below" / "b.txt").exists()
 
 
 def test_a_stopped_run_ends_with_130(

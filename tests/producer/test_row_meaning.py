@@ -26,8 +26,12 @@ from producer.sinks.kinds import KINDS, open_sinks
 from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError, SourceOptions
 from producer.submission import Submission
+from tests.producer.test_cli import ask_all, worker
 from tests.producer.test_trade_rows import captionmill
 from tests.support.answered import answered_row, read_path, record_in
+from tests.support.command import run_command
+
+__all__ = ["worker"]
 
 PICTURE = {"image": "a.png", "question": "Q?"}
 TEXT = {"question": "Q?"}
@@ -81,6 +85,16 @@ def test_a_source_of_text_alone_is_asked_and_told(tmp_path: Path) -> None:
     assert found.notes.told() == ["Asked without an image: 2 rows of 2."]
 
 
+@pytest.mark.usefixtures("worker")
+def test_the_summary_tells_what_was_asked_without_a_picture(redis_url: str, tmp_path: Path) -> None:
+    source = written(tmp_path, TEXT, {**TEXT, "question": "And?"})
+    ran = run_command("run", *ask_all(source, tmp_path / "out", redis_url))
+    assert ran.returncode == 0, ran.stderr
+    before, _, summary = ran.stdout.partition("2 questions answered, 0 failed.")
+    assert "Asked without an image: 2 rows of 2." in before
+    assert "Asked without an image: 2 rows." in summary
+
+
 @pytest.mark.parametrize(
     ("given", "form", "proposal"),
     [
@@ -109,12 +123,18 @@ def test_a_run_without_any_picture_is_refused_and_what_it_proposes_helps(
         path.write_text(f"{','.join(given)}\n{','.join(given.values())}\n")
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([given]), path)
-    with pytest.raises(SourceError) as refused:
-        planned(path)
-    (option,) = proposal
-    assert f"--{option.replace('_', '-')}" in str(refused.value)
-    rows, _ = planned(path, **proposal)
-    assert failures(rows) == [None] * len(rows)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    asked = ("run", path, "--question", "Run's?", "--dry-run", "--json")
+    refused = run_command(*asked)
+    assert refused.returncode == 2
+    ((option, value),) = proposal.items()
+    word = f"--{option.replace('_', '-')}"
+    assert word in refused.stderr
+    helped = run_command(*asked, word, *([] if value is True else [value]))
+    assert helped.returncode == 0, helped.stderr
+    jobs = [json.loads(line) for line in helped.stdout.splitlines() if line.startswith('{"event": "job"')]
+    assert [job["failure"] for job in jobs] == [None]
 
 
 def test_a_row_that_is_asked_by_the_run_alone_is_not_asked_blindly(tmp_path: Path) -> None:

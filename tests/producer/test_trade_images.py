@@ -55,7 +55,7 @@ def test_the_command_answers_them(tmp_path: Path) -> None:
     with web_server() as server:
         urls = {
             server.url("/named/utf-8"): FailureCode.NOT_AN_IMAGE,
-            server.url("/dated?1"): FailureCode.NOT_AN_IMAGE,
+            server.url("/dated?2"): FailureCode.NOT_AN_IMAGE,
             server.url("/robots?noai"): FailureCode.URL_OPTED_OUT,
         }
         (tmp_path / "urls.txt").write_text("\n".join(urls))
@@ -69,6 +69,8 @@ def test_the_command_answers_them(tmp_path: Path) -> None:
             check=False,
             env=os.environ | settings,
         )
+        first, second = server.dated
+        assert second - first >= 1, "a date has whole seconds"
         assert {one["User-Agent"] for one in server.headers} == {settings["CAPTIONMILL_URL_USER_AGENT"]}
     assert ran.returncode == 1, ran.stderr
     lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
@@ -76,6 +78,8 @@ def test_the_command_answers_them(tmp_path: Path) -> None:
     for line in lines:
         [one] = line["answers"]
         told[line["name"]] = one["failure"]["code"] if "failure" in one else tuple(one["flags"])
+        if told[line["name"]] == FailureCode.IMAGE_ASPECT:
+            assert "one side may be 100 times the other at most" in one["failure"]["message"]
     for case in CASES:
         wanted = ("truncated", *case.flags) if isinstance(case.wanted, tuple) else case.wanted
         assert told[f"photos/{case.name}"] == wanted, (case.name, case.wish)

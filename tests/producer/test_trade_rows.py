@@ -27,6 +27,10 @@ WITH_IMAGE_TOKENS: Final = 60
 """A prompt with the demo model's image has more; those here have fewer without it, or with little of it."""
 RUN_QUESTION: Final = "Which shape?"
 DESCRIBED: Final = "Describe the image."
+LOCAL_FILES: Final = "/data/local-files/?d="
+LONGEST_MESSAGE: Final = 500
+"""Characters of a failure's message, 200 of them quoted."""
+LISTS: Final = ("jsonl", "label-studio", "coco", "vqa")
 
 
 def captionmill(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -71,6 +75,8 @@ def filled(value: Any, place: Path) -> Any:
         "PLACE": str(place),
         "BASE64": coded,
         "PRINTED": str(content),
+        "LONG": "a." * 4500,
+        "MEGABYTES": "x" * 3_000_000,
         "UNPADDED": base64.b64encode(content + b"\0" * ((1 - len(content)) % 3)).decode().rstrip("="),
         "FOLDED": "\n".join(coded[at : at + 76] for at in range(0, len(coded), 76)),
         "BLANKS": coded.replace("+", " "),
@@ -85,12 +91,13 @@ def of_form(form: Form) -> list[Case]:
 
 def write_sources(place: Path) -> None:
     given = {form: [filled(case.given, place) for case in of_form(form)] for form in FORMS}
-    (place / FORMS["jsonl"]).write_text("".join(json.dumps(row) + "\n" for row in given["jsonl"]))
+    written = "".join(json.dumps(row) + "\n" for row in given["jsonl"])
+    (place / FORMS["jsonl"]).write_text(written.replace('"1E999"', "1E999"))
     with (place / FORMS["csv"]).open("w", newline="") as file:
         writer = csv.DictWriter(file, ("image", "question", "choices", "seed"))
         writer.writeheader()
         writer.writerows(given["csv"])
-    asked = [{**row, "question": DESCRIBED} for row in given["nested"]]
+    asked = [{"score": None, **row, "question": DESCRIBED} for row in given["nested"]]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(asked), place / FORMS["nested"])
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(given["turns"]), place / FORMS["turns"])
     batch = [
@@ -105,7 +112,8 @@ def ran(place: Path) -> tuple[subprocess.CompletedProcess[str], dict[int, dict[s
     """The command, and its line for each case by the case's number."""
     write_sources(place)
     given = ("--question", RUN_QUESTION, "--num-beams", "2", "--max-new-tokens", "2", "--out", "out")
-    told = captionmill(place, "run", *FORMS.values(), *given, "--model", "demo")
+    sinks = (*(word for kind in LISTS for word in ("--sink", kind)), "--image-prefix", LOCAL_FILES)
+    told = captionmill(place, "run", *FORMS.values(), *given, *sinks, "--model", "demo")
     ordered = [CASES.index(case) for form in FORMS for case in of_form(form)]
     found = {ordered[line["index"]]: line for line in lines(place / "out")}
     return told, found
@@ -121,6 +129,7 @@ def test_no_case_is_silent(ran: Any) -> None:
     answered = sum(len(case.verdict.prompts) for case in CASES if isinstance(case.verdict, Answered))
     assert f"{answered} questions answered, {failed} failed." in told.stdout
     assert "Columns of parameters' names that decide nothing: seed in 2 rows" in told.stdout
+    assert "Columns that decide how their rows are answered: max_new_tokens in 1 row" in told.stdout
     assert '"ignore_eos" in 1 row' in told.stdout
     assert '"seed" without sampling in 1 row' in told.stdout
     assert '"id" of a turn in 1 row' in told.stdout
@@ -134,6 +143,7 @@ def test_a_row_of_the_trade(place: Path, ran: Any, number: int) -> None:
         (one,) = line["answers"]
         assert one["failure"]["code"] == verdict.code, one
         assert verdict.sentence in one["failure"]["message"]
+        assert len(one["failure"]["message"]) <= LONGEST_MESSAGE
         return
     assert all("text" in one for one in line["answers"]), line
     assert tuple(one["prompt"] for one in line["answers"]) == verdict.prompts
@@ -144,3 +154,15 @@ def test_a_row_of_the_trade(place: Path, ran: Any, number: int) -> None:
     assert line.get("columns", {}).items() >= verdict.columns.items()
     if verdict.id is not None:
         assert line["id"].endswith(f"/{verdict.id}")
+
+
+@pytest.mark.usefixtures("ran")
+def test_lists_that_other_tools_load(place: Path) -> None:
+    def listed(name: str) -> list[Any]:
+        told: list[Any] = json.loads((place / "out" / name).read_text())
+        return told
+
+    images = {one["data"]["id"]: one["data"]["image"] for one in listed("label_studio.json")}
+    assert images["rows.jsonl/signs"] == f"{LOCAL_FILES}c%2B%23.png"
+    assert 391895 in [one["image_id"] for one in listed("coco.json")]
+    assert 12 in [one["question_id"] for one in listed("vqa.json")]

@@ -29,6 +29,8 @@ def picture(number: int = 0) -> bytes:
 PNG: Final = picture()
 EMBEDDED: Final = "embedded"
 """Stands for an image within the source."""
+NONE: Final = None
+"""Stands for the image of a row that is asked without one."""
 REFUSED: Final = None
 """Stands for the image of a row that is a failure."""
 NFC, NFD = (unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD"))
@@ -123,6 +125,17 @@ BAD_ROWS: Final = [
         source="apache/arrow-rs #3392, pandas-dev/pandas #40273, NVIDIA-NeMo/Automodel #1694",
     ),
     Case(
+        "more of them than anybody reads",
+        "the first twenty, and the number of all",
+        ("rows.jsonl",),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png"}) + b"x\n" * 25},
+        code=2,
+        told=(
+            "25 rows cannot be asked: 25 × not JSON.",
+            "rows.jsonl, line 21: not JSON: Expecting value at column 1\n  … and 5 more",
+        ),
+    ),
+    Case(
         "one bad line",
         "that nothing is dropped without a word",
         ("rows.jsonl",),
@@ -168,6 +181,82 @@ BAD_ROWS: Final = [
         {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "what": "red"}, {"image": "a.png"})},
         {"1": "a.png", "2": REFUSED},
         told=("Is it red?", "1 row cannot be asked and is a failure: 1 × there is no column"),
+    ),
+]
+
+WITHOUT: Final = [
+    Case(
+        "questions without an image beside one with it",
+        "failures of these rows",
+        ("rows.jsonl",),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "question": "Red?"}, {"question": "Hi?"})},
+        {"1": "a.png", "2": REFUSED},
+        told=(
+            '"without_image": 0, "no_image": 1',
+            "The row has no image, and other rows of the run have one",
+        ),
+    ),
+    Case(
+        "the same, wanted",
+        "all of them asked",
+        ("rows.jsonl", "--text-only"),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "question": "Red?"}, {"question": "Hi?"})},
+        {"1": "a.png", "2": NONE},
+        told=('"without_image": 1, "no_image": 0',),
+    ),
+    Case(
+        "questions alone",
+        "all of them asked, and told how many",
+        ("rows.jsonl",),
+        {"rows.jsonl": lines({"question": "Hi?"}, {"question": "Ho?"})},
+        {"1": NONE, "2": NONE},
+        told=('"without_image": 2, "no_image": 0',),
+    ),
+]
+
+PARAMETERS: Final = [
+    Case(
+        "columns that are named like parameters",
+        "those that can decide to do so",
+        ("rows.jsonl",),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "max_new_tokens": 3, "stop": "END"})},
+        {"1": "a.png"},
+        told=('"deciding_columns": {"max_new_tokens": 1, "stop": 1}, "idle_columns": {}',),
+    ),
+    Case(
+        "the same, left out",
+        "none to decide",
+        ("rows.jsonl", "--parameters", "none"),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "max_new_tokens": 3, "stop": "END"})},
+        {"1": "a.png"},
+        told=('"deciding_columns": {}, "idle_columns": {"max_new_tokens": 1, "stop": 1}',),
+    ),
+    Case(
+        "the same, one of them named",
+        "this one to decide",
+        ("rows.jsonl", "--parameters", "stop"),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "max_new_tokens": 3, "stop": "END"})},
+        {"1": "a.png"},
+        told=('"deciding_columns": {"stop": 1}, "idle_columns": {"max_new_tokens": 1}',),
+    ),
+    Case(
+        "values that are no such parameters",
+        "none to decide",
+        ("rows.jsonl",),
+        {
+            "a.png": PNG,
+            "rows.jsonl": lines({"image": "a.png", "max_new_tokens": "many", "detail": "a detailed drawing"}),
+        },
+        {"1": "a.png"},
+        told=('"deciding_columns": {}, "idle_columns": {"max_new_tokens": 1, "detail": 1}',),
+    ),
+    Case(
+        "the same, all of them, with a value that is no such parameter",
+        "to be told of it",
+        ("rows.jsonl", "--parameters", "all"),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "max_new_tokens": "many"})},
+        code=2,
+        told=("line 1: max_new_tokens: Input should be a valid integer",),
     ),
 ]
 
@@ -334,6 +423,7 @@ NAMES: Final = [
         {
             "images/test.jpg": PNG,
             "odd\\name.png": PNG,
+            "odd/name.png": PNG,
             "rows.jsonl": lines({"image": ".\\images\\test.jpg"}, {"image": "odd\\name.png"}),
         },
         {"1": "images/test.jpg", "2": "odd\\name.png"},
@@ -417,6 +507,14 @@ FOLDERS: Final = [
         told=("Skipped: 1 link to folders, not followed",),
     ),
     Case(
+        "the same, with the folders below",
+        "a word of it",
+        ("photos", "--recursive"),
+        {"photos/a.png": PNG, "more/b.png": PNG, "photos/more": link("../more")},
+        {"a.png": "photos/a.png"},
+        told=('"skipped": {"links": 1}',),
+    ),
+    Case(
         "metadata beside the images",
         "its columns, and every image",
         ("set", "--question", "Is it {text}?", "--bad-rows", "skip"),
@@ -433,6 +531,14 @@ FOLDERS: Final = [
             "1 × there is no column",
         ),
         source="huggingface/datasets #4069, JunMa11 in huggingface/diffusers #2099",
+    ),
+    Case(
+        "metadata as Parquet",
+        "its columns",
+        ("set", "--question", "Is it {text}?"),
+        {"set/a.png": PNG, "set/metadata.parquet": parquet(file_name=["a.png"], text=["red"])},
+        {"a.png": "set/a.png"},
+        told=("Is it red?",),
     ),
     Case(
         "metadata above the folders of the splits",
@@ -550,6 +656,17 @@ FOLDERS: Final = [
         {"00000/000000029.jpg": "out/00000/000000029.jpg"},
         told=("1 .parquet",),
         source="rom1504/img2dataset #344",
+    ),
+    Case(
+        "what img2dataset writes as shards",
+        "the samples, and not its table of them",
+        ("out",),
+        {
+            "out/00000.tar": tar(("000000029.jpg", PNG), ("000000029.txt", b"x")),
+            "out/00000.parquet": parquet(url=["u"], status=["success"]),
+            "out/00000_stats.json": b"{}",
+        },
+        {"000000029": EMBEDDED},
     ),
 ]
 
@@ -729,6 +846,22 @@ FORMS: Final = [
         told=("A box.", "box", "captions.json is read as COCO."),
     ),
     Case(
+        "COCO with questions about its images",
+        "a row a question",
+        ("questions.json",),
+        {
+            "a.png": PNG,
+            "questions.json": json.dumps(
+                {
+                    "images": [{"id": 9, "file_name": "a.png"}],
+                    "annotations": [{"id": 1, "image_id": 9, "question": "What?"}],
+                }
+            ).encode(),
+        },
+        {"1": "a.png"},
+        told=("What?",),
+    ),
+    Case(
         "COCO as Label Studio exports it on Windows",
         "the image",
         ("result.json",),
@@ -815,4 +948,4 @@ FORMS: Final = [
     ),
 ]
 
-CASES: Final = [*BAD_ROWS, *TABLES, *NAMES, *FOLDERS, *ARCHIVES, *FORMS]
+CASES: Final = [*BAD_ROWS, *WITHOUT, *PARAMETERS, *TABLES, *NAMES, *FOLDERS, *ARCHIVES, *FORMS]

@@ -125,6 +125,22 @@ def images() -> Iterator[TradeImage]:
             (),
         ),
         (
+            "ztxt-turn.png",
+            lambda: png_with(chunk(b"zTXt", b"Raw profile type exif\0\0" + LARGE)),
+            "python-pillow/Pillow#8363",
+            "nor does a long one that might say how the picture is turned",
+            upright,
+            (),
+        ),
+        (
+            "itxt-turn.png",
+            lambda: png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE)),
+            "python-pillow/Pillow#1111",
+            "nor one of another kind",
+            upright,
+            (),
+        ),
+        (
             "iccp.png",
             lambda: png_with(chunk(b"iCCP", b"a\0\0" + LARGE)),
             "python-pillow/Pillow#2445",

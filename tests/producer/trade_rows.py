@@ -1,6 +1,7 @@
 """Rows as people of this trade write them, each anew, with what its author wanted and where that was told.
 
-PLACE stands for the folder with a.png and b.png, both pictures; BASE64 for the bytes of a.png in base64.
+PLACE stands for the folder with a.png and b.png, both pictures; BASE64 for the bytes of a.png in base64;
+"1E999" for the number.
 """
 
 from dataclasses import dataclass, field
@@ -96,6 +97,11 @@ CASES: Final = (
     Case(
         "issue", "a URL under a name of its own", {"photo": "https://example.org/1", "question": DESCRIBE},
         Failed("no_image", '"photo" looks like one'),
+    ),
+    Case(
+        "issue", "a URL under a name that says nothing",
+        {"link": "https://example.org/1", "question": DESCRIBE},
+        Failed("no_image", '"link" looks like one'),
     ),
     Case(
         "issue", "a picture within an object", {"meta": {"image": "x/1"}, "question": DESCRIBE},
@@ -289,6 +295,10 @@ CASES: Final = (
         "HumanSignal/label-studio-converter#150", "a task without anything but data",
         {"data": {"image": "/data/local-files/?d=c%2B%23.png", "question": DESCRIBE}}, Answered(),
     ),
+    Case(
+        "issue", "signs in a name, for Label Studio",
+        {"image": "c+#.png", "question": DESCRIBE, "id": "signs"}, Answered(id="signs"),
+    ),
     # Pictures as values.
     Case(
         "huggingface/trl#5132", "`image` with a list of one",
@@ -378,6 +388,11 @@ CASES: Final = (
         Answered(), "nested",
     ),
     Case(
+        "issue", "NaN for what is missing, in Parquet",
+        {"images": [{"bytes": "BYTES", "path": None}], "score": float("nan")},
+        Answered(columns={"score": None}), "nested",
+    ),
+    Case(
         "huggingface/dataset-viewer#628", "a struct whose bytes are null and whose path is not",
         {"images": [{"bytes": None, "path": "PLACE/a.png"}]}, Answered(), "nested",
     ),
@@ -419,6 +434,10 @@ CASES: Final = (
         {"image": "BLANKS", "question": DESCRIBE}, Answered(),
     ),
     Case(
+        "issue", "what names no file, of 9000 characters", {"image": "LONG", "question": DESCRIBE},
+        Failed("invalid_job", "is too long for the name of a file"),
+    ),
+    Case(
         "runpod-workers/worker-comfyui#126", "base64 within quotation marks",
         {"image": '"BASE64"', "question": DESCRIBE}, Answered(),
     ),
@@ -427,6 +446,11 @@ CASES: Final = (
         "issue", "README's row of choices with run-wide beams",
         {"image": "PLACE/b.png", "question": "Is there a star?", "choices": ["yes", "no"]},
         Answered(("Is there a star?",), ("yes", "no")),
+    ),
+    Case(
+        "issue", "three megabytes are counted before they are tokenized",
+        {"image": "PLACE/a.png", "question": "MEGABYTES"},
+        Failed("question_too_long", "A text of the question has more than 68181 tokens"),
     ),
     Case(
         "issue", "no choices", {"image": "PLACE/a.png", "question": DESCRIBE, "choices": []}, Answered(),
@@ -461,6 +485,17 @@ CASES: Final = (
         {"image": "PLACE/a.png", "question": DESCRIBE, "score": float("nan"), "top": float("inf")},
         Answered(columns={"score": None, "top": None}),
     ),
+    Case(
+        "issue", "a number beyond all floats",
+        {"image": "PLACE/a.png", "question": DESCRIBE, "score": "1E999"}, Answered(columns={"score": None}),
+    ),
+    Case(
+        "issue", "ids of COCO and VQA, as a table makes them", {
+            "image": "PLACE/a.png", "question": DESCRIBE, "id": "numbers", "image_id": "000000391895",
+            "question_id": "12.0",
+        },
+        Answered(columns={"image_id": "000000391895", "question_id": "12.0"}, id="numbers"),
+    ),
     # Columns named like parameters.
     Case(
         "issue", "DiffusionDB's columns", {
@@ -468,6 +503,10 @@ CASES: Final = (
             "detail": "a very detailed oil painting",
         },
         Answered(columns={"seed": 12, "temperature": 36.6, "detail": "a very detailed oil painting"}),
+    ),
+    Case(
+        "issue", "a column that decides", {"image": "PLACE/a.png", "question": DESCRIBE, "max_new_tokens": 1},
+        Answered(columns={"max_new_tokens": 1}),
     ),
     Case(
         "bojieli/ai-agent-book#360", "a whole number as a spreadsheet writes it",

@@ -61,6 +61,8 @@ class WebServer(ThreadingHTTPServer):
         super().__init__((host, 0), _Answer)
         self.asked: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
+        self.dated: list[float] = []
+        """When /dated was asked for, in seconds of the Unix time."""
         self.closing = threading.Event()
 
     @property
@@ -159,6 +161,7 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_dated(self, _: str, seconds: str) -> None:
         """503 once with a date, then the image."""
+        self.server.dated.append(time.time())
         if self.server.asked["/dated"] == 1:
             date = formatdate(time.time() + int(seconds), usegmt=True)
             self._send(503, b"secret words of the server", retry_after=date)
