@@ -74,7 +74,8 @@ class Questions(Generic[FeaturesT]):
             return picture
         self._device.yield_to_interactive(context.lane)
         return _or_failure(
-            lambda: self._started(question, picture, context, flags), f"question {question.id}: no prompt"
+            lambda: self._started(question, picture, context, flags),
+            f"question {question.id} could not be started",
         )
 
     def answer(self, started: Started | Failure, context: JobContext) -> Answer | Failure:
@@ -82,7 +83,7 @@ class Questions(Generic[FeaturesT]):
         if isinstance(started, Failure):
             return started
         return _or_failure(
-            lambda: self._answer(started, context), f"question {started.question.id}: a generation failed"
+            lambda: self._answer(started, context), f"the generation of question {started.question.id} failed"
         )
 
     def _started(
@@ -149,6 +150,6 @@ def _or_failure(call: Callable[[], T], what: str) -> T | Failure:
     if isinstance(found, Refusal):
         return found.failure
     if isinstance(found, Exception):
-        log.error("%s: a bug", what, exc_info=found)
+        log.error(what, exc_info=found)
         return internal_error(found)
     return found
