@@ -1,7 +1,6 @@
 """Writes random-weight LLaVA-NeXT checkpoints of real shapes; knows no OpenVINO and no measurement."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from transformers import (
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from bench.sizes import Size
 from bench.workloads import QUESTIONS
 
 PATCH_PX: Final = 14
@@ -38,39 +38,6 @@ CHAT_TEMPLATE: Final = (
     "{%- endfor %}"
 )
 """Takes a content of parts, as we and transformers send it, and a string, as GenAI does."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """The shape of one checkpoint; widths in numbers of features."""
-
-    tile_px: int
-    vision_layers: int
-    vision_hidden: int
-    vision_heads: int
-    text_layers: int
-    text_hidden: int
-    text_heads: int
-    text_kv_heads: int
-    text_intermediate: int
-    vocabulary: int
-    context_tokens: int
-
-    @property
-    def pinpoints(self) -> list[list[int]]:
-        """LLaVA-NeXT's own grids, (height, width) in pixels."""
-        side = self.tile_px
-        return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side], [3 * side, side], [side, 3 * side]]
-
-
-SIZES: Final = {
-    "tiny": Size(56, 2, 64, 4, 3, 128, 4, 2, 256, 1024, 1024),
-    "mid": Size(336, 24, 1024, 16, 24, 1024, 16, 4, 2816, 32064, 8192),
-    "big": Size(336, 24, 1024, 16, 28, 2048, 16, 4, 5632, 32064, 8192),
-}
-"""`mid` has 0.64 B parameters and `big` 1.7 B, both with the vision tower of the published models."""
-SHAPES: Final = {"llava-v1.6-mistral-7b": Size(336, 24, 1024, 16, 32, 4096, 32, 8, 14336, 32064, 32768)}
-"""Published models, for measurements of conversion alone."""
 SHARD_BYTES: Final = 1 << 30
 BLOCK_NUMBERS: Final = 1 << 24
 """So many random numbers are drawn for all weights of a published shape."""

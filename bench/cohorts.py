@@ -9,11 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import openvino as ov
+import typer
 
+from bench.folders import Folders, OwnFormat, make_own
+from bench.options import OUT, ModelSize, Out, progress
+from contract.model_folder import LANGUAGE_XML
 from worker.engine.cohort import Cohort, Row, merge
 from worker.engine.graph import last_position_only
 from worker.engine.request import FloatArray
@@ -145,3 +149,20 @@ def _timed(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+def main(
+    size: ModelSize = "mid",
+    weight_format: Annotated[OwnFormat, typer.Option(help="Weight format of our folder.")] = "fp16",
+    out: Out = OUT,
+) -> None:
+    """Time forking, merging and dropping rows, as docs/engine.md gives them."""
+    folders = Folders(out.resolve(), size)
+    make_own(folders, progress.log)
+    language_xml = folders.own(weight_format) / LANGUAGE_XML
+    for what, milliseconds in CohortBench(language_xml, {}).measure():
+        print(f"| {what} | {milliseconds:.0f} ms |")
+    profiled = CohortBench(language_xml, {"PERF_COUNT": "YES"})
+    for rows in (1, MANY_ROWS):
+        for kind, milliseconds in profiled.profile(rows):
+            print(f"| {kind} in a step of {rows} rows | {milliseconds:.1f} ms |")

@@ -1,11 +1,7 @@
-"""Measures what each way to compress a part costs or gains in speed, side by side; knows no quality.
-
-A command of its own: python -m bench.compression
-"""
+"""Measures what each way to compress a part costs or gains in speed, side by side; knows no quality."""
 
 import json
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +14,9 @@ import numpy as np
 import openvino as ov
 import typer
 
-from bench.checkpoint import SIZES
 from bench.folders import Folders, make_own
 from bench.machine import describe
+from bench.options import OUT, ModelSize, Out, chosen, progress
 from bench.workloads import MIXED_SIZES_PX, QUESTIONS, draw
 from contract.job import Question
 from contract.model_folder import LANGUAGE_XML, VISION_XML
@@ -155,7 +151,7 @@ class Variants:
             ov.save_model(model, partial, compress_to_fp16=False)
             partial.with_suffix(".bin").rename(path.with_suffix(".bin"))
             partial.rename(path)
-            print(f"made {name} in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            progress.log(f"made {name} in {time.perf_counter() - begun:.0f} s")
         return path
 
     def _tiles(self) -> list[FloatArray]:
@@ -286,19 +282,14 @@ def contests(
         models.clear()
 
 
-def _chosen(named: str | None, known: Sequence[str]) -> list[str]:
-    """BASE and the names in `named`, semicolons between; all of `known` for None, none for an empty one."""
-    if named is None:
-        return list(known)
-    names = [name.strip() for name in named.split(";") if name.strip()]
-    for name in names:
-        if name not in known:
-            sys.exit(f"There is no {name!r}; there are {'; '.join(known)}.")
-    return [BASE, *(name for name in names if name != BASE)] if names else []
+def _settings(named: str | None, known: Mapping[str, object]) -> list[str]:
+    """BASE and the settings in `named`, all of `known` if it is None, none if it is empty."""
+    names = [] if named == "" else chosen("settings", named, list(known), separator=";")
+    return list(dict.fromkeys([BASE, *names])) if names else []
 
 
 def main(
-    size: Annotated[str, typer.Option(help=f"Shape of the random model: {', '.join(SIZES)}.")] = "mid",
+    size: ModelSize = "mid",
     vision: Annotated[
         str | None, typer.Option(help="Settings, semicolons between; all if not given.")
     ] = None,
@@ -306,30 +297,23 @@ def main(
         str | None, typer.Option(help="Settings, semicolons between; all if not given.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    out: Annotated[Path, typer.Option(help="Keeps models and results.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Time vision, prefill and steps in every setting, taking turns, and profile them."""
-    if size not in SIZES:
-        sys.exit(f"There is no size {size!r}; there are {', '.join(SIZES)}.")
+    """Time vision, prefill and decoding in every weight format, in turns, with profiles."""
+    names = _settings(vision, VISION), _settings(language, LANGUAGE)
     folders = Folders(out.resolve(), size)
-    make_own(folders, lambda stage: print(stage, file=sys.stderr))
+    make_own(folders, progress.log)
     variants = Variants(folders)
     pixel_values = load_tiler(folders.own("fp16"), "anyres")(draw(PICTURE_PX, seed=0)).pixel_values
-    chosen = _chosen(vision, list(VISION)), _chosen(language, list(LANGUAGE))
-    for name in chosen[0]:
+    for name in names[0]:
         variants.vision(name)
-    for name in chosen[1]:
+    for name in names[1]:
         variants.language(name)
-    machine = describe(None) | {"command": " ".join(["python", "-m", "bench.compression", *sys.argv[1:]])}
     path = folders.root / f"compression-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     held = []
-    for contest in contests(variants, pixel_values, *chosen):
+    for contest in contests(variants, pixel_values, *names):
         contest.hold(rounds)
         print(contest.markdown(), flush=True)
         held.append(contest.content())
-        path.write_text(json.dumps({"machine": machine, "contests": held}, indent=1) + "\n")
-    print("\n".join(profiles(variants, *chosen, pixel_values)))
-
-
-if __name__ == "__main__":
-    typer.run(main)
+        path.write_text(json.dumps({"machine": describe(None), "contests": held}, indent=1) + "\n")
+    print("\n".join(profiles(variants, *names, pixel_values)))

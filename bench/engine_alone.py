@@ -1,7 +1,7 @@
-"""The worker's Celery app, whose process also answers jobs handed straight to its service, by turns.
+"""The worker's Celery app; in turns its process also answers jobs without the queue; knows no producer.
 
-For bench.queue_overhead: both ways then have the same process, model and threads, and other programs on the
-machine disturb both alike. Knows no producer.
+bench/queue_overhead.py starts it. Both ways have the same process, model and threads, and other programs on
+the machine slow down both alike.
 """
 
 import itertools

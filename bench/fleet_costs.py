@@ -1,7 +1,6 @@
 """Measures what a worker and a job cost broker, store and producer, on real processes; simulates nothing."""
 
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.queueing import Rows
-from bench.server import cpu_s, process, server
+from bench.server import celery_worker, cpu_s, process, server
 from contract.store import WORKERS_KEY
 from producer.connection import connect
 from producer.planner import Planner
@@ -58,11 +57,7 @@ class Site:
     def start_worker(self, slots: int) -> Any:
         """Return when it has told of itself."""
         number = len(self.workers)
-        command = [
-            *(sys.executable, "-m", "celery", "-A", "bench.sleep_worker", "worker", "-P", "threads"),
-            *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "WARNING", "-n", f"sleeper{number}@%h"),
-            *("--without-mingle", "--without-gossip", "--without-heartbeat"),
-        ]
+        command = celery_worker("bench.sleep_worker", slots, "-l", "WARNING", "-n", f"sleeper{number}@%h")
         settings = {
             "CAPTIONMILL_REDIS_URL": self.url,
             "CAPTIONMILL_MODEL_FOLDER": str(self.folder),

@@ -5,10 +5,13 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from bench.fleet import DETECT_S, Fleet, limits, simulate
-from bench.fleet_costs import Costs, Site, site
+from bench.fleet_costs import Costs, Site, measure, site
+from bench.machine import describe
 
 FLEETS: Final = (10, 100, 300, 1000, 3000, 10_000)
 MIB: Final = 2**20
@@ -124,3 +127,51 @@ def _step_s(fleet: Fleet) -> float:
 
 def _cores() -> float:
     return float(len(os.sched_getaffinity(0)))
+
+
+def main(
+    images: Annotated[float, typer.Option(min=1, help="Of the run.")] = 1e8,
+    images_per_worker_s: Annotated[float, typer.Option(min=1e-6, help="All slots busy.")] = 0.5,
+    slots: Annotated[int, typer.Option(min=1, help="Jobs at once in a worker.")] = 16,
+    alone_s: Annotated[float, typer.Option(min=1e-6, help="Of one job with nothing else under way.")] = 8.0,
+    worker_mtbf_h: Annotated[float, typer.Option(min=1e-6, help="Between deaths of one worker.")] = 168.0,
+    worker_restart_s: Annotated[float, typer.Option(min=0)] = 120.0,
+    server_mtbf_h: Annotated[float, typer.Option(min=1e-6)] = 168.0,
+    server_down_s: Annotated[float, typer.Option(min=0)] = 60.0,
+    producer_mtbf_h: Annotated[float, typer.Option(min=1e-6)] = 48.0,
+    producer_restart_s: Annotated[float, typer.Option(min=0)] = 300.0,
+    poison: Annotated[float, typer.Option(min=0, max=1, help="Share of jobs that kill workers.")] = 1e-6,
+    check: Annotated[bool, typer.Option("--check", help="Compare with real processes too.")] = False,
+) -> None:
+    """Simulate many workers on one server and one producer, from costs measured here."""
+    costs = measure(slots)
+    print(f"{describe(None)}\n\n{costs}\n")
+    base = Fleet(
+        images=images,
+        workers=1000,
+        images_per_worker_s=images_per_worker_s,
+        slots=slots,
+        alone_s=alone_s,
+        worker_mtbf_s=3600 * worker_mtbf_h,
+        worker_restart_s=worker_restart_s,
+        server_mtbf_s=3600 * server_mtbf_h,
+        server_down_s=server_down_s,
+        producer_mtbf_s=3600 * producer_mtbf_h,
+        producer_restart_s=producer_restart_s,
+        poison=poison,
+    )
+    for line in fleets(base, costs):
+        print(line, flush=True)
+    print()
+    for line in first_to_break(base, costs):
+        print(line)
+    if check:
+        print("\n| workers | rows | s of a job | one dies | real s | simulated s |")
+        print("| ---: | ---: | ---: | --- | ---: | ---: |")
+        for found in checks(costs):
+            dies = "yes" if found["dies"] else "no"
+            print(
+                f"| {found['workers']} | {found['rows']} | {found['job_s']} | {dies} "
+                f"| {found['real_s']:.1f} | {found['simulated_s']:.1f} |",
+                flush=True,
+            )

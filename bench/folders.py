@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
-from bench.checkpoint import SIZES, write_checkpoint
-from contract.model_folder import WeightFormat
+from bench.checkpoint import write_checkpoint
+from bench.sizes import SIZES
 from model_prep.convert import convert
 from model_prep.settings import LanguageSettings, PrepSettings
 
@@ -26,7 +26,8 @@ PEER_PACKAGES: Final = (
     "pillow",
 )
 """optimum-intel needs transformers < 5.6, hence an environment of their own."""
-OWN_FORMATS: Final[tuple[WeightFormat, ...]] = ("fp16", "int8")
+OwnFormat = Literal["fp16", "int8"]
+OWN_FORMATS: Final[tuple[OwnFormat, ...]] = get_args(OwnFormat)
 OPTIMUM_FORMATS: Final = ("fp16", "int4")
 PREPROCESSOR_JSON: Final = "preprocessor_config.json"
 
@@ -50,7 +51,7 @@ class Folders:
     def peers_python(self) -> Path:
         return self.work / "peers-venv" / "bin" / "python"
 
-    def own(self, weight_format: WeightFormat) -> Path:
+    def own(self, weight_format: OwnFormat) -> Path:
         return self.root / f"ours-{weight_format}"
 
     def optimum(self, weight_format: str) -> Path:

@@ -1,14 +1,11 @@
 """Measures how long an interactive question waits for its first token, alone and beside a bulk run.
 
 Knows no engine: both go through queue and store, the run from a producer of its own.
-A command of its own: python -m bench.interactive
 """
 
 import csv
-import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +16,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from bench.machine import describe
-from bench.server import ROOT, module, process, server
+from bench.machine import write_figures
+from bench.options import DEMO_FOLDER, OUT, ModelFolder, Out
+from bench.server import READY_S, celery_worker, module, process, server, wait_until_ready
 from bench.workloads import draw
 from contract.broker import JOB_QUEUE
 from contract.job import GenerationParameters
@@ -29,9 +27,7 @@ from producer.ask import InteractiveQuestion, Waiting
 from producer.connection import connect
 from producer.queue import Queue
 
-MODEL: Final = ROOT / "demo" / "model" / "openvino"
 QUESTION: Final = "Describe the image."
-START_S: Final = 300.0
 FILL_S: Final = 4.0
 """From the first answer of the run until every row is taken and the run sends as it always does."""
 BULK_S: Final = 10.0
@@ -121,7 +117,7 @@ def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
     before = answered(url)
     log = table.with_suffix(".log")
     with process(load.command(url, table), log, {}) as run:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + READY_S
         while answered(url) == before:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
@@ -139,10 +135,6 @@ def worker(
     url: str, model_folder: Path, folder: Path, slots: int, interactive_slots: int = 2
 ) -> Iterator[None]:
     """A worker process that is ready, and keeps no image's features."""
-    command = [
-        *(sys.executable, "-m", "celery", "-A", "worker", "worker", "-P", "threads", "-c", str(slots)),
-        *("-Q", JOB_QUEUE, "-l", "INFO", "--without-mingle", "--without-gossip", "--without-heartbeat"),
-    ]
     settings = {
         "CAPTIONMILL_REDIS_URL": url,
         "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
@@ -151,11 +143,8 @@ def worker(
         "CAPTIONMILL_INTERACTIVE_SLOTS": str(interactive_slots),
     }
     log = folder / f"worker-{time.monotonic_ns()}.log"
-    with process(command, log, settings):
-        deadline = time.monotonic() + START_S
-        while " ready." not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    with process(celery_worker("worker", slots, "-l", "INFO"), log, settings):
+        wait_until_ready(log)
         yield
 
 
@@ -194,7 +183,7 @@ def cost(url: str, model_folder: Path, folder: Path, load: Load, rounds: int) ->
 
 
 def main(
-    model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = MODEL,
+    model_folder: ModelFolder = DEMO_FOLDER,
     repeats: Annotated[int, typer.Option(min=2, help="Questions in each state.")] = 20,
     rounds: Annotated[int, typer.Option(min=0, help="Of the comparison of bulk work alone.")] = 3,
     loads: Annotated[int, typer.Option(min=1, max=len(LOADS), help="So many of them, from the first.")] = 3,
@@ -205,9 +194,9 @@ def main(
     height_px: Annotated[int, typer.Option(min=16, help="Of every picture.")] = 192,
     width_px: Annotated[int, typer.Option(min=16)] = 256,
     longest_pause_s: Annotated[float, typer.Option(min=SHORTEST_PAUSE_S, help="Between questions.")] = 0.9,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Ask questions of a worker that is idle, and of one that bulk jobs fill."""
+    """Time the first token of an interactive question, on an idle worker and beside a bulk run."""
     found: list[dict[str, Any]] = []
     asking = Pace((height_px, width_px), longest_pause_s)
     chosen = [
@@ -245,11 +234,4 @@ def main(
     if rounds:
         kept, none = (statistics.median(bulk[name]) for name in ("rows kept", "none kept"))
         print(f"bulk jobs alone: {kept:.2f} a second with rows kept for questions, {none:.2f} without")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"interactive-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps({"loads": found, "bulk_per_s": bulk, "machine": describe(None)}, indent=1))
-    print(f"Figures: {path}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    write_figures(out, "interactive", {"loads": found, "bulk_per_s": bulk})

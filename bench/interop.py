@@ -4,6 +4,7 @@ Our folder in OpenVINO GenAI's VLMPipeline and in optimum-intel, and optimum-int
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,19 @@ from typing import Final
 
 from PIL import Image
 
+from bench.checkpoint import name_as_published
+from bench.folders import Folders, make_peers
+from bench.options import DEMO, OUT, Out, progress, refuse
 from contract.job import GenerationParameters, Question
+from model_prep.convert import convert
+from model_prep.settings import PRESETS
 from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.engine.stateful import StatefulRunner
 from worker.llava.model import LlavaModel
 
+PICTURES: Final = 6
 QUESTION: Final = "Describe the image."
 NEW_TOKENS: Final = 80
 EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -108,3 +115,24 @@ def compare(own: Path, theirs: Path, python: Path, pictures: Sequence[Path]) -> 
         for program, texts in said.items():
             for picture, text in zip(pictures, texts, strict=True):
                 yield Said(name, program, picture.name, text)
+
+
+def main(out: Out = OUT) -> None:
+    """Ask worker, GenAI and optimum-intel the same, on our folder and on optimum-intel's export."""
+    folders = Folders(out.resolve(), "demo")
+    if not folders.checkpoint.exists():
+        shutil.copytree(DEMO / "model" / "checkpoint", folders.checkpoint)
+        name_as_published(folders.checkpoint)
+    own = folders.root / "ours-exact"
+    if not own.exists():
+        progress.log("our folder")
+        settings = PRESETS["exact"].model_copy(update={"openvino_tokenizer": True})
+        convert(str(folders.checkpoint), own, settings, name="demo")
+    try:
+        make_peers(folders, progress.log, formats=["fp16"])
+    except subprocess.CalledProcessError as error:
+        refuse(f"{error.cmd[0]} ended with {error.returncode}; its output is above.")
+    pictures = sorted((DEMO / "images").glob("*.png"))[:PICTURES]
+    print("| folder | program | picture | says |\n| --- | --- | --- | --- |")
+    for said in compare(own, folders.optimum("fp16"), folders.peers_python, pictures):
+        print(f"| {said.folder} | {said.program} | {said.picture} | {said.text} |", flush=True)

@@ -37,6 +37,14 @@ def describe(peers_python: Path | None) -> dict[str, Any]:
     }
 
 
+def write_figures(out: Path, name: str, figures: dict[str, Any]) -> None:
+    """Write `figures` and the machine as JSON into a new file `NAME-TIME.json` of `out`, and say where."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    path.write_text(json.dumps(figures | {"machine": describe(None)}, indent=1) + "\n")
+    print(f"Figures: {path}")
+
+
 def _cpu() -> dict[str, str]:
     """The first processor of /proc/cpuinfo; empty where there is none."""
     path = Path("/proc/cpuinfo")

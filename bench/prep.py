@@ -10,9 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
+
+from bench.machine import describe
+from bench.options import OUT, Out, progress
+from bench.sizes import SHAPES, ShapeName
+from bench.workloads import MIXED_SIZES_PX, draw
+from contract.model_folder import VisionFormat, WeightFormat
+from model_prep.settings import LanguageSettings, PrepSettings, VisionSettings
+from model_prep.verified import VERIFICATION_MD
 
 CLEAR_PEAK: Final = "5"
 """Makes Linux count the peak of the resident set anew."""
@@ -143,3 +153,54 @@ def _disk_bytes(folder: Path) -> int:
             status = os.stat(os.path.join(root, name))
             found[status.st_ino] = status.st_blocks * 512
     return sum(found.values())
+
+
+def main(
+    shape: Annotated[ShapeName, typer.Option(help="Shape of the random model.")] = "llava-v1.6-mistral-7b",
+    weight_format: Annotated[WeightFormat, typer.Option(help="Of the language model.")] = "int4",
+    vision_format: Annotated[VisionFormat, typer.Option(help="Of the vision model.")] = "int8",
+    samples: Annotated[int, typer.Option(min=1, help="Pictures to calibrate with.")] = 8,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Of the language model, in place of the shape's own.")
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0, help="For verifying, in place of what is available.")
+    ] = None,
+    out: Out = OUT,
+) -> None:
+    """Convert a checkpoint of a published shape and answer with it: time, memory and disk by stage."""
+    from bench.checkpoint import write_shape
+
+    settings = PrepSettings(
+        language=LanguageSettings(weight_format=weight_format),
+        vision=VisionSettings(vision_format=vision_format),
+        samples=samples,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="prep-", dir=out) as folder:
+        work = Path(folder)
+        progress.log("random weights")
+        size = SHAPES[shape] if layers is None else replace(SHAPES[shape], text_layers=layers)
+        write_shape(size, work / "checkpoint")
+        (work / "pictures").mkdir()
+        for seed in range(samples):
+            draw(MIXED_SIZES_PX[seed % len(MIXED_SIZES_PX)], seed).save(work / "pictures" / f"{seed}.png")
+        print(f"{describe(None)}\n")
+        print("| stage | minutes | peak resident, GiB | private at its end, GiB | disk at its end, GB |")
+        print("| --- | ---: | ---: | ---: | ---: |", flush=True)
+        made = work / "made" / "folder"
+        stages = []
+        for figures in measure_conversion(
+            work / "checkpoint", made, settings.model_dump_json(), work / "pictures", memory_gib
+        ):
+            stages.append(figures)
+            print(
+                f"| {figures.stage} | {figures.seconds / 60:.1f} "
+                f"| {figures.peak_resident_bytes / 2**30:.1f} | {figures.private_bytes / 2**30:.1f} "
+                f"| {figures.disk_bytes / 1e9:.1f} |",
+                flush=True,
+            )
+        for path in sorted(made.glob("*.bin")):
+            print(f"\n{path.name}: {path.stat().st_size / 1e9:.2f} GB")
+        print(f"\n{share_of(VERIFYING, stages):.0%} of the conversion was verifying.\n")
+        print((made / VERIFICATION_MD).read_text(), end="")

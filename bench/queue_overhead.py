@@ -1,13 +1,9 @@
-"""Measures what queue, store and disk leave of the engine's own throughput, in turns within one run.
-
-Knows no peer. A command of its own: python -m bench.queue_overhead
-"""
+"""Measures what queue, store and disk leave of the engine's own throughput, in turns; knows no peer."""
 
 import json
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +14,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from bench.engine_alone import ASKED_KEY, TOLD_KEY, Order, Run, Slice
-from bench.machine import describe
-from bench.server import ROOT, process, server
-from bench.workloads import draw
+from bench.machine import write_figures
+from bench.options import DEMO_FOLDER, OUT, ModelFolder, Out
+from bench.server import celery_worker, process, server, wait_until_ready
+from bench.workloads import draw_many
 from contract.job import GenerationParameters, ImagePath, Job
 from producer.connection import connect
 from producer.planner import Planner
@@ -31,10 +28,8 @@ from producer.run_folder import RunFolder
 from producer.submission import Submission
 from producer.work import work_on
 
-DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)
 QUESTIONS: Final = ("Describe the image.", "How many shapes are there?")
-START_S: Final = 300.0
 DIRECT: Final = 500
 """So many of the run's pictures are those of the other way, over and over."""
 WAYS: Final = ("direct", "queued")
@@ -101,21 +96,19 @@ def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list
 
 
 def main(
-    model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = DEMO_FOLDER,
+    model_folder: ModelFolder = DEMO_FOLDER,
     images: Annotated[int, typer.Option(min=1000, help="Distinct pictures of the run.")] = 8000,
     questions: Annotated[int, typer.Option(min=1, max=len(QUESTIONS), help="About each picture.")] = 2,
     num_beams: Annotated[int, typer.Option(min=1)] = 4,
     new_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 32,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once, in both ways.")] = 16,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Answer pictures by way of queue, store and disk and, in turns of seconds, with the engine alone."""
+    """Compare the throughput through queue, store and disk with the engine alone, in turns of seconds."""
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
         pictures = folder / "pictures"
-        pictures.mkdir()
-        for number in range(images):
-            draw(SIZE_PX, number).save(pictures / f"{number:06d}.png")
+        draw_many(pictures, SIZE_PX, range(images))
         environment = {
             "CAPTIONMILL_REDIS_URL": url,
             "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
@@ -123,17 +116,10 @@ def main(
             # Else pictures that come again are found there.
             "CAPTIONMILL_IMAGE_CACHE_BYTES": "0",
         }
-        command = [
-            *(sys.executable, "-m", "celery", "-A", "bench.engine_alone", "worker", "-P", "threads"),
-            *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "INFO", "--without-mingle"),
-            *("--without-gossip", "--without-heartbeat"),
-        ]
+        command = celery_worker("bench.engine_alone", slots, "-l", "INFO")
         log = folder / "worker.log"
         with process(command, log, environment) as worker:
-            deadline = time.monotonic() + START_S
-            while " ready." not in log.read_text():
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
+            wait_until_ready(log)
             asked = Submission(
                 sources=(str(pictures),),
                 prompts=read_prompts(QUESTIONS[:questions], None, None),
@@ -143,11 +129,8 @@ def main(
             pids = {"worker": worker.pid, "server": info["process_id"], "producer": os.getpid()}
             found, ends = turns(url, asked, folder / "run", Order(slots, images, jobs_of(asked), pids))
     print(_summary(found, ends))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"keeping-up-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    figures = {"slices": [asdict(one) for one in found], "ends": asdict(ends), "machine": describe(None)}
-    path.write_text(json.dumps(figures, indent=1))
-    print(f"Figures: {path}")
+    figures = {"slices": [asdict(one) for one in found], "ends": asdict(ends)}
+    write_figures(out, "queue-overhead", figures)
 
 
 def _summary(found: Sequence[Slice], ends: Ends) -> str:
@@ -208,7 +191,3 @@ def _mean(found: Sequence[Slice], way: str, of: Callable[[Slice], float]) -> flo
 
 def _percent(log_ratio: float) -> str:
     return f"{100 * math.exp(log_ratio):.1f} %"
-
-
-if __name__ == "__main__":
-    typer.run(main)

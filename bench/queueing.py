@@ -1,7 +1,4 @@
-"""Measures the way from a source to the disk without a model: jobs, answers, memory; knows no engine.
-
-A command of its own: python -m bench.queueing
-"""
+"""Measures the way from a source to the disk without a model: jobs, answers, memory; knows no engine."""
 
 import json
 import resource
@@ -17,7 +14,8 @@ from typing import Annotated, Any, Final
 import redis
 import typer
 
-from bench.machine import describe
+from bench.machine import write_figures
+from bench.options import OUT, Out
 from bench.server import module, process, server
 from contract.job import ImageUrl
 from contract.store import results_key
@@ -158,9 +156,9 @@ def apart(url: str, folder: Path, number: int, sent: list[Part], collected: list
 
 def main(
     rows: Annotated[int, typer.Option(min=1000, help="Of the whole way.")] = 1_000_000,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Send rows through Redis and a stub worker to the disk."""
+    """Measure sending, collecting and writing without a model: rates and memory."""
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
         sent: list[Part] = []
@@ -173,14 +171,6 @@ def main(
         "submitted_cpu_us_per_job": statistics.median(one.cpu_us for one in sent),
         "collected_answers_per_s": statistics.median(one.per_s for one in collected),
         "collected_cpu_us_per_answer": statistics.median(one.cpu_us for one in collected),
-        "machine": describe(None),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"queueing-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps(found, indent=1))
-    print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
-    print(f"Kept in {path}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    print(json.dumps(found, indent=1))
+    write_figures(out, "queueing", found)

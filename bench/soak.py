@@ -1,7 +1,4 @@
-"""Puts a worker through thousands of mixed jobs and reads its memory; knows neither broker nor store.
-
-A command of its own, as `python -m bench` holds torch, beside whose memory a leak would be small.
-"""
+"""Puts a worker through thousands of mixed jobs and reads its memory; knows neither broker nor store."""
 
 import sys
 import tempfile
@@ -16,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import typer
 
+from bench.options import DEMO_FOLDER, ModelFolder
 from bench.workloads import QUESTIONS, draw
 from contract.answer import Answer
 from contract.job import ImagePath, Job
@@ -143,13 +141,13 @@ def resident_bytes() -> int:
     return int(fields["VmRSS"].split()[0]) * 1024
 
 
-def soak(
-    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("demo/model/openvino"),
+def main(
+    model: ModelFolder = DEMO_FOLDER,
     attention: Annotated[Literal["stateful", "paged"], typer.Option()] = "stateful",
     jobs: Annotated[int, typer.Option(min=1)] = 2000,
     threads: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
-    """Answer mixed jobs and print the memory held; fails if that grew from the first reading to the last."""
+    """Answer thousands of mixed jobs and print the memory held; fail if it grew."""
     with tempfile.TemporaryDirectory(prefix="captionmill-soak-") as pictures:
         try:
             soaked = Soak(model, attention, threads, Path(pictures))
@@ -162,7 +160,3 @@ def soak(
     growth = readings[-1].resident_bytes / readings[0].resident_bytes - 1
     print(f"{attention}: {growth:+.1%} from the first reading to the last")
     sys.exit(growth > ALLOWED_GROWTH)
-
-
-if __name__ == "__main__":
-    typer.run(soak)

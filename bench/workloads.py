@@ -104,6 +104,13 @@ def make_works(pictures: int, new_tokens: int, text_words: int) -> dict[str, Wor
     return {work.name: work for work in works}
 
 
+def draw_many(folder: Path, size_px: tuple[int, int], seeds: range) -> None:
+    """Make `folder` and draw a picture for each seed into it."""
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        draw(size_px, seed).save(folder / f"{seed:06d}.png")
+
+
 def draw(size_px: tuple[int, int], seed: int) -> Image.Image:
     """An RGB picture of `size_px` (height, width): two gradients under boxes of one colour and of noise."""
     random = np.random.default_rng(seed)
