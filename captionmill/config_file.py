@@ -9,7 +9,6 @@ import os
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 from urllib.parse import urlsplit
@@ -300,6 +299,4 @@ def _plain(value: Any) -> Any:
     """A parameter's value as TOML has it."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, Enum):
-        return value.value
     return os.fspath(value) if isinstance(value, Path) else value

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -112,14 +111,6 @@ Overwrite = Annotated[
 ]
 
 
-class EarlyStopping(StrEnum):
-    """contract.job.GenerationParameters.early_stopping, in the form that the command line offers."""
-
-    FALSE = "false"
-    TRUE = "true"
-    NEVER = "never"
-
-
 def read_detail(text: str) -> Detail:
     """Raises typer.BadParameter."""
     try:
@@ -204,7 +195,7 @@ class GenerationOptions:
         _generation("num_beams", "Beams of a beam search; 1 is none.", hidden=False, min=1, max=64),
     ] = None
     early_stopping: Annotated[
-        EarlyStopping | None,
+        Literal["false", "true", "never"] | None,
         _generation("early_stopping", "Whether a beam search ends at the first num_beams finished beams."),
     ] = None
     do_sample: Annotated[
@@ -238,7 +229,7 @@ class GenerationOptions:
         changes = {name: value for name, value in given.items() if value is not None}
         if self.early_stopping is not None:
             words: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
-            changes["early_stopping"] = words[self.early_stopping.value]
+            changes["early_stopping"] = words[self.early_stopping]
         return greedy_at_zero(changes)
 
 

@@ -68,13 +68,12 @@ def convert_into(out: Path, model: str, options: ConversionOptions, program: str
         # Importing torch and OpenVINO takes seconds.
         from model_prep.convert import convert
 
-        stop_after = None if options.stop_after is None else options.stop_after.value
         asked: dict[str, Any] = {
             "name": options.name,
             "revision": options.revision,
             "calibration": options.calibration,
             "overwrite": options.overwrite,
-            "stop_after": stop_after,
+            "stop_after": options.stop_after,
             "reading": options.reading(),
         }
         if events is not None:
@@ -97,7 +96,7 @@ def convert_into(out: Path, model: str, options: ConversionOptions, program: str
     if events is not None:
         events.tell("converted", model=None if manifest is None else manifest.model)
     elif manifest is None:
-        typer.echo(f"Stopped after {stop_after}; the same command without --stop-after goes on.")
+        typer.echo(f"Stopped after {options.stop_after}; the same command without --stop-after goes on.")
     else:
         size = f"{manifest.size_bytes / 1e6:.1f} MB"
         typer.echo(f"{manifest.model} in {out}: {counted(len(manifest.files), 'file')}, {size}")

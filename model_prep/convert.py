@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import openvino
 
@@ -55,7 +55,7 @@ from model_prep.resources import (
     require_disk,
     require_memory,
 )
-from model_prep.settings import PrepSettings
+from model_prep.settings import PrepSettings, Step
 from model_prep.source import Source, fetch_weights, find_source, weight_files
 from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
 from model_prep.verification import Comparison
@@ -87,10 +87,6 @@ COMPUTED_FROM: Final = (CONFIG_JSON, "*.safetensors", "*.bin")
 """Files of a checkpoint that decide what its parts compute."""
 CALIBRATING_COPIES: Final = 4
 """Of the vision model's weights in float32, while it is calibrated."""
-
-
-Step = Literal["check", "export", "compress", "verify"]
-"""What a conversion may stop after; what is finished stays in the work folder. The check reads no weights."""
 
 
 @dataclass

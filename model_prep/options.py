@@ -1,70 +1,35 @@
 """What a conversion can be asked for on a command line; loads nothing heavy."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 
+from contract.model_folder import VisionFormat, WeightFormat
 from model_prep.conversations import CONVERSATIONS
 from model_prep.reading import Reading
 from model_prep.refusal import ConversionError
-from model_prep.settings import PRESETS, LanguageSettings, PrepSettings, VisionSettings
+from model_prep.settings import (
+    PRESETS,
+    LanguageSettings,
+    PrepSettings,
+    PresetName,
+    Step,
+    VerifyDepth,
+    VisionSettings,
+)
 
 Format = TypeVar("Format", LanguageSettings, VisionSettings)
-
-
-class Preset(StrEnum):
-    """Names of model_prep.settings.PRESETS."""
-
-    BALANCED = "balanced"
-    FAST = "fast"
-    EXACT = "exact"
-    TUTORIAL = "tutorial"
-
-
-class WeightFormatChoice(StrEnum):
-    """contract.model_folder.WeightFormat, in the form that the command line offers."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class VisionFormatChoice(StrEnum):
-    """contract.model_folder.VisionFormat."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-class VerifyChoice(StrEnum):
-    """model_prep.settings.VerifyDepth."""
-
-    FULL = "full"
-    QUICK = "quick"
-    NONE = "none"
-
-
-class StepChoice(StrEnum):
-    """model_prep.convert.Step."""
-
-    CHECK = "check"
-    EXPORT = "export"
-    COMPRESS = "compress"
-    VERIFY = "verify"
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
     """All but the checkpoint and the folder to write. None is what was not given."""
 
-    preset: Annotated[Preset, typer.Option(help="What other options begin from.")] = Preset.BALANCED
+    preset: Annotated[PresetName, typer.Option(help="What other options begin from.")] = "balanced"
     weight_format: Annotated[
-        WeightFormatChoice | None, typer.Option(help="How the language model's weights are stored.")
+        WeightFormat | None, typer.Option(help="How the language model's weights are stored.")
     ] = None
     group_size: Annotated[
         int | None, typer.Option(help="int4: weights with one scale; -1 is a whole output channel.")
@@ -86,7 +51,7 @@ class ConversionOptions:
         ),
     ] = None
     vision_format: Annotated[
-        VisionFormatChoice | None,
+        VisionFormat | None,
         typer.Option(help="How the vision model is stored; int8 also computes in 8 bits, by calibration."),
     ] = None
     smooth_quant_alpha: Annotated[
@@ -104,11 +69,11 @@ class ConversionOptions:
     samples: Annotated[int | None, typer.Option(help="How many of them.")] = None
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
     verify: Annotated[
-        VerifyChoice,
+        VerifyDepth,
         typer.Option(
             help="What is compared: quick is what a quarter of the time before allows, full all pictures."
         ),
-    ] = VerifyChoice.QUICK
+    ] = "quick"
     chat_template: Annotated[
         str | None,
         typer.Option(help=f"For a checkpoint without one: a file, or one of {', '.join(CONVERSATIONS)}."),
@@ -120,9 +85,9 @@ class ConversionOptions:
         bool, typer.Option("--allow-untested", help="Take language models that no test has converted.")
     ] = False
     name: Annotated[str | None, typer.Option(help="Name in the model id; MODEL's own if not given.")] = None
-    stop_after: Annotated[
-        StepChoice | None, typer.Option(help="Do no more; the next call goes on from there.")
-    ] = None
+    stop_after: Annotated[Step | None, typer.Option(help="Do no more; the next call goes on from there.")] = (
+        None
+    )
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the model folder.")] = (
         False
     )
@@ -136,7 +101,7 @@ class ConversionOptions:
 
     def settings(self) -> PrepSettings:
         """The preset with what was given beside it. Raises ConversionError for what decides nothing."""
-        preset = PRESETS[self.preset.value]
+        preset = PRESETS[self.preset]
         language = {
             name: getattr(self, name)
             for name in ("group_size", "ratio", "sym", "awq", "scale_estimation")
@@ -156,7 +121,7 @@ class ConversionOptions:
                     else self.dynamic_quantization_group_size
                 ),
                 openvino_tokenizer=self.openvino_tokenizer,
-                verify=self.verify.value,
+                verify=self.verify,
                 samples=preset.samples if self.samples is None else self.samples,
             )
         except ValidationError as invalid:
@@ -166,6 +131,6 @@ class ConversionOptions:
             raise ConversionError(f"{place}: {reason}." if place else f"{reason}.") from None
 
 
-def _changed(preset: Format, field: str, wanted: StrEnum | None, options: dict[str, Any]) -> Format:
-    kept = {} if wanted is not None and wanted.value != getattr(preset, field) else preset.model_dump()
-    return type(preset).model_validate(kept | ({field: wanted.value} if wanted else {}) | options)
+def _changed(preset: Format, field: str, wanted: str | None, options: dict[str, Any]) -> Format:
+    kept = {} if wanted is not None and wanted != getattr(preset, field) else preset.model_dump()
+    return type(preset).model_validate(kept | ({field: wanted} if wanted else {}) | options)

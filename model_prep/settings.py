@@ -65,6 +65,8 @@ class VisionSettings(Contract):
 
 
 VerifyDepth = Literal["full", "quick", "none"]
+Step = Literal["check", "export", "compress", "verify"]
+"""What a conversion may stop after; what is finished stays in the work folder. The check reads no weights."""
 
 
 class PrepSettings(Contract):
