@@ -15,7 +15,10 @@ LOG_LINES = 20
 
 
 class PeerError(Exception):
-    """A peer did not answer as asked; of a process that ended the message quotes the log."""
+    """A peer did not answer as asked; the message quotes the log of a process that ended.
+
+    The only exception of bench.
+    """
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from captionmill.errors import CaptionmillError
 
-class ChildCallError(Exception):
+
+class ChildCallError(CaptionmillError):
     """The call gave no result; the message says how it ended."""
 
 

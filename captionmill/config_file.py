@@ -19,6 +19,7 @@ from tomlkit.items import Item
 from typer.core import TyperOption
 from typer.exceptions import TyperException
 
+from captionmill.errors import CaptionmillError
 from captionmill.help_page import PanelledCommand
 from producer.questions import PROMPT_KEYS, read_prompt
 from producer.sources import SourceError, shown
@@ -41,7 +42,7 @@ Place = tuple[str | int, ...]
 """Of a value within the file: keys, and places in lists."""
 
 
-class ConfigError(TyperException):
+class ConfigError(CaptionmillError, TyperException):
     """The file cannot be used; the message says where and why."""
 
     exit_code = 2

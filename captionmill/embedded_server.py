@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import redis
 
+from captionmill.errors import CaptionmillError
 from captionmill.processes import STOP_S, running
 
 START_S: Final = 60.0
@@ -33,7 +34,7 @@ PRIVATE: Final = 0o077
 """Umask of the server: its files hold jobs and answers."""
 
 
-class EmbeddedServerError(Exception):
+class EmbeddedServerError(CaptionmillError):
     """The server does not start."""
 
     def __init__(self, log: Path, said: str) -> None:

@@ -12,8 +12,7 @@ import redis
 import typer
 from pydantic import ValidationError
 
-from captionmill.kept_models import ModelError
-from captionmill.local_site import SiteError
+from captionmill.errors import CaptionmillError
 from contract.job import GenerationParameters
 from producer.ask import NoWorkerError
 from producer.collect import WorkersCrashError
@@ -52,12 +51,11 @@ def sentences() -> Iterator[None]:
     except ValidationError as invalid:
         refuse(complaint_of_options(invalid))
     except (
+        CaptionmillError,
         SourceError,
         LedgerError,
         SinkError,
         ServerError,
-        SiteError,
-        ModelError,
         LiveModelError,
         NoWorkerError,
         WorkersCrashError,

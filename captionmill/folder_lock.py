@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from captionmill.errors import CaptionmillError
+
 LOCK: Final = "lock"
 
 
-class FolderInUseError(Exception):
+class FolderInUseError(CaptionmillError):
     """Another command is at work in the folder."""
 
 
@@ -25,7 +27,7 @@ def only_one(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[
         fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
-        raise FolderInUseError from None
+        raise FolderInUseError(f"Another captionmill command is at work in {folder}.") from None
     try:
         yield
     finally:

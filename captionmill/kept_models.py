@@ -18,6 +18,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from captionmill.cache import cache_folder
+from captionmill.errors import CaptionmillError
 from contract.base import Contract
 from contract.model_folder import MANIFEST_JSON, FolderManifest
 from demo.samples import MODEL_FOLDER
@@ -42,7 +43,7 @@ _held: Final[list[int]] = []
 State = Literal["ready", "unfinished", "damaged"]
 
 
-class ModelError(Exception):
+class ModelError(CaptionmillError):
     """A model cannot be had as asked; the message is one sentence that a person can act on."""
 
 

@@ -17,6 +17,7 @@ from typing import Final
 import redis
 
 from captionmill.embedded_server import EmbeddedServer, EmbeddedServerError, embedded_server, new_password
+from captionmill.errors import CaptionmillError
 from captionmill.folder_lock import FolderInUseError, only_one
 from captionmill.processes import last_lines, start, stop
 from contract.counting import counted
@@ -37,7 +38,7 @@ LAST_LINES: Final = 15
 LOOK_EVERY_S: Final = 0.05
 
 
-class SiteError(Exception):
+class SiteError(CaptionmillError):
     """Server or workers of this command cannot go on; the message says why and what to do."""
 
 

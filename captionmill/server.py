@@ -24,7 +24,6 @@ from captionmill.server_folder import (
     KEPT,
     LOG,
     PASSWORD,
-    ServerFolderError,
     check_folder,
     kept_password,
     server_folder,
@@ -96,13 +95,10 @@ def server(
     """
     folder = (data or default_folder()).absolute()
     with sentences(), signals_as_flag() as stopped, ExitStack() as stack:
-        try:
-            check_folder(folder)
-            _check_port(host, port)
-            stack.enter_context(server_folder(folder))
-            secret = kept_password(folder, needed=password or not _is_loopback(host))
-        except ServerFolderError as error:
-            refuse(str(error))
+        check_folder(folder)
+        _check_port(host, port)
+        stack.enter_context(server_folder(folder))
+        secret = kept_password(folder, needed=password or not _is_loopback(host))
         try:
             running = stack.enter_context(
                 embedded_server(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from captionmill.embedded_server import new_password
+from captionmill.errors import CaptionmillError
 from captionmill.folder_lock import LOCK, FolderInUseError, only_one
 
 PASSWORD: Final = "password"
@@ -22,7 +23,7 @@ OURS: Final = frozenset({LOCK, PASSWORD, SETTINGS, LOG, KEPT, DAMAGED})
 SHORTEST_PASSWORD: Final = 16
 
 
-class ServerFolderError(Exception):
+class ServerFolderError(CaptionmillError):
     """No server can be started on the folder; the message is a sentence that says what to do."""
 
 

@@ -16,6 +16,7 @@ from openvino import Model, Node
 from contract.model_folder import INPUTS_EMBEDS, LOGITS
 from model_prep.inference import EXACT, Cost, PromptAndAnswer, each_alone, prefill, request_of, timed_s
 from model_prep.reference import FloatArray
+from model_prep.refusal import ConversionError
 
 DECODER: Final = "__module.decoder."
 LAYER: Final = re.compile(r"__module\.decoder\.layers\.(\d+)[./]")
@@ -27,7 +28,7 @@ AXES: Final = 3
 """Row, position, hidden."""
 
 
-class UncutError(Exception):
+class UncutError(ConversionError):
     """No single tensor leads from one layer to the next."""
 
 
@@ -118,7 +119,7 @@ def _ends(model: Model) -> Iterator[str]:
         if shape.rank.get_length() == AXES and shape[2] == hidden:
             found[int(layer[1])] = name
     if not found or list(found) != list(range(len(found))):
-        raise UncutError
+        raise UncutError("This language model cannot be cut between its layers.")
     yield from found.values()
 
 

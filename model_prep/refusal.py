@@ -1,4 +1,4 @@
-"""The one exception that tells the person at the command line what to change, and what others' errors say."""
+"""The root of model_prep's exceptions, and libraries' errors as one of them; knows no checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,11 @@ SHOWN_CHARACTERS: Final = 300
 
 
 class ConversionError(Exception):
-    """The conversion cannot be done as asked; the message is one sentence a person can act on."""
+    """The conversion cannot be done as asked; the message is one sentence that a person can act on.
+
+    ConversionError
+        UncutError      the language model cannot be cut between its layers, so it is not compared
+    """
 
 
 def reason(error: BaseException) -> str:
