@@ -1,4 +1,4 @@
-"""What a worker or a run that is started here would meet: settings, image roots, server, workers, models."""
+"""The doctor's checks of what a worker or run here would use: settings, server, workers, kept models."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from worker.delivery.server_check import complaints
 from worker.settings import is_set, look_at_settings
 
 NEARLY_FULL: Final = 0.8
-"""Of the server's memory; above it nothing more is sent."""
+"""Share of the server's memory above which no more jobs are sent."""
 
 
 def settings() -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def settings() -> Iterator[Finding]:
 
 
 def server(redis_url: str | None) -> Iterator[Finding]:
-    """The server that is named, and who works there."""
+    """Check the named server and its workers."""
     try:
         url = named_server(redis_url)
     except ValidationError as invalid:
@@ -84,13 +84,13 @@ def server(redis_url: str | None) -> Iterator[Finding]:
 
 
 def _place(connection: redis.Redis) -> str:
-    """Without user and password."""
+    """Host and port, without user and password."""
     told = connection.connection_pool.connection_kwargs
     return f"{told['host']}:{told['port']}"
 
 
 def without_password(url: str) -> str:
-    """For a line to paste; a password is given by CAPTIONMILL_REDIS_PASSWORD_FILE."""
+    """The URL for a line to paste, which gets its password from CAPTIONMILL_REDIS_PASSWORD_FILE."""
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{parts.username}@{place}" if parts.username else place).geturl()
@@ -157,7 +157,7 @@ def kept_models() -> Iterator[Finding]:
 
 
 def default_model() -> str | None:
-    """The model folder that the environment names for workers."""
+    """The model folder of CAPTIONMILL_MODEL_FOLDER; None if it is not set."""
     made, _ = look_at_settings()
     return str(made.model_folder) if made is not None and is_set("model_folder") else None
 
