@@ -37,18 +37,16 @@ CHAT_TEMPLATE: Final = (
     "{%- if message['role'] == 'user' %}{{ ' [/INST]' }}{%- else %}{{ eos_token }}{%- endif %}"
     "{%- endfor %}"
 )
-"""Takes a content of parts, as we and transformers send it, and a string, as GenAI does."""
+"""Accepts content as parts, which we and transformers send, and as a string, which GenAI sends."""
 SHARD_BYTES: Final = 1 << 30
+"""Size of a shard of a published shape."""
 BLOCK_NUMBERS: Final = 1 << 24
-"""So many random numbers are drawn for all weights of a published shape."""
+"""Random numbers that are drawn and repeated for all weights of a published shape."""
 WEIGHT_STD: Final = 0.02
 
 
 def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
-    """Write weights in float16, config, processor and tokenizer into `folder`. One seed, one set of weights.
-
-    Weights are as transformers initialises them.
-    """
+    """Write a checkpoint in float16 into `folder`, with weights initialised by transformers from `seed`."""
     processor = make_processor(size)
     tokenizer = processor.tokenizer
     with torch.random.fork_rng():
@@ -62,14 +60,14 @@ def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
     model.to(torch.float16).save_pretrained(folder)
     name_as_published(folder)
     processor.save_pretrained(folder)
-    # Readers of transformers 4's layout look for the image processor in a file of its own.
+    # transformers 4 reads the image processor from a separate file.
     processor.image_processor.save_pretrained(folder)
 
 
 def write_shape(size: Size, folder: Path, seed: int = 0) -> None:
-    """Write a checkpoint in bfloat16 and shards of SHARD_BYTES, with no more than one of them in memory.
+    """Write a checkpoint in bfloat16, in shards of SHARD_BYTES with one shard in memory at a time.
 
-    Its weights repeat a block of random numbers, each beginning at another place of it.
+    Each weight repeats one block of random numbers, from a different start.
     """
     processor = make_processor(size)
     config = make_config(size, processor.tokenizer)
@@ -118,10 +116,10 @@ def write_shape(size: Size, folder: Path, seed: int = 0) -> None:
 
 
 def name_as_published(checkpoint: Path) -> None:
-    """Give the vision tower's weights the names that published models have, which every release reads.
+    """Give the vision tower's weights the names of published models, which every release reads.
 
-    optimum-intel brings an older transformers than ours; the names that ours writes are strange to it, and it
-    would fill the tower with weights of its own.
+    optimum-intel uses an older transformers. It does not know the names that ours writes, and would
+    initialise the tower anew.
     """
     weights = checkpoint / SAFE_WEIGHTS_NAME
     named = {
@@ -167,7 +165,7 @@ def make_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlavaNextConf
 
 
 def make_processor(size: Size) -> LlavaNextProcessor:
-    """Images cut as published models cut them, a tokenizer with all words of the vocabulary, a template."""
+    """A processor with the image cutting of published models, a full tokenizer and a chat template."""
     images = LlavaNextImageProcessorPil(
         size={"shortest_edge": size.tile_px},
         crop_size={"height": size.tile_px, "width": size.tile_px},
@@ -184,10 +182,10 @@ def make_processor(size: Size) -> LlavaNextProcessor:
 
 
 def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that puts <s> before a text.
+    """A byte-level BPE tokenizer with `vocabulary` tokens that puts <s> before a text.
 
-    It reads with a few learnt merges; the rest of its `vocabulary` tokens are words that no text is read as,
-    so that whatever a random model says can be spelt out by every peer.
+    It has a few learnt merges. The other tokens are words that no text is cut into, so that every peer can
+    decode what a random model generates.
     """
     learner = _byte_level(models.BPE())
     learner.train_from_iterator(

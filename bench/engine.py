@@ -1,4 +1,4 @@
-"""The measurement `engine`: this engine beside its peers, on every workload; knows not how a peer runs."""
+"""The measurement `engine`: this engine beside its peers on every workload; knows no engine itself."""
 
 import subprocess
 import tempfile
@@ -60,7 +60,7 @@ def main(
 def _measure(
     folders: Folders, held: tuple[Contest, ...], works: tuple[Work, ...], rounds: Rounds, runs: int
 ) -> None:
-    """Hold every contest; the report is written after each work, as a run may take hours."""
+    """Run every contest; the report is written after each work, as all may take hours."""
     progress.log("what the machine can do at best")
     report = Report(describe(folders.peers_python), measure_peaks(), held, works, rounds)
     path = folders.root / f"engine-{datetime.now(UTC):%Y%m%dT%H%M%S}.md"
@@ -69,6 +69,6 @@ def _measure(
             rounds.hold(contest, work, runs)
             report.write(path)
     console = Console()
-    # A pipe gets the tables as they are, with no width to fit into.
+    # A pipe gets the plain tables, which need no width.
     console.print(Markdown(report.markdown())) if console.is_terminal else print(report.markdown())
     progress.log(f"written: {path} and {path.with_suffix('.json').name}")

@@ -1,4 +1,4 @@
-"""What a fleet of workers does and what breaks first, in words; and the simulation beside real processes."""
+"""The measurement `fleet`: simulated fleets, what limits them first, and real processes for comparison."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ GIB: Final = 2**30
 CHECK_STEP_S: Final = 0.1
 CHECK_SLOTS: Final = 4
 CHECKS: Final = (
-    # workers, rows, seconds of a job, whether a worker dies
+    # (workers, rows, seconds of a job, whether a worker dies)
     (1, 1200, 0.1, False),
     (3, 3600, 0.1, False),
     (3, 8000, 0.001, False),
@@ -30,7 +30,7 @@ SERVER_CLIENTS: Final = 10_000
 
 
 def fleets(base: Fleet, costs: Costs) -> Iterator[str]:
-    """A table in Markdown: one line for each number of workers."""
+    """Lines of a Markdown table, one for each number of workers."""
     names = ("workers", "images/s", "of ideal", "limit", "server", "producer", "deaths", "again", "days")
     yield f"| {' | '.join(names)} | connections |"
     yield "| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -50,7 +50,7 @@ def fleets(base: Fleet, costs: Costs) -> Iterator[str]:
 
 
 def first_to_break(base: Fleet, costs: Costs) -> Iterator[str]:
-    """How many workers each part carries."""
+    """Lines about the number of workers that each part can carry."""
     for part in ("server", "producer"):
         workers = 1
         while workers < 10**6:
@@ -66,7 +66,7 @@ def first_to_break(base: Fleet, costs: Costs) -> Iterator[str]:
 
 
 def checks(costs: Costs) -> Iterator[dict[str, Any]]:
-    """Simulated and real seconds of the same small runs on this machine."""
+    """Simulated and real seconds of small runs on this machine."""
     for workers, rows, job_s, dies in CHECKS:
         with site() as here:
             for _ in range(workers):
@@ -84,7 +84,7 @@ def checks(costs: Costs) -> Iterator[dict[str, Any]]:
 
 
 def _real_s(here: Site, rows: int, job_s: float, *, dies: bool) -> float:
-    """One worker is killed after a third of the rows and started again RESTART_S later."""
+    """Seconds of a real run; if `dies`, one worker is killed after a third and restarted RESTART_S later."""
     killed_at: list[float] = []
 
     def look(round_: Any) -> None:
@@ -111,7 +111,7 @@ def _simulated_s(costs: Costs, workers: int, rows: int, job_s: float, *, dies: b
     seconds = simulate(fleet, costs, step_s=CHECK_STEP_S).seconds
     if not dies:
         return seconds
-    # A death at a known moment instead of a drawn one: a part with fewer workers, and the wait for its jobs.
+    # The death is at a known time: add a part with fewer workers, and the wait for its jobs.
     before = seconds / 3
     fewer = dataclasses.replace(fleet, workers=workers - 1)
     rate = rows / seconds
@@ -121,7 +121,7 @@ def _simulated_s(costs: Costs, workers: int, rows: int, job_s: float, *, dies: b
 
 
 def _step_s(fleet: Fleet) -> float:
-    """About 20,000 steps."""
+    """Seconds of a step, for about 20,000 steps."""
     return max(1.0, fleet.images / (fleet.workers * fleet.images_per_worker_s) / 20_000)
 
 
@@ -130,18 +130,22 @@ def _cores() -> float:
 
 
 def main(
-    images: Annotated[float, typer.Option(min=1, help="Of the run.")] = 1e8,
-    images_per_worker_s: Annotated[float, typer.Option(min=1e-6, help="All slots busy.")] = 0.5,
+    images: Annotated[float, typer.Option(min=1, help="Images of the run.")] = 1e8,
+    images_per_worker_s: Annotated[
+        float, typer.Option(min=1e-6, help="Rate of a worker with all slots busy.")
+    ] = 0.5,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once in a worker.")] = 16,
-    alone_s: Annotated[float, typer.Option(min=1e-6, help="Of one job with nothing else under way.")] = 8.0,
-    worker_mtbf_h: Annotated[float, typer.Option(min=1e-6, help="Between deaths of one worker.")] = 168.0,
+    alone_s: Annotated[float, typer.Option(min=1e-6, help="Seconds of a job alone in its worker.")] = 8.0,
+    worker_mtbf_h: Annotated[
+        float, typer.Option(min=1e-6, help="Hours between deaths of one worker.")
+    ] = 168.0,
     worker_restart_s: Annotated[float, typer.Option(min=0)] = 120.0,
     server_mtbf_h: Annotated[float, typer.Option(min=1e-6)] = 168.0,
     server_down_s: Annotated[float, typer.Option(min=0)] = 60.0,
     producer_mtbf_h: Annotated[float, typer.Option(min=1e-6)] = 48.0,
     producer_restart_s: Annotated[float, typer.Option(min=0)] = 300.0,
     poison: Annotated[float, typer.Option(min=0, max=1, help="Share of jobs that kill workers.")] = 1e-6,
-    check: Annotated[bool, typer.Option("--check", help="Compare with real processes too.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Also compare with real processes.")] = False,
 ) -> None:
     """Simulate many workers on one server and one producer, from costs measured here."""
     costs = measure(slots)

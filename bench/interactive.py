@@ -1,7 +1,4 @@
-"""Measures how long an interactive question waits for its first token, alone and beside a bulk run.
-
-Knows no engine: both go through queue and store, the run from a producer of its own.
-"""
+"""The measurement `interactive`: time to first token, alone and beside a bulk run; knows no engine."""
 
 import csv
 import random
@@ -29,19 +26,21 @@ from producer.queue import Queue
 
 QUESTION: Final = "Describe the image."
 FILL_S: Final = 4.0
-"""From the first answer of the run until every row is taken and the run sends as it always does."""
+"""Seconds from the run's first answer until all rows are busy and sending is steady."""
 BULK_S: Final = 10.0
+"""Seconds for which bulk work alone is counted."""
 SHORTEST_PAUSE_S: Final = 0.1
 IMAGES: Final = 32
-"""Of the bulk work, over and over, with another question each time; others are asked about their own."""
+"""Images of the bulk run, which repeat with another question each time."""
 NEW_TOKENS: Final = 128
+"""Tokens of each bulk answer."""
 ROWS: Final = 20_000
-"""Of the bulk run, more than it gets to."""
+"""Rows of the bulk run, more than it reaches."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The bulk run beside which questions are asked: each of its answers has as many tokens as it may."""
+    """A bulk run beside the questions, whose answers all have `new_tokens` tokens."""
 
     name: str
     num_beams: int
@@ -67,18 +66,18 @@ LOADS: Final = (
 
 @dataclass(frozen=True)
 class Pace:
-    """How questions are asked. Pauses between them are drawn at random, up to the longest.
+    """Image size and pauses of the questions.
 
-    Bulk jobs may come in waves, which must not be met at one place always.
+    Pauses are random, so that questions meet waves of bulk jobs at different places.
     """
 
     size_px: tuple[int, int]
-    """(height, width) of every picture"""
+    """(height, width) of every picture."""
     longest_pause_s: float
 
 
 def first_token_s(url: str, image: Path) -> float:
-    """Seconds from sending the question to the first of its answer's text; the rest is read too."""
+    """Seconds from sending a question to the first text of its answer; reads the whole answer."""
     connection = connect(url)
     queue = Queue(url, connection)
     begun = time.monotonic()
@@ -94,10 +93,10 @@ def first_token_s(url: str, image: Path) -> float:
 
 
 def answered(url: str) -> int:
-    """Bulk jobs of every run so far."""
+    """Number of bulk jobs answered so far, in all runs."""
     connection = connect(url)
     keys: Any = connection.scan_iter(done_key("*"))
-    # Questions have runs of their own, named by producer.ask.
+    # Interactive questions have runs of their own, named by producer.ask.
     found = sum(connection.bitcount(key) for key in keys if b"ask-" not in key)
     connection.close()
     return found
@@ -105,7 +104,7 @@ def answered(url: str) -> int:
 
 @contextmanager
 def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
-    """The worker has bulk jobs enough while the block runs; at its end what is queued is dropped."""
+    """Keep the worker busy with bulk jobs during the block; drops the queued ones at its end."""
     if load is None:
         yield
         return
@@ -134,7 +133,7 @@ def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
 def worker(
     url: str, model_folder: Path, folder: Path, slots: int, interactive_slots: int = 2
 ) -> Iterator[None]:
-    """A worker process that is ready, and keeps no image's features."""
+    """A ready worker process that caches no image features."""
     settings = {
         "CAPTIONMILL_REDIS_URL": url,
         "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
@@ -151,7 +150,7 @@ def worker(
 def measured(
     url: str, folder: Path, load: Load | None, label: str, repeats: int, asking: Pace
 ) -> list[float]:
-    """First-token times of so many questions, each about an image of its own, one after the other."""
+    """Seconds to first token of `repeats` questions one after another, each about another image."""
     found = []
     pauses = random.Random(0)
     images = [folder / f"asked-{label}-{number}.png" for number in range(repeats)]
@@ -165,7 +164,7 @@ def measured(
 
 
 def bulk_per_s(url: str, folder: Path, load: Load) -> float:
-    """Bulk jobs that are answered a second while nobody asks anything."""
+    """Bulk jobs answered per second without questions."""
     with busy(url, folder, load):
         first, begun = answered(url), time.monotonic()
         time.sleep(BULK_S)
@@ -173,7 +172,7 @@ def bulk_per_s(url: str, folder: Path, load: Load) -> float:
 
 
 def cost(url: str, model_folder: Path, folder: Path, load: Load, rounds: int) -> dict[str, list[float]]:
-    """Bulk jobs a second of workers that keep rows for questions, and of those that take none, in turn."""
+    """Bulk jobs per second of workers with and without rows kept free for questions, in turn."""
     found: dict[str, list[float]] = {"rows kept": [], "none kept": []}
     for _ in range(rounds):
         for name, interactive_slots in (("rows kept", 2), ("none kept", 0)):
@@ -185,15 +184,17 @@ def cost(url: str, model_folder: Path, folder: Path, load: Load, rounds: int) ->
 def main(
     model_folder: ModelFolder = DEMO_FOLDER,
     repeats: Annotated[int, typer.Option(min=2, help="Questions in each state.")] = 20,
-    rounds: Annotated[int, typer.Option(min=0, help="Of the comparison of bulk work alone.")] = 3,
-    loads: Annotated[int, typer.Option(min=1, max=len(LOADS), help="So many of them, from the first.")] = 3,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of the comparison of bulk work alone.")] = 3,
+    loads: Annotated[int, typer.Option(min=1, max=len(LOADS), help="Number of loads, from the first.")] = 3,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Bulk jobs at once, in place of each load's.")
+        int | None, typer.Option(min=1, help="Bulk jobs at once; by default each load's own.")
     ] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Of each bulk answer.")] = NEW_TOKENS,
-    height_px: Annotated[int, typer.Option(min=16, help="Of every picture.")] = 192,
-    width_px: Annotated[int, typer.Option(min=16)] = 256,
-    longest_pause_s: Annotated[float, typer.Option(min=SHORTEST_PAUSE_S, help="Between questions.")] = 0.9,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each bulk answer.")] = NEW_TOKENS,
+    height_px: Annotated[int, typer.Option(min=16, help="Height of every picture.")] = 192,
+    width_px: Annotated[int, typer.Option(min=16, help="Width of every picture.")] = 256,
+    longest_pause_s: Annotated[
+        float, typer.Option(min=SHORTEST_PAUSE_S, help="Longest pause between questions.")
+    ] = 0.9,
     out: Out = OUT,
 ) -> None:
     """Time the first token of an interactive question, on an idle worker and beside a bulk run."""

@@ -1,6 +1,6 @@
-"""Asks the same of one model folder in the worker and in its peers; measures no time.
+"""The measurement `interop`: the same questions to worker, GenAI and optimum-intel; measures no time.
 
-Our folder in OpenVINO GenAI's VLMPipeline and in optimum-intel, and optimum-intel's export in the worker.
+All three run our folder and optimum-intel's export.
 """
 
 import json
@@ -26,6 +26,7 @@ from worker.engine.stateful import StatefulRunner
 from worker.llava.model import LlavaModel
 
 PICTURES: Final = 6
+"""Sample images that are asked about."""
 QUESTION: Final = "Describe the image."
 NEW_TOKENS: Final = 80
 EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -66,7 +67,7 @@ for picture in pictures:
 
 @dataclass(frozen=True)
 class Said:
-    """What one program said to one picture of one folder."""
+    """The answer of one program about one picture, with one folder."""
 
     folder: str
     program: str
@@ -75,7 +76,7 @@ class Said:
 
 
 def in_worker(folder: Path, pictures: Sequence[Path]) -> list[str]:
-    """The worker's own answers, greedy and in float32."""
+    """Greedy answers of the worker's pipeline in float32."""
     model = LlavaModel.load(folder, "CPU", EXACT)
     engine = Engine(StatefulRunner.load(model.language_xml, "CPU", EXACT), model.embed, LIMITS)
     parameters = GenerationParameters(max_new_tokens=NEW_TOKENS)
@@ -96,7 +97,7 @@ def in_worker(folder: Path, pictures: Sequence[Path]) -> list[str]:
 
 
 def in_peer(python: Path, program: str, folder: Path, pictures: Sequence[Path]) -> list[str]:
-    """What a peer's program, run by its own `python`, prints; or that it breaks down, for each picture."""
+    """For each picture, the answer of a peer's program run by its `python`, or its error."""
     command = [str(python), "-c", program, str(folder), json.dumps(EXACT), QUESTION, str(NEW_TOKENS)]
     ran = subprocess.run([*command, *map(str, pictures)], capture_output=True, text=True, check=False)
     texts: list[str] = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('"')]
@@ -105,7 +106,7 @@ def in_peer(python: Path, program: str, folder: Path, pictures: Sequence[Path]) 
 
 
 def compare(own: Path, theirs: Path, python: Path, pictures: Sequence[Path]) -> Iterator[Said]:
-    """Every program on our folder `own`, and the worker and optimum-intel on `theirs`."""
+    """The answers of every program with our folder `own` and with the export `theirs`."""
     for folder, name in ((own, "ours"), (theirs, "optimum-intel's")):
         said = {
             "worker": in_worker(folder, pictures),

@@ -1,4 +1,4 @@
-"""Measures local mode beside the same server and worker started by hand, in turns within one run."""
+"""The measurement `local-mode`: local mode beside a server and worker started by hand; knows no engine."""
 
 import json
 import math
@@ -23,26 +23,26 @@ SIZE_PX: Final = (192, 256)
 QUESTION: Final = "Describe the image."
 BEGIN: Final = 0.1
 END: Final = 0.9
-"""Shares of the rows between which images are counted: what the first and the last take is left out."""
+"""Shares of the rows between which the rate is measured, without start and end of a run."""
 Way = Literal["by hand", "local"]
 WAYS: Final[tuple[Way, Way]] = ("by hand", "local")
 
 
 @dataclass(frozen=True)
 class Round:
-    """One run of all pictures."""
+    """Figures of one run of all pictures."""
 
     way: Way
     images_per_s: float
-    """Between BEGIN and END."""
+    """Rate between BEGIN and END."""
     whole_s: float
-    """From the start of the command to its end; by hand the start of server and worker is not in it."""
+    """Seconds of the whole command; by hand, without the start of server and worker."""
 
 
 def main(
     model_folder: ModelFolder = DEMO_FOLDER,
-    images: Annotated[int, typer.Option(min=100, help="Distinct pictures of a round.")] = 600,
-    rounds: Annotated[int, typer.Option(min=2, help="Of each way.")] = 6,
+    images: Annotated[int, typer.Option(min=100, help="Different pictures of a round.")] = 600,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each way.")] = 6,
     num_beams: Annotated[int, typer.Option(min=1)] = 1,
     out: Out = OUT,
 ) -> None:
@@ -76,7 +76,7 @@ def _round(way: Way, pictures: Path, place: Path, model_folder: Path, num_beams:
 
 @contextmanager
 def _by_hand(pictures: Path, place: Path, model_folder: Path) -> Iterator[str]:
-    """The URL of a server at which a worker is ready."""
+    """The URL of a server with a ready worker."""
     with server(place) as url:
         environment = {
             "CAPTIONMILL_REDIS_URL": url,
@@ -108,7 +108,7 @@ def _timed(way: Way, command: list[str]) -> Round:
 
 
 def _summary(found: list[Round]) -> str:
-    """Ratios of neighbours in time, as the machine itself changes from minute to minute."""
+    """Ratios of runs that follow each other, as the machine's speed changes from minute to minute."""
     pairs = [sorted(found[i : i + 2], key=lambda one: one.way) for i in range(0, len(found), 2)]
     kept = [math.log(local.images_per_s / by_hand.images_per_s) for by_hand, local in pairs]
     mean, error = statistics.mean(kept), statistics.stdev(kept) / math.sqrt(len(kept))

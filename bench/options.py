@@ -1,4 +1,4 @@
-"""What the bench's commands share: options, names in a list, refusals; measures nothing."""
+"""Options and refusals that several measurements share; measures nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ progress: Final = Console(stderr=True)
 
 
 def chosen(what: str, named: str | None, known: Sequence[str], separator: str = ",") -> list[str]:
-    """The names in `named`, or all of `known` if it is None; an unknown name ends the command."""
+    """The names in `named`, all of `known` for None; an unknown name ends the command."""
     names = list(known) if named is None else [name.strip() for name in named.split(separator)]
     for name in names:
         if name not in known:

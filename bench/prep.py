@@ -1,6 +1,6 @@
-"""Measures a conversion stage by stage: peak resident memory, disk and minutes; knows no engine.
+"""The measurement `prep`: time, memory and disk of a conversion by stage; knows no engine.
 
-Conversion and first answer run in processes of their own, this one only reads what they report.
+Conversion and first answer run in child processes, which report to this one.
 """
 
 import json
@@ -25,28 +25,28 @@ from model_prep.settings import LanguageSettings, PrepSettings, VisionSettings
 from model_prep.verified import VERIFICATION_MD
 
 CLEAR_PEAK: Final = "5"
-"""Makes Linux count the peak of the resident set anew."""
+"""Value for /proc/self/clear_refs that resets the peak of the resident set."""
 VERIFYING: Final = "verifying"
-"""The stage, by model_prep's name."""
+"""model_prep's name of the verification stage."""
 WORKER: Final = "worker"
-"""Begins the names of the stages that are no conversion's."""
+"""Beginning of the names of stages after the conversion."""
 
 
 @dataclass(frozen=True)
 class StageFigures:
-    """What one stage took."""
+    """Figures of one stage."""
 
     stage: str
     seconds: float
     peak_resident_bytes: int
     private_bytes: int
-    """resident when it ended; no pages of files, which the system takes back when it needs them"""
+    """Resident memory at the end of the stage, without file pages, which the system can take back."""
     disk_bytes: int
-    """of work folder and result, when it ended"""
+    """Size of work folder and result at the end of the stage."""
 
 
 class StageMeter:
-    """Tells stages apart within the process that converts, and prints each as a line of JSON."""
+    """Measures the stages of the converting process, and prints each as a line of JSON."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -72,7 +72,7 @@ class StageMeter:
 
 
 def measured_stages(script: str, arguments: list[str]) -> Iterator[StageFigures]:
-    """Run `script` in a new process, which prints figures. Raises CalledProcessError if it fails."""
+    """Run `script` in a child process and yield the figures it prints. Raises CalledProcessError."""
     command = [sys.executable, "-c", script, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -123,10 +123,10 @@ worker.close()
 def measure_conversion(
     checkpoint: Path, out: Path, settings: str, pictures: Path | None, memory_gib: float | None = None
 ) -> Iterator[StageFigures]:
-    """Each stage of converting `checkpoint` into `out`, then of a worker's loading it and answering.
+    """The stages of converting `checkpoint` into `out`, then of a worker that loads it and answers.
 
-    `settings` is model_prep's PrepSettings as JSON, `pictures` a folder to calibrate with.
-    `memory_gib` is for verifying, what is available if it is None.
+    `settings` is PrepSettings as JSON, `pictures` a folder to calibrate with, `memory_gib` the memory for
+    verifying, by default what is available.
     """
     told = "" if memory_gib is None else str(memory_gib)
     yield from measured_stages(CONVERT, [str(checkpoint), str(out), settings, str(pictures or ""), told])
@@ -135,7 +135,7 @@ def measure_conversion(
 
 
 def share_of(stage: str, stages: Sequence[StageFigures]) -> float:
-    """Of the time that converting took, the worker's own stages apart."""
+    """Share of a stage in the time of the conversion, without the worker's stages."""
     seconds = {one.stage: one.seconds for one in stages if not one.stage.startswith(WORKER)}
     return seconds[stage] / sum(seconds.values())
 
@@ -146,7 +146,7 @@ def _status(field: str) -> int:
 
 
 def _disk_bytes(folder: Path) -> int:
-    """Each file once, however many names it has."""
+    """Size on disk of all files below `folder`, each counted once."""
     found = {}
     for root, _, names in os.walk(folder):
         for name in names:
@@ -157,14 +157,16 @@ def _disk_bytes(folder: Path) -> int:
 
 def main(
     shape: Annotated[ShapeName, typer.Option(help="Shape of the random model.")] = "llava-v1.6-mistral-7b",
-    weight_format: Annotated[WeightFormat, typer.Option(help="Of the language model.")] = "int4",
-    vision_format: Annotated[VisionFormat, typer.Option(help="Of the vision model.")] = "int8",
+    weight_format: Annotated[
+        WeightFormat, typer.Option(help="Weight format of the language model.")
+    ] = "int4",
+    vision_format: Annotated[VisionFormat, typer.Option(help="Format of the vision model.")] = "int8",
     samples: Annotated[int, typer.Option(min=1, help="Pictures to calibrate with.")] = 8,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="Of the language model, in place of the shape's own.")
+        int | None, typer.Option(min=1, help="Layers of the language model; by default the shape's.")
     ] = None,
     memory_gib: Annotated[
-        float | None, typer.Option(min=0, help="For verifying, in place of what is available.")
+        float | None, typer.Option(min=0, help="Memory for verifying; by default what is available.")
     ] = None,
     out: Out = OUT,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Measures what queue, store and disk leave of the engine's own throughput, in turns; knows no peer."""
+"""The measurement `queue-overhead`: the engine's throughput with and without the queue; knows no peer."""
 
 import json
 import math
@@ -31,22 +31,22 @@ from producer.work import work_on
 SIZE_PX: Final = (192, 256)
 QUESTIONS: Final = ("Describe the image.", "How many shapes are there?")
 DIRECT: Final = 500
-"""So many of the run's pictures are those of the other way, over and over."""
+"""Pictures of the run that are also answered without the queue, repeatedly."""
 WAYS: Final = ("direct", "queued")
 LENGTHS: Final = (1000, 10_000)
-"""Images of the runs that the summary reckons the beginning and the end of."""
+"""Numbers of images for which the summary gives the share of a run's beginning and end."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What a run takes before its first job begins, and after its last one has ended, in seconds."""
+    """Seconds of a run before its first job begins, and after its last one has ended."""
 
     begin_s: float
     end_s: float
 
 
 def jobs_of(asked: Submission) -> list[str]:
-    """The first rows' jobs as JSON, as a producer would send them."""
+    """The jobs of the first DIRECT rows as JSON, as a producer sends them."""
     question_planner = QuestionPlanner(asked.prompts, asked.parameters, "high")
     jobs = []
     for index, row in zip(range(DIRECT), asked.open().rows(), strict=False):
@@ -60,7 +60,7 @@ def jobs_of(asked: Submission) -> list[str]:
 
 
 def queued(url: str, asked: Submission, folder: Path) -> float:
-    """Images a second from the source to answers.jsonl, planning and hashing included."""
+    """Images per second from the source to answers.jsonl, including planning and hashing."""
     connection = connect(url)
     queue = Queue(url, connection)
     begun = time.monotonic()
@@ -78,7 +78,7 @@ def queued(url: str, asked: Submission, folder: Path) -> float:
 
 
 def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list[Slice], Ends]:
-    """A run by way of the queue, and in between the same worker without it."""
+    """The slices of a run through the queue and of the same worker without it, and the run's ends."""
     connection = connect(url)
 
     def told() -> Any:
@@ -86,7 +86,7 @@ def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list
         return json.loads(reply[1])
 
     connection.rpush(ASKED_KEY, json.dumps(asdict(order)))
-    assert told() is None, "first it says that jobs may come"
+    assert told() is None, "first it allows jobs"
     begun = time.time()
     queued(url, asked, folder)
     ended = time.time()
@@ -97,10 +97,12 @@ def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list
 
 def main(
     model_folder: ModelFolder = DEMO_FOLDER,
-    images: Annotated[int, typer.Option(min=1000, help="Distinct pictures of the run.")] = 8000,
-    questions: Annotated[int, typer.Option(min=1, max=len(QUESTIONS), help="About each picture.")] = 2,
+    images: Annotated[int, typer.Option(min=1000, help="Different pictures of the run.")] = 8000,
+    questions: Annotated[
+        int, typer.Option(min=1, max=len(QUESTIONS), help="Questions about each picture.")
+    ] = 2,
     num_beams: Annotated[int, typer.Option(min=1)] = 4,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 32,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once, in both ways.")] = 16,
     out: Out = OUT,
 ) -> None:
@@ -113,7 +115,7 @@ def main(
             "CAPTIONMILL_REDIS_URL": url,
             "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
             "CAPTIONMILL_IMAGE_ROOTS": str(folder),
-            # Else pictures that come again are found there.
+            # Otherwise repeated pictures would be found in the cache.
             "CAPTIONMILL_IMAGE_CACHE_BYTES": "0",
         }
         command = celery_worker("bench.engine_alone", slots, "-l", "INFO")
@@ -134,7 +136,7 @@ def main(
 
 
 def _summary(found: Sequence[Slice], ends: Ends) -> str:
-    """Neighbours in time are compared, as the machine itself changes from minute to minute."""
+    """Compares slices that follow each other, as the machine's speed changes from minute to minute."""
     pairs = [sorted(found[i : i + 2], key=lambda one: one.way) for i in range(0, len(found) - 1, 2)]
     kept = [math.log(queued.images_per_s / direct.images_per_s) for direct, queued in pairs]
     mean, error = statistics.mean(kept), statistics.stdev(kept) / math.sqrt(len(kept))
@@ -169,7 +171,7 @@ def _spent(found: Sequence[Slice], way: str) -> str:
 
 
 def _service_cores(one: Slice) -> float:
-    """So many cores compute what the engine alone computes too. The machine's speed is not in it."""
+    """Number of cores that the service uses, which does not depend on the machine's speed."""
     return one.images_per_s * (one.cpu_ms_per_image["worker"] - one.outside_ms_per_image) / 1000
 
 

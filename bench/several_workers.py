@@ -1,4 +1,4 @@
-"""Measures one worker on all cores against several on a share each, taking turns; knows no peer."""
+"""The measurement `several-workers`: one worker on all cores, or several on a share each; knows no peer."""
 
 import os
 import statistics
@@ -21,10 +21,11 @@ from producer.questions import read_prompts
 from producer.submission import Submission
 
 WARM_UP: Final = 32
+"""Images that do not count, before each round."""
 
 
 def shares(cores: list[int], workers: int) -> list[list[int]]:
-    """The cores in so many runs of neighbours; what is left over goes to the first."""
+    """The cores divided into `workers` ranges; the first ranges get the cores left over."""
     each, more = divmod(len(cores), workers)
     ends = [each * (number + 1) + min(more, number + 1) for number in range(workers)]
     return [cores[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
@@ -32,7 +33,7 @@ def shares(cores: list[int], workers: int) -> list[list[int]]:
 
 @contextmanager
 def workers(folder: Path, settings: dict[str, str], count: int, slots: int) -> Iterator[None]:
-    """So many, each pinned to its share of this process's cores."""
+    """`count` ready workers, each pinned to its share of this process's cores."""
     with ExitStack() as stack:
         logs = []
         for number, share in enumerate(shares(sorted(os.sched_getaffinity(0)), count)):
@@ -53,12 +54,14 @@ def workers(folder: Path, settings: dict[str, str], count: int, slots: int) -> I
 
 def main(
     model_folder: ModelFolder = DEMO_FOLDER,
-    images: Annotated[int, typer.Option(min=10, help="Distinct pictures of a round.")] = 400,
-    counts: Annotated[str, typer.Option(help="Numbers of workers, with commas between.")] = "1,2",
+    images: Annotated[int, typer.Option(min=10, help="Different pictures of a round.")] = 400,
+    counts: Annotated[str, typer.Option(help="Numbers of workers, separated by commas.")] = "1,2",
     num_beams: Annotated[int, typer.Option(min=1)] = 1,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once, of all workers together.")] = 16,
-    precision: Annotated[str, typer.Option(help="Of the workers; a single core needs exact.")] = "exact",
+    precision: Annotated[
+        str, typer.Option(help="Precision of the workers; a single core needs exact.")
+    ] = "exact",
     out: Out = OUT,
 ) -> None:
     """Compare one worker on all cores with several on a share each, in turns."""
