@@ -153,7 +153,7 @@ def cores() -> Iterator[Finding]:
         threads = max(1, int(limit))
         yield to_do(
             "cores",
-            f"{told}, of which this container may use no more than {limit:g} at a time",
+            f"{told}, of which this container may use {limit:g} at a time",
             f"start workers with --inference-threads {threads}",
         )
     elif usable == 1:
@@ -210,7 +210,8 @@ def devices() -> Iterator[Finding]:
         yield ok(f"device {name}", box)
     if set(found) == {"CPU"}:
         yield note(
-            "device GPU", "OpenVINO finds none; an Intel GPU needs its driver, and you in its group (render)"
+            "device GPU",
+            "OpenVINO finds none; an Intel GPU needs its driver, and your user in the group render",
         )
 
 

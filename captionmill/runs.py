@@ -446,7 +446,7 @@ def _check_resumed(context: typer.Context) -> None:
     idle = [config_file.typed_name(param) for param in given if param.name not in RESUMED]
     if idle:
         refuse(
-            f"--resume goes on with what was submitted, where {', '.join(idle)} would change nothing: "
+            f"--resume goes on with what was submitted, where {', '.join(idle)} would have no effect: "
             "give --out alone, or repeat the whole command without --resume."
         )
 

@@ -99,7 +99,7 @@ def read_samples(source: str, count: int, seed: int = 0) -> Samples:
     if len(found) < count:
         raise ConversionError(
             f"{source} has {len(found)} usable images in {len(entries)} entries; "
-            f"{count} are wanted to calibrate with."
+            f"{count} are needed to calibrate with."
         )
     return Samples(tuple(found), skipped=tried - len(found))
 

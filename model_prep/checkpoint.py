@@ -90,7 +90,7 @@ def open_checkpoint(source: str, reading: Reading = AS_IT_SAYS) -> Checkpoint:
     raw, original = read_config(source), None
     if "auto_map" in raw:
         raise ConversionError(
-            f"{source} brings code of its own (auto_map in config.json), and no code of a checkpoint is run."
+            f"{source} brings code of its own (auto_map in config.json), which is never run."
         )
     require_unquantized(raw, source)
     if is_original(raw):
@@ -176,11 +176,10 @@ def require_unquantized(raw: dict[str, Any], source: str) -> None:
     )
     base = raw.get("_name_or_path")
     base = base if isinstance(base, str) and base.strip("./") and base != source else None
-    unquantized = f"{base}, which it was made of" if base else "the checkpoint that it was made of"
+    unquantized = f"{base}, from which it was made" if base else "the checkpoint from which it was made"
     raise ConversionError(
         f"The weights of {source} are quantized for {method or 'another engine'}, "
-        "and what that rounded is lost; "
-        f"convert {unquantized}."
+        f"which lost precision; convert {unquantized}."
     )
 
 

@@ -159,7 +159,7 @@ def require_prep() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConversionError(
-            f"To convert a model takes {' and '.join(missing)}, which this environment has not: "
+            f"Converting a model needs {' and '.join(missing)}, which this environment does not have: "
             f"{install_line('prep')} (docs/model_prep.md says how to get torch without CUDA)."
         )
 

@@ -397,7 +397,7 @@ def _model_name(name: str) -> str:
     """`name` itself. Raises ConversionError if a model id cannot contain it."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConversionError(
-            f"The name {name!r} is not of letters, digits and ._- alone; --name sets another."
+            f"The name {name!r} may have only letters, digits and ._-; --name sets another."
         )
     return name
 

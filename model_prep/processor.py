@@ -49,7 +49,7 @@ class Processing:
         if not self._is_same(inputs["input_ids"][0].tolist(), plain, tiles):
             raise ConversionError(
                 "The checkpoint's processor makes other tokens of a prompt than its tokenizer does, "
-                "so that a worker would ask the model something else."
+                "so a worker would ask the model something else."
             )
         return inputs
 
@@ -164,8 +164,8 @@ def _require_fit(checkpoint: Checkpoint, processing: Processing) -> None:
             found = _features(checkpoint, inputs)
             if found != tokens:
                 raise ConversionError(
-                    f"{source} does not fit together: of an image of {height} x {width} px its model makes "
-                    f"{found} features, and its processor has {tokens} tokens for them."
+                    f"{source} does not fit together: for an image of {height} x {width} px, its model makes "
+                    f"{found} features and its processor {tokens} tokens."
                 )
 
 
