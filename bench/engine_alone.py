@@ -169,11 +169,11 @@ def _serve() -> None:
         reply: Any = connection.blpop([ASKED_KEY])
         order = Order(**json.loads(reply[1]))
         worker = cast(Any, loaded_worker())
-        service = worker.service
+        service = worker.parts.service
         turns = Turns(service.answer)
         service.answer = turns.queued
         connection.rpush(TOLD_KEY, json.dumps(None))
-        found = slices(turns, worker.engine_times, order)
+        found = slices(turns, worker.parts.engine_times, order)
         connection.rpush(TOLD_KEY, json.dumps([asdict(one) for one in found]))
         while turns.ended["queued"] < order.images:
             time.sleep(0.1)

@@ -103,17 +103,17 @@ from bench.prep import StageMeter
 from bench.workloads import draw
 from contract.job import ImagePath, Job
 from worker.settings import Settings
-from worker.startup import Worker
+from worker.startup import load_worker
 folder, pictures = Path(sys.argv[1]), Path(sys.argv[2])
 meter = StageMeter(folder)
 meter("worker: loading the folder")
-worker = Worker(Settings(model_folder=folder, image_roots=str(pictures)))
+worker = load_worker(Settings(model_folder=folder, image_roots=str(pictures)))
 meter("worker: one image, 16 tokens")
 draw((480, 640), seed=1).save(pictures / "one.png")
 question = {"id": "0", "messages": "What is shown in this image?"}
 job = Job.model_validate({"run": "bench", "index": 0, "image": ImagePath.of(pictures / "one.png"),
                           "questions": [question], "parameters": {"max_new_tokens": 16}})
-(result,) = worker.service.answer(job).results
+(result,) = worker.parts.service.answer(job).results
 meter.end()
 print(result.outcome, file=sys.stderr)
 worker.close()

@@ -17,8 +17,9 @@ from bench.options import DEMO_FOLDER, ModelFolder
 from bench.workloads import QUESTIONS, draw
 from contract.answer import Answer
 from contract.job import ImagePath, Job
+from worker.errors import StartupError
 from worker.settings import Settings
-from worker.startup import StartupError, Worker
+from worker.startup import load_worker
 
 BATCH_JOBS: Final = 200
 """Jobs between two readings, which are taken when no job is in the worker."""
@@ -72,10 +73,10 @@ class Soak:
     def __init__(
         self, model_folder: Path, attention: Literal["stateful", "paged"], threads: int, pictures: Path
     ) -> None:
-        """Raises worker.startup.StartupError."""
+        """Raises worker.errors.StartupError."""
         self._pictures = pictures
         self._threads = threads
-        self._worker = Worker(
+        self._worker = load_worker(
             Settings(
                 model_folder=model_folder,
                 attention=attention,
@@ -103,7 +104,7 @@ class Soak:
         path = self._pictures / f"{index}.png"
         size_px = np.random.default_rng(index).integers(*SIDES_PX, size=2).tolist()
         draw((size_px[0], size_px[1]), seed=index).save(path)
-        result = self._worker.service.answer(make_job(index, path))
+        result = self._worker.parts.service.answer(make_job(index, path))
         path.unlink()
         kinds = ["answer" if isinstance(r.outcome, Answer) else r.outcome.code for r in result.results]
         return Counter(kinds)

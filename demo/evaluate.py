@@ -30,7 +30,8 @@ from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Prefix, Request
 from worker.engine.stateful import StatefulRunner
-from worker.llava.model import ImageFeatures, LlavaModel
+from worker.llava.image_encoder import ImageFeatures
+from worker.llava.model import LlavaModel
 
 MODEL: Final = Path(__file__).parent / "model"
 EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}

@@ -11,10 +11,9 @@ SHOWN_CHARACTERS: Final = 300
 
 
 class ConversionError(Exception):
-    """The conversion cannot be done as asked; the message is one sentence that a person can act on.
+    """The conversion cannot be done as asked; the message is a sentence that a person can act on.
 
-    ConversionError
-        UncutError      the language model cannot be cut between its layers, so it is not compared
+    └── UncutError      the language model cannot be cut between its layers, so it is not compared
     """
 
 

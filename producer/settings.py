@@ -22,8 +22,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None,
         description=(
-            "Server to use where no --redis is given: redis://USER@HOST:PORT/DATABASE, or the same with "
-            "rediss:// for TLS. Without either, a command runs a server and workers of its own (local mode)."
+            "Server to use without --redis: redis://USER@HOST:PORT/DATABASE, or the same with rediss:// for "
+            "TLS. Without either, a command runs a server and workers of its own (local mode)."
         ),
     )
 

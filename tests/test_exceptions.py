@@ -19,7 +19,7 @@ ROOTS: Final = {
     "checks": None,
 }
 """Package → its root; None for a package without exceptions of its own."""
-NOT_YET: Final = {"worker", "producer"}
+NOT_YET: Final = {"producer"}
 """Packages that have no root yet."""
 
 

@@ -236,7 +236,7 @@ def test_prompts_are_shared_up_to_the_last_image_by_the_images_in_their_order(ti
     model = LlavaModel.load(tiny_folder, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}, 2**20)
     # Of the same size, so that their tokens do not tell them apart.
     first, second = (model.encode_image(picture((60, 130), seed=seed)) for seed in (1, 2))
-    both = model.together([first, second])
+    both = model.joined([first, second])
 
     def prompt(features: Any, *parts: ImagePart | TextPart) -> Any:
         return model.prompt(Question(id="q", messages=(Turn(role="user", content=parts),)), features)
@@ -245,7 +245,7 @@ def test_prompts_are_shared_up_to_the_last_image_by_the_images_in_their_order(ti
         prompt(both, ImagePart(), TextPart(text="And:"), ImagePart(), TextPart(text="What is it?")),
         prompt(both, ImagePart(), TextPart(text="And:"), ImagePart(), TextPart(text="Same?")),
         prompt(
-            model.together([second, first]),
+            model.joined([second, first]),
             ImagePart(),
             TextPart(text="And:"),
             ImagePart(),

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import celery
 import kombu
@@ -15,11 +15,12 @@ from celery import signals
 
 from contract.broker import CELERY_OPTIONS, JOB_QUEUE
 from worker.delivery.transport import install_transport
+from worker.errors import StartupError
 from worker.settings import PREFIX, SettingsError, load_settings
 from worker.torch_absent import keep_torch_out
 
 if TYPE_CHECKING:
-    from worker.delivery.answering import Answering
+    from worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -80,28 +81,16 @@ app.add_defaults(_configuration)
 """Called when Celery first looks at its configuration, so that importing this file needs no settings."""
 
 
-class Loaded(Protocol):
-    """What a process needs to answer: worker.startup's Worker."""
-
-    @property
-    def description(self) -> str: ...
-    @property
-    def answering(self) -> "Answering": ...
-    def start(self, slots: int) -> None: ...
-    def drain(self) -> None: ...
-    def close(self) -> None: ...
+_loaded: list["Worker"] = []
 
 
-_loaded: list[Loaded] = []
-
-
-def install(worker: Loaded) -> None:
+def install(worker: "Worker") -> None:
     """Make `worker` this process's own. What is installed at the start is not loaded again."""
     assert not _loaded, "a process has one worker"
     _loaded.append(worker)
 
 
-def loaded_worker() -> Loaded:
+def loaded_worker() -> "Worker":
     """The process's worker. Only a running task asks, and no task runs before it is loaded."""
     (worker,) = _loaded
     return worker
@@ -126,15 +115,15 @@ def _load(sender: Any, **_: Any) -> None:
     if _loaded:
         return
     keep_torch_out()
-    from worker.delivery.server_check import ServerRefusedError, check_server
-    from worker.startup import StartupError, Worker
+    from worker.delivery.server_check import check_server
+    from worker.startup import load_worker
 
     try:
         check_server(settings.redis_url.get_secret_value(), require_durable=settings.require_durable_broker)
-        install(Worker(settings))
-    except (ServerRefusedError, StartupError) as error:
+        install(load_worker(settings))
+    except StartupError as error:
         refuse(str(error))
-    except Exception:
+    except Exception:  # a bug: Celery would log it and go on without a model
         log.exception("the worker cannot be loaded")
         raise SystemExit(1) from None
 

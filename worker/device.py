@@ -6,9 +6,11 @@ from typing import Any
 
 import openvino
 
+from worker.errors import StartupError
 
-class UnknownDeviceError(ValueError):
-    """The device setting names nothing on this machine; the message is a sentence for the operator."""
+
+class UnknownDeviceError(StartupError):
+    """The device setting names nothing on this machine."""
 
 
 def resolve_device(device: str) -> str:

@@ -8,7 +8,7 @@ from bench.peers.protocol import Counts, Setup, Task, serve
 from contract.answer import Answer
 from contract.job import GenerationParameters, ImagePath, Job, Question
 from worker.settings import Settings
-from worker.startup import Worker
+from worker.startup import load_worker
 
 
 class Captionmill:
@@ -18,20 +18,20 @@ class Captionmill:
         settings = Settings.model_validate(
             {"model_folder": setup.folder, "openvino_properties": setup.properties, **setup.options}
         )
-        self._worker = Worker(settings)
+        self._worker = load_worker(settings)
 
     def answer(self, task: Task) -> Counts:
         jobs = jobs_of(task)
-        before = asdict(self._worker.engine_times)
+        before = asdict(self._worker.parts.engine_times)
         threads = len(jobs) if task.mode == "batch" else 1
         with ThreadPoolExecutor(threads) as pool:
-            results = list(pool.map(self._worker.service.answer, jobs))
+            results = list(pool.map(self._worker.parts.service.answer, jobs))
         answers = []
         for outcome in (question.outcome for result in results for question in result.results):
             if not isinstance(outcome, Answer):
                 raise RuntimeError(f"no answer: {outcome.message}")
             answers.append(outcome)
-        after = asdict(self._worker.engine_times)
+        after = asdict(self._worker.parts.engine_times)
         return Counts(
             prompt_tokens=sum(answer.prompt_tokens for answer in answers),
             new_tokens=sum(answer.completion_tokens for answer in answers),

@@ -29,6 +29,7 @@ from worker.images.decoder_child import Bounds
 from worker.images.decoder_process import DecoderProcess
 from worker.images.fetch import ImageFetch
 from worker.images.image_file import decode_image
+from worker.lane import Lane
 from worker.service import Service
 
 IMAGE_CODES = {
@@ -80,14 +81,12 @@ def test_there_are_enough_of_them(corpus: list[Case]) -> None:
     assert len([case for case in corpus if isinstance(case.outcome, frozenset)]) >= 110
 
 
-@pytest.mark.parametrize("isolated", [False, True])
-def test_each_has_the_right_outcome(
-    corpus: list[Case], images: Path, store: ResultStore, isolated: bool
-) -> None:
+@pytest.mark.parametrize("lane", [Lane.BULK, Lane.SUSPECT])
+def test_each_has_the_right_outcome(corpus: list[Case], images: Path, store: ResultStore, lane: Lane) -> None:
     jobs = written(corpus, images)
     decoder, model, engine = Decoder(LIMITS), FakeModel(), FakeEngine()
     service = Service(model, engine, ImageFetch((images,), LIMITS.max_bytes, store), decoder)
-    results = [service.answer(one, isolated=isolated) for one in jobs]
+    results = [service.answer(one, lane=lane) for one in jobs]
     service.close()
     decoder.close()
     assert wrong(corpus, results) == {}

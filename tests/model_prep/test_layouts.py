@@ -24,7 +24,8 @@ from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.images.decoder import Decoder
 from worker.images.image_file import ImageLimits
-from worker.llava.model import ImageFeatures, LlavaModel
+from worker.llava.image_encoder import ImageFeatures
+from worker.llava.model import LlavaModel
 from worker.service import Service
 
 TOLERANCE = 1e-4
@@ -98,7 +99,7 @@ def test_prompt_embeddings_and_tokens_equal_transformers(pair: Pair, size: tuple
 def test_several_images_are_asked_about_as_in_transformers(pair: Pair) -> None:
     """Where the template writes the image token itself there is one, and more are refused."""
     several = [picture(SIZES[name]) for name in ("wide", "small", "tall")]
-    together = pair.model.together([pair.model.encode_image(image, alone=False) for image in several])
+    together = pair.model.joined([pair.model.encode_image(image, alone=False) for image in several])
     if pair.layout.form == "string":
         with pytest.raises(Refusal, match="does not place the conversation's 3 images"):
             pair.model.prompt(Question(id="q", messages=QUESTION), together)

@@ -114,7 +114,7 @@ class FakeRunner:
         self.steps.append(appended)
         self.most_rows = max(self.most_rows, len(self.sequences))
         self.most_step_tokens = max(self.most_step_tokens, sum(map(len, appended)))
-        assert self.most_rows <= self._limits.rows + self._limits.urgent_rows, "rows keep to the limit"
+        assert self.most_rows <= self._limits.rows + self._limits.priority_rows, "rows keep to the limit"
         assert self.most_step_tokens <= self._limits.step_tokens, "a step keeps to the limit"
         self._broken |= named
         self.on_step()
@@ -178,7 +178,7 @@ def make_request(
     on_tokens: Callable[[Sequence[int]], None] | None = None,
     stop_asked: Callable[[], bool] | None = None,
     deadline: float | None = None,
-    urgent: bool = False,
+    has_priority: bool = False,
     max_new_tokens: int = 20,
     **parameters: Any,
 ) -> Request:
@@ -194,5 +194,5 @@ def make_request(
         on_tokens=on_tokens,
         stop_asked=stop_asked,
         deadline=deadline,
-        urgent=urgent,
+        has_priority=has_priority,
     )

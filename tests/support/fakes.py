@@ -1,4 +1,4 @@
-"""A model and an engine for tests of what is around them; they obey the protocols of worker/service.py."""
+"""A model and an engine for tests of what is around them; they obey worker/protocols.py."""
 
 import threading
 import time
@@ -14,6 +14,7 @@ from contract.failure import FailureCode, Refusal
 from contract.job import Detail, Question
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
+from worker.lane import Lane
 
 IMAGE_TOKENS = 5
 HIDDEN = 4
@@ -48,7 +49,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.encoded: list[tuple[int, int]] = []
         self.details: list[Detail] = []
-        self.urgent: list[bool] = []
+        self.lanes: list[Lane] = []
         self.alone: list[bool] = []
 
     def features(
@@ -56,13 +57,13 @@ class FakeModel:
         content: bytes,
         decode: Callable[[], Image.Image],
         detail: Detail,
-        urgent: bool,
+        lane: Lane,
         *,
         alone: bool = True,
     ) -> tuple[int, ...]:
         assert content
         self.alone.append(alone)
-        self.urgent.append(urgent)
+        self.lanes.append(lane)
         self.details.append(detail)
         return self.encode_image(decode())
 
@@ -71,7 +72,7 @@ class FakeModel:
         self.encoded.append(size)
         return size
 
-    def together(self, several: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    def joined(self, several: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         return tuple(side for one in several for side in one)
 
     def prompt(self, question: Question, features: tuple[int, ...] | None) -> FakePrompt:
@@ -121,24 +122,24 @@ class FakeEngine:
     """Generates one request at a time, and none while the file `hold` is there. It prefers short choices.
 
     A file "held" beside it says that one has been begun and waits: other processes may look for it.
-    Urgent requests are not held. A request with `min_new_tokens` goes on until it is asked to stop.
+    Requests with priority are not held. A request with `min_new_tokens` goes on until it is asked to stop.
     """
 
     def __init__(self, hold: Path | None = None) -> None:
         self._hold = hold
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._urgent_thread = ThreadPoolExecutor(max_workers=1)
+        self._priority_thread = ThreadPoolExecutor(max_workers=1)
         self.requests: list[Request] = []
         self.begun = threading.Event()
 
     def submit(self, request: Request) -> Future[Generations]:
-        thread = self._urgent_thread if request.urgent else self._thread
+        thread = self._priority_thread if request.has_priority else self._thread
         return thread.submit(self._generate, request)
 
     def _generate(self, request: Request) -> Generations:
         self.requests.append(request)
         self.begun.set()
-        while not request.urgent and self._hold is not None and self._hold.exists():
+        while not request.has_priority and self._hold is not None and self._hold.exists():
             self._hold.with_name("held").touch()
             time.sleep(0.01)
         if request.choices:
@@ -160,7 +161,7 @@ class FakeEngine:
 
     def close(self) -> None:
         self._thread.shutdown()
-        self._urgent_thread.shutdown()
+        self._priority_thread.shutdown()
 
 
 def _scored(token_ids: tuple[int, ...]) -> Generation:

@@ -22,6 +22,7 @@ from worker.images.decoder import IMAGES_A_PROCESS, Decoder
 from worker.images.decoder_child import Bounds
 from worker.images.decoder_process import DecoderProcess, DecoderStartError, DiedError
 from worker.images.image_file import MAX_SCANS, ImageLimits, decode_image
+from worker.lane import Lane
 
 LIMITS = ImageLimits(max_bytes=20_000_000, max_px=64_000_000, max_side_px=30_000, max_aspect=100.0)
 PNG = encoded(picture(), "PNG")
@@ -56,34 +57,39 @@ def test_the_outcome_is_the_same_outside(decoder: Decoder, content: bytes) -> No
         expected = decode_image(content, LIMITS)
     except Refusal as refused:
         failure = refused.failure
-        assert refusal(lambda: decoder(content, isolated=True)) == (failure.code, failure.message)
+        assert refusal(lambda: decoder(content, lane=Lane.SUSPECT)) == (failure.code, failure.message)
     else:
-        found = decoder(content, isolated=True)
+        found = decoder(content, lane=Lane.SUSPECT)
         assert (found.mode, found.size, found.tobytes()) == ("RGB", expected.size, expected.tobytes())
 
 
 @pytest.mark.parametrize(
-    ("isolation", "isolated", "outside"),
-    [("suspect", False, False), ("suspect", True, True), ("all", False, True), ("none", True, False)],
+    ("isolation", "lane", "outside"),
+    [
+        ("suspect", Lane.BULK, False),
+        ("suspect", Lane.SUSPECT, True),
+        ("all", Lane.BULK, True),
+        ("none", Lane.SUSPECT, False),
+    ],
 )
-def test_which_images_are_decoded_outside(isolation: str, isolated: bool, outside: bool) -> None:
+def test_which_images_are_decoded_outside(isolation: str, lane: Lane, outside: bool) -> None:
     decoder = Decoder(LIMITS, isolation)  # type: ignore[arg-type]
-    decoder(PNG, isolated=isolated)
+    decoder(PNG, lane=lane)
     assert bool(children()) == outside
     decoder.close()
     assert children() == []
 
 
 def test_a_process_is_kept_for_the_next_image(decoder: Decoder) -> None:
-    decoder(PNG, isolated=True)
+    decoder(PNG, lane=Lane.SUSPECT)
     [first] = children()
-    refusal(lambda: decoder(b"no image", isolated=True))
-    decoder(PNG, isolated=True)
+    refusal(lambda: decoder(b"no image", lane=Lane.SUSPECT))
+    decoder(PNG, lane=Lane.SUSPECT)
     assert children() == [first]
     for _ in range(IMAGES_A_PROCESS - 3):
-        decoder(PNG, isolated=True)
+        decoder(PNG, lane=Lane.SUSPECT)
     assert children() == []
-    decoder(PNG, isolated=True)
+    decoder(PNG, lane=Lane.SUSPECT)
     assert children() != [first]
 
 
@@ -95,7 +101,7 @@ def test_threads_share_no_more_processes_than_allowed() -> None:
 
     def decoded(content: bytes) -> bytes:
         nonlocal most
-        found = decoder(content, isolated=True).tobytes()
+        found = decoder(content, lane=Lane.SUSPECT).tobytes()
         most = max(most, len(children()))
         return found
 
@@ -106,11 +112,11 @@ def test_threads_share_no_more_processes_than_allowed() -> None:
 
 
 def test_a_process_that_died_while_idle_blames_no_image(decoder: Decoder) -> None:
-    decoder(PNG, isolated=True)
+    decoder(PNG, lane=Lane.SUSPECT)
     [first] = children()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{first}/cmdline").read_bytes())
-    assert decoder(PNG, isolated=True).size == (30, 20)
+    assert decoder(PNG, lane=Lane.SUSPECT).size == (30, 20)
 
 
 @pytest.fixture(scope="module")
@@ -128,21 +134,21 @@ def grows_large() -> bool:
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
 def test_a_crash_is_a_failure(decoder: Decoder, slow: bytes, number: signal.Signals) -> None:
     with ThreadPoolExecutor(1) as thread:
-        outcome = thread.submit(refusal, lambda: decoder(slow, isolated=True))
+        outcome = thread.submit(refusal, lambda: decoder(slow, lane=Lane.SUSPECT))
         wait_until(grows_large)
         [child] = children()
         os.kill(child, number)
         code, sentence = outcome.result()
     assert code == FailureCode.IMAGE_CRASHED_DECODER
     assert sentence == f"The image's decoder crashed ({number.name})."
-    assert decoder(PNG, isolated=True).size == (30, 20)
+    assert decoder(PNG, lane=Lane.SUSPECT).size == (30, 20)
 
 
 def test_a_warm_process_that_crashes_has_a_fresh_one_try_again(decoder: Decoder) -> None:
-    decoder(PNG, isolated=True)
+    decoder(PNG, lane=Lane.SUSPECT)
     [first] = children()
     with ThreadPoolExecutor(1) as thread:
-        outcome = thread.submit(decoder, many_scans(5000, 60), isolated=True)
+        outcome = thread.submit(decoder, many_scans(5000, 60), lane=Lane.SUSPECT)
         wait_until(grows_large)
         os.kill(first, signal.SIGSEGV)
         assert outcome.result().size == (5000, 5000)
@@ -158,21 +164,21 @@ def test_a_warm_process_that_crashes_has_a_fresh_one_try_again(decoder: Decoder)
 )
 def test_an_image_takes_no_longer_than_allowed(slow: bytes, bounds: Bounds, code: str, sentence: str) -> None:
     decoder = Decoder(LIMITS, bounds=bounds)
-    found = refusal(lambda: decoder(slow, isolated=True))
+    found = refusal(lambda: decoder(slow, lane=Lane.SUSPECT))
     assert (found[0], sentence in found[1]) == (code, True), found
     assert children() == []
     for _ in range(3):
-        assert decoder(PNG, isolated=True).size == (30, 20)
+        assert decoder(PNG, lane=Lane.SUSPECT).size == (30, 20)
     decoder.close()
 
 
 def test_an_image_takes_no_more_memory_than_allowed() -> None:
     decoder = Decoder(LIMITS, bounds=Bounds(memory_bytes=100_000_000))
     large = encoded(Image.new("RGB", (6000, 6000)), "PNG")
-    code, sentence = refusal(lambda: decoder(large, isolated=True))
+    code, sentence = refusal(lambda: decoder(large, lane=Lane.SUSPECT))
     assert (code, "takes more than the 100000000 bytes" in sentence) == ("image_too_large", True), sentence
     assert children() == []
-    assert decoder(PNG, isolated=True).size == (30, 20)
+    assert decoder(PNG, lane=Lane.SUSPECT).size == (30, 20)
     decoder.close()
 
 
@@ -192,7 +198,7 @@ def test_a_decoder_leaves_no_secret_no_dump_and_no_group(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CAPTIONMILL_REDIS_URL", "redis://:secret@127.0.0.1/0")
-    decoder(PNG, isolated=True)
+    decoder(PNG, lane=Lane.SUSPECT)
     [child] = children()
     assert b"secret" not in Path(f"/proc/{child}/environ").read_bytes()
     limits = Path(f"/proc/{child}/limits").read_text()
@@ -207,8 +213,9 @@ def test_a_decoder_ends_with_its_worker() -> None:
     script = """
 from tests.worker.test_decoder import LIMITS, PNG, children
 from worker.images.decoder import Decoder
+from worker.lane import Lane
 import os, signal
-Decoder(LIMITS)(PNG, isolated=True)
+Decoder(LIMITS)(PNG, lane=Lane.SUSPECT)
 print(*children(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -226,4 +233,4 @@ def test_a_decoder_that_does_not_start_blames_no_image() -> None:
 
     decoder = Decoder(OtherLimits(**asdict(LIMITS)))
     with pytest.raises(DecoderStartError, match=r"does not start: it crashed \(exit status 1\)"):
-        decoder(PNG, isolated=True)
+        decoder(PNG, lane=Lane.SUSPECT)

@@ -14,8 +14,8 @@ BYTES = make_request(PROMPT).max_tokens
 """What one row of a request fills of the cache; a position of the fake runner takes a byte."""
 
 
-def request(rows: int = 1, *, urgent: bool = False) -> Request:
-    return make_request(PROMPT, urgent=urgent, num_beams=rows)
+def request(rows: int = 1, *, has_priority: bool = False) -> Request:
+    return make_request(PROMPT, has_priority=has_priority, num_beams=rows)
 
 
 def budget(
@@ -26,9 +26,9 @@ def budget(
     kv_bytes: int = 10**6,
     rows: int = 4,
     step_tokens: int = 64,
-    urgent_rows: int = 0,
+    priority_rows: int = 0,
 ) -> AdmissionBudget:
-    limits = Limits(kv_bytes, rows, step_tokens, urgent_rows)
+    limits = Limits(kv_bytes, rows, step_tokens, priority_rows)
     return AdmissionBudget(runner, limits, running, ended or [])
 
 
@@ -49,26 +49,26 @@ def test_what_ended_holds_bytes_and_no_rows() -> None:
     assert not budget([], [request(1)], kv_bytes=2 * BYTES - 1).fits(request(1), TOKENS)
 
 
-def test_urgent_requests_fill_their_own_rows_first() -> None:
-    left = budget([], rows=1, urgent_rows=1)
-    left.take(request(urgent=True), TOKENS)
+def test_prioritised_requests_fill_their_own_rows_first() -> None:
+    left = budget([], rows=1, priority_rows=1)
+    left.take(request(has_priority=True), TOKENS)
     assert left.fits(request(), TOKENS)
-    left.take(request(urgent=True), TOKENS)
+    left.take(request(has_priority=True), TOKENS)
     assert not left.has_rows
 
 
-@pytest.mark.parametrize("running", [[], [request(urgent=True)]])
-def test_others_never_take_the_rows_of_urgent_ones(running: list[Request]) -> None:
-    left = budget(running, rows=2, urgent_rows=2)
+@pytest.mark.parametrize("running", [[], [request(has_priority=True)]])
+def test_others_never_take_the_rows_of_prioritised_ones(running: list[Request]) -> None:
+    left = budget(running, rows=2, priority_rows=2)
     assert not left.fits(request(3), TOKENS)
     left.take(request(2), TOKENS)
     assert left.has_rows
     assert not left.fits(request(), TOKENS)
-    assert left.fits(request(urgent=True), TOKENS)
+    assert left.fits(request(has_priority=True), TOKENS)
 
 
-def test_more_urgent_rows_than_are_kept_for_them_count_among_all() -> None:
-    left = budget([request(3, urgent=True)], rows=4, urgent_rows=1)
+def test_more_prioritised_rows_than_are_kept_for_them_count_among_all() -> None:
+    left = budget([request(3, has_priority=True)], rows=4, priority_rows=1)
     assert left.fits(request(2), TOKENS)
     assert not left.fits(request(3), TOKENS)
 
@@ -82,14 +82,14 @@ def test_prompts_share_a_mixed_step_with_a_token_of_each_row(runner: FakeRunner,
     assert not left.fits(request(), 1)
 
 
-def test_a_request_leaves_an_urgent_one_bytes_unless_it_is_alone() -> None:
+def test_a_request_leaves_a_prioritised_one_bytes_unless_it_is_alone() -> None:
     def left(running: list[Request], ended: list[Request]) -> AdmissionBudget:
-        return budget(running, ended, kv_bytes=3 * BYTES, urgent_rows=1)
+        return budget(running, ended, kv_bytes=3 * BYTES, priority_rows=1)
 
     assert left([], []).fits(request(3), TOKENS)
     assert left([request()], []).fits(request(), TOKENS)
     assert not left([request(2)], []).fits(request(), TOKENS)
-    assert left([request(2)], []).fits(request(urgent=True), TOKENS)
+    assert left([request(2)], []).fits(request(has_priority=True), TOKENS)
     assert not left([], [request(2)]).fits(request(), TOKENS), "what ended has bytes too"
 
 

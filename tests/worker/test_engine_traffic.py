@@ -32,7 +32,7 @@ class Traffic:
             kv_bytes=int(draw.integers(40, 120)), rows=rows, step_tokens=int(draw.integers(max(rows, 8), 48))
         )
         self._fail_chance = draw.choice([0.0, 0.0, 0.02])
-        self._urgent_chance = draw.choice([0.0, 0.2, 0.6])
+        self._priority_chance = draw.choice([0.0, 0.2, 0.6])
         sizes = draw.integers(2, 13, size=4)
         self._prefixes = [tuple(draw.integers(100, 900, size=size).tolist()) for size in sizes]
         self._arrivals = np.cumsum(draw.choice([0, 0, 0, 1, 3, 10], size=REQUESTS)).tolist()
@@ -67,9 +67,13 @@ class Traffic:
         prefix = self._prefixes[draw.integers(4)] if draw.random() < 0.7 else ()
         rest = draw.integers(1, VOCABULARY, size=draw.integers(1, 10)).tolist()
         eos_token_ids = (EOS,) if draw.random() < 0.7 else ()
-        urgent = bool(draw.random() < self._urgent_chance)
+        has_priority = bool(draw.random() < self._priority_chance)
         return make_request(
-            [*prefix, *rest], shared=len(prefix), eos_token_ids=eos_token_ids, urgent=urgent, **self._how()
+            [*prefix, *rest],
+            shared=len(prefix),
+            eos_token_ids=eos_token_ids,
+            has_priority=has_priority,
+            **self._how(),
         )
 
     def _how(self) -> dict[str, Any]:

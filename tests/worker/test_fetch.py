@@ -14,8 +14,8 @@ from contract.failure import Refusal
 from contract.job import ImageInline, ImageMember, ImagePath, ImageReference, ImageStored, ImageUrl, Job
 from contract.store import image_key
 from tests.support.web_server import BODY, web_server
-from worker.delivery.requeue import StoreAwayError
 from worker.delivery.results import ResultStore
+from worker.errors import StoreAwayError
 from worker.images.download import UrlRules
 from worker.images.fetch import ImageFetch
 from worker.images.remote import RemoteFiles, RemoteSchemeError

@@ -37,18 +37,18 @@ def gate() -> Gate:
 
 
 def test_many_pass_together(gate: Gate) -> None:
-    first, second = Passing(gate.together), Passing(gate.together)
+    first, second = Passing(gate.shared), Passing(gate.shared)
     wait_until(lambda: first.inside.is_set() and second.inside.is_set())
     first.leave()
     second.leave()
 
 
 def test_one_alone_waits_for_the_others_and_goes_before_later_ones(gate: Gate) -> None:
-    first = Passing(gate.together)
+    first = Passing(gate.shared)
     first.inside.wait()
-    alone = Passing(gate.alone)
+    alone = Passing(gate.exclusive)
     assert not alone.inside.wait(WAIT_S)
-    later = Passing(gate.together)
+    later = Passing(gate.shared)
     assert not later.inside.wait(WAIT_S)
     first.leave()
     alone.inside.wait()
@@ -59,7 +59,7 @@ def test_one_alone_waits_for_the_others_and_goes_before_later_ones(gate: Gate) -
 
 
 def test_of_two_alone_one_waits(gate: Gate) -> None:
-    both = [Passing(gate.alone), Passing(gate.alone)]
+    both = [Passing(gate.exclusive), Passing(gate.exclusive)]
     wait_until(lambda: any(one.inside.is_set() for one in both))
     both.sort(key=lambda one: not one.inside.is_set())
     assert not both[1].inside.wait(WAIT_S)

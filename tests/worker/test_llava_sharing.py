@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from PIL import Image
 from contract.failure import FailureCode, Refusal
 from contract.job import Detail, ImagePart, Question, TextPart, Turn
 from tests.worker.test_llava_parity import picture
+from worker.device_scheduler import DeviceScheduler
+from worker.lane import Lane
 from worker.llava.model import LlavaModel
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -59,28 +60,38 @@ def test_an_image_is_decoded_and_encoded_once_for_each_detail(model: LlavaModel)
     assert other.decoded == 1
 
 
-def test_images_are_made_ready_in_turns_but_urgent_ones_and_encoded_after_them(tiny_folder: Path) -> None:
-    events: list[str] = []
+class Turns(DeviceScheduler):
+    """Notes the turns that are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
 
     @contextmanager
-    def preparing() -> Iterator[None]:
-        events.append("turn")
-        yield
-        events.append("end")
+    def image_turn(self, lane: Lane) -> Iterator[None]:
+        self.events.append(f"{lane} image")
+        with super().image_turn(lane):
+            yield
+        self.events.append("ready")
 
     @contextmanager
-    def computing(urgent: bool) -> Iterator[None]:
-        events.append("urgent vision" if urgent else "vision")
-        yield
+    def vision_turn(self, lane: Lane) -> Iterator[None]:
+        self.events.append(f"{lane} vision")
+        with super().vision_turn(lane):
+            yield
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_an_image_is_decoded_in_one_turn_and_encoded_in_the_next(tiny_folder: Path, lane: Lane) -> None:
+    turns = Turns()
 
     def decode() -> Image.Image:
-        events.append("decode")
+        turns.events.append("decode")
         return picture((60, 130), seed=1)
 
-    model = LlavaModel.load(tiny_folder, "CPU", EXACT, computing=computing, preparing=preparing)
-    model.features(b"one", decode)
-    model.features(b"two", decode, urgent=True)
-    assert events == ["turn", "decode", "end", "vision", "decode", "urgent vision"]
+    model = LlavaModel.load(tiny_folder, "CPU", EXACT, device=turns)
+    model.features(b"one", decode, lane=lane)
+    assert turns.events == [f"{lane} image", "decode", "ready", f"{lane} vision"]
 
 
 def test_without_a_budget_nothing_is_kept(tiny_folder: Path) -> None:
@@ -166,10 +177,10 @@ def test_models_do_not_share(tiny_folder: Path, model: LlavaModel, tmp_path: Pat
 
 
 def test_the_vision_model_computes_when_it_may(tiny_folder: Path) -> None:
-    turn = threading.Lock()
-    model = LlavaModel.load(tiny_folder, "CPU", EXACT, computing=lambda _: turn)
+    device = DeviceScheduler()
+    model = LlavaModel.load(tiny_folder, "CPU", EXACT, device=device)
     with ThreadPoolExecutor(1) as thread:
-        with turn:
+        with device.language_turn(lambda: False):
             encoding = thread.submit(model.encode_image, picture((60, 130)))
             # Prompts are not held up.
             model.prompt(ask(), None)

@@ -182,34 +182,34 @@ def test_a_request_without_room_is_overtaken_by_forks_only_and_so_often(forking:
     driver.finish()
 
 
-def test_urgent_requests_go_before_all_that_wait(kind: Kind) -> None:
+def test_prioritised_requests_go_before_all_that_wait(kind: Kind) -> None:
     limits = Limits(kv_bytes=10**6, rows=1, step_tokens=64)
     driver = Driver(kind.runner(limits, logits=counting), limits)
     [running] = driver.add(stranger(14))
     driver.step()
     waiting = driver.add(stranger(13), stranger(12))
-    urgent = driver.add(stranger(11, urgent=True), stranger(10, urgent=True))
+    prioritised = driver.add(stranger(11, has_priority=True), stranger(10, has_priority=True))
     driver.finish()
-    assert list(driver.outcomes) == [running, *urgent, *waiting]
+    assert list(driver.outcomes) == [running, *prioritised, *waiting]
 
 
-def test_urgent_prompts_are_computed_before_the_others_of_their_plan() -> None:
+def test_prioritised_prompts_are_computed_before_the_others_of_their_plan() -> None:
     runner = SEPARATE.runner(logits=counting)
     driver = Driver(runner)
-    driver.add(stranger(3), stranger(4), stranger(5, urgent=True))
+    driver.add(stranger(3), stranger(4), stranger(5, has_priority=True))
     driver.step()
     driver.step()
     assert runner.steps == [[[51, 5]], [[51, 3], [51, 4]]]
     driver.finish()
 
 
-def test_an_urgent_row_decodes_between_the_prompts_of_others() -> None:
+def test_a_prioritised_row_decodes_between_the_prompts_of_others() -> None:
     limits = Limits(kv_bytes=10**6, rows=4, step_tokens=4)
     runner = SEPARATE.runner(limits, logits=counting)
     driver = Driver(runner, limits)
-    [urgent] = driver.add(stranger(8, urgent=True))
+    [prioritised] = driver.add(stranger(8, has_priority=True))
     steps = 0
-    while urgent not in driver.outcomes:
+    while prioritised not in driver.outcomes:
         driver.add(stranger(1, max_new_tokens=1), stranger(2, max_new_tokens=1))
         driver.step()
         steps += 1
@@ -217,12 +217,12 @@ def test_an_urgent_row_decodes_between_the_prompts_of_others() -> None:
     driver.finish()
 
 
-def test_urgent_requests_have_rows_of_their_own(kind: Kind) -> None:
-    limits = Limits(kv_bytes=10**6, rows=2, step_tokens=64, urgent_rows=1)
+def test_prioritised_requests_have_rows_of_their_own(kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=2, step_tokens=64, priority_rows=1)
     driver = Driver(kind.runner(limits, logits=counting), limits)
     bulk = driver.add(stranger(1), stranger(2), stranger(3))
     driver.step()
-    first, second = driver.add(stranger(12, urgent=True), stranger(13, urgent=True))
+    first, second = driver.add(stranger(12, has_priority=True), stranger(13, has_priority=True))
     driver.step()
     assert first.sequences
     assert not second.sequences
@@ -234,35 +234,35 @@ def test_urgent_requests_have_rows_of_their_own(kind: Kind) -> None:
     driver.finish()
 
 
-def test_wide_bulk_requests_do_not_wait_for_rows_of_urgent_ones(kind: Kind) -> None:
-    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64, urgent_rows=1)
+def test_wide_bulk_requests_do_not_wait_for_rows_of_prioritised_ones(kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64, priority_rows=1)
     driver = Driver(kind.runner(limits, logits=counting), limits)
-    [urgent] = driver.add(stranger(1, urgent=True))
+    [prioritised] = driver.add(stranger(1, has_priority=True))
     driver.step()
     [wide] = driver.add(stranger(1, num_beams=4))
     driver.step()
-    assert urgent.sequences
+    assert prioritised.sequences
     assert wide.sequences
     driver.finish()
 
 
-def test_bulk_requests_leave_an_urgent_one_room_in_the_cache(kind: Kind) -> None:
+def test_bulk_requests_leave_a_prioritised_one_room_in_the_cache(kind: Kind) -> None:
     row = kind.runner().bytes_for(stranger(1).max_tokens)
-    limits = Limits(kv_bytes=3 * row, rows=9, step_tokens=64, urgent_rows=1)
+    limits = Limits(kv_bytes=3 * row, rows=9, step_tokens=64, priority_rows=1)
     driver = Driver(kind.runner(limits, logits=counting), limits)
     bulk = driver.add(stranger(1), stranger(2), stranger(3))
     driver.step()
     driver.step()
     assert [bool(scheduled.sequences) for scheduled in bulk] == [True, True, False]
-    [urgent] = driver.add(stranger(4, urgent=True))
+    [prioritised] = driver.add(stranger(4, has_priority=True))
     driver.step()
-    assert urgent.sequences
+    assert prioritised.sequences
     driver.finish()
 
 
 def test_a_bulk_request_that_fills_the_cache_runs_alone(kind: Kind) -> None:
     row = kind.runner().bytes_for(stranger(1).max_tokens)
-    limits = Limits(kv_bytes=row, rows=9, step_tokens=64, urgent_rows=1)
+    limits = Limits(kv_bytes=row, rows=9, step_tokens=64, priority_rows=1)
     driver = Driver(kind.runner(limits, logits=counting), limits)
     bulk = driver.add(stranger(1), stranger(2))
     driver.finish()
@@ -270,23 +270,23 @@ def test_a_bulk_request_that_fills_the_cache_runs_alone(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("runner_kind", [SEPARATE, MIXED])
-def test_an_urgent_prompt_waits_for_no_other_prompt(runner_kind: Kind) -> None:
-    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64, urgent_rows=1)
+def test_a_prioritised_prompt_waits_for_no_other_prompt(runner_kind: Kind) -> None:
+    limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64, priority_rows=1)
     runner = runner_kind.runner(limits, logits=counting)
     driver = Driver(runner, limits)
-    driver.add(stranger(3), stranger(4), stranger(5, urgent=True))
+    driver.add(stranger(3), stranger(4), stranger(5, has_priority=True))
     driver.step()
     assert runner.steps == [[[51, 5]]]
     driver.finish()
 
 
 @pytest.mark.parametrize(
-    ("urgent_rows", "prompts"), [(1, [[300, 200], [400], [600], [100]]), (0, [[300, 200, 400, 600, 100]])]
+    ("priority_rows", "prompts"), [(1, [[300, 200], [400], [600], [100]]), (0, [[300, 200, 400, 600, 100]])]
 )
-def test_where_urgent_ones_may_come_a_mixed_step_has_few_other_prompts(
-    urgent_rows: int, prompts: list[list[int]]
+def test_where_prioritised_ones_may_come_a_mixed_step_has_few_other_prompts(
+    priority_rows: int, prompts: list[list[int]]
 ) -> None:
-    limits = Limits(kv_bytes=10**6, rows=8, step_tokens=4096, urgent_rows=urgent_rows)
+    limits = Limits(kv_bytes=10**6, rows=8, step_tokens=4096, priority_rows=priority_rows)
     runner = MIXED.runner(limits, logits=counting)
     driver = Driver(runner, limits)
     driver.add(*(make_request([51] * (length - 1) + [1]) for length in (300, 200, 400, 600, 100)))
@@ -298,32 +298,32 @@ def test_where_urgent_ones_may_come_a_mixed_step_has_few_other_prompts(
     driver.finish()
 
 
-def test_an_urgent_request_without_room_is_overtaken_by_nobody(forking: Kind) -> None:
+def test_a_prioritised_request_without_room_is_overtaken_by_nobody(forking: Kind) -> None:
     limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
     driver = Driver(forking.runner(limits, logits=counting), limits)
     driver.add(question(1))
     driver.step()
-    wide, fork = driver.add(stranger(1, num_beams=4, urgent=True), question(5))
+    wide, fork = driver.add(stranger(1, num_beams=4, has_priority=True), question(5))
     driver.step()
     assert not wide.sequences
     assert not fork.sequences
     driver.finish()
 
 
-def test_a_request_is_overtaken_by_urgent_ones_only_so_often(forking: Kind) -> None:
+def test_a_request_is_overtaken_by_prioritised_ones_only_so_often(forking: Kind) -> None:
     limits = Limits(kv_bytes=10**6, rows=4, step_tokens=64)
     driver = Driver(forking.runner(limits, logits=counting), limits)
     driver.add(stranger(1))
     driver.step()
     [wide] = driver.add(stranger(1, num_beams=4))
-    urgent: list[ScheduledRequest] = []
+    prioritised: list[ScheduledRequest] = []
     for number in range(20 * MOST_OVERTAKEN):
-        urgent += driver.add(stranger(10 + number % 3, urgent=True))
+        prioritised += driver.add(stranger(10 + number % 3, has_priority=True))
         driver.step()
         if wide.sequences:
             break
     assert wide.sequences
-    before = [scheduled for scheduled in urgent if scheduled.sequences or scheduled in driver.outcomes]
+    before = [scheduled for scheduled in prioritised if scheduled.sequences or scheduled in driver.outcomes]
     assert len(before) == MOST_OVERTAKEN
     driver.finish()
 

@@ -31,14 +31,14 @@ from contract.store import (
 from tests.support.fakes import CONTEXT_TOKENS, EOS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
 from tests.support.processes import wait_until
 from tests.support.workers import announce
-from worker.delivery.answering import Answering
-from worker.delivery.requeue import Requeue, StoreAwayError
+from worker.delivery.answering import Answering, MessageOutcome
 from worker.delivery.results import ResultStore
-from worker.engine.inbox import EngineStoppedError
+from worker.device_scheduler import DeviceScheduler
 from worker.engine.request import Generation, Generations, Prefix, Request
+from worker.errors import Requeue, StoreAwayError
 from worker.images.decoder import Decoder
 from worker.images.image_file import ImageLimits, read_bytes
-from worker.interactive_priority import RightOfWay
+from worker.lane import Lane
 from worker.outcome import free_answer
 from worker.service import WORKER, Service
 
@@ -307,15 +307,15 @@ def test_a_job_for_another_model_is_refused(bench: Bench) -> None:
     assert codes(bench.service.answer(job("four", model="fake"))) == ["9 tokens"]
 
 
-def test_an_urgent_job_is_urgent_at_the_device_and_in_the_engine(bench: Bench) -> None:
+def test_an_interactive_job_goes_first_at_the_device_and_in_the_engine(bench: Bench) -> None:
     bench.service.answer(job("four"))
-    bench.service.answer(job("four"), urgent=True)
-    assert bench.model.urgent == [False, True]
-    assert [request.urgent for request in bench.engine.requests] == [False, True]
+    bench.service.answer(job("four"), lane=Lane.INTERACTIVE)
+    assert bench.model.lanes == [Lane.BULK, Lane.INTERACTIVE]
+    assert [request.has_priority for request in bench.engine.requests] == [False, True]
 
 
-class Street(RightOfWay):
-    """Notes how far a job is wherever the right of way is claimed or given."""
+class Observed(DeviceScheduler):
+    """Notes how far a job is wherever it goes first or yields."""
 
     def __init__(self, bench: Bench, store: ResultStore) -> None:
         super().__init__()
@@ -331,51 +331,50 @@ class Street(RightOfWay):
             how_far = "in the engine"
         elif bench.model.encoded:
             how_far = "encoded"
-        elif bench.model.urgent:
+        elif bench.model.lanes:
             how_far = "decoded"
         else:
             how_far = "begun" if self._store.holder("r", 3) else "delivered"
         self.seen.append(f"{what} {how_far}")
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        self._note("claimed")
-        with super().claimed():
+    def interactive_turn(self, lane: Lane) -> Iterator[None]:
+        if lane is not Lane.INTERACTIVE:
+            yield
+            return
+        self._note("first")
+        with super().interactive_turn(lane):
             yield
         # The engine begins in a thread of its own.
         self._bench.engine.begun.wait(5)
         self._note("left")
 
-    def give(self) -> None:
-        self._note("given")
-        super().give()
+    def yield_to_interactive(self, lane: Lane) -> None:
+        if lane is not Lane.INTERACTIVE:
+            self._note("yields")
+        super().yield_to_interactive(lane)
+
+
+BULK_YIELDS = ["delivered", "decoded", "encoded", "in the engine", "in the engine"]
 
 
 @pytest.mark.parametrize(
-    ("urgent", "seen"),
+    ("lane", "seen"),
     [
-        (True, ["claimed begun", "left in the engine"]),
-        (
-            False,
-            [
-                "given delivered",
-                "given decoded",
-                "given encoded",
-                "given in the engine",
-                "given in the engine",
-            ],
-        ),
+        (Lane.INTERACTIVE, ["first begun", "left in the engine"]),
+        (Lane.BULK, [f"yields {how_far}" for how_far in BULK_YIELDS]),
+        (Lane.SUSPECT, [f"yields {how_far}" for how_far in BULK_YIELDS]),
     ],
 )
-def test_an_urgent_job_claims_the_way_and_others_give_it_piece_by_piece(
-    bench: Bench, store: ResultStore, urgent: bool, seen: list[str]
+def test_an_interactive_job_goes_first_and_others_yield_between_their_steps(
+    bench: Bench, store: ResultStore, lane: Lane, seen: list[str]
 ) -> None:
-    street = Street(bench, store)
+    device = Observed(bench, store)
     fetch, decoder = files_below(bench.folder), Decoder(LIMITS, "none")
-    service = Service(bench.model, bench.engine, fetch, decoder, way=street)
-    answering = Answering(service, store, never, way=street)
-    answering.take([message("four")], urgent=urgent)
-    assert street.seen == seen
+    service = Service(bench.model, bench.engine, fetch, decoder, device=device)
+    answering = Answering(service, store, never, device=device)
+    answering.take([message("four")], lane)
+    assert device.seen == seen
     assert not store.is_wanted("r", 3)
 
 
@@ -392,14 +391,14 @@ class Endless:
     def close(self) -> None: ...
 
 
-def test_an_urgent_job_ends_when_its_run_is_cancelled(
+def test_an_interactive_job_ends_when_its_run_is_cancelled(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
     engine = Endless()
     service = Service(bench.model, engine, lambda _: b"", Decoder(LIMITS))
     cancel = threading.Timer(0.3, lambda: connection.set(cancelled_key("r"), 1))
     cancel.start()
-    Answering(service, store, never).take([message("four", image=None)], urgent=True)
+    Answering(service, store, never).take([message("four", image=None)], lane=Lane.INTERACTIVE)
     assert [future.cancelled() for future in engine.futures] == [True]
     assert records(connection) == []
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
@@ -533,8 +532,7 @@ def test_a_record_does_not_repeat_what_a_message_says_at_length(
 
 def test_an_unreachable_store_is_an_error_and_no_record(bench: Bench) -> None:
     store = ResultStore("redis://127.0.0.1:1/0", retries=0)
-    with pytest.raises(redis.ConnectionError):
-        Answering(bench.service, store, never).take([message("four")])
+    assert Answering(bench.service, store, never).take([message("four")]) is MessageOutcome.REQUEUE
     assert bench.engine.requests == []
 
 
@@ -545,8 +543,9 @@ def test_a_job_whose_image_cannot_be_read_from_the_store_goes_back(
         raise StoreAwayError("TimeoutError")
 
     service = Service(bench.model, bench.engine, fetch, Decoder(LIMITS, "none"))
-    with pytest.raises(StoreAwayError):
-        Answering(service, store, never).take([message("four"), message("four", index=4)])
+    answering = Answering(service, store, never)
+    jobs = [message("four"), message("four", index=4)]
+    assert answering.take(jobs) is MessageOutcome.REQUEUE
     assert records(connection) == []
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
 
@@ -576,7 +575,7 @@ class Suspects:
 
     def take(self) -> None:
         waiting, self.jobs[:] = list(self.jobs), []
-        self.answering.take(waiting, isolated=True)
+        self.answering.take(waiting, lane=Lane.SUSPECT)
 
 
 def test_a_job_that_was_under_way_when_a_worker_died_is_suspect(
@@ -648,11 +647,9 @@ def test_a_job_that_could_not_be_let_go_is_let_go_later(
     service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
     service.drain()
     answering = Answering(service, store, never)
-    with pytest.raises(Requeue):
-        answering.take([message("four", index=3)])
+    assert answering.take([message("four", index=3)]) is MessageOutcome.REQUEUE
     assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
-    with pytest.raises(Requeue):
-        answering.take([message("four", index=4)])
+    assert answering.take([message("four", index=4)]) is MessageOutcome.REQUEUE
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
 
@@ -664,8 +661,8 @@ def test_what_could_not_be_let_go_is_let_go_without_a_further_message(
     service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
     service.drain()
     answering = Answering(service, store, never)
-    with pytest.raises(Requeue):
-        answering.take([message("four", index=index) for index in (3, 4, 5)])
+    jobs = [message("four", index=index) for index in (3, 4, 5)]
+    assert answering.take(jobs) is MessageOutcome.REQUEUE
     assert len(connection.hgetall(holders_key("r"))) == 3
     answering.held.look_after()
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
@@ -685,8 +682,7 @@ def test_a_server_without_memory_leaves_no_job_held(
         connection.config_set("maxmemory", 1)
         try:
             bench.hold.unlink()
-            with pytest.raises(redis.exceptions.OutOfMemoryError):
-                taking.result()
+            assert taking.result() is MessageOutcome.REQUEUE
         finally:
             connection.config_set("maxmemory", 0)
     answering.held.look_after()
@@ -697,9 +693,10 @@ def test_a_server_without_memory_leaves_no_job_held(
 def test_an_attempt_that_ended_the_engine_counts(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
-    suspects = Suspects(bench, store)
-    with pytest.raises(EngineStoppedError):
-        suspects.answering.take([message("raise EngineStoppedError", index=3)])
+    ends: list[bool] = []
+    answering = Answering(bench.service, store, never, end_process=lambda: ends.append(True))
+    outcome = answering.take([message("raise EngineStoppedError", index=3)])
+    assert (outcome, ends) == (MessageOutcome.REQUEUE, [True])
     assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
 
 
@@ -731,8 +728,7 @@ def test_what_has_begun_is_given_back_when_the_time_to_drain_is_up(
         taking = thread.submit(Answering(service, store, never).take, [message("four", index=3)])
         bench.engine.begun.wait()
         service.drain()
-        with pytest.raises(Requeue):
-            taking.result()
+        assert taking.result() is MessageOutcome.REQUEUE
         bench.hold.unlink()
     assert records(connection) == []
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}

@@ -22,6 +22,7 @@ from tests.support.producer_driver import answer
 from worker.delivery.answering import Answering
 from worker.delivery.results import ResultStore
 from worker.delivery.token_store import Increment, TokenStore
+from worker.lane import Lane
 
 RUN = "hostile"
 
@@ -31,7 +32,7 @@ class Service:
 
     model_id = "m"
 
-    def answer(self, job: Job, **_: Any) -> JobResult:
+    def answer(self, job: Job, *_: object) -> JobResult:
         results = tuple(QuestionResult(question=one.id, outcome=answer("yes")) for one in job.questions)
         return JobResult(run=job.run, index=job.index, worker="w", model="m", seconds=0.1, results=results)
 
@@ -41,10 +42,10 @@ def message(run: str, index: int = 0) -> dict[str, Any]:
     return job.model_dump(mode="json")
 
 
-@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("lane", [Lane.BULK, Lane.SUSPECT])
 @pytest.mark.parametrize("key", [results_key, done_key, attempts_key, holders_key])
 def test_a_key_of_another_type_makes_a_dead_letter(
-    redis_url: str, connection: redis.Redis, key: Any, isolated: bool
+    redis_url: str, connection: redis.Redis, key: Any, lane: Lane
 ) -> None:
     """Of that run alone: the other jobs of the message, and later ones, are answered."""
     connection.sadd(key(RUN), "what nobody of ours puts there")
@@ -52,7 +53,7 @@ def test_a_key_of_another_type_makes_a_dead_letter(
     store = ResultStore(redis_url)
     answering = Answering(Service(), store, passed_on.append)
     for _ in range(2):
-        answering.take([message("good"), message(RUN), message("good", 1)], isolated=isolated)
+        answering.take([message("good"), message(RUN), message("good", 1)], lane=lane)
     letters: Any = connection.lrange(DEAD_LETTERS_KEY, 0, -1)
     assert len(letters) == 2
     assert "a key of its run" in json.loads(letters[0])["reason"]

@@ -17,12 +17,12 @@ from contract.store import END_FIELD, TOKENS_FIELD, TOKENS_KEPT_S, stop_key, tok
 from tests.support.fakes import FakeEngine, FakeModel
 from tests.support.processes import wait_until
 from tests.support.runners import EXACT, stateful
-from worker.delivery.requeue import Requeue, StoreAwayError
 from worker.delivery.streaming import TokenStreams
 from worker.delivery.token_store import Increment, Published, TokenStore
 from worker.engine.admission import Limits
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.loop import Engine
+from worker.errors import Requeue, StoreAwayError
 from worker.images.decoder import Decoder
 from worker.images.image_file import ImageLimits
 from worker.llava.model import LlavaModel

@@ -239,4 +239,4 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         settings = Settings(model_folder=tmp_path, http_port=port)
         with pytest.raises(PortError, match=f"127.0.0.1:{port} cannot be opened"):
-            Monitor(settings, lambda: None)
+            Monitor(settings)

@@ -1,8 +1,11 @@
 """From a delivered message to one record in the store, whatever happens; knows no Celery and no model."""
 
 import logging
+import os
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -15,13 +18,15 @@ from contract.job import JOB_VERSION, Job, JobIndex, RunId
 from contract.store import ISOLATED_ATTEMPTS, MOST_ATTEMPTS
 from worker.delivery.envelope import dead_letter
 from worker.delivery.gate import Gate
-from worker.delivery.held_jobs import HeldJobs, HolderNotes, RunAndIndex
-from worker.delivery.requeue import Cancelled, Requeue
-from worker.delivery.results import is_wrong_type
+from worker.delivery.held_jobs import HeldJobs, RunAndIndex
+from worker.delivery.results import ResultStore, is_wrong_type
+from worker.device_scheduler import DeviceScheduler
 from worker.engine.inbox import EngineStoppedError
-from worker.interactive_priority import RightOfWay
+from worker.errors import Cancelled, Requeue
+from worker.lane import Lane
 from worker.monitoring.logs import about
-from worker.service import WORKER, internal_error
+from worker.questions import internal_error
+from worker.service import WORKER
 
 log = logging.getLogger(__name__)
 
@@ -35,41 +40,27 @@ CRASHED: Final = Failure(
 )
 
 
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class MessageOutcome(Enum):
+    """What becomes of a message once its jobs were taken."""
+
+    ACKNOWLEDGE = auto()
+    """Each of its jobs has its record or dead letter, was passed on, or is wanted by nobody."""
+    REQUEUE = auto()
+    """It goes back to the queue. Jobs in it that have their records are dropped when it comes again."""
+
+
 class Answers(Protocol):
     """What answers a job: worker.service's Service."""
 
     @property
     def model_id(self) -> str: ...
     def answer(
-        self,
-        job: Job,
-        *,
-        urgent: bool = False,
-        isolated: bool = False,
-        wanted: Callable[[], bool] | None = None,
+        self, job: Job, lane: Lane = Lane.BULK, wanted: Callable[[], bool] | None = None
     ) -> JobResult: ...
-
-
-class Begun(Protocol):
-    """An attempt that was counted: its number, and who held the job before (contract.store's BEGIN)."""
-
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def holder(self) -> str: ...
-
-
-class Records(HolderNotes, Protocol):
-    """What is known of jobs: worker.delivery.results' ResultStore."""
-
-    def is_wanted(self, run: str, index: int) -> bool: ...
-    def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None: ...
-    def begin(self, worker: str, run: str, index: int, most: int) -> Begun: ...
-    def suspect(self, run: str, index: int) -> None: ...
-    def holder(self, run: str, index: int) -> str: ...
-    def is_alive(self, worker: str) -> bool: ...
-    def write(self, result: JobResult) -> bool: ...
-    def keep_dead_letter(self, worker: str, reason: str, message: object) -> None: ...
 
 
 class Address(BaseModel):
@@ -91,51 +82,65 @@ class Answering:
     def __init__(
         self,
         service: Answers,
-        store: Records,
+        store: ResultStore,
         pass_on: Callable[[object], None],
         worker: str = WORKER,
         pause_s: float = ELSEWHERE_PAUSE_S,
-        way: RightOfWay | None = None,
+        device: DeviceScheduler | None = None,
+        end_process: Callable[[], None] = _terminate,
     ) -> None:
         """`pass_on` puts a job into the suspect queue; `worker` is this process's name, as it is announced.
 
-        After `pause_s` a suspect that another worker is at goes to the end of its queue. Jobs that are not
-        urgent give `way` before they begin and before their record is written.
+        A suspect that another worker holds goes to the end of its queue after `pause_s`. `device` is the
+        service's: interactive work goes before a job begins and before its record is written. `end_process`
+        makes this process drain and end.
         """
         self._service = service
         self._store = store
         self._pass_on = pass_on
         self._worker = worker
         self._pause_s = pause_s
-        self._way = way or RightOfWay()
+        self._device = device or DeviceScheduler()
+        self._end_process = end_process
         self._gate = Gate()
         self.held = HeldJobs(store, worker)
         self._under_way: set[Address] = set()
 
-    def take(self, jobs: Sequence[object], *, urgent: bool = False, isolated: bool = False) -> None:
-        """Return when each job's record, or its dead letter, is in the store, or nobody wants one here.
+    def take(self, jobs: Sequence[object], lane: Lane = Lane.BULK) -> MessageOutcome:
+        """Answer the jobs of one message; raises nothing.
 
-        Nobody does where there is a record already or the run is cancelled: an urgent job ends also if that
-        happens while it is generated. An urgent job is served before others, an isolated one with nothing
-        else under way. Raises Requeue when the worker drains, EngineStoppedError when it can generate no
-        more, and whatever store and queue raise when they cannot be reached: the message must then go back
-        to the queue, where those of its jobs that have their records are dropped.
+        A job needs no answer where it has its record already or its run is cancelled; an interactive job ends
+        also when that happens meanwhile. A suspect is answered with nothing else under way. The message goes
+        back when the worker drains, when store or queue cannot be reached, and when the engine has stopped:
+        then this process drains too, as without an engine it would only turn messages round.
         """
+        try:
+            self._take_all(jobs, lane)
+        except BaseException as kept:  # noqa: BLE001 - whatever it is would take a thread of the pool with it
+            if isinstance(kept, EngineStoppedError):
+                self._end_process()
+            log.warning("a message goes back to the queue: %s", type(kept).__name__)
+            return MessageOutcome.REQUEUE
+        return MessageOutcome.ACKNOWLEDGE
+
+    def _take_all(self, jobs: Sequence[object], lane: Lane) -> None:
         self.held.let_go_in_vain()
         addresses = [_address(job) for job in jobs]
         with self.held.holding(_jobs(addresses)):
             if len(jobs) > 1:
                 self._hold(addresses[1:])
             for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
-                try:
-                    self._take(job, address, urgent, isolated)
-                except BaseException as error:
-                    if not is_wrong_type(error):
-                        self.held.let_go(_jobs(addresses[number + 1 :]), begun=False)
-                        raise
-                    reason = "a key of its run in the store holds something else"
-                    log.error("a message is kept as a dead letter: %s", reason)
-                    self._store.keep_dead_letter(self._worker, reason, job)
+                with self.held.let_go_on_error(_jobs(addresses[number + 1 :]), begun=False):
+                    try:
+                        self._take(job, address, lane)
+                    except redis.ResponseError as error:
+                        if not is_wrong_type(error):
+                            raise
+                        self._keep(job, "a key of its run in the store holds something else")
+
+    def _keep(self, job: object, reason: str) -> None:
+        log.error("a message is kept as a dead letter: %s", reason)
+        self._store.keep_dead_letter(self._worker, reason, job)
 
     def _hold(self, addresses: Sequence[Address | None]) -> None:
         try:
@@ -145,25 +150,26 @@ class Answering:
             if not is_wrong_type(error):
                 raise
 
-    def _take(self, job: object, address: Address | None, urgent: bool, isolated: bool) -> None:
+    def _take(self, job: object, address: Address | None, lane: Lane) -> None:
         if address is None:
             letter = dead_letter(job)
-            log.error("a message that tells no job is kept as a dead letter: %s", letter.reason)
-            self._store.keep_dead_letter(self._worker, letter.reason, letter.message)
+            self._keep(letter.message, letter.reason)
             return
         assert isinstance(job, Mapping), "it has an address"
-        if isolated and self._is_elsewhere(address, self._store.holder(address.run, address.index)):
-            # A second copy of its message, which waits at the end of the queue for what becomes of it.
+        suspect = lane is Lane.SUSPECT
+        if suspect and self._is_elsewhere(address, self._store.holder(address.run, address.index)):
+            # A second copy of its message. It waits at the end of the queue for what becomes of the job.
             time.sleep(self._pause_s)
             self._pass_on(job)
             return
-        if not urgent:
-            self._way.give()
-        with self._gate.alone() if isolated else self._gate.together():
-            most = MOST_ATTEMPTS if isolated else 1
-            begun = self._begin(address, most)
+        self._device.yield_to_interactive(lane)
+        with self._gate.exclusive() if suspect else self._gate.shared():
+            # An attempt may have been counted of which only the reply is lost.
+            with self.held.let_go_on_error(_jobs([address]), begun=True):
+                most = MOST_ATTEMPTS if suspect else 1
+                begun = self._store.begin(self._worker, address.run, address.index, most)
             if begun.attempt > 0:
-                self._answer(address, job, urgent, isolated)
+                self._answer(address, job, lane)
                 return
         if begun.attempt == 0:
             log.info(
@@ -172,26 +178,22 @@ class Answering:
                 address.index,
                 extra=about(address),
             )
-        elif isolated:
+        elif suspect:
             self._write(self._failed(address, job, CRASHED))
         else:
-            if not self._is_elsewhere(address, begun.holder):
-                log.warning(
-                    "run %s job %d was under way when a worker died",
-                    address.run,
-                    address.index,
-                    extra=about(address),
-                )
-                self._store.suspect(address.run, address.index)
+            self._suspect(address, begun.holder)
             self._pass_on(job)
 
-    def _begin(self, address: Address, most: int) -> Begun:
-        try:
-            return self._store.begin(self._worker, address.run, address.index, most)
-        except BaseException:
-            # It may have been counted, and only the reply was lost.
-            self.held.let_go(_jobs([address]), begun=True)
-            raise
+    def _suspect(self, address: Address, holder: str) -> None:
+        """Note that the job was under way when its worker died, unless that worker lives."""
+        if not self._is_elsewhere(address, holder):
+            log.warning(
+                "run %s job %d was under way when a worker died",
+                address.run,
+                address.index,
+                extra=about(address),
+            )
+            self._store.suspect(address.run, address.index)
 
     def _is_elsewhere(self, address: Address, holder: str) -> bool:
         """Whether a live worker, or another thread of this one, is at the job."""
@@ -199,21 +201,15 @@ class Answering:
             return address in self._under_way
         return self._store.is_alive(holder)
 
-    def _answer(self, address: Address, job: Mapping[str, Any], urgent: bool, isolated: bool) -> None:
+    def _answer(self, address: Address, job: Mapping[str, Any], lane: Lane) -> None:
         self._under_way.add(address)
         try:
-            result = self._result(address, job, urgent, isolated)
-            if not urgent:
-                self._way.give()
-            self._write(result)
+            with self.held.let_go_on_error(_jobs([address]), begun=True):
+                result = self._result(address, job, lane)
+                self._device.yield_to_interactive(lane)
+                self._write(result)
         except Cancelled:
             log.info("run %s job %d was cancelled; it is dropped", address.run, address.index)
-            self.held.let_go(_jobs([address]), begun=True)
-        except EngineStoppedError:
-            raise  # what it was about may have been this job: the attempt counts
-        except BaseException:
-            self.held.let_go(_jobs([address]), begun=True)
-            raise
         finally:
             self._under_way.discard(address)
 
@@ -226,19 +222,18 @@ class Answering:
                 extra=about(result),
             )
 
-    def _result(
-        self, address: Address, message: Mapping[str, Any], urgent: bool, isolated: bool
-    ) -> JobResult:
+    def _result(self, address: Address, message: Mapping[str, Any], lane: Lane) -> JobResult:
         try:
             job = Job.model_validate(message)
-            wanted = partial(_still_wanted, self._store, address) if urgent else None
-            return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
+            interactive = lane is Lane.INTERACTIVE
+            wanted = partial(_still_wanted, self._store, address) if interactive else None
+            return self._service.answer(job, lane, wanted)
         except (Requeue, Cancelled, EngineStoppedError):
             raise
         except ValidationError as invalid:
             return self._failed(address, message, _refused(message, invalid))
         except BaseException as bug:
-            # Also MemoryError and SystemExit: one that leaves a Celery task takes the pool's slot with it.
+            # MemoryError and SystemExit too: the job has its record, and the next one another chance.
             log.exception("run %s job %d: a bug", address.run, address.index, extra=about(address))
             return self._failed(address, message, internal_error(bug))
 
@@ -258,7 +253,7 @@ def _jobs(addresses: Sequence[Address | None]) -> list[RunAndIndex]:
     return [(one.run, one.index) for one in addresses if one is not None]
 
 
-def _still_wanted(store: Records, address: Address) -> bool:
+def _still_wanted(store: ResultStore, address: Address) -> bool:
     """A store that is away has told nothing else; whether the record can be written is seen later."""
     try:
         return store.is_wanted(address.run, address.index)

@@ -1,6 +1,6 @@
 """Celery's consumer, mended where it leaves connections open; knows no jobs."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from celery.worker.consumer import Consumer
@@ -22,10 +22,13 @@ class ClosingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
     def connect(self) -> Any:
         """Raises what Celery's raises."""
         self._opened = None
-        try:
-            return super().connect()
-        except Exception:
-            if (opened := self._opened) is not None:
-                with suppress(*opened.connection_errors, *opened.channel_errors):
-                    opened.release()
-            raise
+        with ExitStack() as on_error:
+            on_error.callback(self._release)
+            connection = super().connect()
+            on_error.pop_all()
+        return connection
+
+    def _release(self) -> None:
+        if (opened := self._opened) is not None:
+            with suppress(*opened.connection_errors, *opened.channel_errors):
+                opened.release()

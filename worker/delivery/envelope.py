@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 from pydantic_core import from_json
 
 from contract.broker import MESSAGE_MAX_BYTES, TASK_NAME
+from worker.attempt import attempt
+from worker.errors import WorkerError
 
 SHOWN_BYTES: Final = 4096
 """Of an unreadable message, for the operator."""
@@ -34,7 +36,7 @@ KOMBU_TYPE: Final = {"__type__", "__value__"}
 """The keys of an object that kombu reads as a value of another type than JSON's, and may fail to."""
 
 
-class UnreadableError(Exception):
+class UnreadableError(WorkerError):
     """Why it is no message of jobs; a reason for the dead letter."""
 
 
@@ -47,12 +49,13 @@ class DeadLetter(NamedTuple):
 
 def readable(raw: bytes, queue: str) -> bytes:
     """The message for kombu: of its jobs, or one argument that dead_letter() knows. Never raises."""
-    try:
-        return _written(*_read(raw), queue)
-    except UnreadableError as why:
-        reason = str(why)
-    except Exception as why:  # noqa: BLE001 - whatever there is, among it no memory and no end of brackets
-        reason = f"the message cannot be read ({type(why).__name__})"
+    # Bytes may raise anything, among it MemoryError and RecursionError.
+    found = attempt(lambda: _written(*_read(raw), queue))
+    if isinstance(found, bytes):
+        return found
+    reason = str(found)
+    if not isinstance(found, UnreadableError):
+        reason = f"the message cannot be read ({type(found).__name__})"
     shown = raw[:SHOWN_BYTES].decode(errors="backslashreplace")
     return _written(None, [{UNREADABLE: shown, REASON: reason}], queue)
 

@@ -6,40 +6,40 @@ from contextlib import contextmanager
 
 
 class Gate:
-    """Whoever wants to be alone comes before those that arrive later."""
+    """A lock with shared and exclusive holders. Exclusive waiters go before later shared ones."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._together = 0
-        self._alone = False
-        self._waiting_alone = 0
+        self._shared = 0
+        self._exclusive = False
+        self._waiting_exclusive = 0
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Beside any number of others of this kind."""
+    def shared(self) -> Iterator[None]:
+        """Beside any number of other shared holders."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone and not self._waiting_alone)
-            self._together += 1
+            self._changed.wait_for(lambda: not self._exclusive and not self._waiting_exclusive)
+            self._shared += 1
         try:
             yield
         finally:
             with self._changed:
-                self._together -= 1
+                self._shared -= 1
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Beside nothing."""
+    def exclusive(self) -> Iterator[None]:
+        """Beside no other holder."""
         with self._changed:
-            self._waiting_alone += 1
+            self._waiting_exclusive += 1
             try:
-                self._changed.wait_for(lambda: not self._alone and not self._together)
+                self._changed.wait_for(lambda: not self._exclusive and not self._shared)
             finally:
-                self._waiting_alone -= 1
-            self._alone = True
+                self._waiting_exclusive -= 1
+            self._exclusive = True
         try:
             yield
         finally:
             with self._changed:
-                self._alone = False
+                self._exclusive = False
                 self._changed.notify_all()

@@ -9,11 +9,12 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from worker.delivery.results import is_wrong_type
+from worker.delivery.results import ResultStore, is_wrong_type
+from worker.engine.inbox import EngineStoppedError
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +24,11 @@ MOST_RUNS: Final = 1_000
 RunAndIndex = tuple[str, int]
 
 
-class HolderNotes(Protocol):
-    """What the store says of who holds which job: worker.delivery.results' ResultStore."""
-
-    def server_id(self) -> str | None: ...
-    def held_by(self, worker: str, run: str) -> list[int]: ...
-    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None: ...
-
-
 class HeldJobs:
     """Used by all threads that take jobs, and by one that compares."""
 
-    def __init__(self, notes: HolderNotes, worker: str) -> None:
-        self._notes = notes
+    def __init__(self, store: ResultStore, worker: str) -> None:
+        self._store = store
         self._worker = worker
         self._lock = threading.Lock()  # guards the two fields below
         self._jobs: Counter[RunAndIndex] = Counter()
@@ -69,8 +62,25 @@ class HeldJobs:
         self._in_vain.extend((one, begun) for one in jobs)
         try:
             self.let_go_in_vain()
-        except Exception as away:  # noqa: BLE001 - another exception is on its way
+        except RedisError as away:
             log.warning("jobs could not be let go: %s", type(away).__name__)
+
+    @contextmanager
+    def let_go_on_error(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> Iterator[None]:
+        """let_go() of these jobs if the block raises.
+
+        Not if the engine has stopped: one of the jobs may have ended it, so the attempt counts.
+        """
+        done = False
+        try:
+            yield
+            done = True
+        except EngineStoppedError:
+            done = begun
+            raise
+        finally:
+            if not done:
+                self.let_go(jobs, begun=begun)
 
     def let_go_in_vain(self) -> None:
         """Those that the store could not be told of before. Raises what it raises."""
@@ -79,13 +89,18 @@ class HeldJobs:
                 one, begun = self._in_vain.popleft()
             except IndexError:
                 return
+            done = False
             try:
-                self._notes.give_back(self._worker, *one, begun=begun)
-            except BaseException as error:
+                self._store.give_back(self._worker, *one, begun=begun)
+                done = True
+            except ResponseError as error:
                 # By a key of another type nobody could hold it.
-                if not is_wrong_type(error):
-                    self._in_vain.append((one, begun))
+                done = is_wrong_type(error)
+                if not done:
                     raise
+            finally:
+                if not done:
+                    self._in_vain.append((one, begun))
 
     def look_after(self) -> None:
         """To be called every few seconds, as no message may come: let go of what is not here."""
@@ -101,7 +116,7 @@ class HeldJobs:
         It is believed at the second look, for at the first a job may be between being noted and being here. A
         user who may not ask which process the server is compares nothing.
         """
-        server = self._notes.server_id()
+        server = self._store.server_id()
         if self._server is not None and server != self._server:
             self._looks_left, self._seen = 2, set()
         self._server = server
@@ -111,11 +126,11 @@ class HeldJobs:
     def _look(self) -> None:
         with self._lock:
             runs = list(self._runs)
-        noted = {(run, index) for run in runs for index in self._notes.held_by(self._worker, run)}
+        noted = {(run, index) for run in runs for index in self._store.held_by(self._worker, run)}
         with self._lock:
             found = {job for job in noted if job not in self._jobs}
         for run, index in found & self._seen:
             log.warning("run %s job %d is not here, as the store says; it is let go", run, index)
-            self._notes.give_back(self._worker, run, index, begun=True)
+            self._store.give_back(self._worker, run, index, begun=True)
         self._seen = found
         self._looks_left -= 1

@@ -32,7 +32,7 @@ from contract.store import (
     image_key,
     record_keys,
 )
-from worker.delivery.requeue import StoreAwayError
+from worker.errors import StoreAwayError
 
 RETRIES = 6
 BACKOFF_CAP_S = 5.0

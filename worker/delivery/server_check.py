@@ -12,6 +12,8 @@ import redis
 from redis.exceptions import AuthenticationError, BusyLoadingError, ConnectionError, NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from worker.errors import StartupError
+
 log = logging.getLogger(__name__)
 
 OLDEST: Final = (6, 2)
@@ -20,8 +22,8 @@ AGAIN_S: Final = 2.0
 TIMEOUT_S: Final = 5.0
 
 
-class ServerRefusedError(Exception):
-    """Jobs are not safe with this server; the message is one sentence for the operator."""
+class ServerRefusedError(StartupError):
+    """Jobs are not safe with this server."""
 
 
 def check_server(redis_url: str, *, require_durable: bool) -> None:

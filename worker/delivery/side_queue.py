@@ -6,22 +6,20 @@ that has the broker's connection.
 """
 
 import logging
-import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final
 
 import kombu
 from kombu.mixins import ConsumerMixin
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TASK_NAME, TRANSPORT_OPTIONS
+from worker.delivery.answering import MessageOutcome
 from worker.delivery.transport import install_transport
-from worker.engine.inbox import EngineStoppedError
+from worker.lane import Lane
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ SIDE_OPTIONS: Final = {
 }
 
 
-Take = Callable[[Sequence[object]], None]
+Take = Callable[[Sequence[object], Lane], MessageOutcome]
 """What answers the jobs of a message: worker.delivery.answering's take()."""
 
 
@@ -70,9 +68,9 @@ class SuspectQueue:
 class SideQueue:
     """Takes up to `slots` messages of `queue` at once; none if it is 0."""
 
-    def __init__(self, redis_url: str, queue: str, take: Take, slots: int) -> None:
-        name = f"captionmill-{queue.rpartition('.')[2]}"
-        self._consumer = _Consumer(redis_url, queue, take, slots, name) if slots else None
+    def __init__(self, redis_url: str, queue: str, lane: Lane, take: Take, slots: int) -> None:
+        name = f"captionmill-{lane}"
+        self._consumer = _Consumer(redis_url, queue, lane, take, slots, name) if slots else None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -97,17 +95,17 @@ class SideQueue:
                 self._consumer.run()
             except _DrainedError:
                 break
-            except BaseException:
+            except BaseException:  # a bug here must not end this queue for the rest of the process
                 log.exception("%s is taken up again", self._thread.name)
                 time.sleep(RESTART_PAUSE_S)
         self._consumer.shutdown()
 
 
-def side_queues(redis_url: str, take: Callable[..., None], interactive_slots: int) -> tuple[SideQueue, ...]:
+def side_queues(redis_url: str, take: Take, interactive_slots: int) -> tuple[SideQueue, ...]:
     """Questions that somebody waits for, and suspects; `take` is that of worker.delivery.answering."""
     return (
-        SideQueue(redis_url, INTERACTIVE_QUEUE, partial(take, urgent=True), interactive_slots),
-        SideQueue(redis_url, SUSPECT_QUEUE, partial(take, isolated=True), 1),
+        SideQueue(redis_url, INTERACTIVE_QUEUE, Lane.INTERACTIVE, take, interactive_slots),
+        SideQueue(redis_url, SUSPECT_QUEUE, Lane.SUSPECT, take, 1),
     )
 
 
@@ -118,10 +116,13 @@ class _DrainedError(Exception):
 class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
     """Receives, acknowledges and puts back in its own thread; a pool of threads answers in between."""
 
-    def __init__(self, redis_url: str, queue_name: str, take: Take, slots: int, thread_name: str) -> None:
+    def __init__(
+        self, redis_url: str, queue_name: str, lane: Lane, take: Take, slots: int, thread_name: str
+    ) -> None:
         self.connection = _connection(redis_url)
         self.draining = False
         self._queue_name = queue_name
+        self._lane = lane
         self._take = take
         self._slots = slots
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix=thread_name)
@@ -183,18 +184,14 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
         self._threads.submit(self._answer, message)
 
     def _answer(self, message: Any) -> None:
-        """In a thread of the pool. Nothing may escape it, as an end is owed to every message."""
-        end = message.ack
+        """In a thread of the pool. An end is owed to every message."""
+        end = message.requeue
         try:
             jobs, *_ = message.decode()
-            self._take(jobs)
-        except BaseException as kept:  # noqa: BLE001 - as in worker/delivery/tasks.py
-            if isinstance(kept, EngineStoppedError):
-                # Without an engine this process would only turn messages round: drain, let another one start.
-                os.kill(os.getpid(), signal.SIGTERM)
-            log.warning("a message goes back to the queue: %s", type(kept).__name__)
-            end = message.requeue
-        self._ends.put(end)
+            if self._take(jobs, self._lane) is MessageOutcome.ACKNOWLEDGE:
+                end = message.ack
+        finally:
+            self._ends.put(end)
 
     def _end_one(self, end: Callable[[], None]) -> None:
         try:

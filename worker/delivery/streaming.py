@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from worker.delivery.requeue import StoreAwayError
+from worker.attempt import attempt
 from worker.delivery.token_store import Increment, Published
+from worker.errors import StoreAwayError
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,13 @@ class TokenStream:
         self.dropped = False
         """nothing more is published of it"""
         self._replaced: TokenStream | None = None
+
+    def __enter__(self) -> "TokenStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ended_at is None and not self._left:
+            self.end(None)
 
     def take(self, token_ids: Sequence[int]) -> None:
         self._token_ids += token_ids
@@ -146,17 +154,16 @@ class TokenStreams:
         closing = False
         while not (closing and not self._open):
             closing = self._wait() or closing
-            try:
-                self._publish()
-            except StoreAwayError as away:
-                log.warning("tokens cannot be published now: %s", away)
+            trouble = attempt(self._publish)
+            if isinstance(trouble, StoreAwayError):
+                log.warning("tokens cannot be published now: %s", trouble)
                 for stream in self._open:
                     stream.forget_published()
                 self._open = {} if closing else {s: None for s in self._open if not (s.overdue or s.left)}
                 time.sleep(STOP_POLL_S)
-            except Exception:
-                # A bug must not end the streams of other jobs; these ones end without their last entry.
-                log.exception("streams are dropped: a bug")
+            elif trouble is not None:
+                # A bug must not end the streams of later jobs; these ones end without their last entry.
+                log.error("streams are dropped: a bug", exc_info=trouble)
                 for stream in self._open:
                     stream.dropped = True
                 self._open = {}

@@ -9,8 +9,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from contract.store import END_FIELD, TOKENS_FIELD, TOKENS_KEPT_S, stop_key, tokens_key
-from worker.delivery.requeue import StoreAwayError
 from worker.delivery.results import is_wrong_type
+from worker.errors import StoreAwayError
 
 TIMEOUT_S: Final = 5.0
 

@@ -15,11 +15,11 @@ class Limits:
     kv_bytes: int
     rows: int
     step_tokens: int
-    urgent_rows: int = 0
-    """beside `rows`, for urgent requests alone; others then leave them room in the cache too"""
+    priority_rows: int = 0
+    """beside `rows`, for requests with priority alone; others then leave them room in the cache too"""
 
     def __post_init__(self) -> None:
-        most_rows = self.rows + self.urgent_rows
+        most_rows = self.rows + self.priority_rows
         if not 1 <= self.rows <= most_rows <= self.step_tokens or self.kv_bytes < 1:
             raise ValueError(f"a step must hold a token of every row: {self}")
 
@@ -34,18 +34,18 @@ class AdmissionBudget:
         self._runner = runner
         self._limits = limits
         self._in_cache = [*running]
-        urgent = sum(request.rows for request in self._in_cache if request.urgent)
-        others = sum(request.rows for request in self._in_cache if not request.urgent)
+        prioritised = sum(request.rows for request in self._in_cache if request.has_priority)
+        others = sum(request.rows for request in self._in_cache if not request.has_priority)
         self._in_cache += ended
         # Urgent requests fill their own rows first.
-        self._urgent_rows = limits.urgent_rows - min(urgent, limits.urgent_rows)
-        self._rows = limits.rows - others - max(urgent - limits.urgent_rows, 0)
-        self._prompt_tokens = limits.step_tokens - (urgent + others if runner.mixes_steps else 0)
+        self._priority_rows = limits.priority_rows - min(prioritised, limits.priority_rows)
+        self._rows = limits.rows - others - max(prioritised - limits.priority_rows, 0)
+        self._prompt_tokens = limits.step_tokens - (prioritised + others if runner.mixes_steps else 0)
 
     @property
     def has_rows(self) -> bool:
         """Whether a row is left for anybody."""
-        return self._rows + self._urgent_rows > 0
+        return self._rows + self._priority_rows > 0
 
     def fits(self, request: Request, prompt_tokens: int) -> bool:
         """Whether there is room for a request of whose prompt the step computes `prompt_tokens`."""
@@ -58,19 +58,19 @@ class AdmissionBudget:
     def take(self, request: Request, prompt_tokens: int) -> None:
         """Set aside what a request that fits() needs."""
         own_rows = self._own_rows(request)
-        self._urgent_rows -= own_rows
+        self._priority_rows -= own_rows
         self._rows -= request.rows - own_rows
         self._prompt_tokens -= prompt_tokens
         self._in_cache.append(request)
 
     def _own_rows(self, request: Request) -> int:
-        """How many of its rows are those kept for urgent requests."""
-        return min(request.rows, self._urgent_rows) if request.urgent else 0
+        """How many of its rows are those kept for requests with priority."""
+        return min(request.rows, self._priority_rows) if request.has_priority else 0
 
     def _bytes_suffice(self, request: Request) -> bool:
-        """One that is not urgent leaves room for an urgent row as long as its own, unless it is alone."""
+        """Without priority it leaves room for a row of its own length with priority, unless it is alone."""
         limit_bytes = self._limits.kv_bytes
-        if self._in_cache and self._limits.urgent_rows and not request.urgent:
+        if self._in_cache and self._limits.priority_rows and not request.has_priority:
             limit_bytes -= self._runner.bytes_for(request.max_tokens)
         return most_bytes(self._runner, (*self._in_cache, request)) <= limit_bytes
 

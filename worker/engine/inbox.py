@@ -7,9 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from worker.engine.request import Generations, Request
+from worker.errors import WorkerError
 
 
-class EngineStoppedError(Exception):
+class EngineStoppedError(WorkerError):
     """The engine takes no requests: it was closed, or its thread died (then that error is the cause).
 
     After a death nothing in this process generates again; who runs the process should end it.
@@ -41,8 +42,8 @@ class Inbox:
         self._arrived: deque[Ticket] = deque()
         self._closed = False
         self._death: BaseException | None = None
-        self._urgent_prompts: set[Ticket] = set()
-        """urgent requests that have no token yet"""
+        self._priority_prompts: set[Ticket] = set()
+        """requests with priority that have no token yet"""
 
     def put(self, request: Request) -> Ticket:
         """Queue a request. Raises EngineStoppedError after close() or die()."""
@@ -52,8 +53,8 @@ class Inbox:
             if self._closed:
                 raise EngineStoppedError("the engine is closed")
             ticket = Ticket(request)
-            if request.urgent:
-                self._urgent_prompts.add(ticket)
+            if request.has_priority:
+                self._priority_prompts.add(ticket)
                 ticket.add_done_callback(self.prompt_is_through)
             self._arrived.append(ticket)
             self._changed.notify()
@@ -93,9 +94,9 @@ class Inbox:
     def prompt_is_through(self, ticket: Future[Generations]) -> None:
         """The request has a token, or has ended without."""
         with self._changed:
-            self._urgent_prompts.discard(ticket)
+            self._priority_prompts.discard(ticket)
 
-    def urgent_prompt_waits(self) -> bool:
-        """Whether an urgent request has no token yet."""
+    def priority_prompt_waits(self) -> bool:
+        """Whether a request with priority has no token yet."""
         with self._changed:
-            return bool(self._urgent_prompts)
+            return bool(self._priority_prompts)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from contract.failure import FailureCode, Refusal
+from worker.attempt import attempt
 from worker.engine.admission import Limits
 from worker.engine.inbox import EngineStoppedError, Inbox, Ticket
 from worker.engine.observer import EngineObserver
@@ -54,9 +56,9 @@ class Engine:
 
     `embed` maps token ids (row, position) int64 to (row, position, hidden) float32. `clock` gives the seconds
     that deadlines are measured in. Runner and `embed` are called from the engine's thread only, and within
-    `computing(urgent)`, which may keep others from the device meanwhile; `urgent`, which any thread may call,
-    tells whether an urgent request has no token yet. `on_death` is called once, in the dying thread, if the
-    thread ends otherwise than by close().
+    `computing(priority)`, which may keep others from the device meanwhile. `priority()`, which any thread may
+    call, tells whether a request with priority has no token yet. `on_death` is called once, in the dying
+    thread, if the thread ends otherwise than by close().
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class Engine:
         try:
             while self._wait_for_work():
                 asked = time.perf_counter()
-                with self._computing(self._inbox.urgent_prompt_waits):
+                with self._computing(self._inbox.priority_prompt_waits):
                     if self._left_runner is not None:
                         self._left_runner += time.perf_counter() - asked
                     self._take_arrived()
@@ -158,10 +160,11 @@ class Engine:
             for ticket in (*arrived, *(t for t in self._tickets.values() if not t.begun)):
                 ticket.cancel()
         for ticket in arrived:
-            try:
-                self._tickets[self._scheduler.add(ticket.request)] = ticket
-            except Exception as error:  # noqa: BLE001 - handed to the one who waits
-                _finish(ticket, error)
+            scheduled = attempt(partial(self._scheduler.add, ticket.request))
+            if isinstance(scheduled, Exception):
+                _finish(ticket, scheduled)
+            else:
+                self._tickets[scheduled] = ticket
 
     def _let_go(self) -> None:
         """Take out the requests that were cancelled or asked to stop, or whose deadline has come."""
@@ -184,10 +187,9 @@ class Engine:
             return
         for item in items:
             self._tickets[item.scheduled].begun = True
-        try:
-            logits = self._timed_step(_inputs(items, self._embed))
-        except Exception as error:  # noqa: BLE001 - handed to those who wait
-            self._fail(items, error)
+        logits = attempt(lambda: self._timed_step(_inputs(items, self._embed)))
+        if isinstance(logits, Exception):
+            self._fail(items, logits)
             return
         ends = np.cumsum([item.rows for item in items])
         for item, own in zip(items, np.split(logits, ends[:-1]), strict=True):
@@ -216,15 +218,7 @@ class Engine:
             self._inbox.prompt_is_through(self._tickets[scheduled])
             if self._observer is not None:
                 self._observer.first_token(time.perf_counter() - self._tickets[scheduled].submitted)
-        try:
-            found = scheduled.search.advance(logits)
-            if (on_tokens := scheduled.request.on_tokens) is not None:
-                on_tokens(
-                    found.token_ids.tolist() if isinstance(found, NextRows) else found[0].token_ids[-1:]
-                )
-        except Exception as error:  # noqa: BLE001 - handed to the one who waits
-            self._end(scheduled, error)
-            return
+        found = attempt(lambda: _advanced(scheduled, logits))
         if isinstance(found, NextRows):
             self._scheduler.proceed(scheduled, found)
         else:
@@ -249,6 +243,14 @@ class Engine:
             _finish(ticket, stopped)
         if self._on_death is not None:
             self._on_death(death)
+
+
+def _advanced(scheduled: ScheduledRequest, logits: FloatArray) -> NextRows | Generations:
+    """What the request's search finds in its logits (row, vocabulary); its follower is told the new token."""
+    found = scheduled.search.advance(logits)
+    if (on_tokens := scheduled.request.on_tokens) is not None:
+        on_tokens(found.token_ids.tolist() if isinstance(found, NextRows) else found[0].token_ids[-1:])
+    return found
 
 
 def _inputs(items: list[StepItem], embed: Callable[[IntArray], FloatArray]) -> list[SequenceInput]:

@@ -36,8 +36,8 @@ class Request:
     as the model takes them, if they are not counted from 0; those of new tokens count on from the last.
     `on_tokens` is called in the engine's thread with the tokens of each step; only a request of one row has
     it. `stop_asked` is asked there before each step, of one row of no choices again: once it says so the
-    request ends with the tokens that it has. `deadline` is in seconds of the monotonic clock. An `urgent`
-    request is served before those that are not.
+    request ends with the tokens that it has. `deadline` is in seconds of the monotonic clock. One that
+    `has_priority` is served before those that have none.
     That prompt and new tokens fit the model's context is the caller's to check.
 
     Raises Refusal for a length penalty that no score can be divided by, ValueError for anything else amiss.
@@ -54,7 +54,7 @@ class Request:
     on_tokens: Callable[[Sequence[int]], None] | None = None
     stop_asked: Callable[[], bool] | None = None
     deadline: float | None = None
-    urgent: bool = False
+    has_priority: bool = False
 
     def __post_init__(self) -> None:
         embeds = self.inputs_embeds

@@ -1,8 +1,8 @@
 """Decides which requests are in the batch and when they leave it; holds no tensor and knows no backend.
 
-Requests are admitted in the order they came, urgent ones before all others, within three budgets. One whose
+Requests are admitted in the order they came, those with priority first, within three budgets. One whose
 prompt begins like that of a request in the batch forks it; it may overtake a request that waits for room.
-None is overtaken more than so often, by forks and urgent ones together.
+None is overtaken more than so often, by forks and by requests with priority together.
 """
 
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ MOST_OVERTAKEN: Final = 32
 """Number of requests that may be admitted before one that came earlier and waits."""
 MOST_HELD_UP: Final = 32
 """Number of steps in a row for prompts alone, after which none is admitted until every row had its step."""
-MOST_HELD_UP_URGENT: Final = 1
-"""The same while an urgent request decodes."""
+MOST_HELD_UP_PRIORITY: Final = 1
+"""The same while a request with priority decodes."""
 
 
 class Scheduler:
@@ -128,8 +128,8 @@ class Scheduler:
     # Admission
 
     def _most_held_up(self) -> int:
-        decodes = any(one.request.urgent and one.status is Status.DECODING for one in self._requests)
-        return MOST_HELD_UP_URGENT if decodes else MOST_HELD_UP
+        decodes = any(one.request.has_priority and one.status is Status.DECODING for one in self._requests)
+        return MOST_HELD_UP_PRIORITY if decodes else MOST_HELD_UP
 
     def _admit(self) -> None:
         """Begin what there is room for, in the order of _queue(); forks alone may overtake."""
@@ -144,7 +144,7 @@ class Scheduler:
             if not budget.has_rows or any(other.overtaken >= MOST_OVERTAKEN for other in passed_over):
                 break
             source = self._source_for(scheduled, sources)
-            if passed_over and (source is None or any(other.request.urgent for other in passed_over)):
+            if passed_over and (source is None or any(other.request.has_priority for other in passed_over)):
                 continue
             request, prefix = scheduled.request, scheduled.request.prefix
             forked_tokens = prefix.tokens if prefix and source is not None else 0
@@ -164,12 +164,12 @@ class Scheduler:
                 other.overtaken += 1
 
     def _queue(self) -> list[ScheduledRequest]:
-        """Those that wait: the ones overtaken often enough, then the urgent ones, then the others."""
+        """Those that wait: the ones overtaken often enough, then those with priority, then the others."""
 
         def rank(scheduled: ScheduledRequest) -> int:
             if scheduled.overtaken >= MOST_OVERTAKEN:
                 return 0
-            return 1 if scheduled.request.urgent else 2
+            return 1 if scheduled.request.has_priority else 2
 
         return sorted(self._waiting(), key=rank)
 
@@ -177,10 +177,10 @@ class Scheduler:
         self, scheduled: ScheduledRequest, passed_over: list[ScheduledRequest]
     ) -> list[ScheduledRequest]:
         """Of those that wait on, the ones that came before a request which begins now."""
-        if not scheduled.request.urgent:
+        if not scheduled.request.has_priority:
             return passed_over
         waiting = self._waiting()
-        return [one for one in waiting if one.arrival < scheduled.arrival and not one.request.urgent]
+        return [one for one in waiting if one.arrival < scheduled.arrival and not one.request.has_priority]
 
     def _sources(self) -> dict[bytes, SequenceId]:
         """A sequence that begins with it for each prefix in the batch, those about to leave included."""

@@ -7,18 +7,18 @@ from worker.engine.admission import Limits
 from worker.engine.scheduled_request import ScheduledRequest, StepItem
 
 PROMPT_TOKENS_BESIDE: Final = 512
-"""Number of tokens of prompts that are not urgent in one mixed step, or one such prompt if it is longer: an
-urgent one that comes meanwhile waits for the step. A LLaVA prompt is at least as long."""
+"""Number of prompt tokens without priority in one mixed step, or one such prompt if it is longer. A prompt
+with priority that comes meanwhile waits for the step. A LLaVA prompt is at least as long."""
 
 
 def mixed_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[StepItem]:
-    """Everything at once, for which room was seen to on admission; urgent prompts without other ones.
+    """Everything at once, for which room was seen to on admission; prompts with priority without other ones.
 
-    Where urgent ones may come, PROMPT_TOKENS_BESIDE of the other prompts, from the first.
+    Where requests with priority may come, PROMPT_TOKENS_BESIDE of the other prompts, from the first.
     """
     prompts = [one for one in running if one.prompt_left]
-    now = [one for one in prompts if one.request.urgent] or prompts
-    if limits.urgent_rows and now is prompts:
+    now = [one for one in prompts if one.request.has_priority] or prompts
+    if limits.priority_rows and now is prompts:
         now = _first(prompts, PROMPT_TOKENS_BESIDE) or prompts[:1]
     return [
         StepItem(one, _rest_of_prompt(one) if one.prompt_left else None)
@@ -28,16 +28,16 @@ def mixed_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[Step
 
 
 def separate_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[StepItem]:
-    """Prompts before all else, so that many rows can decode together, and urgent ones alone; then tokens.
+    """Prompts before all else, so that many rows can decode together, those with priority alone; then tokens.
 
-    Where urgent ones may come prompts go one by one: a runner that does not mix steps computes each by
-    itself anyway, and what comes in between waits for one of them.
+    Where requests with priority may come, prompts go one by one: a runner that does not mix steps computes
+    each by itself anyway, and what comes in between waits for one of them.
     A fork that joins more rows than come with it goes along with their tokens, one position a step:
     given whole, each of its positions would be computed for all of these rows.
     """
     whole = [one for one in running if one.prompt_left and not _joins(one, running)]
-    prompts = _first([one for one in whole if one.request.urgent] or whole, limits.step_tokens)
-    if limits.urgent_rows:
+    prompts = _first([one for one in whole if one.request.has_priority] or whole, limits.step_tokens)
+    if limits.priority_rows:
         prompts = prompts[:1]
     if prompts:
         return [StepItem(one, _rest_of_prompt(one)) for one in prompts]

@@ -11,6 +11,7 @@ from contract.failure import FailureCode, Refusal
 from worker.images.decoder_child import Bounds
 from worker.images.decoder_process import DecoderProcess, DiedError
 from worker.images.image_file import ImageLimits, decode_image
+from worker.lane import Lane
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ class Decoder:
         self._free = threading.BoundedSemaphore(processes)
         self._idle: list[DecoderProcess] = []
 
-    def __call__(self, content: bytes, *, isolated: bool) -> Image.Image:
-        """As image_file.decode_image(); `isolated` is for an image that a worker may have died of.
+    def __call__(self, content: bytes, lane: Lane) -> Image.Image:
+        """As image_file.decode_image(); a suspect's image may have ended a worker.
 
         Raises Refusal; MemoryError in this process alone; DecoderStartError.
         """
-        if self._isolation == "none" or not (isolated or self._isolation == "all"):
+        if self._isolation == "none" or not (lane is Lane.SUSPECT or self._isolation == "all"):
             return decode_image(content, self._limits)
         with self._free:
             warm = self._take_warm()

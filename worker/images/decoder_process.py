@@ -14,6 +14,7 @@ from typing import Final
 from PIL import Image
 
 from contract.failure import Failure, FailureCode, Refusal
+from worker.errors import WorkerError
 from worker.images.decoder_child import LENGTH, NO_MEMORY, PIXELS, READY, REFUSED, SIZE, Bounds
 from worker.images.image_file import ImageLimits, check_size
 
@@ -22,11 +23,11 @@ END_TIMEOUT_S: Final = 5.0
 """How long a process that has closed its pipes may take to end and so to tell of what."""
 
 
-class DecoderStartError(RuntimeError):
+class DecoderStartError(WorkerError):
     """A process does not start, which is no image's fault."""
 
 
-class DiedError(Exception):
+class DiedError(WorkerError):
     """The process is no more; the text continues a sentence that begins with the decoder."""
 
 

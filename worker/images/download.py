@@ -35,6 +35,7 @@ from ssrfguard.httpx import SafeBackend
 
 from contract.failure import FailureCode, Refusal
 from contract.quoting import QUOTED_MAX_CHARS
+from worker.attempt import fulfil
 
 CONNECT_TIMEOUT_S: Final = 5.0
 RESOLVE_TIMEOUT_S: Final = 10.0
@@ -349,12 +350,8 @@ class _TimedResolver:
         found: Future[list[Any]] = Future()
 
         def ask() -> None:
-            try:
-                found.set_result(list(self._resolver(*arguments)))
-            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-                found.set_exception(error)
-            finally:
-                self._free.release()
+            fulfil(found, lambda: list(self._resolver(*arguments)))
+            self._free.release()
 
         threading.Thread(target=ask, name="captionmill-resolver", daemon=True).start()
         return found.result(max(0.0, until - time.monotonic()))

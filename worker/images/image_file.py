@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
 from contract.quoting import quoted
+from worker.attempt import attempt
 from worker.images import heif
 from worker.images.jpeg_scans import has_every_scan, lacks_end, scan_count
 from worker.images.png_chunks import pixels_alone
@@ -247,13 +248,10 @@ def _draft(image: Image.Image, draft_px: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - as above; and broken EXIF is no reason to refuse a good picture
-        return image
-    # What is there need not be a number.
+    # Broken EXIF is no reason to refuse a good picture, and what is there need not be a number.
+    orientation = attempt(lambda: image.getexif().get(ExifTags.Base.Orientation))
+    if isinstance(orientation, MemoryError):
+        raise orientation
     turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 

@@ -5,13 +5,15 @@ from typing import Any, Final
 
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
+from worker.attempt import attempt
+from worker.errors import StartupError
 from worker.images.download import shown_url
 
 LOCAL_SCHEMES: Final = frozenset({"file", "local", "dir", "reference", "zip", "tar", "libarchive", "generic"})
 """Files of this machine are read by their path below the image roots, and not behind these either."""
 
 
-class RemoteSchemeError(ValueError):
+class RemoteSchemeError(StartupError):
     """A scheme cannot be offered; the message is a sentence for the operator."""
 
 
@@ -39,16 +41,13 @@ class RemoteFiles:
     def __call__(self, url: str) -> bytes:
         """The content behind `url`. Raises Refusal."""
         shown = shown_url(url)
-        try:
-            with self._filesystem.open(url, "rb") as file:
-                content: bytes = file.read(self._max_bytes + 1)
-        except FileNotFoundError:
-            raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no image at {shown}.") from None
-        except Exception as error:  # noqa: BLE001 - each file system has errors of its own
-            # Its name alone: the text of some quotes the response.
-            raise Refusal(
-                FailureCode.DOWNLOAD_FAILED, f"{shown} cannot be downloaded: {type(error).__name__}."
-            ) from None
+        content = attempt(lambda: self._read(url))
+        if isinstance(content, FileNotFoundError):
+            raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no image at {shown}.")
+        if isinstance(content, Exception):
+            # Each file system has errors of its own. Only the name is told: some texts quote the response.
+            name = type(content).__name__
+            raise Refusal(FailureCode.DOWNLOAD_FAILED, f"{shown} cannot be downloaded: {name}.")
         if len(content) > self._max_bytes:
             raise Refusal(
                 FailureCode.IMAGE_TOO_LARGE,
@@ -56,4 +55,10 @@ class RemoteFiles:
             )
         if not content:
             raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown} is empty.")
+        return content
+
+    def _read(self, url: str) -> bytes:
+        """No more than one byte beyond what is allowed."""
+        with self._filesystem.open(url, "rb") as file:
+            content: bytes = file.read(self._max_bytes + 1)
         return content

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
+from worker.attempt import fulfil
+
 
 class Encoded(Protocol):
     """What an image was encoded to; arrays are such."""
@@ -55,18 +57,16 @@ class FeatureCache(Generic[EncodedT]):
         return coming.result()
 
     def _encode(self, key: bytes, encode: Callable[[], EncodedT], coming: Future[EncodedT]) -> None:
-        try:
-            features = encode()
-        except BaseException as error:  # noqa: BLE001 - raised again in every thread that waits, this one too
-            with self._lock:
-                del self._coming[key]
-            coming.set_exception(error)
-            return
-        features.setflags(write=False)
+        fulfil(coming, lambda: self._encoded(key, encode))
         with self._lock:
             del self._coming[key]
+
+    def _encoded(self, key: bytes, encode: Callable[[], EncodedT]) -> EncodedT:
+        features = encode()
+        features.setflags(write=False)
+        with self._lock:
             self._keep(key, features)
-        coming.set_result(features)
+        return features
 
     def _keep(self, key: bytes, features: EncodedT) -> None:
         """Make room by dropping those not used for longest; what is larger than the budget is not kept."""

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -29,14 +28,15 @@ from contract.model_folder import (
     context_tokens,
     side_px,
 )
+from worker.errors import StartupError
 from worker.llava.arrays import FloatArray
 from worker.llava.packing import PACKINGS, most_plane_tiles, packing_by_type
 
 GENERATION_CONFIG_JSON = "generation_config.json"
 
 
-class ModelFolderError(Exception):
-    """The folder holds no model that this worker can run; the message is one sentence for the operator."""
+class ModelFolderError(StartupError):
+    """The folder holds no model that this worker can run."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,13 @@ class ModelFolder:
 class Part:
     """One compiled part with one input and one output; calls from many threads take turns."""
 
-    def __init__(self, compiled: Any, computing: Callable[[bool], AbstractContextManager[object]]) -> None:
+    def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
         self._lock = Lock()
-        self._computing = computing
 
-    def __call__(self, values: np.ndarray[Any, Any], urgent: bool = False) -> FloatArray:
+    def __call__(self, values: np.ndarray[Any, Any]) -> FloatArray:
         """The output as a float32 array of the caller's own."""
-        with self._computing(urgent), self._lock:
+        with self._lock:
             outputs = self._request.infer([values])
         result: FloatArray = outputs[0]
         return result
@@ -141,15 +140,9 @@ def folder_properties(path: Path) -> Mapping[str, str]:
     return _read_manifest(path).properties if (path / MANIFEST_JSON).exists() else {}
 
 
-def compile_part(
-    folder: Path,
-    xml: str,
-    device: str,
-    properties: Mapping[str, str],
-    computing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
-) -> Part:
-    """Compile one part for `device`; it computes within `computing(urgent)`, which may keep others off."""
-    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)), computing)
+def compile_part(folder: Path, xml: str, device: str, properties: Mapping[str, str]) -> Part:
+    """Compile one part for `device`."""
+    return Part(openvino.Core().compile_model(folder / xml, device, dict(properties)))
 
 
 def _check_manifest(path: Path, *, hashed: bool) -> FolderManifest:

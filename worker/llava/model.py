@@ -1,52 +1,25 @@
 """A LLaVA model as a worker sees it: image and question in, embeddings out; knows no engine."""
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from contract.failure import FailureCode, Refusal
 from contract.job import Detail, Question
-from contract.model_folder import TEXT_XML, VISION_XML
+from contract.model_folder import TEXT_XML
+from worker.device_scheduler import DeviceScheduler
+from worker.lane import Lane
 from worker.llava.arrays import FloatArray, IntArray
-from worker.llava.feature_cache import FeatureCache
-from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part, read_folder
-from worker.llava.image_run import ImageRun, place_runs
-from worker.llava.pack import pack_features
+from worker.llava.folder import ModelFolder, Part, compile_part, read_folder
+from worker.llava.image_encoder import ImageEncoder, ImageFeatures, joined
+from worker.llava.image_observer import ImageObserver
+from worker.llava.image_run import place_runs
 from worker.llava.places import places_of
 from worker.llava.prompt import PromptWriter
-from worker.llava.tiles import Tiler, Tiles, load_tiler
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """An image, encoded once for all questions about it; or several that are asked about together."""
-
-    packed: FloatArray
-    """(image token, hidden), read-only"""
-    key: bytes
-    """equal for equal images in the same order, detail and model"""
-    runs: tuple[IntArray, ...]
-    """(position,) of each image, the tokens that stand for it in a prompt: an image token for each feature,
-    and marks"""
-    grids: tuple[tuple[int, int], ...]
-    """(height, width) of each image, in tiles or, where it is read in its own shape, in features"""
-
-    @property
-    def nbytes(self) -> int:
-        return self.packed.nbytes + sum(run.nbytes for run in self.runs)
-
-    def setflags(self, *, write: bool) -> None:
-        """As an array's: whether it may be changed."""
-        self.packed.setflags(write=write)
-        for run in self.runs:
-            run.setflags(write=write)
 
 
 @dataclass(frozen=True)
@@ -66,75 +39,39 @@ class Prompt:
     """(position,), where they are not counted from 0"""
 
 
-class ImageObserver(Protocol):
-    """Told of every image in the thread that asks for its features; calls must be quick and raise nothing."""
-
-    def decoded(self, seconds: float) -> None:
-        """An image file was made an RGB image in `seconds`."""
-        ...
-
-    def looked_at(self, *, kept: bool) -> None:
-        """An image's features are there: `kept` from before, or encoded now."""
-        ...
-
-
 class LlavaModel:
     """A loaded model folder without its language model. Every method may be called from many threads."""
 
     def __init__(
-        self,
-        folder: ModelFolder,
-        tiler: Tiler,
-        writer: PromptWriter,
-        vision: Part,
-        embeddings: Part,
-        image_cache_bytes: int,
-        preparing: Callable[[], AbstractContextManager[object]],
-        run: ImageRun,
+        self, folder: ModelFolder, encoder: ImageEncoder, writer: PromptWriter, embeddings: Part
     ) -> None:
         self._folder = folder
-        self._tiler = tiler
+        self._encoder = encoder
         self._writer = writer
-        self._vision = vision
         self._embeddings = embeddings
-        self._features = FeatureCache[ImageFeatures](image_cache_bytes)
-        self._preparing = preparing
-        self._run = run
-        self._observer: ImageObserver | None = None
 
     @classmethod
     def load(
         cls,
         folder: Path,
-        device: str,
+        device_name: str,
         properties: Mapping[str, str],
         image_cache_bytes: int = 0,
-        computing: Callable[[bool], AbstractContextManager[object]] = nullcontext,
-        preparing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        device: DeviceScheduler | None = None,
     ) -> "LlavaModel":
-        """Read `folder` and compile vision and embeddings for `device`. Raises ModelFolderError.
+        """Read `folder` and compile vision and embeddings for `device_name`. Raises ModelFolderError.
 
-        Features of up to `image_cache_bytes` are kept. The vision model computes within
-        `computing(urgent)`, which may keep others from the device meanwhile; images are decoded and cut into
-        tiles within `preparing()`, urgent ones without it.
+        Features of up to `image_cache_bytes` are kept. `device` says when the vision model may compute.
         """
         described = read_folder(folder)
-        tiler = load_tiler(folder, described.packing)
-        if tiler.tile_px is not None and tiler.tile_px != (described.tile_px, described.tile_px):
-            raise ModelFolderError(
-                f"{folder} does not fit together: its tiles are {tiler.tile_px} px and its vision "
-                f"model reads {described.tile_px} px."
-            )
         writer = PromptWriter.load(folder, described.image_token_id, described.marks)
+        run = writer.image_run(described)
+        device = device or DeviceScheduler()
         return cls(
             described,
-            tiler,
+            ImageEncoder.load(described, run, device_name, properties, device, image_cache_bytes),
             writer,
-            vision=compile_part(folder, VISION_XML, device, properties, computing),
-            embeddings=compile_part(folder, TEXT_XML, device, properties),
-            image_cache_bytes=image_cache_bytes,
-            preparing=preparing,
-            run=writer.image_run(described),
+            compile_part(folder, TEXT_XML, device_name, properties),
         )
 
     @property
@@ -159,44 +96,25 @@ class LlavaModel:
 
     def observe(self, observer: ImageObserver) -> None:
         """Tell `observer` of every image from now on."""
-        self._observer = observer
+        self._encoder.observer = observer
 
     def features(
         self,
         content: bytes,
         decode: Callable[[], Image.Image],
         detail: Detail = "high",
-        urgent: bool = False,
+        lane: Lane = Lane.BULK,
         *,
         alone: bool = True,
     ) -> ImageFeatures:
-        """The features of the image file that holds `content`, and of which `decode` makes an RGB image.
+        """The features of the image file that holds `content`, of which `decode` makes an RGB image.
 
-        Decoded and encoded only where they were not kept, and once for threads that ask at the same time;
-        urgent ones before others that wait for the device, and without waiting for what another encodes.
-        An image that is not `alone` is one of several in a question, which some models look at otherwise.
+        Decoded and encoded only where they were not kept, and once for threads that ask at the same time. An
+        interactive job goes before others that wait for the device, and waits for no other's encoding. An
+        image that is not `alone` is one of several in a question; some models look at these differently.
         Raises what `decode` raises.
         """
-        # Not `detail` itself: two of them may stand for the same tiles.
-        looked_at = f"{self.model_id} {self._tiler.key(detail, alone)} ".encode()
-        key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
-        kept = True
-
-        def encode() -> ImageFeatures:
-            nonlocal kept
-            kept = False
-            with nullcontext() if urgent else self._preparing():
-                begun = time.perf_counter()
-                image = decode()
-                if self._observer is not None:
-                    self._observer.decoded(time.perf_counter() - begun)
-                tiles = self._tiler(image, detail, alone)
-            return self._encode(tiles, key, urgent)
-
-        features = self._features.get(key, encode, share=not urgent)
-        if self._observer is not None:
-            self._observer.looked_at(kept=kept)
-        return features
+        return self._encoder(content, decode, detail, lane, alone=alone)
 
     def encode_image(
         self, image: Image.Image, detail: Detail = "high", *, alone: bool = True
@@ -205,16 +123,9 @@ class LlavaModel:
         content = f"{image.height} {image.width} ".encode() + image.tobytes()
         return self.features(content, lambda: image, detail, alone=alone)
 
-    def together(self, several: Sequence[ImageFeatures]) -> ImageFeatures:
-        """Of images in one question, in their order."""
-        if len(several) == 1:
-            return several[0]
-        return ImageFeatures(
-            np.concatenate([one.packed for one in several]),
-            hashlib.sha256(b"".join(one.key for one in several)).digest(),
-            tuple(run for one in several for run in one.runs),
-            tuple(grid for one in several for grid in one.grids),
-        )
+    def joined(self, several: Sequence[ImageFeatures]) -> ImageFeatures:
+        """The features of several images in one question, in their order."""
+        return joined(several)
 
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
         """The conversation through the checkpoint's chat template, the images' features in their places.
@@ -280,19 +191,3 @@ class LlavaModel:
     def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
         """What decode() begins with for these tokens, whichever follow."""
         return self._writer.decode_so_far(token_ids, stop)
-
-    def _encode(self, tiles: Tiles, key: bytes, urgent: bool) -> ImageFeatures:
-        """Vision model and packing."""
-        features = self._vision(tiles.pixel_values, urgent)
-        grid = tiles.grid
-        if self._folder.packing in ("rows", "grid"):
-            patch_px = self._folder.patch_px
-            height, width = tiles.pixel_values.shape[-2:]
-            grid = (height // patch_px, width // patch_px)
-        if self._folder.packing in ("rows", "tiles", "grid"):
-            packed = features.reshape(-1, self.hidden)
-        else:
-            packed = pack_features(
-                features, grid, tiles.image_size, self._folder.image_newline, self._folder.most_plane_tiles
-            )
-        return ImageFeatures(packed, key, (self._run(len(packed), grid),), (grid,))

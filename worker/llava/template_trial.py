@@ -10,6 +10,8 @@ from typing import Final
 
 from jinja2.exceptions import SecurityError
 
+from worker.attempt import attempt
+
 TRIAL_S: Final = 10
 TRIAL_BYTES: Final = 512 * 2**20
 """Of memory beyond what this process has."""
@@ -53,12 +55,12 @@ def _try(render: Callable[[], str], writing: int) -> None:
 
 
 def _outcome(render: Callable[[], str]) -> bytes:
-    try:
-        length = len(render())
-    except SecurityError:
+    made = attempt(render)
+    if isinstance(made, SecurityError):
         return b"reaches for what no template needs"
-    except (MemoryError, RecursionError):
+    if isinstance(made, MemoryError | RecursionError):
         return b"takes too much memory"
-    except Exception:  # noqa: BLE001 - what it says of other conversations is seen with them
+    # What the template refuses of other conversations is seen when they are rendered.
+    if isinstance(made, Exception) or len(made) <= MOST_CHARACTERS:
         return FINE
-    return FINE if length <= MOST_CHARACTERS else b"makes %d characters of a short question" % length
+    return b"makes %d characters of a short question" % len(made)

@@ -5,22 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import redis
 
 from contract.store import WORKER_REPORT_S, WorkerRecord
+from worker.delivery.results import ResultStore
 from worker.images.image_file import shown
 from worker.service import WORKER
 
 log = logging.getLogger(__name__)
-
-
-class Announcements(Protocol):
-    """Where workers are told of: worker.delivery.results' ResultStore."""
-
-    def announce(self, record: WorkerRecord) -> None: ...
-    def withdraw(self, worker: str) -> None: ...
 
 
 class Announcer:
@@ -28,7 +21,7 @@ class Announcer:
 
     def __init__(
         self,
-        store: Announcements,
+        store: ResultStore,
         model: str,
         device: str,
         image_roots: Sequence[Path] = (),

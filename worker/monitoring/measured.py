@@ -4,29 +4,15 @@ It decides nothing: what it wraps behaves as if it were not there.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 from contract.answer import JobResult
 from contract.job import Job
-from worker.delivery.requeue import Cancelled, Requeue
+from worker.delivery.answering import Answers
 from worker.delivery.results import Begun, ResultStore
+from worker.errors import Cancelled, Requeue
+from worker.lane import Lane
 from worker.monitoring.logs import about_job
-from worker.monitoring.metrics import Metrics, QueueLabel
-
-
-class Answers(Protocol):
-    """What answers a job: worker.service's Service."""
-
-    @property
-    def model_id(self) -> str: ...
-    def answer(
-        self,
-        job: Job,
-        *,
-        urgent: bool = False,
-        isolated: bool = False,
-        wanted: Callable[[], bool] | None = None,
-    ) -> JobResult: ...
+from worker.monitoring.metrics import Metrics
 
 
 class MeasuredService:
@@ -40,18 +26,10 @@ class MeasuredService:
     def model_id(self) -> str:
         return self._service.model_id
 
-    def answer(
-        self,
-        job: Job,
-        *,
-        urgent: bool = False,
-        isolated: bool = False,
-        wanted: Callable[[], bool] | None = None,
-    ) -> JobResult:
-        queue: QueueLabel = "suspect" if isolated else "interactive" if urgent else "bulk"
-        with about_job(job.run, job.index), self._metrics.job_under_way(queue):
+    def answer(self, job: Job, lane: Lane = Lane.BULK, wanted: Callable[[], bool] | None = None) -> JobResult:
+        with about_job(job.run, job.index), self._metrics.job_under_way(lane):
             try:
-                return self._service.answer(job, urgent=urgent, isolated=isolated, wanted=wanted)
+                return self._service.answer(job, lane, wanted)
             except Requeue:
                 self._metrics.ended("given_back")
                 raise

@@ -3,8 +3,8 @@
 `python -m worker.monitoring.metrics` prints the table of docs/operations.md.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Literal, Protocol, get_args
 
 from prometheus_client import (
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from contract.answer import Answer, JobResult
 from contract.failure import FailureCode
+from worker.lane import Lane
 
 NAMESPACE: Final = "captionmill"
 FAST_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -30,7 +31,6 @@ SLOW_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
 Outcome = Literal["answered", "failed", "dropped", "given_back", "dead_letter"]
-QueueLabel = Literal["bulk", "suspect", "interactive"]
 
 # A second series beside each counter, of its age, which nobody asked for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -118,6 +118,9 @@ class Metrics(Collector):
     def decoded(self, seconds: float) -> None:
         self.decode_image.observe(seconds)
 
+    def encoded(self, seconds: float) -> None:
+        self.vision.observe(seconds)
+
     def looked_at(self, *, kept: bool) -> None:
         self.images.inc()
         (self.image_cache_hits if kept else self.image_cache_misses).inc()
@@ -125,10 +128,10 @@ class Metrics(Collector):
     # Told of jobs
 
     @contextmanager
-    def job_under_way(self, queue: QueueLabel) -> Iterator[None]:
+    def job_under_way(self, lane: Lane) -> Iterator[None]:
         """One attempt at a job, from its first line to its last."""
-        self.attempts.labels(queue).inc()
-        with self.in_flight.labels(queue).track_inprogress(), self.job.time():
+        self.attempts.labels(lane).inc()
+        with self.in_flight.labels(lane).track_inprogress(), self.job.time():
             yield
 
     def ended(self, outcome: Outcome) -> None:
@@ -146,28 +149,15 @@ class Metrics(Collector):
         answered = all(isinstance(one.outcome, Answer) for one in result.results)
         self.ended("answered" if answered else "failed")
 
-    def timed_vision(
-        self, turn: Callable[[bool], AbstractContextManager[object]]
-    ) -> Callable[[bool], AbstractContextManager[object]]:
-        """`turn`, in which the vision model computes, with what follows the wait for it measured."""
-
-        @contextmanager
-        def measured(urgent: bool) -> Iterator[None]:
-            # Before there is an engine to read, it is the warm-up.
-            with turn(urgent), self.vision.time() if self._engine else nullcontext():
-                yield
-
-        return measured
-
     # Made once
 
     def _begin_at_zero(self) -> None:
         """A series that appears with its first event has no rate at that event."""
         for outcome in get_args(Outcome):
             self.jobs.labels(outcome)
-        for queue in get_args(QueueLabel):
-            self.attempts.labels(queue)
-            self.in_flight.labels(queue)
+        for lane in Lane:
+            self.attempts.labels(lane)
+            self.in_flight.labels(lane)
         for code in ("answer", *(code.value for code in FailureCode)):
             self.questions.labels(code)
 

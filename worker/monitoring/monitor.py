@@ -1,11 +1,13 @@
 """What lets one process be watched: its counts, its supervision and its port; knows neither model nor job."""
 
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from worker.engine.observer import EngineObserver
-from worker.llava.model import ImageObserver
+from worker.errors import StartupError
+from worker.llava.image_observer import ImageObserver
 from worker.monitoring.health import Health
 from worker.monitoring.http_port import HttpPort
 from worker.monitoring.metrics import EngineGauges, Metrics
@@ -13,8 +15,8 @@ from worker.monitoring.supervision import Rules, Supervision
 from worker.settings import Settings
 
 
-class PortError(Exception):
-    """The port cannot be opened; the message is one sentence for the operator."""
+class PortError(StartupError):
+    """The port cannot be opened."""
 
 
 class Engine(EngineGauges, Protocol):
@@ -32,14 +34,14 @@ class Model(Protocol):
 
 
 class Monitor:
-    """One per process, from before the model is loaded to the end. `drain` as Supervision takes it."""
+    """One per process, from before the model is loaded to the end."""
 
-    def __init__(self, settings: Settings, drain: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Opens the port, where the settings name one. Raises PortError."""
         self.metrics = Metrics()
         self.metrics.ready.set_function(lambda: float(self._ready))
         rules = Rules(settings.engine_stuck_s, settings.memory_limit_bytes, settings.health_file)
-        self.supervision = Supervision(rules, settings.redis_url.get_secret_value(), drain)
+        self.supervision = Supervision(rules, settings.redis_url.get_secret_value())
         self._engine: Engine | None = None
         self._port = self._open_port(settings)
 
@@ -50,13 +52,12 @@ class Monitor:
         engine.observe(self.metrics)
         model.observe(self.metrics)
 
-    def start(self, slots: int, model: str, device: str) -> None:
-        """The worker takes jobs. Called in the thread of Celery's event loop."""
+    def start(self, slots: int, model: str, device: str, drain: Callable[[], None]) -> None:
+        """The worker takes jobs. Called in Celery's event loop's thread; `drain` as Supervision takes it."""
         engine = self._engine
-        assert engine is not None, "it is observed before it is given jobs"
         self.metrics.slots.set(slots)
         self.metrics.build.info({"model": model, "device": device, "version": _version()})
-        self.supervision.start(lambda: engine.ticked)
+        self.supervision.start(drain, time.monotonic if engine is None else lambda: engine.ticked)
 
     def close(self) -> None:
         self.supervision.close()

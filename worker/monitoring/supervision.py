@@ -61,11 +61,11 @@ class _Stillness:
 
 
 class Supervision:
-    """One per process. `drain` makes the worker take no more jobs, and may be called from any thread."""
+    """One per process."""
 
-    def __init__(self, rules: Rules, redis_url: str, drain: Callable[[], None]) -> None:
+    def __init__(self, rules: Rules, redis_url: str) -> None:
         self._rules = rules
-        self._drain = drain
+        self._drain: Callable[[], None] = lambda: None
         self._engine_ticked: Callable[[], float] = time.monotonic
         self._hub_ticked = time.monotonic()
         self._engine_still, self._hub_still = _Stillness(), _Stillness()
@@ -83,11 +83,13 @@ class Supervision:
         self._thread = threading.Thread(target=self._run, name="captionmill-supervision", daemon=True)
         self._health: Health | None = None
 
-    def start(self, engine_ticked: Callable[[], float]) -> None:
-        """Begin to watch; `engine_ticked` is Engine.ticked.
+    def start(self, drain: Callable[[], None], engine_ticked: Callable[[], float]) -> None:
+        """Begin to watch; `engine_ticked` is Engine.ticked, or the time where there is no engine.
 
-        Called in the thread of Celery's event loop, which is then to show that it turns.
+        `drain` makes the worker take no more jobs, and may be called from any thread. Called in the thread of
+        Celery's event loop, which is then to show that it turns.
         """
+        self._drain = drain
         self._engine_ticked = engine_ticked
         self._tick()
         # At each turn, not by a timer: the loop's timers are forgotten when the broker's connection is lost.

@@ -1,0 +1,37 @@
+"""The root of this package's exceptions, and those that several rooms raise; knows no job and no model."""
+
+
+class WorkerError(Exception):
+    """Every public exception of `worker` derives from it. A refused job is a Failure and no exception.
+
+    StartupError               the operator must change something before the worker can start
+    ├── ModelFolderError       the folder holds no model that this worker can run
+    ├── UnknownDeviceError     OpenVINO has no such device
+    ├── SettingsError          a setting is missing, unknown or of a wrong value
+    ├── ServerRefusedError     the server would lose jobs, or cannot be used
+    ├── RemoteSchemeError      images of this URL scheme cannot be offered
+    └── PortError              the HTTP port cannot be opened
+    Requeue                    the job goes back to the queue
+    └── StoreAwayError         because the result store cannot be read
+    Cancelled                  nobody wants the job's record any more
+    EngineStoppedError         the engine takes no more requests
+    UnreadableError            a message's bytes are no jobs
+    DecoderStartError          a process for decoding images did not start
+    DiedError                  a process for decoding images ended
+    """
+
+
+class StartupError(WorkerError):
+    """The worker cannot start. The message is a sentence that tells the operator what to change."""
+
+
+class Requeue(WorkerError):  # noqa: N818 - no error: another worker answers the job
+    """This worker cannot or will not begin the job now, as when it drains. The job goes back unchanged."""
+
+
+class StoreAwayError(Requeue):
+    """The result store cannot be read."""
+
+
+class Cancelled(WorkerError):  # noqa: N818 - no error: the run was cancelled while the job was generated
+    """Nobody wants the job's record any more."""

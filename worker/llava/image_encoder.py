@@ -1,0 +1,151 @@
+"""Makes an image file the features that stand for it in a prompt, once for all who ask; knows no question."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from contract.job import Detail
+from contract.model_folder import VISION_XML
+from worker.device_scheduler import DeviceScheduler
+from worker.lane import Lane
+from worker.llava.arrays import FloatArray, IntArray
+from worker.llava.feature_cache import FeatureCache
+from worker.llava.folder import ModelFolder, ModelFolderError, Part, compile_part
+from worker.llava.image_observer import ImageObserver
+from worker.llava.image_run import ImageRun
+from worker.llava.pack import pack_features
+from worker.llava.tiles import Tiler, Tiles, load_tiler
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """An image, encoded once for all questions about it; or several that are asked about together."""
+
+    packed: FloatArray
+    """(image token, hidden), read-only"""
+    key: bytes
+    """equal for equal images in the same order, detail and model"""
+    runs: tuple[IntArray, ...]
+    """(position,) of each image, the tokens that stand for it in a prompt: an image token for each feature,
+    and marks"""
+    grids: tuple[tuple[int, int], ...]
+    """(height, width) of each image, in tiles or, where it is read in its own shape, in features"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes + sum(run.nbytes for run in self.runs)
+
+    def setflags(self, *, write: bool) -> None:
+        """As an array's: whether it may be changed."""
+        self.packed.setflags(write=write)
+        for run in self.runs:
+            run.setflags(write=write)
+
+
+class ImageEncoder:
+    """Tiles, vision model and packing of one model folder. May be called from many threads."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        tiler: Tiler,
+        vision: Part,
+        run: ImageRun,
+        device: DeviceScheduler,
+        cache_bytes: int,
+    ) -> None:
+        """Features of up to `cache_bytes` are kept."""
+        self._folder = folder
+        self._tiler = tiler
+        self._vision = vision
+        self._run = run
+        self._device = device
+        self._kept = FeatureCache[ImageFeatures](cache_bytes)
+        self.observer: ImageObserver | None = None
+
+    @classmethod
+    def load(
+        cls,
+        folder: ModelFolder,
+        run: ImageRun,
+        device_name: str,
+        properties: Mapping[str, str],
+        device: DeviceScheduler,
+        cache_bytes: int,
+    ) -> "ImageEncoder":
+        """Compile the vision model for `device_name`. Raises ModelFolderError."""
+        tiler = load_tiler(folder.path, folder.packing)
+        if tiler.tile_px is not None and tiler.tile_px != (folder.tile_px, folder.tile_px):
+            raise ModelFolderError(
+                f"{folder.path} does not fit together: its tiles are {tiler.tile_px} px and its vision "
+                f"model reads {folder.tile_px} px."
+            )
+        vision = compile_part(folder.path, VISION_XML, device_name, properties)
+        return cls(folder, tiler, vision, run, device, cache_bytes)
+
+    def __call__(
+        self,
+        content: bytes,
+        decode: Callable[[], Image.Image],
+        detail: Detail,
+        lane: Lane,
+        *,
+        alone: bool,
+    ) -> ImageFeatures:
+        """As LlavaModel.features()."""
+        # Not `detail` itself: two of them may stand for the same tiles.
+        looked_at = f"{self._folder.model_id} {self._tiler.key(detail, alone)} ".encode()
+        key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
+        kept = True
+
+        def encode() -> ImageFeatures:
+            nonlocal kept
+            kept = False
+            with self._device.image_turn(lane):
+                begun = time.perf_counter()
+                image = decode()
+                if self.observer is not None:
+                    self.observer.decoded(time.perf_counter() - begun)
+                tiles = self._tiler(image, detail, alone)
+            return self._encode(tiles, key, lane)
+
+        features = self._kept.get(key, encode, share=lane is not Lane.INTERACTIVE)
+        if self.observer is not None:
+            self.observer.looked_at(kept=kept)
+        return features
+
+    def _encode(self, tiles: Tiles, key: bytes, lane: Lane) -> ImageFeatures:
+        """Vision model and packing."""
+        with self._device.vision_turn(lane):
+            begun = time.perf_counter()
+            features = self._vision(tiles.pixel_values)
+            if self.observer is not None:
+                self.observer.encoded(time.perf_counter() - begun)
+        grid = tiles.grid
+        if self._folder.packing in ("rows", "grid"):
+            patch_px = self._folder.patch_px
+            height, width = tiles.pixel_values.shape[-2:]
+            grid = (height // patch_px, width // patch_px)
+        if self._folder.packing in ("rows", "tiles", "grid"):
+            packed = features.reshape(-1, self._folder.hidden)
+        else:
+            packed = pack_features(
+                features, grid, tiles.image_size, self._folder.image_newline, self._folder.most_plane_tiles
+            )
+        return ImageFeatures(packed, key, (self._run(len(packed), grid),), (grid,))
+
+
+def joined(several: Sequence[ImageFeatures]) -> ImageFeatures:
+    """The features of several images in one question, in their order."""
+    if len(several) == 1:
+        return several[0]
+    return ImageFeatures(
+        np.concatenate([one.packed for one in several]),
+        hashlib.sha256(b"".join(one.key for one in several)).digest(),
+        tuple(run for one in several for run in one.runs),
+        tuple(grid for one in several for grid in one.grids),
+    )
