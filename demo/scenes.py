@@ -229,7 +229,7 @@ def _font(size_px: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of about canvas × scale pixels."""
+    """The scene as an RGB picture of about canvas x scale pixels."""
     height, width = (round(side * scene.scale) for side in scene.canvas)
     oversampled = 2
     zoom_y, zoom_x = height * oversampled / scene.canvas[0], width * oversampled / scene.canvas[1]

@@ -95,7 +95,7 @@ def _missing(found: set[Rendered | None], name: str | None, source: str, image_t
 
 
 def _default(template: Any) -> str | None:
-    """The one in use, of several that have names."""
+    """The default template, if there are several by name."""
     if isinstance(template, dict):
         template = template.get("default", next(iter(template.values()), None))
     return template if isinstance(template, str) and template.strip() else None

@@ -56,7 +56,7 @@ RANGE: Final = re.compile(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)")
 
 
 def is_original(raw: dict[str, Any]) -> bool:
-    """Whether a config.json is in the layout of LLaVA's own repositories."""
+    """Whether a config.json is in LLaVA's own layout."""
     named = "mm_vision_tower" in raw or any(name in LANGUAGE_MODELS for name in _architectures(raw))
     return named and "text_config" not in raw
 

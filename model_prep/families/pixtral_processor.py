@@ -1,4 +1,4 @@
-"""Pixtral's processor without torchvision, which transformers' own file of it imports; knows no model."""
+"""Pixtral's processor without torchvision, which transformers' own imports; knows no model."""
 
 from typing import Any
 
