@@ -56,7 +56,7 @@ class Reconciler:
         self._redis.delete(cancelled_key(self._run))
         self._redis.persist(done_key(self._run))
         jobs = self._ledger.jobs.open()
-        self._feeder.send_again([job for job in jobs if job.state is JobState.SENDING])
+        self._feeder.send([job for job in jobs if job.state is JobState.SENDING])
         self._in_flight.add(job.index for job in jobs)
 
     def reconcile(self) -> None:
@@ -94,6 +94,6 @@ class Reconciler:
             for index in sorted(lost)
             if (message := self._ledger.jobs.message(index)) is not None
         ]
-        feeder.send_again(jobs)
+        feeder.send(jobs)
         self._in_flight.replace(lost, [job.index for job in jobs])
         self.sent_again += len(jobs)

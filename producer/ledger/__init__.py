@@ -12,10 +12,10 @@ processes may have a ledger open, one that feeds and one that collects.
 """
 
 from producer.database import LedgerError
-from producer.ledger.asks import Result
+from producer.ledger.asks import AskState, Result
 from producer.ledger.file import LEDGER, require_folder
-from producer.ledger.jobs import JobState, OpenJob
-from producer.ledger.ledger import FileDigest, Ledger, LedgerQuestion, NextRow
+from producer.ledger.jobs import JobState, NewJob, OpenJob
+from producer.ledger.ledger import FedRow, FileDigest, Ledger, LedgerQuestion, NextRow
 from producer.ledger.new_rows import NewRows
 from producer.ledger.reader import LedgerReader
 from producer.ledger.stored import OUTCOME, OUTPUT_KNOWN, OutputKnown
@@ -24,12 +24,15 @@ __all__ = [
     "LEDGER",
     "OUTCOME",
     "OUTPUT_KNOWN",
+    "AskState",
+    "FedRow",
     "FileDigest",
     "JobState",
     "Ledger",
     "LedgerError",
     "LedgerQuestion",
     "LedgerReader",
+    "NewJob",
     "NewRows",
     "NextRow",
     "OpenJob",

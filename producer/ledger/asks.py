@@ -27,21 +27,34 @@ class Result(NamedTuple):
     model: str | None
 
 
+class AskState(NamedTuple):
+    """What is known of a question that was asked before."""
+
+    has_outcome: bool
+    model: str | None
+    """Model id of the outcome."""
+    code: FailureCode | None
+    """Failure code of the outcome."""
+
+
 class Asks:
     """What is written here becomes durable with the ledger's transaction around it."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
 
-    def find(self, key: bytes) -> tuple[bool, str | None, FailureCode | None] | None:
-        """(has an outcome, the model it is of, the failure's code); None for a key that was never asked."""
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, AskState]:
+        """Content key → state, without the keys that were never asked."""
         found = self._db.execute(
-            "SELECT outcome IS NOT NULL, model, code FROM ask WHERE key = ?", (key,)
-        ).fetchone()
-        if found is None:
-            return None
+            "SELECT key, outcome IS NOT NULL, model, code FROM ask WHERE key IN "
+            f"({','.join('?' * len(keys))})",
+            tuple(keys),
+        ).fetchall()
         with self._db.reading():
-            return bool(found[0]), found[1], None if found[2] is None else FailureCode(found[2])
+            return {
+                key: AskState(bool(has_outcome), model, None if code is None else FailureCode(code))
+                for key, has_outcome, model, code in found
+            }
 
     def ask(self, job: int, asks: Mapping[bytes, str]) -> None:
         """Have a job bring the outcomes of content keys; `asks` maps them to the job's question ids."""

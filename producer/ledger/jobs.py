@@ -1,6 +1,6 @@
 """Jobs that were sent, until their records have come: the ledger's table `job`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,6 +14,18 @@ class JobState(IntEnum):
     SENDING = 1
     SENT = 2
     DONE = 3
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job that is about to be sent."""
+
+    index: int
+    message: str
+    uploads: Sequence[str]
+    """Hashes of its images in the store."""
+    asks: Mapping[bytes, str]
+    """Content key → question id in the job."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,8 @@ class Jobs:
     def next_index(self) -> int:
         return int(self._db.value("SELECT coalesce(max(idx) + 1, 0) FROM job"))
 
-    def add(self, index: int, message: str, uploads: Sequence[str]) -> None:
-        """Note a job that is about to be sent; `uploads` are hashes of its images in the store."""
-        row = (index, JobState.SENDING, message, " ".join(uploads) or None)
+    def add(self, job: NewJob) -> None:
+        row = (job.index, JobState.SENDING, job.message, " ".join(job.uploads) or None)
         self._db.execute("INSERT INTO job VALUES (?, ?, ?, ?)", row)
 
     def mark_sent(self, indices: Iterable[int]) -> None:

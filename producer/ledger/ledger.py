@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contract.answer import Answer
+from contract.answer import Outcome
 from contract.failure import Failure
 from producer.database import LedgerDamagedError
 from producer.ledger.asks import Asks, Result
-from producer.ledger.jobs import Jobs
+from producer.ledger.jobs import Jobs, NewJob
 from producer.ledger.new_rows import NewRows, Twice
 from producer.ledger.output_state import OutputState
 from producer.ledger.reader import LedgerReader
@@ -32,13 +32,29 @@ class LedgerQuestion:
     key: bytes
 
 
+@dataclass(frozen=True)
+class FedRow:
+    """What a row asks now."""
+
+    position: int
+    questions: Sequence[LedgerQuestion]
+    refused: Mapping[bytes, Failure]
+    """Content key → failure, of the questions that end without being asked."""
+    jobs: Sequence[NewJob]
+    """Jobs that ask what was not asked before."""
+    waiting: int
+    """Number of the questions without an outcome."""
+
+
 class NextRow(NamedTuple):
-    """A row to feed."""
+    """A row to feed, and what the ledger knows of it."""
 
     position: int
     row: Row
-    begun: bool
-    """Whether some of its questions have been fed before."""
+    outcomes: Mapping[str, Outcome | None]
+    """Question id → outcome, of its questions that have been fed before."""
+    changes: Mapping[int, Mapping[str, Any]]
+    """Number of a question that is asked again → the parameters that are changed for it."""
 
 
 class FileDigest(NamedTuple):
@@ -84,13 +100,19 @@ class Ledger(LedgerReader):
             ).fetchall()
             if len(chosen) >= limit:
                 break
+        changes = self.retries.changes([position for position, *_ in chosen])
         with self._db.reading():
             return [
-                NextRow(position, read_row(row_id, content), fed > 0)
+                NextRow(
+                    position,
+                    read_row(row_id, content),
+                    self.outcomes(position) if fed else {},
+                    changes.get(position, {}),
+                )
                 for position, row_id, content, fed in chosen
             ]
 
-    def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
+    def outcomes(self, position: int) -> dict[str, Outcome | None]:
         """Question id → outcome, of the row's questions that have been fed."""
         found = self._db.execute(
             "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.id = q.ask WHERE q.position = ?",
@@ -102,33 +124,34 @@ class Ledger(LedgerReader):
                 for question, outcome in found
             }
 
-    def add_job(self, index: int, message: str, uploads: Sequence[str], asks: Mapping[bytes, str]) -> None:
-        """Note a job that is about to be sent; `asks` maps content keys to the job's question ids.
+    def feed_row(self, row: FedRow) -> None:
+        """Note what a row asks, and the jobs that are about to be sent for it.
 
-        `uploads` are hashes of its images in the store.
+        Each of its questions is refused, asked by one of the jobs, or was asked before.
         """
-        self.jobs.add(index, message, uploads)
-        self.asks.ask(index, asks)
-
-    def add_questions(self, position: int, asked: Sequence[LedgerQuestion], waiting: int) -> None:
-        """Note what a row asks now; `waiting` of it has no outcome yet. Each was asked or settled."""
+        for key, failure in row.refused.items():
+            self.asks.settle(key, failure)
+        for job in row.jobs:
+            self.jobs.add(job)
+            self.asks.ask(job.index, job.asks)
         self._db.executemany(
             "INSERT INTO question VALUES (?, ?, ?, ?, (SELECT id FROM ask WHERE key = ?))",
-            [(position, one.number, one.id, json.dumps(one.prompt), one.key) for one in asked],
+            [(row.position, one.number, one.id, json.dumps(one.prompt), one.key) for one in row.questions],
         )
         self._db.execute(
             "UPDATE row SET fed = fed + ?, open = open + ?, due = NULL WHERE position = ?",
-            (len(asked), waiting, position),
+            (len(row.questions), row.waiting, row.position),
         )
-        if not waiting:
-            self._finish([position])
+        if not row.waiting:
+            self._finish([row.position])
 
     def file_digest(self, path: bytes) -> FileDigest | None:
         found = self._db.execute("SELECT size, mtime_ns, digest FROM file WHERE path = ?", (path,)).fetchone()
         return None if found is None else FileDigest(*found)
 
-    def keep_file_digest(self, path: bytes, digest: FileDigest) -> None:
-        self._db.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", (path, *digest))
+    def keep_file_digests(self, digests: Mapping[bytes, FileDigest]) -> None:
+        rows = [(path, *digest) for path, digest in digests.items()]
+        self._db.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", rows)
 
     def record(self, results: Iterable[Result], jobs: Sequence[int]) -> list[int]:
         """Note the records of `jobs`, as far as they are new. Returns the indices that were open."""
