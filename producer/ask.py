@@ -40,6 +40,7 @@ from contract.store import (
     stop_key,
     tokens_key,
 )
+from producer.errors import ProducerError
 from producer.queue import Queue
 from producer.worker_line import no_worker
 from producer.workers import live_workers
@@ -57,7 +58,7 @@ LOOK_EVERY_S: Final = 1.0
 QUESTION_ID: Final = "q1"
 
 
-class NoWorkerError(Exception):
+class NoWorkerError(ProducerError):
     """Nobody is there to answer; the message says what to start."""
 
 

@@ -9,6 +9,7 @@ import redis
 from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode
 from contract.store import RECORD_FIELD, attempts_key, cancelled_key, done_key, holders_key, results_key
+from producer.errors import ProducerError
 from producer.first_jobs import FirstJobs
 from producer.ledger import Ledger, Result
 from producer.question_planner import Flagged
@@ -21,7 +22,7 @@ LEAST_CRASHES: Final = 5
 CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 
 
-class WorkersCrashError(Exception):
+class WorkersCrashError(ProducerError):
     """The run has stopped, as its jobs kill every worker; the message says what to do."""
 
 

@@ -20,6 +20,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from contract.redis_url import without_password
+from producer.errors import ProducerError
 
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
@@ -56,7 +57,7 @@ class Pauses(ExponentialWithJitterBackoff):
         return super().compute(failures)
 
 
-class ServerError(Exception):
+class ServerError(ProducerError):
     """There is no server to work with; the message says what to look at."""
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+from producer.errors import ProducerError
 from producer.sources import shown
 
 BUSY_S: Final = 60.0
@@ -23,7 +24,7 @@ DAMAGE: Final = (
 """Primary codes of what no statement here leads to unless pages are not what SQLite has written."""
 
 
-class LedgerError(Exception):
+class LedgerError(ProducerError):
     """The run folder cannot be used as asked; the message says why."""
 
 

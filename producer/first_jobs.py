@@ -4,6 +4,7 @@ from typing import Final
 
 from contract.answer import JobResult
 from contract.failure import Failure, FailureCode
+from producer.errors import ProducerError
 from producer.ledger import LedgerReader
 from producer.remedies import HIT_EVERY_ROW, FailedRow, hits_every_row
 
@@ -13,7 +14,7 @@ LEAST: Final = 4
 """A run that has fewer ends with its failures; one between the two is judged at its end."""
 
 
-class FirstJobsFailError(Exception):
+class FirstJobsFailError(ProducerError):
     """The run has stopped, as its first jobs all failed for one reason; the message says what to do."""
 
     def __init__(self, code: FailureCode, jobs: int, message: str = "") -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contract.model_folder import CONFIG_JSON, MANIFEST_JSON, FolderManifest
+from producer.errors import ProducerError
 from producer.sources import shown
 
 
-class LiveModelError(ValueError):
+class LiveModelError(ProducerError, ValueError):
     """No live worker has the model that is asked for; the message says which they have."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from producer.errors import ProducerError
 from producer.ledger import Ledger, LedgerError
 from producer.sinks.lines import FailuresSink
 from producer.sinks.output_record import OutputFile, OutputRecord
@@ -17,7 +18,7 @@ PLACES: Final = "places"
 what each of them says of itself there."""
 
 
-class NotWrittenError(Exception):
+class NotWrittenError(ProducerError):
     """Every answer is there, and an output that was asked for is not on disk; the message says what to do."""
 
 

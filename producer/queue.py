@@ -11,6 +11,7 @@ import redis
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
+from producer.errors import ProducerError
 
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
@@ -19,7 +20,7 @@ PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, *(5.0,) * 60)
 """Before each further try; about five minutes in all."""
 
 
-class BrokerAwayError(Exception):
+class BrokerAwayError(ProducerError):
     """The broker did not take a job within the tries."""
 
 

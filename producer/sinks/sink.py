@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Self
 
+from producer.errors import ProducerError
 from producer.rows import AnsweredRow
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NOT_WRITTEN: Final = "not_written"
 """The code of an output that is not on disk, beside those of contract.failure."""
 
 
-class SinkError(ValueError):
+class SinkError(ProducerError, ValueError):
     """The output cannot be written as it was asked for; the message says why and what to do."""
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from contract.installing import install_line
 from contract.quoting import QUOTED_MAX_CHARS, quoted
 from contract.quoting import shown as shown
+from producer.errors import ProducerError
 
 
-class SourceError(ValueError):
+class SourceError(ProducerError, ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
 
 
