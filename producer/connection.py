@@ -4,6 +4,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, Self
 
 import redis
@@ -24,10 +25,24 @@ from producer.errors import ProducerError
 
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
-RETRIES = 65
-"""With growing pauses: an outage of about five minutes is waited out."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a call waits for a server that is away."""
+
+    retries: int
+    first_s: float
+    """Upper bound of the first pause; it doubles from one pause to the next."""
+    longest_s: float
+
+
+MINUTES: Final = Patience(65, first_s=0.4, longest_s=5.0)
+"""Waits out an outage of about five minutes."""
+SECONDS: Final = Patience(5, first_s=0.2, longest_s=1.0)
+"""Gives up after about three seconds, for a person who watches."""
 TOLD_AFTER = 8
-"""About ten seconds."""
+"""Number of retries before the log says what the wait is for; about ten seconds."""
 
 NAME_ONE: Final = (
     "`captionmill server` starts a server, --redis or CAPTIONMILL_REDIS_URL names it, and --model without "
@@ -38,11 +53,11 @@ log = logging.getLogger(__name__)
 
 
 class Pauses(ExponentialWithJitterBackoff):
-    """Between the tries of one call; once they are many, somebody is told what the wait is for."""
+    """Pauses between the tries of one call."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(self, patience: Patience, check: Callable[[], None] = lambda: None) -> None:
         """`check` is called before each pause, and may raise what ends the call."""
-        super().__init__(cap=5.0, base=0.2)
+        super().__init__(cap=patience.longest_s, base=patience.first_s / 2)
         self._check = check
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -61,10 +76,10 @@ class ServerError(ProducerError):
     """There is no server to work with; the message says what to look at."""
 
 
-def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
+def connect(url: str, check: Callable[[], None] = lambda: None, patience: Patience = MINUTES) -> redis.Redis:
     """`url` as producer.settings gives it. Raises ServerError when nothing answers now.
 
-    Later outages of up to about five minutes are waited out, with a warning in the log. `check` is called
+    Later outages are waited out as long as `patience` says, with a warning in the log. `check` is called
     meanwhile, and ends the wait by what it raises.
     """
     with redis.Redis.from_url(
@@ -81,7 +96,7 @@ def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
         url,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(Pauses(check), RETRIES),
+        retry=Retry(Pauses(patience, check), patience.retries),
         retry_on_error=[BusyLoadingError, OutOfMemoryError, ReadOnlyError],
     )
     return connection

@@ -1,7 +1,6 @@
 """Puts jobs into the workers' queues; the only file of the producer that knows Celery."""
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,15 +8,17 @@ import celery
 import kombu
 import redis
 from kombu.exceptions import BatchPublishError, OperationalError
+from redis.retry import Retry
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
+from producer.connection import MINUTES, Pauses
 from producer.errors import ProducerError
 
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
 BATCH: Final = 256
-PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, *(5.0,) * 60)
-"""Before each further try; about five minutes in all."""
+AWAY: Final = (OperationalError, BatchPublishError, redis.RedisError, OSError)
+"""Errors of a broker that may be back later."""
 
 
 class BrokerAwayError(ProducerError):
@@ -53,17 +54,15 @@ class Queue:
             self._submit(messages[begin : begin + BATCH], queue)
 
     def _submit(self, messages: Sequence[tuple[str, str]], queue: str) -> None:
-        for pause_s in (*PAUSES_S, None):
-            try:
-                with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
-                    for task_id, arguments in messages:
-                        self._publish(producer, task_id, arguments, queue)
-            except (OperationalError, BatchPublishError, redis.RedisError, OSError) as error:
-                if pause_s is None:
-                    raise BrokerAwayError(str(error)) from error
-                time.sleep(pause_s)
-            else:
-                return
+        def publish() -> None:
+            with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
+                for task_id, arguments in messages:
+                    self._publish(producer, task_id, arguments, queue)
+
+        try:
+            Retry(Pauses(MINUTES), MINUTES.retries, AWAY).call_with_retry(publish, lambda _: None)
+        except AWAY as error:
+            raise BrokerAwayError(str(error)) from error
 
     def _publish(self, producer: kombu.Producer, task_id: str, arguments: str, queue: str) -> None:
         # argsrepr: else arguments travel in headers and end in workers' logs, with whatever the job holds.

@@ -5,12 +5,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final
 
 import redis
 from pydantic import ValidationError
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
 
 from contract.answer import Answer
 from contract.broker import JOB_QUEUE
@@ -18,12 +15,9 @@ from contract.counting import counted
 from contract.failure import Failure
 from producer.ask import InteractiveQuestion, NoWorkerError, Waiting
 from producer.chat.chosen import AnsweredBy
-from producer.connection import connect
+from producer.connection import SECONDS, connect
 from producer.parameter_layers import first_complaint
 from producer.queue import BrokerAwayError, Queue
-
-RETRIES: Final = 5
-"""With pauses below a second: somebody watches."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +59,7 @@ class Sessions:
         """Raises producer.connection.ServerError when nothing answers there."""
         self.answered_by = answered_by
         redis_url = answered_by.redis_url
-        self._redis = connect(redis_url)
-        self._redis.set_retry(Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), RETRIES))
+        self._redis = connect(redis_url, patience=SECONDS)
         self._queue = _SharedQueue(redis_url, self._redis)
         self._lock = threading.Lock()
         self._waiting: dict[Waiting, str] = {}

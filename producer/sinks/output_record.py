@@ -3,11 +3,10 @@
 import os
 import stat
 import zlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from producer.ledger import Ledger
 from producer.sinks.sink import SinkError
 from producer.sources import shown
 
@@ -32,14 +31,6 @@ class Known(NamedTuple):
     """Of the file when it had this content and nobody was writing."""
 
 
-class Notes(Protocol):
-    """Where an OutputRecord is kept: the ledger."""
-
-    def transaction(self) -> AbstractContextManager[None]: ...
-    def output(self, path: bytes) -> Sequence[Sequence[Any]]: ...
-    def keep_output(self, path: bytes, known: Sequence[Sequence[Any]]) -> None: ...
-
-
 class OutputRecord:
     """Path → the contents that are ours: several while one takes the place of another.
 
@@ -47,16 +38,16 @@ class OutputRecord:
     note holds, which allows for more.
     """
 
-    def __init__(self, notes: Notes, folder: Path) -> None:
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
         """`folder` is the run's: it may be moved with the files in it."""
-        self._notes = notes
+        self._ledger = ledger
         self._folder = Path(os.path.abspath(folder))
         self._unkept: dict[Path, list[Known]] = {}
 
     def known(self, path: Path) -> list[Known]:
         if path in self._unkept:
             return self._unkept[path]
-        return [Known(*one) for one in self._notes.output(self._name(path))]
+        return [Known(*one) for one in self._ledger.output(self._name(path))]
 
     def note(self, path: Path, known: list[Known]) -> None:
         """For the next `flush`."""
@@ -64,18 +55,18 @@ class OutputRecord:
 
     def note_now(self, path: Path, known: list[Known]) -> None:
         """On the disk when it returns."""
-        with self._notes.transaction():
+        with self._ledger.transaction():
             self.note_within(path, known)
 
     def note_within(self, path: Path, known: list[Known]) -> None:
         """The same, within a transaction of the ledger."""
-        self._notes.keep_output(self._name(path), known)
+        self._ledger.keep_output(self._name(path), known)
         self._unkept.pop(path, None)
 
     def flush(self) -> None:
         """Within a transaction of the ledger."""
         for path, known in self._unkept.items():
-            self._notes.keep_output(self._name(path), known)
+            self._ledger.keep_output(self._name(path), known)
         self._unkept.clear()
 
     def _name(self, path: Path) -> bytes:
