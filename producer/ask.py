@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import redis
 
@@ -42,6 +42,7 @@ from contract.store import (
 )
 from producer.errors import ProducerError
 from producer.queue import Queue
+from producer.streams import Entry, read_streams
 from producer.worker_line import no_worker
 from producer.workers import live_workers
 
@@ -144,13 +145,13 @@ class Waiting:
             self._clean_up()
 
     def _pieces(self) -> Iterator[str]:
-        places: dict[Any, Any] = {results_key(self._run): "0-0"}
+        places = {results_key(self._run): "0-0"}
         if self._job.stream:
             places[tokens_key(self._run, 0)] = "0-0"
         heard_at = looked_at = time.monotonic()
         text_ended = not self._job.stream
         while not self._given_up():
-            for key, entry_id, fields in _read(self._redis, places):
+            for key, entry_id, fields in self._read(places):
                 places[key] = entry_id
                 heard_at = time.monotonic()
                 if RECORD_FIELD in fields:
@@ -165,11 +166,16 @@ class Waiting:
                 looked_at = time.monotonic()
                 self._see_to_a_worker(silent_s=looked_at - heard_at)
 
-    def _rest(self, places: dict[Any, Any]) -> Iterator[str]:
+    def _read(self, places: dict[str, str]) -> list[Entry]:
+        """New entries, tokens before records."""
+        found = read_streams(self._redis, places, BLOCK_MS)
+        return sorted(found, key=lambda entry: RECORD_FIELD in entry.fields)
+
+    def _rest(self, places: dict[str, str]) -> Iterator[str]:
         """Pieces that were written before the record, and the end after the last of them."""
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            for key, entry_id, fields in _read(self._redis, places):
+            for key, entry_id, fields in self._read(places):
                 places[key] = entry_id
                 if END_FIELD in fields:
                     return
@@ -254,17 +260,3 @@ def _reference(connection: redis.Redis, run: str, image: str | Path | bytes | No
     sha256 = hashlib.sha256(image).hexdigest()
     connection.set(image_key(run, sha256), image, ex=KEPT_S)
     return ImageStored(sha256=sha256)
-
-
-def _read(connection: redis.Redis, places: dict[Any, Any]) -> list[tuple[str, str, dict[str, str]]]:
-    """New entries as (key, id, fields), tokens before records."""
-    reply: Any = connection.xread(places, block=BLOCK_MS)
-    streams = reply.items() if isinstance(reply, dict) else reply or ()
-    found = []
-    for key, entries in streams:
-        if entries and isinstance(entries[0], list):
-            (entries,) = entries
-        for entry_id, fields in entries:
-            texts = {name.decode(): value.decode() for name, value in fields.items()}
-            found.append((key.decode(), entry_id.decode(), texts))
-    return sorted(found, key=lambda one: RECORD_FIELD in one[2])

@@ -14,7 +14,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from contract.answer import Answer
@@ -33,8 +32,7 @@ from producer.rows import AnsweredRow
 from producer.run import Round
 from producer.run_folder import RunFolder
 from producer.settings import server_url
-from producer.sinks.output_record import OutputFile
-from producer.sinks.sink import LeftAlone, SinkOptions
+from producer.sinks.sink import Sink, SinkOptions
 from producer.sources import BadRowPolicy, SourceOptions, shown
 from producer.submission import Submission
 from producer.work import work_on
@@ -56,9 +54,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -224,24 +220,13 @@ class Answers:
         deque(self, maxlen=0)
 
 
-class _Tap:
-    """A sink that keeps rows for whoever iterates. Obeys producer.sinks.Sink."""
-
-    name = "tap"
+class _Tap(Sink):
+    """Keeps rows for whoever iterates."""
 
     def __init__(self) -> None:
+        super().__init__("tap")
         self.rows: deque[AnsweredRow] = deque()
-        self.left_alone = LeftAlone()
-
-    def files(self) -> Sequence[OutputFile]:
-        return ()
-
-    def resume(self, place: dict[str, Any] | None) -> None: ...
 
     def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
         self.rows.extend(rows)
         return {}
-
-    def finish(self, rows: Callable[[], Iterator[AnsweredRow]]) -> None: ...
-
-    def close(self) -> None: ...

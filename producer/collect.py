@@ -13,6 +13,7 @@ from producer.errors import ProducerError
 from producer.first_jobs import FirstJobs
 from producer.ledger import Ledger, Result
 from producer.question_planner import Flagged
+from producer.streams import read_streams
 
 BATCH: Final = 1000
 CRASHES_OF: Final = 50
@@ -57,14 +58,15 @@ class Collector:
 
         Returns the indices of jobs that were open until now. With 0 it does not wait.
         """
-        records = self._read(block_ms)
+        # What is in the ledger was dropped from the stream, or is known there by its index.
+        records = list(read_streams(self._redis, {self._key: "0-0"}, block_ms or None, BATCH))
         if not records:
             return []
         results: list[Result] = []
         jobs: list[int] = []
         seconds = 0.0
-        for _, record in records:
-            parsed = JobResult.model_validate_json(record)
+        for record in records:
+            parsed = JobResult.model_validate_json(record.fields[RECORD_FIELD])
             jobs.append(parsed.index)
             seconds += parsed.seconds
             self._crashed.append(_is_crash(parsed))
@@ -74,12 +76,11 @@ class Collector:
                 Result(parsed.index, one.question, one.outcome, parsed.model) for one in parsed.results
             ]
         self.job_s = seconds / len(jobs)
-        last_id = records[-1][0]
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
             for flag, changes in self._on_flag.items():
                 self._ledger.retries.ask_flagged(flag, changes, jobs=fresh)
-        milliseconds, _, sequence = last_id.partition("-")
+        milliseconds, _, sequence = records[-1].id.partition("-")
         self._redis.xtrim(self._key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
         known = set(fresh)
         for one in results:
@@ -115,18 +116,6 @@ class Collector:
         self._redis.set(cancelled_key(self._run), 1, ex=keep_done_s)
         self._redis.delete(self._key, attempts_key(self._run), holders_key(self._run))
         self._redis.expire(done_key(self._run), keep_done_s)
-
-    def _read(self, block_ms: int) -> list[tuple[str, bytes]]:
-        # What is in the ledger was dropped from the stream, or is known there by its index.
-        reply: Any = self._redis.xread({self._key: "0-0"}, count=BATCH, block=block_ms or None)
-        if not reply:
-            return []
-        streams = reply.values() if isinstance(reply, dict) else (entries for _, entries in reply)
-        (entries,) = streams
-        # RESP3 nests the entries of a stream once more than RESP2.
-        if entries and isinstance(entries[0], list):
-            (entries,) = entries
-        return [(entry_id.decode(), fields[RECORD_FIELD.encode()]) for entry_id, fields in entries]
 
 
 def _is_crash(result: JobResult) -> bool:

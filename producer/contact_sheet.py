@@ -80,7 +80,8 @@ class _Reservoir:
 def _sampled(rows: Iterable[AnsweredRow]) -> _Sample:
     failed, answered = _Reservoir(MAX_ROWS), _Reservoir(MAX_ROWS)
     for row in rows:
-        (failed if _has_failure(row) else answered).add(row)
+        has_failure = any(isinstance(one.outcome, Failure) for one in row.answers)
+        (failed if has_failure else answered).add(row)
     everything = failed.seen + answered.seen
     of_failed = failed.rows
     if everything > MAX_ROWS:
@@ -88,10 +89,6 @@ def _sampled(rows: Iterable[AnsweredRow]) -> _Sample:
     chosen = of_failed + answered.at_most(MAX_ROWS - len(of_failed))
     chosen.sort(key=lambda row: row.position)
     return _Sample(chosen, everything, failed.seen, len(of_failed))
-
-
-def _has_failure(row: AnsweredRow) -> bool:
-    return any(isinstance(one.outcome, Failure) for one in row.answers)
 
 
 def _notice(sample: _Sample) -> str:

@@ -44,39 +44,24 @@ class Cursor(sqlite3.Cursor):
     connection: "Connection"
 
     def execute(self, *arguments: Any) -> Self:
-        try:
+        with self.connection.damage_told():
             return super().execute(*arguments)
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def executemany(self, *arguments: Any) -> Self:
-        try:
+        with self.connection.damage_told():
             return super().executemany(*arguments)
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def fetchone(self) -> Any:
-        try:
+        with self.connection.damage_told():
             return super().fetchone()
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def fetchall(self) -> list[Any]:
-        try:
+        with self.connection.damage_told():
             return super().fetchall()
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def __next__(self) -> Any:
-        try:
+        with self.connection.damage_told():
             return super().__next__()
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
 
 class Connection(sqlite3.Connection):
@@ -93,9 +78,14 @@ class Connection(sqlite3.Connection):
         """The first column of the first row."""
         return self.execute(*arguments).fetchone()[0]
 
-    def raise_if_damaged(self, error: sqlite3.Error) -> None:
-        """Raises LedgerDamagedError."""
-        if is_damage(error):
+    @contextmanager
+    def damage_told(self) -> Iterator[None]:
+        """Turns SQLite's errors about a damaged file into LedgerDamagedError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
             # Where a text is not UTF-8, SQLite's sentence would hold all of it.
             reason = error if hasattr(error, "sqlite_errorcode") else "a text in it is not UTF-8"
             raise LedgerDamagedError(self.folder, reason) from error

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -12,13 +11,13 @@ from producer.queue import Queue
 from producer.remedies import Surroundings
 from producer.rows import Row
 from producer.run_folder import RunFolder
-from producer.sources import BadRows, Skipped, Source, shown
+from producer.sources import BadRows, PlainSource, Source, shown
 from producer.work import work_on
 from producer.workers import live_workers
 
 
-class Sample:
-    """Rows of a source at even distances. Obeys producer.sources.Source."""
+class Sample(PlainSource):
+    """Rows of a source at even distances."""
 
     def __init__(self, source: Source, wanted: int) -> None:
         """Reads the source once to count its rows."""
@@ -26,22 +25,8 @@ class Sample:
         self.total = sum(1 for _ in source.rows(BadRows("skip")))
         self._every = max(1, self.total // wanted)
         self._wanted = wanted
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        return self._source.columns
-
-    @property
-    def skipped(self) -> Skipped:
-        return self._source.skipped
-
-    @property
-    def images_folder(self) -> Path | None:
-        return self._source.images_folder
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._source.notes
+        self.columns, self.notes = source.columns, source.notes
+        self.skipped, self.images_folder = source.skipped, source.images_folder
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         left = self._wanted

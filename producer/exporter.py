@@ -8,13 +8,11 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
 from contract.store import DEAD_LETTERS_KEY, results_key
-from producer.queue import UNACKED_KEY
+from producer.queue import QUEUES, UNACKED_KEY
 from producer.workers import live_workers
 
 NAMESPACE: Final = "captionmill"
-QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
 SCANS: Final = 10
 SCAN_COUNT: Final = 1000
 """A scrape looks at about 10,000 keys for runs it does not know yet, and goes on there at the next."""

@@ -75,7 +75,7 @@ class Outputs:
         except OSError as error:
             failed = f"{shown(error.filename or sink.name)} cannot be written: {error.strerror or error}"
         with self._ledger.transaction():
-            self._ledger.outputs.keep_unwritten_at_end(sink.name, sink.left_alone.take_unwritten())
+            self._ledger.outputs.keep_unwritten(sink.name, sink.left_alone.take_unwritten(), at_end=True)
             if failed is not None:
                 self._ledger.outputs.keep_none_written(sink.name, failed)
 

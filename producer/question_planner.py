@@ -1,6 +1,6 @@
 """What a row is asked, with which parameters and in which order; knows no ledger and no queue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -198,44 +198,50 @@ class QuestionPlanner:
         self,
         row: Row,
         answers: Mapping[str, str],
-        failed: frozenset[str] | set[str] = frozenset(),
+        failed: Set[str] = frozenset(),
         again: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> list[PlannedQuestion]:
         changes = again or {}
         if row.questions:
-            return [
-                self._wish(number, row, one, {}, changes.get(number, {}))
-                for number, one in enumerate(row.questions)
-            ]
+            return [self._question(number, row, one, {}, changes) for number, one in enumerate(row.questions)]
         planned = []
         for number, prompt in enumerate(self._prompts):
-            lost = [one for one in prompt.answers if one in failed]
-            if lost:
-                failure = Failure(
-                    code=FailureCode.DEPENDENCY_FAILED,
-                    message=f'Question "{lost[0]}", whose answer this one builds on, has none.',
-                )
-                planned.append(PlannedQuestion(number, prompt.id, prompt.text, failure, self._parameters))
-            elif all(one in answers for one in prompt.answers):
-                try:
-                    question = render(prompt, row, answers)
-                except Refusal as refusal:
-                    planned.append(
-                        PlannedQuestion(number, prompt.id, prompt.text, refusal.failure, self._parameters)
-                    )
-                else:
-                    planned.append(
-                        self._wish(number, row, question, prompt.parameters, changes.get(number, {}))
-                    )
+            asked = _asked(prompt, row, answers, failed)
+            if isinstance(asked, Question):
+                planned.append(self._question(number, row, asked, prompt.parameters, changes))
+            elif asked is not None:
+                planned.append(PlannedQuestion(number, prompt.id, prompt.text, asked, self._parameters))
         return planned
 
-    def _wish(
-        self, number: int, row: Row, question: Question, own: Mapping[str, Any], again: Mapping[str, Any]
+    def _question(
+        self,
+        number: int,
+        row: Row,
+        question: Question,
+        own: Mapping[str, Any],
+        changes: Mapping[int, Mapping[str, Any]],
     ) -> PlannedQuestion:
         prompt = question.model_dump(mode="json")["messages"]
-        return PlannedQuestion(
-            number, question.id, prompt, question, self._layers.merged(row, own, again).parameters
+        parameters = self._layers.merged(row, own, changes.get(number, {})).parameters
+        return PlannedQuestion(number, question.id, prompt, question, parameters)
+
+
+def _asked(
+    prompt: Prompt, row: Row, answers: Mapping[str, str], failed: Set[str]
+) -> Question | Failure | None:
+    """The prompt's question, or why it fails unasked; None while an answer that it builds on is not there."""
+    lost = next((one for one in prompt.answers if one in failed), None)
+    if lost is not None:
+        return Failure(
+            code=FailureCode.DEPENDENCY_FAILED,
+            message=f'Question "{lost}", whose answer this one builds on, has none.',
         )
+    if not answers.keys() >= set(prompt.answers):
+        return None
+    try:
+        return render(prompt, row, answers)
+    except Refusal as refusal:
+        return refusal.failure
 
 
 def _is_scored(one: PlannedQuestion) -> bool:
@@ -252,7 +258,7 @@ def by_parameters(planned: Sequence[PlannedQuestion]) -> dict[GenerationParamete
     groups: dict[GenerationParameters, list[PlannedQuestion]] = {}
     scored = []
     for one in planned:
-        if isinstance(one.asked, Question) and one.asked.choices is not None:
+        if _is_scored(one):
             scored.append(one)
         else:
             groups.setdefault(one.parameters, []).append(one)

@@ -17,7 +17,7 @@ from producer.sources.files import reading
 from producer.sources.jsonl import JsonLines, JsonList
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS, parameters_of
 from producer.sources.records import BadRecord, Records
-from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.refusal import SourceError, listed, naming, shown
 from producer.sources.source import SourceOptions
 
 PROMPT_KEYS: Final = ("id", "text", "choices")
@@ -78,10 +78,8 @@ def read_prompts(
         raise SourceError("--choice is for answers to --question; a manifest names its own.")
     prompts = []
     for number, text in enumerate(questions, start=1):
-        try:
+        with naming(f"--question {number}"):
             prompts.append(_prompt(f"q{number}", text, choices or None))
-        except SourceError as error:
-            raise SourceError(f"--question {number}: {error}.") from None
     if isinstance(more, Path):
         prompts += _read_file(more, first=len(prompts) + 1)
     elif more is not None:
@@ -112,11 +110,9 @@ def render(prompt: Prompt, row: Row, answers: Mapping[str, str]) -> Question:
     Raises SourceError if the row has nothing for a placeholder, or what it makes is no question, and Refusal
     where it places other images than the row has.
     """
-    try:
+    with naming(f"Row {quoted(row.id)}, question {prompt.id}"):
         text = "".join(piece.text + _value(piece, row, answers) for piece in _pieces(prompt.text))
         return question(prompt.id, marked(text, len(row.images)), prompt.choices)
-    except SourceError as error:
-        raise SourceError(f"Row {quoted(row.id)}, question {prompt.id}: {error}.") from None
 
 
 def _value(piece: _Piece, row: Row, answers: Mapping[str, str]) -> str:
@@ -169,12 +165,10 @@ def _read_file(file: Path, first: int) -> list[Prompt]:
         for record in records.records():
             if isinstance(record, SourceError):
                 raise SourceError(f"{shown(name)}, {record}.") from None
-            if isinstance(record, BadRecord):
-                raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {record.reason}.")
-            try:
+            with naming(f"{shown(name)}, {records.unit} {record.number}"):
+                if isinstance(record, BadRecord):
+                    raise SourceError(record.reason)
                 prompts.append(read_prompt(record.fields, f"q{first + len(prompts)}"))
-            except SourceError as error:
-                raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {error}.") from None
     if not prompts:
         raise SourceError(f"{shown(name)} has no questions.")
     return prompts

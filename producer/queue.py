@@ -14,6 +14,8 @@ from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPEC
 from producer.connection import MINUTES, Pauses
 from producer.errors import ProducerError
 
+QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
+"""Name for people → the queue's key."""
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
 BATCH: Final = 256

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from contract.failure import Failure, FailureCode
 from contract.job import (
@@ -87,13 +87,8 @@ class Resolver:
         try:
             with open(image.to_path(), "rb", opener=_open_regular) as file:
                 status = os.fstat(file.fileno())
-                start, size = 0, status.st_size
-                if isinstance(image, ImageMember):
-                    start, size = image.offset, image.size_bytes
-                if not stat.S_ISREG(status.st_mode) or size > SHIPPED_MAX_BYTES:
-                    return None
-                file.seek(start)
-                return file.read(size)
+                size = _seek(file, image, status)
+                return None if size > SHIPPED_MAX_BYTES else file.read(size)
         except OSError:
             return None
 
@@ -117,17 +112,12 @@ class Resolver:
     ) -> tuple[Resolved, FileDigest | None]:
         with open(image.to_path(), "rb", opener=_open_regular) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("no regular file")
+            size = _seek(file, image, status)
             if self._ship and isinstance(image, ImagePath) and not self._is_below_roots(file.fileno()):
                 return self._outside(image), None
             fresh = known is not None and known[:2] == (status.st_size, status.st_mtime_ns)
             if known is not None and fresh and not self._ship:
                 return Resolved(known.digest, image), known
-            start, size = 0, status.st_size
-            if isinstance(image, ImageMember):
-                start, size = image.offset, image.size_bytes
-            file.seek(start)
             if self._ship and size <= SHIPPED_MAX_BYTES:
                 content = file.read(size)
                 result = shipped(content)
@@ -163,9 +153,19 @@ def _open_regular(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _digest_of(file: object, size: int) -> bytes:
+def _seek(file: BinaryIO, image: ImagePath | ImageMember, status: os.stat_result) -> int:
+    """Go to the image's first byte, and return its size in bytes. Raises OSError for no regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("no regular file")
+    if isinstance(image, ImagePath):
+        return status.st_size
+    file.seek(image.offset)
+    return image.size_bytes
+
+
+def _digest_of(file: BinaryIO, size: int) -> bytes:
     digest = hashlib.sha256()
-    while size > 0 and (piece := file.read(min(size, READ_BYTES))):  # type: ignore[attr-defined]
+    while size > 0 and (piece := file.read(min(size, READ_BYTES))):
         digest.update(piece)
         size -= len(piece)
     return digest.digest()

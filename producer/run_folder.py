@@ -156,10 +156,6 @@ class RunFolder:
                 adopt_changed(files)
         return count + again
 
-    def check_outputs(self) -> None:
-        """Raises SinkError where a person's file would be written over when the run goes on."""
-        refuse_changed(self.output_files(self.submission))
-
     def begin_outputs(self) -> None:
         """Have all outputs written again from the first row on, over whatever is there now."""
         files = self.output_files(self.submission)

@@ -6,11 +6,9 @@ from typing import Any, Final
 import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
 from contract.store import DEAD_LETTERS_KEY, WORKER_SILENT_S, WORKERS_KEY, WorkerRecord, results_key
-from producer.queue import UNACKED_KEY
+from producer.queue import QUEUES, UNACKED_KEY
 
-QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
 SCAN_COUNT: Final = 1000
 MOST_SCANS: Final = 50
 """Each costs the server under a millisecond; images that travel through the store are keys too."""

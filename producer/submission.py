@@ -65,7 +65,9 @@ class Submission(BaseModel):
         """
         options = self.options
         if options.image_root is not None:
-            options = dataclasses.replace(options, image_root=_absolute(options.image_root))
+            root = options.image_root
+            root = root if "://" in root else os.path.abspath(root)
+            options = dataclasses.replace(options, image_root=root)
         sinks = []
         for spec in self.sinks:
             kind, separator, path = spec.partition(":")
@@ -127,10 +129,6 @@ class Submission(BaseModel):
                 },
             }
         )
-
-
-def _absolute(place: str) -> str:
-    return place if "://" in place else os.path.abspath(place)
 
 
 def submitted(out: Path) -> Submission | None:

@@ -25,15 +25,11 @@ class Uploads:
             length: Any = connection.strlen(key)
             self._sizes[key.decode().removeprefix(prefix)] = int(length)
 
-    @property
-    def stored_bytes(self) -> int:
-        return sum(self._sizes.values())
-
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Of a job's images, by hash. Those above the whole budget fit when nothing else is there."""
         new = sum(size for sha256, size in sizes.items() if sha256 not in self._sizes)
         others = self._sizes.keys() - sizes.keys()
-        return not new or not others or self.stored_bytes + new <= self._budget_bytes
+        return not new or not others or sum(self._sizes.values()) + new <= self._budget_bytes
 
     def put(self, sha256: str, content: bytes) -> None:
         """To be called before the job that needs it is noted or sent."""

@@ -115,10 +115,7 @@ class Page:
         given: Message,
         shown: list[Message],
         conversation: Conversation,
-        beams: float,
-        max_new_tokens: float,
-        temperature: float,
-        detail: Detail,
+        *settings: Any,
     ) -> Iterator[tuple[Any, Any, Conversation]]:
         """Messages, box and conversation, again and again until the question has ended."""
         image = Path(given["files"][0]) if given["files"] else None
@@ -132,7 +129,7 @@ class Page:
             if image.resolve() not in self._examples:
                 self._uploads[request.session_hash or ""] |= {image, preview}
         shown = [*shown, {"role": "user", "content": question}]
-        chosen = _chosen(beams, max_new_tokens, temperature, detail)
+        chosen = _chosen(*settings)
         about = conversation.with_image(image)
         yield [*shown, _said(_waiting_text(chosen))], _box(busy=True), conversation
         asked = InteractiveQuestion(about.image, about.asking(question), chosen.parameters(), chosen.detail)
@@ -156,19 +153,11 @@ class Page:
         for upload in self._uploads.pop(request.session_hash or "", ()):
             upload.unlink(missing_ok=True)
 
-    def command(
-        self,
-        given: Message | None,
-        conversation: Conversation,
-        beams: float,
-        max_new_tokens: float,
-        temperature: float,
-        detail: Detail,
-    ) -> str:
+    def command(self, given: Message | None, conversation: Conversation, *settings: Any) -> str:
         """Of the question in the box, else of the last one that was answered."""
         last = conversation.exchanges[-1].question if conversation.exchanges else IMAGE_ALONE
         question = (given or {}).get("text", "").strip() or last
-        chosen = _chosen(beams, max_new_tokens, temperature, detail)
+        chosen = _chosen(*settings)
         return chosen.command(question, self._sessions.answered_by)
 
 

@@ -19,24 +19,21 @@ class OutputState:
         self._state.set("places", {})
         self._db.execute("DELETE FROM unwritten")
 
-    def keep_unwritten(self, sink: str, rows: Iterable[tuple[int, str]]) -> None:
-        """(position, reason) of outputs that a sink did not write while answers came."""
-        self._add(sink, rows, at_end=False)
+    def keep_unwritten(self, sink: str, rows: Iterable[tuple[int, str]], *, at_end: bool = False) -> None:
+        """Note (position, reason) of outputs that a sink did not write.
 
-    def keep_unwritten_at_end(self, sink: str, rows: Iterable[tuple[int, str]]) -> None:
-        """The same of its end, in place of what an earlier end left."""
-        self._db.execute("DELETE FROM unwritten WHERE sink = ? AND at_end", (sink,))
-        self._add(sink, rows, at_end=True)
+        Those of the sink's end take the place of what an earlier end left.
+        """
+        if at_end:
+            self._db.execute("DELETE FROM unwritten WHERE sink = ? AND at_end", (sink,))
+        self._db.executemany(
+            "INSERT OR REPLACE INTO unwritten VALUES (?, ?, ?, ?)",
+            [(sink, position, at_end, reason) for position, reason in rows],
+        )
 
     def keep_none_written(self, sink: str, reason: str) -> None:
         """No row's output of a sink is there, all for one reason."""
         self._db.execute(
             "INSERT OR REPLACE INTO unwritten SELECT ?, position, 1, ? FROM row WHERE seq IS NOT NULL",
             (sink, reason),
-        )
-
-    def _add(self, sink: str, rows: Iterable[tuple[int, str]], *, at_end: bool) -> None:
-        self._db.executemany(
-            "INSERT OR REPLACE INTO unwritten VALUES (?, ?, ?, ?)",
-            [(sink, position, at_end, reason) for position, reason in rows],
         )

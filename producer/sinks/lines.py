@@ -11,19 +11,18 @@ from producer.rows import Answered, AnsweredRow
 from producer.sinks.answers import answer_line
 from producer.sinks.files import GrowingFile, json_line
 from producer.sinks.output_record import OutputFile
-from producer.sinks.sink import LeftAlone, Rows
+from producer.sinks.sink import Sink
 
 LINES: Final = 1000
 """Of one append."""
 Lines = Callable[[AnsweredRow], Iterator[dict[str, Any]]]
 
 
-class LinesSink:
+class LinesSink(Sink):
     """Files of JSON lines, each with what it says of a row."""
 
     def __init__(self, name: str, files: Sequence[tuple[OutputFile, Lines]]) -> None:
-        self.name = name
-        self.left_alone = LeftAlone()
+        super().__init__(name)
         self._files = [(GrowingFile(file), lines) for file, lines in files]
 
     def files(self) -> list[OutputFile]:
@@ -40,9 +39,6 @@ class LinesSink:
             if content:
                 file.append(content)
         return {"bytes": [file.size_bytes for file, _ in self._files]}
-
-    def finish(self, rows: Rows) -> None:
-        """Every row is there already."""
 
     def close(self) -> None:
         for file, _ in self._files:

@@ -14,7 +14,7 @@ from producer.sinks.answers import answer_line, caption
 from producer.sinks.columns import printable
 from producer.sinks.files import GrowingFile, json_text, sync_folder
 from producer.sinks.output_record import OutputFile, OutputRecord
-from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
+from producer.sinks.sink import LeftAlone, Rows, Sink, SinkError, SinkOptions
 from producer.sources import shown
 from producer.sources.files import IMAGE_SUFFIXES
 
@@ -32,7 +32,7 @@ MAGIC: Final = (
 COMPONENT_CHARACTERS: Final = 80
 
 
-class ShardsSink:
+class ShardsSink(Sink):
     """NAME-000000.tar, NAME-000001.tar, …; the one being filled is NAME-….tar.new until it is full.
 
     A sample is KEY.jpg (the original bytes), KEY.txt (the caption) and KEY.json (the row's line).
@@ -42,8 +42,7 @@ class ShardsSink:
         self, name: str, path: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
     ) -> None:
         """`path` is NAME.tar; shards lie beside it."""
-        self.name = name
-        self.left_alone = LeftAlone()
+        super().__init__(name)
         self._stem = path.with_suffix("") if path.suffix == ".tar" else path
         self._options = options
         self._read_image = read_image

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +14,8 @@ from producer.rows import AnsweredRow, RowImage
 from producer.sinks.answers import caption
 from producer.sinks.columns import printable
 from producer.sinks.files import sync_folder, temporary_beside
-from producer.sinks.output_record import OutputFile
 from producer.sinks.sidecar_record import Sidecar, SidecarRecord, sha256
-from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
+from producer.sinks.sink import LeftAlone, Sink, SinkError, SinkOptions
 from producer.sources.files import IMAGE_SUFFIXES
 
 SIDECAR_MAX_BYTES: Final = 16 * 2**20
@@ -71,27 +70,22 @@ class _Plan:
     row: AnsweredRow
 
 
-class SidecarSink:
+class SidecarSink(Sink):
     """`img.txt`, or `img.png.txt`, for `img.png`, beside it or under `root` in the same folders.
 
-    Each file is recorded before it is written and replaced as a whole, so that after a crash the next attempt
-    knows an edit from its own text.
+    Each file is checked for a person's edit just before it is written. It is recorded before it is written
+    and replaced as a whole, so that after a crash the next attempt knows an edit from its own text.
     """
 
     def __init__(self, name: str, root: Path | None, record: Path, options: SinkOptions) -> None:
         """`record` is the path of the SidecarRecord."""
         if options.caption_extension.lower() in IMAGE_SUFFIXES:
             raise SinkError(f'The caption extension "{options.caption_extension}" is one of images.')
-        self.name = name
-        self.left_alone = LeftAlone()
+        super().__init__(name)
         self._root = root
         self._options = options
         self._record_path = record
         self._record: SidecarRecord | None = None
-
-    def files(self) -> list[OutputFile]:
-        """None: each sidecar is asked about by itself, just before it is written."""
-        return []
 
     def resume(self, place: dict[str, Any] | None) -> None:
         """Sidecars that were written already stay; the same rows again find their own text and go on."""
@@ -130,9 +124,6 @@ class SidecarSink:
                 elif plan.first:
                     record.remove(os.fsencode(plan.path))
         return {"left_alone": self.left_alone.to_place()}
-
-    def finish(self, rows: Rows) -> None:
-        """Every sidecar is there already."""
 
     def close(self) -> None:
         if self._record is not None:
@@ -177,7 +168,7 @@ class SidecarSink:
             written=written,
         )
         if before == content and written is not None:
-            record.put(replace(sidecar, written=sidecar.pending))
+            record.put(sidecar._replace(written=sidecar.pending))
             return None
         record.put(sidecar)
         return _Plan(path, content, before, written is None, row)

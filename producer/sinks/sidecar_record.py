@@ -4,12 +4,11 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sidecar:
+class Sidecar(NamedTuple):
     """One sidecar that the run folder has written, or is about to write."""
 
     path: bytes
@@ -64,26 +63,10 @@ class SidecarRecord:
         row = self._database.execute(
             "SELECT path, image, position, base, part, pending, written FROM sidecar WHERE path = ?", (path,)
         ).fetchone()
-        if row is None:
-            return None
-        path, image, position, base, part, pending, written = row
-        return Sidecar(
-            path=path, image=image, position=position, base=base, part=part, pending=pending, written=written
-        )
+        return None if row is None else Sidecar(*row)
 
     def put(self, sidecar: Sidecar) -> None:
-        self._database.execute(
-            "INSERT OR REPLACE INTO sidecar VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                sidecar.path,
-                sidecar.image,
-                sidecar.position,
-                sidecar.base,
-                sidecar.part,
-                sidecar.pending,
-                sidecar.written,
-            ),
-        )
+        self._database.execute("INSERT OR REPLACE INTO sidecar VALUES (?, ?, ?, ?, ?, ?, ?)", sidecar)
 
     def settle(self, path: bytes) -> None:
         """The pending content is there."""

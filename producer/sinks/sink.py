@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
 from producer.errors import ProducerError
 from producer.rows import AnsweredRow
@@ -71,7 +71,7 @@ class LeftAlone(Counter[str]):
         return left
 
 
-class Sink(Protocol):
+class Sink:
     """Writes answered rows.
 
     `place` is the sink's durable state, JSON-ready, which the ledger keeps. After a crash at any moment,
@@ -79,13 +79,15 @@ class Sink(Protocol):
     that nothing disturbed.
     """
 
-    name: str
-    """Unique in a run: its kind, with its path where one was given."""
-    left_alone: LeftAlone
-    """What was not written, rightly or not. `write` and `finish` note each output that should have been."""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """Unique in a run: its kind, with its path where one was given."""
+        self.left_alone = LeftAlone()
+        """Outputs that are not written: those that need not be, and those that `write` or `finish` missed."""
 
     def files(self) -> "Sequence[OutputFile]":
-        """Files that it replaces or continues, to be asked about before. Sidecars have their own rule."""
+        """Files that it replaces or continues, to be checked for changes before."""
+        return ()
 
     def resume(self, place: dict[str, Any] | None) -> None:
         """Start anew and replace earlier output (None), or cut the output back to `place` and go on there.
@@ -98,6 +100,7 @@ class Sink(Protocol):
 
         An OSError (a full disk) leaves an output from which `resume` goes on.
         """
+        raise NotImplementedError
 
     def finish(self, rows: Rows) -> None:
         """After the last row; may be repeated. What is written as a whole is written here.

@@ -13,14 +13,14 @@ from producer.sinks.answers import image_text, prompt_text
 from producer.sinks.columns import Columns, cell, no_formula, printable
 from producer.sinks.files import GrowingFile, replaced_file
 from producer.sinks.output_record import OutputFile
-from producer.sinks.sink import LeftAlone, Rows, SinkError
+from producer.sinks.sink import Rows, Sink, SinkError
 from producer.sources import shown
 
 WIDE = ("id", "image")
 LONG = ("id", "image", "question", "prompt", "answer", "failure")
 
 
-class TableSink:
+class TableSink(Sink):
     """Columns are those of the first row.
 
     If a later row brings others, the file is written again at the end, with all of them and in the source's
@@ -31,8 +31,7 @@ class TableSink:
         self, name: str, file: OutputFile, *, tabs: bool, long: bool, raw_cells: bool = False
     ) -> None:
         """Without `raw_cells`, no spreadsheet takes a cell for a formula."""
-        self.name = name
-        self.left_alone = LeftAlone()
+        super().__init__(name)
         self._dialect = "excel-tab" if tabs else "excel"
         self._long = long
         self._raw_cells = raw_cells

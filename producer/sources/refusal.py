@@ -1,7 +1,8 @@
 """How a source is refused: one sentence that says where and why; knows no form of source."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from contract.installing import install_line
@@ -12,6 +13,15 @@ from producer.errors import ProducerError
 
 class SourceError(ProducerError, ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Puts the place before what a SourceError says, and a full stop behind."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{place}: {error}.") from None
 
 
 class NoImagesError(SourceError):
