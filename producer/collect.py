@@ -1,4 +1,4 @@
-"""Drains a run's records from the result store into the ledger, each once; knows nothing of sending."""
+"""Moves a run's records from the result store into the ledger, each once; knows nothing of sending."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -17,18 +17,19 @@ from producer.streams import read_streams
 
 BATCH: Final = 1000
 CRASHES_OF: Final = 50
-"""So many of the latest jobs are looked at."""
+"""Number of the latest jobs that are checked for crashes."""
 CRASHES_SHARE: Final = 0.8
+"""Share of them that stops the run if they crashed their workers."""
 LEAST_CRASHES: Final = 5
 CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 
 
 class WorkersCrashError(ProducerError):
-    """The run has stopped, as its jobs kill every worker; the message says what to do."""
+    """The run has stopped because its jobs kill every worker; the message says what to do."""
 
 
 class Collector:
-    """One per ledger at a time. A crash at any point loses nothing and leaves nothing twice."""
+    """One per ledger at a time. A crash at any point loses no record and doubles none."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Collector:
         first_jobs: FirstJobs | None = None,
         on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`first_jobs` are told of each record; `on_flag` as in producer.feed."""
+        """`first_jobs` sees each record; `on_flag` is as for producer.feed's Feeder."""
         self._on_flag = on_flag or {}
         self._redis = connection
         self._ledger = ledger
@@ -46,19 +47,19 @@ class Collector:
         self._first_jobs = first_jobs
         self._key = results_key(run)
         self.tokens = 0
-        """Generated, of the records collected by this process."""
+        """Number of generated tokens in the records that this process has collected."""
         self.failures = 0
-        """Failed questions among them."""
+        """Number of failed questions in them."""
         self.job_s: float | None = None
-        """What a job of late took its worker, on average; None before the first."""
+        """Mean seconds that a worker took for each of the latest jobs; None before the first."""
         self._crashed: deque[bool] = deque(maxlen=CRASHES_OF)
 
     def collect(self, block_ms: int) -> list[int]:
-        """Wait up to `block_ms` for records, make them durable in the ledger, then drop them from the store.
+        """Wait up to `block_ms` for records, write them to the ledger, then delete them from the store.
 
-        Returns the indices of jobs that were open until now. With 0 it does not wait.
+        Returns the indices of the jobs that these records end. 0 does not wait.
         """
-        # What is in the ledger was dropped from the stream, or is known there by its index.
+        # From the beginning: records that are in the ledger were deleted, or are recognised by their index.
         records = list(read_streams(self._redis, {self._key: "0-0"}, block_ms or None, BATCH))
         if not records:
             return []
@@ -92,9 +93,9 @@ class Collector:
         return fresh
 
     def stop_if_workers_crash(self) -> None:
-        """Raises WorkersCrashError where nearly all of the latest jobs killed their workers.
+        """Raises WorkersCrashError if nearly all of the latest jobs killed their workers.
 
-        Workers drop what is queued, so that the jobs are as new when the run goes on.
+        Workers then drop the queued jobs, and all attempts are forgotten before the run goes on.
         """
         if sum(self._crashed) < max(LEAST_CRASHES, CRASHES_SHARE * len(self._crashed)):
             return
@@ -112,7 +113,7 @@ class Collector:
         return length
 
     def forget(self, keep_done_s: int) -> None:
-        """After the last job: free the store. For a while it refuses what comes of late redeliveries."""
+        """After the last job: free the store, which refuses late redeliveries for `keep_done_s`."""
         self._redis.set(cancelled_key(self._run), 1, ex=keep_done_s)
         self._redis.delete(self._key, attempts_key(self._run), holders_key(self._run))
         self._redis.expire(done_key(self._run), keep_done_s)

@@ -1,4 +1,4 @@
-"""One way to the Redis server for everything the producer does; knows no key."""
+"""Connects the producer to the Redis server, and says why that fails; knows no key."""
 
 import logging
 import socket
@@ -61,26 +61,26 @@ class Pauses(ExponentialWithJitterBackoff):
         self._check = check
 
     def __deepcopy__(self, memo: object) -> Self:
-        """redis-py copies it for each connection; `check` may hold what cannot be copied."""
+        """The same object: redis-py copies it for each connection, and `check` may not be copyable."""
         return self
 
     def compute(self, failures: int) -> float:
-        """Seconds before the next try, after so many failures."""
+        """Seconds before the next try, after `failures` of them."""
         self._check()
         if failures == TOLD_AFTER:
-            log.warning("Redis does not answer, or takes nothing; it is asked again for about five minutes.")
+            log.warning("Redis does not answer or accepts no writes; retrying for about five minutes.")
         return super().compute(failures)
 
 
 class ServerError(ProducerError):
-    """There is no server to work with; the message says what to look at."""
+    """No server can be used; the message says what to look at."""
 
 
 def connect(url: str, check: Callable[[], None] = lambda: None, patience: Patience = MINUTES) -> redis.Redis:
-    """`url` as producer.settings gives it. Raises ServerError when nothing answers now.
+    """A connection to `url`, which producer.settings gives. Raises ServerError if nothing answers now.
 
-    Later outages are waited out as long as `patience` says, with a warning in the log. `check` is called
-    meanwhile, and ends the wait by what it raises.
+    Calls wait for the end of later outages as long as `patience` allows, and the log has a warning. `check`
+    is called before each pause, and may end the wait by raising.
     """
     with redis.Redis.from_url(
         url,
@@ -103,7 +103,7 @@ def connect(url: str, check: Callable[[], None] = lambda: None, patience: Patien
 
 
 def trouble(url: str, error: redis.RedisError) -> str:
-    """Why the server at `url` is of no use now, and what to do, in one sentence."""
+    """Why the server at `url` cannot be used now, and what to do."""
     place, secret = without_password(url)
     causes = tuple(_causes(error))
     tls = place.startswith("rediss://")

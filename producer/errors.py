@@ -1,10 +1,10 @@
-"""The root of the exceptions that the producer raises for what a person can act on; raises none itself."""
+"""The root of the producer's public exceptions; knows none of the places that raise them."""
 
 
 class ProducerError(Exception):
-    """A person can act on it: the message says what is wrong and what to do.
+    """An error that a person can act on: the message says what is wrong and what to do.
 
-    By what has to change:
+    The tree, grouped by what has to change:
 
         ProducerError
         ├── the command, or the files that it reads
@@ -26,5 +26,5 @@ class ProducerError(Exception):
             ├── FirstJobsFailError   producer.first_jobs: the first jobs all fail for one reason
             └── WorkersCrashError    producer.collect: jobs kill every worker
 
-    SourceError, SinkError and LiveModelError are ValueErrors too. A bug is any other exception.
+    SourceError, SinkError and LiveModelError are ValueErrors too. Any other exception is a bug.
     """

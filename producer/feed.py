@@ -1,4 +1,4 @@
-"""Turns rows into jobs and sends those that are not answered yet; knows no answers on disk and no sinks."""
+"""Turns rows into jobs and sends them; knows no answers on disk and no sinks."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +14,15 @@ from producer.rows import Embedded, Row
 from producer.uploads import Uploads
 
 FIRST_ROWS: Final = 16
+"""Number of rows in the first transaction: few, so that workers begin at once."""
 ROWS: Final = 256
-"""Of one transaction: few at first, so that workers begin at once, then each time twice as many."""
+"""Largest number of rows in a transaction; each has twice as many as the one before."""
 READERS: Final = 4
-"""Threads that read and hash image files."""
+"""Number of threads that read and hash image files."""
 
 
 class JobQueue(Protocol):
-    """Where jobs go: producer.queue's Queue."""
+    """The queue that jobs go into: producer.queue's Queue, which loads Celery, or a test's."""
 
     def submit(self, jobs: Sequence[tuple[str, str]], *, together: int = 1) -> None: ...
     def queued(self) -> int: ...
@@ -29,12 +30,12 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True)
 class Fed:
-    """What a round of feeding did."""
+    """The result of one round of feeding."""
 
     sent: tuple[int, ...]
     """Indices of the jobs sent."""
     rows: int
-    """Rows looked at; 0 when there are none left, or none that fits."""
+    """Number of rows taken; 0 if none is left, or the next one does not fit."""
 
 
 class Feeder:
@@ -52,8 +53,10 @@ class Feeder:
         model: str | None,
         on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`on_flag` has the changed parameters of a question that is asked once more, by the flag of its
-        answer. `model` is the model id that must answer, and whose answers of earlier submissions count."""
+        """`model` is the model id that must answer, and whose answers of earlier submissions count.
+
+        `on_flag`: flag of an answer → changed parameters with which its question is asked once more.
+        """
         self._ledger = ledger
         self._queue = queue
         self._uploads = uploads
@@ -69,10 +72,9 @@ class Feeder:
         self._readers.shutdown(cancel_futures=True)
 
     def feed(self, room: int, together: int = 1) -> Fed:
-        """Look at the next rows, and send at least one and at most about `room` jobs of them.
+        """Take the next rows and send their jobs, about `room` at most; `together` jobs go in one message.
 
-        So many jobs `together` go in one message. A row whose questions are all known, or under way for
-        another row, sends none.
+        A row sends no job if all its questions are known, or are asked for another row.
         """
         self._uploads.keep_only(self._ledger.jobs.uploads())
         rows = self._ledger.next_rows(min(room, self._most_rows))
@@ -116,7 +118,7 @@ class Feeder:
             self._ledger.jobs.mark_sent(job.index for job in jobs)
 
     def _images(self, rows: Sequence[Row]) -> tuple[list[list[Resolved]], dict[bytes, FileDigest]]:
-        """The rows' images, without those embedded in the source, which are read one at a time."""
+        """The rows' images without embedded ones, which are read one by one, and new digests of files."""
         named = [
             (number, image)
             for number, row in enumerate(rows)
@@ -135,7 +137,7 @@ class Feeder:
         return images, digests
 
     def _upload(self, images: Sequence[Resolved]) -> bool:
-        """False: the budget has no room for them now."""
+        """Put images into the store. False if the budget has no room for them now."""
         contents = {
             image.reference.sha256: image.content
             for image in images

@@ -15,16 +15,16 @@ from producer.connection import MINUTES, Pauses
 from producer.errors import ProducerError
 
 QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
-"""Name for people → the queue's key."""
+"""Display name → the queue's key."""
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
 BATCH: Final = 256
 AWAY: Final = (OperationalError, BatchPublishError, redis.RedisError, OSError)
-"""Errors of a broker that may be back later."""
+"""Errors of a broker that may come back."""
 
 
 class BrokerAwayError(ProducerError):
-    """The broker did not take a job within the tries."""
+    """The broker took no job within all retries."""
 
 
 class Queue:
@@ -42,11 +42,10 @@ class Queue:
         self._redis = connection
 
     def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE, *, together: int = 1) -> None:
-        """Send (task id, job as JSON) in order; each is in the queue, or at a worker, when this returns.
+        """Send (task id, job as JSON) in order. When it returns, each is in the queue or at a worker.
 
-        So many jobs `together` in one message are answered in turn by one thread of a worker. A try that
-        fails is repeated for all of them, so some may be there twice: the store keeps one record. Raises
-        BrokerAwayError when the broker stays away.
+        One thread of a worker answers the `together` jobs of a message in turn. A failed try is repeated for
+        all messages, so some may be queued twice; the store keeps one record. Raises BrokerAwayError.
         """
         messages = [
             (jobs[begin][0], ",".join(job for _, job in jobs[begin : begin + together]))
@@ -67,14 +66,14 @@ class Queue:
             raise BrokerAwayError(str(error)) from error
 
     def _publish(self, producer: kombu.Producer, task_id: str, arguments: str, queue: str) -> None:
-        # argsrepr: else arguments travel in headers and end in workers' logs, with whatever the job holds.
+        # argsrepr keeps the job out of the headers, which workers log.
         message = self._app.amqp.create_task_message(
             task_id, TASK_NAME, argsrepr="-", kwargsrepr="-", ignore_result=True
         )
         _, _, embedded = message.body
         producer.publish(
             f"[[{arguments}], {{}}, {json.dumps(embedded)}]",
-            # To the default exchange: on Redis that is the list of this name, which needs no declaration.
+            # The default exchange is, on Redis, the list of this name, and needs no declaration.
             exchange="",
             routing_key=queue,
             headers=message.headers,
@@ -85,14 +84,14 @@ class Queue:
         )
 
     def queued(self) -> int:
-        """Messages that wait for a worker, of this run or another, without those somebody waits for."""
+        """Number of bulk and suspect messages that wait for a worker, of all runs."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.llen(JOB_QUEUE)
         pipeline.llen(SUSPECT_QUEUE)
         return sum(pipeline.execute())
 
     def backlog(self) -> int:
-        """The same, and those taken and unacknowledged."""
+        """The same number, plus the messages that are taken and not acknowledged."""
         taken: int = self._redis.hlen(UNACKED_KEY)
         return self.queued() + taken
 

@@ -20,20 +20,20 @@ ASKED_AGAIN: Final = frozenset(
         FailureCode.URL_NOT_ALLOWED,
     }
 )
-"""Failures that come from the workers of that time, so that a new submission asks again."""
+"""Failures whose cause was the workers at that time; a later submission asks these questions again."""
 
 
 class KeyedQuestion(NamedTuple):
-    """A question to ask now, and its content key."""
+    """A question that can be asked now, and its content key."""
 
     planned: PlannedQuestion
     key: bytes
     refusal: Failure | None
-    """The failure that it ends in without being asked."""
+    """The failure that it ends in unasked; None if it can be asked."""
 
 
 class RowJobs:
-    """The run's planner, id and model, applied to one row after the other."""
+    """Applies the run's planner, id and model to one row at a time."""
 
     def __init__(self, question_planner: QuestionPlanner, *, run: str, model: str | None) -> None:
         """`model` is the model id that must answer, and whose answers of earlier submissions count."""
@@ -42,7 +42,7 @@ class RowJobs:
         self._model = model
 
     def questions(self, row: NextRow, images: Sequence[Resolved]) -> list[KeyedQuestion]:
-        """Questions that can be asked now: not fed before, with all the answers that they build on."""
+        """Questions that can be asked now: they were not fed before, and the answers they need are there."""
         refusal = next((image.refusal for image in images if image.refusal is not None), None)
         digest, detail = digest_of(images), self._planner.detail(row.row)
         found = []
@@ -64,10 +64,7 @@ class RowJobs:
         known: Mapping[bytes, AskState],
         next_index: int,
     ) -> FedRow:
-        """What to write of the row: its questions, and jobs for those that `known` does not answer.
-
-        The jobs have indices from `next_index` on.
-        """
+        """The row's questions, and jobs for those that `known` does not answer, from `next_index` on."""
         missing: dict[bytes, PlannedQuestion] = {}
         waiting = 0
         for planned, key, refusal in questions:
@@ -88,7 +85,7 @@ class RowJobs:
         )
 
     def _must_ask_again(self, state: AskState) -> bool:
-        """Whether an outcome of an earlier submission does not count in this one."""
+        """Whether the outcome comes from another model, or from workers that could not answer."""
         is_other_model = None not in (state.model, self._model) and state.model != self._model
         return state.has_outcome and (state.code in ASKED_AGAIN or is_other_model)
 
@@ -99,7 +96,7 @@ class RowJobs:
         missing: Mapping[bytes, PlannedQuestion],
         next_index: int,
     ) -> list[NewJob]:
-        """One job for each set of questions with the same parameters."""
+        """One job for each group of questions with the same parameters."""
         references = [image.reference for image in images]
         uploads = [one.sha256 for one in references if isinstance(one, ImageStored)]
         keys = {planned.number: key for key, planned in missing.items()}

@@ -1,4 +1,4 @@
-"""Entries of the store's streams; knows no field of theirs."""
+"""Reads entries of the store's streams; knows no field of theirs."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ class Entry(NamedTuple):
     """An entry of a stream."""
 
     key: str
-    """The stream's."""
+    """Key of the stream."""
     id: str
     fields: dict[str, str]
 
