@@ -217,7 +217,8 @@ def _in_order(prompts: Sequence[Prompt]) -> Iterator[Prompt]:
         if ready is None:
             circle = listed([prompt.id for prompt in waiting])
             raise SourceError(
-                f"Questions that build on each other's answers in a circle, or on questions that do: {circle}."
+                "Questions that build on each other's answers in a circle, or on questions that do: "
+                f"{circle}."
             )
         waiting.remove(ready)
         done.add(ready.id)
