@@ -1,4 +1,4 @@
-"""What was ever asked, by content key, and its outcomes: the ledger's table `ask`."""
+"""Every question that was ever asked, by content key, and its outcome: the table `ask`; knows no rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -8,18 +8,18 @@ from contract.failure import Failure, FailureCode
 from producer.database import Connection
 
 ASK: Final = """
-INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
+INSERT INTO ask (key, job, question, outcome, code, model) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
-    outcome = excluded.outcome, code = excluded.code, model = NULL
+    outcome = excluded.outcome, code = excluded.code, model = excluded.model
 """
-"""Ask what was never asked, or ask it again: questions that share the ask keep it."""
+"""Adds an ask, or replaces its contents; questions of rows keep referring to it."""
 LEFT_OUT: Final = Failure(
     code=FailureCode.INTERNAL_ERROR, message="The worker's record leaves this question out."
 )
 
 
 class Result(NamedTuple):
-    """The outcome of one question of a job; question "*" stands for all of them."""
+    """The outcome of one question of a job; question "*" stands for all its questions."""
 
     job: int
     question: str
@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
 
 class AskState(NamedTuple):
-    """What is known of a question that was asked before."""
+    """The state of a question that was asked before."""
 
     has_outcome: bool
     model: str | None
@@ -38,7 +38,7 @@ class AskState(NamedTuple):
 
 
 class Asks:
-    """What is written here becomes durable with the ledger's transaction around it."""
+    """Changes become durable with the ledger's transaction around them."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
@@ -57,17 +57,16 @@ class Asks:
             }
 
     def ask(self, job: int, asks: Mapping[bytes, str]) -> None:
-        """Have a job bring the outcomes of content keys; `asks` maps them to the job's question ids."""
-        self._db.executemany(ASK, [(key, job, question, None, None) for key, question in asks.items()])
+        """Expect the outcomes of content keys from a job; `asks` maps them to the job's question ids."""
+        rows = [(key, job, question, None, None, None) for key, question in asks.items()]
+        self._db.executemany(ASK, rows)
 
     def settle(self, key: bytes, outcome: Answer | Failure, model: str | None = None) -> None:
-        """Give a question an outcome that no worker was asked for, over one that is there."""
-        self._db.execute(ASK, (key, None, None, outcome.model_dump_json(), _code(outcome)))
-        if model is not None:
-            self._db.execute("UPDATE ask SET model = ? WHERE key = ?", (model, key))
+        """Set a question's outcome without a job, also over an earlier outcome."""
+        self._db.execute(ASK, (key, None, None, outcome.model_dump_json(), _code(outcome), model))
 
     def record(self, results: Iterable[Result], jobs: Sequence[int]) -> None:
-        """Note what open jobs brought. A question that they leave out ends as a failure."""
+        """Set the outcomes from the records of open jobs. Questions missing in a record become failures."""
         self._db.execute("DELETE FROM got")
         self._db.executemany(
             "INSERT INTO got VALUES (?, ?, ?, ?, ?)",

@@ -1,4 +1,4 @@
-"""Jobs that were sent, until their records have come: the ledger's table `job`."""
+"""Jobs that were sent, until their records have come: the table `job`; knows no questions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from producer.ledger.stored import read_message
 
 
 class JobState(IntEnum):
-    """How far a job is. SENDING says that a crash may have come before it was in the queue."""
+    """A job's state. After a crash, a job that is SENDING may not be in the queue."""
 
     SENDING = 1
     SENT = 2
@@ -38,7 +38,7 @@ class OpenJob:
 
 
 class Jobs:
-    """What is written here becomes durable with the ledger's transaction around it."""
+    """Changes become durable with the ledger's transaction around them."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
@@ -58,7 +58,7 @@ class Jobs:
 
     def open(self) -> list[OpenJob]:
         """Jobs without a record, the oldest first."""
-        # Sorted here: ORDER BY would have SQLite walk through all jobs there ever were.
+        # Sorted here: with ORDER BY, SQLite would go through all jobs there ever were.
         found = sorted(self._db.execute("SELECT idx, state, message FROM job WHERE state < 3").fetchall())
         with self._db.reading():
             return [OpenJob(index, JobState(state), read_message(message)) for index, state, message in found]
@@ -70,7 +70,7 @@ class Jobs:
         return [index for (index,) in found]
 
     def message(self, index: int) -> str | None:
-        """None if the job has its record."""
+        """The job as JSON; None if it has its record."""
         found = self._db.execute("SELECT message FROM job WHERE idx = ?", (index,)).fetchone()
         if found is None:
             raise LedgerDamagedError(self._db.folder, f"job {index} is gone")
@@ -78,16 +78,16 @@ class Jobs:
             return None if found[0] is None else read_message(found[0])
 
     def uploads(self) -> set[str]:
-        """Hashes of the images in the store that open jobs need."""
+        """Hashes of images in the store that open jobs need."""
         found = self._db.execute("SELECT DISTINCT upload FROM job WHERE state < 3 AND upload IS NOT NULL")
         return {one for (joined,) in found for one in joined.split()}
 
     def end(self, indices: Sequence[int]) -> None:
-        """Their records have come."""
+        """Mark jobs whose records have come."""
         self._db.executemany(
             "UPDATE job SET state = 3, message = NULL WHERE idx = ?", [(index,) for index in indices]
         )
 
     def end_all(self) -> int:
-        """No record is waited for any more. Returns how many jobs had none."""
+        """Mark all jobs as ended. Returns the number of jobs without a record."""
         return self._db.execute("UPDATE job SET state = 3, message = NULL WHERE state < 3").rowcount
