@@ -53,7 +53,7 @@ class Conversation:
         )
 
     def answered(self, question: str, answer: str) -> "Conversation":
-        """The conversation with this exchange; without it if the answer is empty, as no model continues it."""
+        """The conversation with this exchange. An empty answer is left out, as no model can continue it."""
         if not answer.strip():
             return self
         return Conversation(self.image, (*self.exchanges, Exchange(question, answer)))

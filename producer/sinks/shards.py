@@ -1,4 +1,4 @@
-"""Images and answers as WebDataset shards; knows the form of a tar, not where images come from."""
+"""Writes images and answers as WebDataset shards; knows nothing of where images come from."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from producer.sources.files import IMAGE_SUFFIXES
 
 BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 APPEND_BYTES: Final = 16 * 2**20
-"""About as much is in memory of a batch's images."""
+"""Bytes of samples that are in memory before they are appended."""
 MAGIC: Final = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG", "png"),
@@ -30,10 +30,11 @@ MAGIC: Final = (
     (b"MM\0*", "tiff"),
 )
 COMPONENT_CHARACTERS: Final = 80
+"""Largest length of a part of a sample's key."""
 
 
 class ShardsSink(Sink):
-    """NAME-000000.tar, NAME-000001.tar, …; the one being filled is NAME-….tar.new until it is full.
+    """NAME-000000.tar, NAME-000001.tar, …; a shard is called NAME-….tar.new until it is full.
 
     A sample is KEY.jpg (the original bytes), KEY.txt (the caption) and KEY.json (the row's line).
     """
@@ -41,7 +42,7 @@ class ShardsSink(Sink):
     def __init__(
         self, name: str, path: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
     ) -> None:
-        """`path` is NAME.tar; shards lie beside it."""
+        """`path` is NAME.tar; the shards are in its folder."""
         super().__init__(name)
         self._stem = path.with_suffix("") if path.suffix == ".tar" else path
         self._options = options
@@ -52,7 +53,7 @@ class ShardsSink(Sink):
         self._file: GrowingFile | None = None
 
     def files(self) -> list[OutputFile]:
-        """All that have a shard's name: a new run removes them."""
+        """All files with a shard's name; a new run removes them."""
         return [self._output(shard, path) for shard, path in self._shards()]
 
     def resume(self, place: dict[str, Any] | None) -> None:
@@ -148,7 +149,7 @@ class ShardsSink(Sink):
         return self._stem.with_name(f"{self._stem.name}-{shard:06d}.tar{ending}")
 
     def _output(self, shard: int, path: Path) -> OutputFile:
-        """A shard keeps what is known of it when it is full and renamed."""
+        """A shard's file. The record knows it by its later name, which it has when it is full."""
         return OutputFile(path, self._record, "webdataset", known_as=self._path(shard))
 
     def _remove_from(self, shard: int) -> None:
@@ -168,9 +169,9 @@ class ShardsSink(Sink):
 
 
 def sample_key(row: AnsweredRow) -> str:
-    """The name without its extension, in its folders, after the row's position, which makes it unique.
+    """FOLDERS/POSITION_STEM, from the row's name and its position, which makes the key unique.
 
-    No dots, since they end a key, and nothing that a shell or a file system takes amiss.
+    Without dots, which end a key, and without characters that are special to shells or file systems.
     """
     name = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", row.name or row.id)
     parts = [re.sub(r"[^\w-]+", "_", part) for part in os.path.splitext(name)[0].split("/")]
@@ -180,7 +181,7 @@ def sample_key(row: AnsweredRow) -> str:
 
 
 def _extension(name: str | None, image: bytes) -> str:
-    """The name's own in lower case; by its first bytes for an image whose name tells none."""
+    """The name's extension in lower case; if it is no image's, by the image's first bytes."""
     suffix = os.path.splitext(name or "")[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return suffix[1:]
@@ -194,7 +195,7 @@ def _extension(name: str | None, image: bytes) -> str:
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """A file of a tar, the same for the same content at any time and on any machine."""
+    """A member of a tar: equal bytes for equal content, at any time and on any machine."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     member.mode = 0o644

@@ -1,4 +1,4 @@
-"""Captions in text files beside their images, never over a person's edit; knows nothing of other sinks."""
+"""Writes captions into text files beside the images, never over a person's edit; knows no other sink."""
 
 import errno
 import os
@@ -48,11 +48,11 @@ REFUSED_BY_SYSTEM: Final = (
     errno.EISDIR,
     errno.ELOOP,
 )
-"""What concerns one file, unlike a full disk."""
+"""Errors that concern one file, unlike a full disk."""
 
 
 class _LeaveAloneError(Exception):
-    """The sidecar stays as it is, for this reason, as it should."""
+    """The sidecar rightly stays as it is, for this reason."""
 
 
 class _CannotError(Exception):
@@ -64,9 +64,9 @@ class _Plan:
     path: Path
     content: bytes
     before: bytes | None
-    """What was there when the plan was made; None: nothing."""
+    """The file's content when the plan was made; None if there was no file."""
     first: bool
-    """Nothing of ours was there."""
+    """Whether no text of the run was there."""
     row: AnsweredRow
 
 
@@ -88,7 +88,7 @@ class SidecarSink(Sink):
         self._record: SidecarRecord | None = None
 
     def resume(self, place: dict[str, Any] | None) -> None:
-        """Sidecars that were written already stay; the same rows again find their own text and go on."""
+        """Sidecars that were written stay; the same rows find their own text again and go on."""
         self.close()
         self.left_alone = LeftAlone.from_place(place)
         self._record = record = SidecarRecord(self._record_path)
@@ -135,7 +135,7 @@ class SidecarSink(Sink):
         return self._record
 
     def _plan(self, row: AnsweredRow, record: SidecarRecord) -> _Plan | None:
-        """Record what is about to be written; None if it is there already."""
+        """Record what is about to be written. None if it is there already."""
         text, reason = caption(row, self._options)
         if text is None:
             raise _LeaveAloneError(reason)
@@ -143,7 +143,7 @@ class SidecarSink(Sink):
             raise _CannotError(NO_FILE)
         image = row.image.to_path()
         path = self._target(image, row.name)
-        # One file may be reached by several folders' names.
+        # Several paths may lead to one file.
         image = Path(os.path.realpath(image.parent), image.name)
         known = record.get(os.fsencode(path))
         if known is not None:
@@ -185,7 +185,7 @@ class SidecarSink(Sink):
         return Path(os.path.realpath(path.parent), path.name)
 
     def _base(self, before: bytes | None, known: Sidecar | None) -> tuple[bytes | None, bytes | None]:
-        """The text of somebody else's in the sidecar, and the hash of our own if it is there."""
+        """A person's text in the sidecar, and the hash of the content if it has the run's text."""
         policy = self._options.sidecar_policy
         if before is None:
             return None, None
@@ -199,7 +199,7 @@ class SidecarSink(Sink):
                 raise _LeaveAloneError(JOINED)
             return base, sha256(before)
         if known.base is not None and known.part:
-            # Around our own part a person may edit: it is known by its end of the file.
+            # A person may have edited around the run's text, which is at one end of the file.
             if policy == "append" and before.endswith(known.part):
                 return before.removesuffix(known.part), sha256(before)
             if policy == "prepend" and before.startswith(known.part):
@@ -207,7 +207,7 @@ class SidecarSink(Sink):
         raise _LeaveAloneError(EDITED)
 
     def _part(self, text: bytes, base: bytes | None) -> bytes:
-        """Our own text, with what separates it from another's, or ends the file."""
+        """The run's text, with a separator from a person's text, or the file's end."""
         separator = self._options.separator.encode()
         end = b"\n" if self._options.final_newline and not text.endswith(b"\n") else b""
         if not base or self._options.sidecar_policy not in ("append", "prepend"):
@@ -217,7 +217,7 @@ class SidecarSink(Sink):
         return text + separator
 
     def _carry_out(self, plan: _Plan) -> bool:
-        """Write the sidecar, unless somebody else was there in the meantime."""
+        """Write the sidecar, unless it was changed in the meantime. Whether it was written."""
         temporary = temporary_beside(plan.path)
         done = False
         try:
@@ -240,7 +240,7 @@ class SidecarSink(Sink):
 
     @contextmanager
     def _noted(self, row: AnsweredRow) -> Iterator[None]:
-        """What stands in the way of one sidecar ends the block, and nothing else."""
+        """Notes an obstacle to one sidecar, and ends the block."""
         try:
             yield
         except _LeaveAloneError as reason:
@@ -254,16 +254,16 @@ class SidecarSink(Sink):
 
 
 class Captioned:
-    """Which images have a sidecar that --sidecars skip leaves alone, before anything is asked."""
+    """Finds images whose sidecar --sidecars skip leaves alone, before anything is asked."""
 
     def __init__(self, root: Path | None, record: Path, options: SinkOptions) -> None:
-        """As SidecarSink; a record that is not there is not made."""
+        """As for SidecarSink; does not make a record."""
         self._root = root
         self._options = options
         self._record = SidecarRecord(record) if record.exists() else None
 
     def has(self, image: RowImage | None, name: str | None) -> bool:
-        """Whether a file is there that this run folder did not write."""
+        """Whether there is a sidecar that this run folder did not write."""
         if not isinstance(image, ImagePath):
             return False
         try:
@@ -280,7 +280,7 @@ class Captioned:
 
 
 def _place(image: Path, name: str | None, root: Path | None, options: SinkOptions) -> tuple[Path, Path]:
-    """The sidecar, and the folder that it must be within."""
+    """The sidecar's path, and the folder that it must be within."""
     file = (image.name if options.sidecar_name == "full" else image.stem) + options.caption_extension
     if root is None:
         return image.parent / file, _folder_of_source(image, name)
@@ -299,7 +299,7 @@ def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
 
 
 def _folder_of_source(image: Path, name: str | None) -> Path:
-    """The folder that the row's name is relative to; the image's own if the name is no such path."""
+    """The folder that the row's name is relative to; else the image's folder."""
     inner = Path(name or "").parts
     outer = image.parts
     if inner and len(inner) < len(outer) and outer[-len(inner) :] == inner:
@@ -312,7 +312,7 @@ def _is_within(folder: Path, tree: Path) -> bool:
 
 
 def _content(path: Path) -> bytes | None:
-    """What is there; None: nothing."""
+    """The sidecar's content; None if there is no file. Raises _CannotError."""
     try:
         found = path.stat(follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):

@@ -1,4 +1,4 @@
-"""Answers as CSV or TSV, a line per row or per question; knows nothing of types."""
+"""Writes answers as CSV or TSV, a line per row or per question; knows no types."""
 
 import csv
 import io
@@ -21,16 +21,16 @@ LONG = ("id", "image", "question", "prompt", "answer", "failure")
 
 
 class TableSink(Sink):
-    """Columns are those of the first row.
+    """A table with the columns of the first row.
 
-    If a later row brings others, the file is written again at the end, with all of them and in the source's
+    If a later row has others, the file is written again at the end, with all columns and in the source's
     order.
     """
 
     def __init__(
         self, name: str, file: OutputFile, *, tabs: bool, long: bool, raw_cells: bool = False
     ) -> None:
-        """Without `raw_cells`, no spreadsheet takes a cell for a formula."""
+        """`raw_cells` writes cells without protection against formulas."""
         super().__init__(name)
         self._dialect = "excel-tab" if tabs else "excel"
         self._long = long
@@ -39,7 +39,7 @@ class TableSink(Sink):
         self._columns: Columns | None = None
         self._late = False
         self._rewritten = False
-        """`finish` has written the file before: it can only be written again."""
+        """Whether `finish` has replaced the file, which can then only be replaced again."""
 
     def files(self) -> list[OutputFile]:
         return [self._file.file]
@@ -126,7 +126,7 @@ class TableSink(Sink):
 
 def _line(cells: Sequence[str], dialect: str) -> bytes:
     text = io.StringIO(newline="")
-    # Only what is in its line ends is quoted, and a carriage return ends a line for most who read.
+    # csv quotes only characters of its line end, and most readers end a line at a carriage return.
     csv.writer(text, dialect=dialect, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 

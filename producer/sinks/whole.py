@@ -1,4 +1,4 @@
-"""Sinks that write one file as a whole when the run ends; knows when, not what."""
+"""A sink that writes one file as a whole when the run ends; knows no format."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ WriteWhole = Callable[[BinaryIO, Rows, LeftAlone], None]
 
 
 class WholeFileSink(Sink):
-    """Keeps nothing between: what it writes, it reads from the ledger's rows, in the source's order."""
+    """Keeps no rows: at the end it reads them from the ledger, in the source's order."""
 
     def __init__(self, name: str, file: OutputFile, write_whole: WriteWhole) -> None:
         super().__init__(name)
@@ -22,7 +22,7 @@ class WholeFileSink(Sink):
     def files(self) -> list[OutputFile]:
         return [self._file]
 
-    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:  # noqa: ARG002 - they come again at the end
+    def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:  # noqa: ARG002 - read again at the end
         return {}
 
     def finish(self, rows: Rows) -> None:
