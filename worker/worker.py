@@ -59,7 +59,7 @@ class Worker:
 
     def start(self, slots: int) -> None:
         """Take jobs from the side queues, and report this worker with its `slots` for bulk jobs."""
-        self._announcer.start(slots, self.answering.held.look_after)
+        self._announcer.start(slots, self.answering.held.reconcile)
         for queue in self._side_queues:
             queue.start()
         self.parts.monitor.start(slots, self.parts.service.model_id, self.parts.device_name, self.drain)
