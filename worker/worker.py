@@ -66,7 +66,7 @@ class Worker:
 
     def drain(self) -> None:
         """Begin no further job. Safe in a signal handler."""
-        self.parts.monitor.supervision.drains()
+        self.parts.monitor.supervision.set_draining()
         self.parts.service.drain()
         for queue in self._side_queues:
             queue.drain()
