@@ -80,7 +80,8 @@ class Questions(Generic[FeaturesT]):
             return picture
         self._device.yield_to_interactive(context.lane)
         return _or_failure(
-            lambda: self._started(question, picture, context, flags), f"question {question.id}: no prompt"
+            lambda: self._started(question, picture, context, flags),
+            f"question {question.id} could not be started",
         )
 
     def answer(self, started: Started | Failure, context: JobContext) -> Answer | Failure:
@@ -88,7 +89,7 @@ class Questions(Generic[FeaturesT]):
         if isinstance(started, Failure):
             return started
         return _or_failure(
-            lambda: self._answer(started, context), f"question {started.question.id}: a generation failed"
+            lambda: self._answer(started, context), f"question {started.question.id} could not be answered"
         )
 
     def _started(
