@@ -1,4 +1,4 @@
-"""Turns an exception into a value where somebody else is to hear of it; knows nothing of what is called."""
+"""Turns an exception into a value for another caller or thread to handle; knows nothing of what is called."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,7 +16,7 @@ def attempt(call: Callable[[], T]) -> T | Exception:
 
 
 def fulfil(future: Future[T], call: Callable[[], T]) -> None:
-    """Set the future to what `call` returns or raises, so that nobody waits for it in vain."""
+    """Give the future the result or the exception of `call`, so that every waiting thread goes on."""
     try:
         result = call()
     except BaseException as error:  # noqa: BLE001 - raised again in every thread that waits

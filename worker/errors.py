@@ -1,4 +1,4 @@
-"""The root of this package's exceptions, and those that several rooms raise; knows no job and no model."""
+"""The root of this package's exceptions, and those that several folders raise; knows no job and no model."""
 
 
 class WorkerError(Exception):
@@ -12,12 +12,12 @@ class WorkerError(Exception):
     ├── RemoteSchemeError      images of this URL scheme cannot be offered
     └── PortError              the HTTP port cannot be opened
     Requeue                    the job goes back to the queue
-    └── StoreAwayError         because the result store cannot be read
+    └── StoreAwayError         the result store cannot be read
     Cancelled                  nobody wants the job's record any more
     EngineStoppedError         the engine takes no more requests
-    UnreadableError            a message's bytes are no jobs
-    DecoderStartError          a process for decoding images did not start
-    DiedError                  a process for decoding images ended
+    UnreadableError            the bytes of a message hold no jobs
+    DecoderStartError          a process that decodes images did not start
+    DiedError                  a process that decodes images ended
     """
 
 
@@ -26,7 +26,7 @@ class StartupError(WorkerError):
 
 
 class Requeue(WorkerError):  # noqa: N818 - no error: another worker answers the job
-    """This worker cannot or will not begin the job now, as when it drains. The job goes back unchanged."""
+    """This worker cannot begin or finish the job now, as when it drains. The job goes back unchanged."""
 
 
 class StoreAwayError(Requeue):

@@ -1,4 +1,4 @@
-"""Puts a job's questions to the engine and makes answers of what it generates; knows no image file."""
+"""Submits a job's questions to the engine and turns its generations into answers; knows no image file."""
 
 import logging
 import time
@@ -34,9 +34,12 @@ class JobContext:
     stream: Stream | None = None
 
     def check_deadline(self) -> None:
-        """Raises Refusal once it has passed."""
+        """Raise Refusal(DEADLINE_EXCEEDED) once the deadline has passed."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise Refusal(FailureCode.DEADLINE_EXCEEDED, "The job's deadline passed before it was answered.")
+            raise Refusal(
+                FailureCode.DEADLINE_EXCEEDED,
+                "The job's deadline passed before it was answered; send it again with a later one.",
+            )
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Started:
 
 
 class Questions(Generic[FeaturesT]):
-    """One per service; its methods may be called from many threads.
+    """One per service; any thread may call its methods.
 
-    A bug in one question fails this question and leaves the others of its job answered.
+    A bug in one question fails this question alone; the job's other questions are answered.
     """
 
     def __init__(self, model: Model[FeaturesT], engine: Engine, device: DeviceScheduler) -> None:
@@ -67,7 +70,10 @@ class Questions(Generic[FeaturesT]):
         context: JobContext,
         flags: tuple[Flag, ...] = (),
     ) -> Started | Failure:
-        """Submit a question about `picture`, which may be none. May raise EngineStoppedError."""
+        """Submit a question. `picture` is its images' features, why there are none, or None without image.
+
+        May raise EngineStoppedError.
+        """
         if not question.uses_image(with_image=picture is not None):
             picture, flags = None, ()
         if isinstance(picture, Failure):
@@ -79,11 +85,11 @@ class Questions(Generic[FeaturesT]):
         )
 
     def answer(self, started: Started | Failure, context: JobContext) -> Answer | Failure:
-        """The outcome of a question whose generations are there."""
+        """The outcome of a question that start() returned; waits for its generations."""
         if isinstance(started, Failure):
             return started
         return _or_failure(
-            lambda: self._answer(started, context), f"the generation of question {started.question.id} failed"
+            lambda: self._answer(started, context), f"question {started.question.id} could not be answered"
         )
 
     def _started(
@@ -136,7 +142,7 @@ class Questions(Generic[FeaturesT]):
 
 
 def internal_error(bug: BaseException) -> Failure:
-    """The failure that a bug ends in. Its text stays in the worker's log: it may quote anything."""
+    """The failure of a question that a bug ended. Its text stays in the log, as it may quote anything."""
     return Failure(
         code=FailureCode.INTERNAL_ERROR,
         message=f"The worker failed with {type(bug).__name__}; its log says more.",

@@ -82,5 +82,5 @@ def test_old_servers_are_refused(version: str, refused: bool) -> None:
 
 
 def test_no_url_of_redis() -> None:
-    with pytest.raises(ServerRefusedError, match="no URL of Redis"):
+    with pytest.raises(ServerRefusedError, match="not a Redis URL"):
         check_server("http://:geheim@x", require_durable=False)

@@ -633,11 +633,11 @@ class Forgetful(ResultStore):
         super().__init__(redis_url)
         self._times = times
 
-    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None:
+    def release(self, worker: str, run: str, index: int, *, begun: bool) -> None:
         if self._times:
             self._times -= 1
             raise redis.ConnectionError
-        super().give_back(worker, run, index, begun=begun)
+        super().release(worker, run, index, begun=begun)
 
 
 def test_a_job_that_could_not_be_let_go_is_let_go_later(
@@ -664,7 +664,7 @@ def test_what_could_not_be_let_go_is_let_go_without_a_further_message(
     jobs = [message("four", index=index) for index in (3, 4, 5)]
     assert answering.take(jobs) is MessageOutcome.REQUEUE
     assert len(connection.hgetall(holders_key("r"))) == 3
-    answering.held.look_after()
+    answering.held.reconcile()
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
 
@@ -685,7 +685,7 @@ def test_a_server_without_memory_leaves_no_job_held(
             assert taking.result() is MessageOutcome.REQUEUE
         finally:
             connection.config_set("maxmemory", 0)
-    answering.held.look_after()
+    answering.held.reconcile()
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
 

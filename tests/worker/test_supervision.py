@@ -158,7 +158,6 @@ def healthy(**changes: Any) -> Health:
         "hub_tick_age_s": 0.5,
         "broker": True,
         "draining": False,
-        "broken": None,
         "stuck": None,
     }
     return Health(**(values | changes))
@@ -171,7 +170,6 @@ def healthy(**changes: Any) -> Health:
         ({"draining": True}, "draining"),
         ({"broker": False}, "the broker is away"),
         ({"hub_tick_age_s": HUB_FRESH_S + 1}, "not consuming"),
-        ({"broken": "Too many jobs die."}, "Too many jobs die."),
         ({"stuck": "hub"}, "the hub is stuck"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The only task: jobs in, their records written; knows nothing of how a job is answered."""
+"""The only Celery task, which passes jobs on; knows nothing of how a job is answered."""
 
 from celery.exceptions import Reject
 
@@ -9,6 +9,6 @@ from worker.delivery.answering import MessageOutcome
 
 @app.task(name=TASK_NAME, typing=False)  # type: ignore[untyped-decorator]
 def answer_jobs(*jobs: object) -> None:
-    """Takes what worker.delivery.envelope makes of a message. Raises Reject alone, which puts it back."""
+    """Takes the jobs that worker.delivery.envelope wrote. Raises only Reject, which puts the message back."""
     if loaded_worker().answering.take(jobs) is MessageOutcome.REQUEUE:
         raise Reject("this worker does not answer it", requeue=True)

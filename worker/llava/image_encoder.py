@@ -115,7 +115,7 @@ class ImageEncoder:
 
         features = self._kept.get(key, encode, share=lane is not Lane.INTERACTIVE)
         if self.observer is not None:
-            self.observer.looked_at(kept=kept)
+            self.observer.served(kept=kept)
         return features
 
     def _encode(self, tiles: Tiles, key: bytes, lane: Lane) -> ImageFeatures:

@@ -14,6 +14,6 @@ class ImageObserver(Protocol):
         """The vision model computed an image's features in `seconds`, the wait for its turn not counted."""
         ...
 
-    def looked_at(self, *, kept: bool) -> None:
+    def served(self, *, kept: bool) -> None:
         """An image's features are there: `kept` from before, or encoded now."""
         ...

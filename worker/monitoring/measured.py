@@ -1,7 +1,4 @@
-"""Puts counting, measuring and the log's context around what answers a job and keeps its record.
-
-It decides nothing: what it wraps behaves as if it were not there.
-"""
+"""Adds counts, times and the log's context to what answers a job and keeps its record; decides nothing."""
 
 from collections.abc import Callable
 
@@ -39,7 +36,7 @@ class MeasuredService:
 
 
 class MeasuredStore(ResultStore):
-    """A store whose records are counted, each once: a record dropped as the second counts as dropped."""
+    """A store whose records are counted, each once; a job's second record counts as dropped."""
 
     def __init__(self, redis_url: str, metrics: Metrics) -> None:
         super().__init__(redis_url)
@@ -69,7 +66,7 @@ class MeasuredStore(ResultStore):
 
 
 def timed_fetch(fetch: Callable[[Job], bytes], metrics: Metrics) -> Callable[[Job], bytes]:
-    """`fetch`, measured, refusals included."""
+    """`fetch` with its time measured, refusals included."""
 
     def measured(job: Job) -> bytes:
         with metrics.fetch.time():
