@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 from contract.answer import Answer, Flag
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters, Question
-from worker.attempt import attempt
+from worker.answers import chosen_answer, free_answer
 from worker.device_scheduler import DeviceScheduler
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import Generations, Prefix, Request
+from worker.errors import attempt
 from worker.lane import Lane
-from worker.outcome import chosen_answer, free_answer
 from worker.protocols import Engine, FeaturesT, Model, Prompt, Stream
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from producer.sources.files import (
     joined,
     matches,
 )
+from producer.sources.image_sniff import looks_like_image
 from producer.sources.names import on_disk
 from producer.sources.refusal import NoImagesError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
-from producer.sources.sniff import looks_like_image
 from producer.sources.source import PlainSource
 
 MOST_BELOW: Final = 1_000_000
