@@ -54,7 +54,9 @@ class PlanNotes:
             self.idle[GROUP] += row.refusal is None
         if row.refusal is not None:
             if row.refusal.code is FailureCode.NO_IMAGE:
-                self._note_missing(quoted(row.id), row.refusal)
+                self.no_image += 1
+                missing = f'Of the first, "{quoted(row.id)}": {row.refusal.message}'
+                self.first_missing = self.first_missing or missing
         elif row.image is not None:
             self.with_image += 1
         else:
@@ -82,11 +84,6 @@ class PlanNotes:
         idle = [name for name in named or () if name not in self.deciding and name != GROUP]
         if idle and set(named or ()) < set(PARAMETER_COLUMNS):
             raise SourceError(f"--parameters {','.join(idle)} decides nothing: no row has a value there.")
-
-    def _note_missing(self, row: str, failure: Failure) -> None:
-        self.no_image += 1
-        if self.first_missing is None:
-            self.first_missing = f'Of the first, "{row}": {failure.message}'
 
     def fields(self) -> dict[str, Any]:
         """JSON-ready."""

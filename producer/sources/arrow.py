@@ -20,7 +20,7 @@ from producer.sources.fields import (
 )
 from producer.sources.files import IMAGE_SUFFIXES
 from producer.sources.images import content_of, holds_bytes
-from producer.sources.lines import LINE_MAX_BYTES
+from producer.sources.lines import LINE_MAX_BYTES, TOO_LONG
 from producer.sources.refusal import SourceError, library, listed
 from producer.sources.source import SourceOptions
 
@@ -234,7 +234,7 @@ def _was_not_downloaded(record: dict[str, Any]) -> bool:
 def _refuse_long(record: dict[str, Any]) -> None:
     for name, value in record.items():
         if isinstance(value, str) and len(value) > LINE_MAX_BYTES:
-            raise SourceError(f'"{name}" has more than {LINE_MAX_BYTES // 2**20} MiB')
+            raise SourceError(f'"{name}" {TOO_LONG}')
 
 
 def _single(value: Any) -> Any:

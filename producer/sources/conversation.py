@@ -11,12 +11,7 @@ from contract.failure import FailureCode, Refusal
 from contract.job import Detail, Question
 from contract.quoting import quoted
 from producer.sources.parameters import listed_texts
-from producer.sources.pictures import (
-    check_marks,
-    check_numbers,
-    names_in,
-    other_media,
-)
+from producer.sources.pictures import check_marks, check_numbers, names_in, other_media
 from producer.sources.refusal import SourceError
 
 QUESTION_KEYS: Final = ("id", "question", "choices")

@@ -11,7 +11,7 @@ from contract.quoting import quoted
 from producer.sources.conversation import QUESTION_COLUMNS
 from producer.sources.fields import IMAGE_COLUMNS
 from producer.sources.files import reading
-from producer.sources.lines import LINE_MAX_BYTES, Line, LineError, TooLongError, at_fault, lines
+from producer.sources.lines import LINE_MAX_BYTES, TOO_LONG, Line, LineError, at_fault, lines
 from producer.sources.parameters import GROUP, parsed
 from producer.sources.records import BadRecord, Record
 from producer.sources.refusal import SourceError, listed, shown
@@ -45,14 +45,11 @@ class Delimited:
         with reading(source), self._opened() as stream:
             try:
                 self._read_head(list(itertools.islice(lines(stream), SAMPLE_LINES)), form)
-            except SourceError as error:
-                raise SourceError(f"{shown(source)}, line {at_fault(error, 1)}: {error}") from None
-        with reading(source), self._opened() as stream:
-            try:
+                stream.seek(0)
                 rows = self._rows(lines(stream))
                 header = next((cells for line, cells in rows if line.offset_bytes == self._header_offset), [])
             except SourceError as error:
-                raise SourceError(f"{shown(source)}, line 1: {error}") from None
+                raise SourceError(f"{shown(source)}, line {at_fault(error, 1)}: {error}") from None
         if isinstance(header, BadRecord):
             raise SourceError(f"{shown(source)}, line {header.number}: {header.reason}")
         if not header:
@@ -141,7 +138,7 @@ class Delimited:
                 size = size + len(line.text) if begun else len(line.text)
                 begun.append(line)
                 if size > LINE_MAX_BYTES:
-                    raise TooLongError(begun[0].number, "the row")
+                    raise LineError(begun[0].number, f"the row {TOO_LONG}")
                 yield line.text
 
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._is_quoted else csv.QUOTE_NONE
@@ -153,7 +150,8 @@ class Delimited:
             except StopIteration:
                 return
             except csv.Error as error:
-                reason = f"not {self._form()}: {error}"
+                form = "TSV" if self._delimiter == "\t" else "CSV"
+                reason = f"not {form}: {error}"
                 if str(error) == _UNENDED:
                     # The rest of the file is in this cell.
                     raise LineError(begun[0].number, reason) from None
@@ -161,9 +159,6 @@ class Delimited:
             first = begun[0]
             begun.clear()
             yield first, cells
-
-    def _form(self) -> str:
-        return "TSV" if self._delimiter == "\t" else "CSV"
 
     def _fields(self, cells: list[str]) -> dict[str, Any]:
         if not self._is_quoted:

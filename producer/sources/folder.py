@@ -8,14 +8,7 @@ from typing import Final
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
 from producer.sources.bad_rows import BadRows
-from producer.sources.files import (
-    PassedOver,
-    count_below,
-    image_suffixes,
-    is_remote,
-    joined,
-    matches,
-)
+from producer.sources.files import PassedOver, count_below, image_suffixes, is_remote, joined, matches
 from producer.sources.names import on_disk
 from producer.sources.refusal import NoImagesError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
@@ -98,16 +91,16 @@ class ImageFiles(PlainSource):
             skipped.more_below = not complete
         self.skipped = skipped
         if empty:
-            there = f" It holds {skipped.instead()}." if skipped else ""
+            of_kinds = ", ".join(sorted(suffixes))
             raise NoImagesError(
-                f"There are no images ({', '.join(sorted(suffixes))}) in {shown(self._source)}.{there}"
+                f"There are no images ({of_kinds}) in {shown(self._source)}.{skipped.instead()}"
             )
 
     def image(self, name: str) -> Row | None:
         """The row of a file of this name. It need not exist: the worker says so."""
-        place = on_disk(self.root, name) if not is_remote(self.root) else joined(self.root, name)
         if is_remote(self.root):
-            return Row(id=name, name=name, image=ImageUrl(url=place))
+            return Row(id=name, name=name, image=ImageUrl(url=joined(self.root, name)))
+        place = on_disk(self.root, name)
         name = os.path.relpath(place, self.root)
         return Row(id=name, name=name, image=ImagePath.of(place))
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from contract.counting import counted
 from contract.job import ImagePath
@@ -12,9 +12,10 @@ from contract.quoting import quoted
 from producer.rows import Embedded, NamedImage, Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import Entry, entries, joined
+from producer.sources.folder import ImageFiles
 from producer.sources.refusal import NoImagesError, SourceError, listed, shown
-from producer.sources.skipped import Skipped
 from producer.sources.source import PlainSource, Source
+from producer.sources.zip_images import ZipImages
 
 METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SPLIT_FOLDERS: Final = frozenset(
@@ -32,20 +33,8 @@ class Metadata(NamedTuple):
     source: Source
 
 
-class Images(Protocol):
-    """Image files of a folder or an archive, named by their paths in it."""
-
-    skipped: Skipped
-
-    @property
-    def images_folder(self) -> Path | None: ...
-
-    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]: ...
-
-    def read(self, place: int) -> bytes: ...
-
-    def image(self, name: str) -> Row | None:
-        """The row of a file of this name; None if there is none."""
+Images = ImageFiles | ZipImages
+"""Image files of a folder or an archive, named by their paths in it."""
 
 
 class ImageFolder(PlainSource):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
 from producer.sources.json_text import DECODER, parsed_object
-from producer.sources.lines import LINE_MAX_BYTES, at_fault, line_at, lines
+from producer.sources.lines import LINE_MAX_BYTES, TOO_LONG, at_fault, line_at, lines
 from producer.sources.records import BadRecord, Record
 from producer.sources.refusal import SourceError
 from producer.sources.text import has_strange_bytes, open_text, strange_note
@@ -152,7 +152,7 @@ def _entry(buffer: _Buffer) -> dict[str, Any]:
             if buffer.ended or not cut:
                 raise SourceError(f"not JSON: {error.msg}") from None
             if len(buffer.text) - buffer.at > LINE_MAX_BYTES:
-                raise SourceError(f"the entry has more than {LINE_MAX_BYTES // 2**20} MiB") from None
+                raise SourceError(f"the entry {TOO_LONG}") from None
             buffer.more(size_bytes)
             # Doubled, so that a long entry is not parsed again for each chunk.
             size_bytes *= 2

@@ -26,7 +26,9 @@ def entries_of(content: Mapping[str, Any], root: str) -> tuple[str, Iterator[Any
         if _is_list(content, key):
             return f'the list "{key}"', iter(content[key])
     if content and all(isinstance(value, dict) for value in content.values()):
-        return "entries by image, as kohya's scripts write them", _by_image(content, root)
+        # Keys are paths of images, with or without their suffixes.
+        entries = ({"id": key, **content[key], "image": _with_suffix(key, root)} for key in content)
+        return "entries by image, as kohya's scripts write them", entries
     raise SourceError(
         "the file is one JSON object of no known form (COCO, VQA, kohya, a list under "
         f"{', '.join(_ENTRY_LISTS)}); its keys are {listed(list(content)[:10])}"
@@ -99,12 +101,6 @@ def _vqa(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"image": f"COCO_{subset}_{one['image_id']:012d}.jpg", **one}
         else:
             yield one
-
-
-def _by_image(content: Mapping[str, dict[str, Any]], root: str) -> Iterator[dict[str, Any]]:
-    """Keys are paths of images, with or without their suffixes."""
-    for key, values in content.items():
-        yield {"id": key, **values, "image": _with_suffix(key, root)}
 
 
 def _with_suffix(name: str, root: str) -> str:

@@ -7,6 +7,7 @@ from producer.sources.refusal import SourceError
 
 LINE_MAX_BYTES: Final = 100 * 2**20
 """Of a line, a cell or an entry. An image of the 50 MB that workers take is 67 MB as a data: URL."""
+TOO_LONG: Final = f"has more than {LINE_MAX_BYTES // 2**20} MiB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -17,13 +18,6 @@ class LineError(SourceError):
         super().__init__(reason)
         self.number = number
         """Of the line that it begins with."""
-
-
-class TooLongError(LineError):
-    """A line, or a row of lines, without end."""
-
-    def __init__(self, number: int, what: str) -> None:
-        super().__init__(number, f"{what} has more than {LINE_MAX_BYTES // 2**20} MiB")
 
 
 def at_fault(error: SourceError, number: int) -> int:
@@ -47,7 +41,7 @@ def lines(stream: IO[bytes]) -> Iterator[Line]:
     while raw := stream.readline(LINE_MAX_BYTES + 1):
         number += 1
         if len(raw) > LINE_MAX_BYTES:
-            raise TooLongError(number, "the line")
+            raise LineError(number, f"the line {TOO_LONG}")
         yield Line(number, offset, _text(raw, offset))
         offset += len(raw)
 

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -68,13 +69,11 @@ def _in_another_form(path: str) -> str | None:
 def _names(folder: str, _mtime_ns: int) -> dict[str, tuple[str, ...]]:
     """Normalised name → names in the folder with that form, for names that are not ASCII."""
     found: dict[str, tuple[str, ...]] = {}
-    try:
+    with suppress(OSError):
         for name in os.listdir(folder):
             if not name.isascii():
                 form = _form(name)
                 found[form] = (*found.get(form, ()), name)
-    except OSError:
-        pass
     return found
 
 

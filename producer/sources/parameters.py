@@ -52,10 +52,9 @@ def row_parameters(record: Mapping[str, Any], wanted: Collection[str] | None) ->
     parameters = parameters_of({GROUP: grouped}) if is_wanted else {}
     if wanted is not None:
         named = {name: record.get(name) for name in wanted if name != GROUP}
-        detail = named.pop("detail", None)
-        return RowParameters(
-            parameters | parameters_of(named), {}, None if detail is None else _read_detail(detail)
-        )
+        value = named.pop("detail", None)
+        detail = None if value is None else _read(_DETAIL, "detail", value)
+        return RowParameters(parameters | parameters_of(named), {}, detail)
     offered = {}
     for name in _FIELDS:
         value = record.get(name)
@@ -66,7 +65,7 @@ def row_parameters(record: Mapping[str, Any], wanted: Collection[str] | None) ->
                 continue
     detail = None
     with suppress(SourceError):
-        detail = None if record.get("detail") is None else _read_detail(record["detail"])
+        detail = None if record.get("detail") is None else _read(_DETAIL, "detail", record["detail"])
     return RowParameters(parameters, greedy_at_zero(offered), detail)
 
 
@@ -134,11 +133,6 @@ def parsed(cell: str) -> Any:
         return parsed_json(cell)
     except SourceError:
         raise SourceError(f"{quoted(cell[:40])!r} is not JSON") from None
-
-
-def _read_detail(value: Any) -> Detail:
-    detail: Detail = _read(_DETAIL, "detail", value)
-    return detail
 
 
 def _read(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:

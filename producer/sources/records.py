@@ -111,7 +111,8 @@ class RecordSource:
                 else:
                     yield row
         if empty:
-            raise SourceError(f"{shown(self._name)} has no {_plural(self._records.unit)}.")
+            units = "entries" if self._records.unit == "entry" else f"{self._records.unit}s"
+            raise SourceError(f"{shown(self._name)} has no {units}.")
 
     def read(self, place: int) -> bytes:
         with reading(self._name):
@@ -152,7 +153,3 @@ class RecordSource:
         if roles.image is None and not may_lack_images(columns, self._options):
             raise SourceError(f"{shown(self._name)}: {NO_COLUMN.format(listed(columns))}.")
         return roles
-
-
-def _plural(unit: str) -> str:
-    return "entries" if unit == "entry" else f"{unit}s"

@@ -130,12 +130,10 @@ class Several:
     @property
     def columns(self) -> tuple[str, ...] | None:
         every = [part.source.columns for part in self._parts]
-        shared: tuple[str, ...] | None = every[0]
-        for columns in every[1:]:
-            if shared is None or columns is None:
-                return None
-            shared = tuple(column for column in shared if column in columns)
-        return shared
+        known = [columns for columns in every if columns is not None]
+        if len(known) < len(every):
+            return None
+        return tuple(name for name in known[0] if all(name in columns for columns in known))
 
     @property
     def skipped(self) -> Skipped:

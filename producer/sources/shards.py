@@ -143,8 +143,7 @@ class Shards(PlainSource):
                         yield row
         self.skipped = skipped
         if empty:
-            there = f" It holds {skipped.instead()}." if skipped else ""
-            raise SourceError(f"{shown(self._shards[0])} has no samples.{there}")
+            raise SourceError(f"{shown(self._shards[0])} has no samples.{skipped.instead()}")
 
     def read(self, place: int) -> bytes:
         number, offset = divmod(place, _SHARD_PLACES)

@@ -17,6 +17,7 @@ OTHER: Final = "other"
 MOST_SUFFIXES: Final = 100
 LONGEST_SUFFIX: Final = 10
 MOST_NAMED: Final = 8
+_COUNTS: Final = ("hidden", "links", "system", "disguised", "in_subfolders")
 
 
 @dataclass
@@ -49,18 +50,13 @@ class Skipped:
 
     def add(self, other: "Skipped") -> None:
         self.files.update(other.files)
-        self.hidden += other.hidden
-        self.links += other.links
-        self.system += other.system
-        self.disguised += other.disguised
-        self.in_subfolders += other.in_subfolders
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.more_below |= other.more_below
 
     def fields(self) -> dict[str, Any]:
         """JSON-ready, without zeros."""
-        counts = {
-            name: getattr(self, name) for name in ("hidden", "links", "system", "disguised", "in_subfolders")
-        }
+        counts = {name: getattr(self, name) for name in _COUNTS}
         found: dict[str, Any] = {"files": dict(self.files.most_common())} if self.files else {}
         found |= {name: count for name, count in counts.items() if count}
         return found | ({"more_below": True} if self.more_below else {})
@@ -78,8 +74,9 @@ class Skipped:
         return "; ".join([f"{counted(files, 'file')} skipped: {self.kinds()}", *self._others()])
 
     def instead(self) -> str:
-        """What a source without images has: `3 .mp4, 1 .docx; 12 images in subfolders (--recursive)`."""
-        return "; ".join([*([self.kinds()] if self.files else []), *self._others()])
+        """A sentence, after a blank, on what a source without images has; empty if nothing was skipped."""
+        parts = [*([self.kinds()] if self.files else []), *self._others()]
+        return f" It holds {'; '.join(parts)}." if parts else ""
 
     def kinds(self) -> str:
         """The files by suffix: first those that an installation would read, then the most frequent."""

@@ -84,8 +84,7 @@ class ZipImages(PlainSource):
         captions.end()
         self.skipped = skipped
         if empty:
-            there = f" It holds {skipped.instead()}." if skipped else ""
-            raise NoImagesError(f"There are no images in {shown(self._source)}.{there}")
+            raise NoImagesError(f"There are no images in {shown(self._source)}.{skipped.instead()}")
 
     def read(self, place: int) -> bytes:
         if place >= len(self._members):
