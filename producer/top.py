@@ -111,7 +111,7 @@ def _headline(snapshot: ServerSnapshot, change: Rates | None) -> Text:
         if count:
             line.append(f" · {counted(count, one, many)}", style="red")
     if not live and any(snapshot.queued.values()):
-        line.append(" · nobody answers what is queued", style="bold red")
+        line.append(" · no worker for the queued jobs", style="bold red")
     return line
 
 
