@@ -28,5 +28,7 @@ def quoted(text: str | os.PathLike[str]) -> str:
     whole = os.fspath(text)
     if len(whole) > 4 * QUOTED_MAX_CHARS:
         whole = whole[: 2 * QUOTED_MAX_CHARS] + whole[-2 * QUOTED_MAX_CHARS :]
-    whole = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown(whole))
+    whole = shown(whole)
+    if not whole.isprintable():
+        whole = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
     return whole if len(whole) <= QUOTED_MAX_CHARS else f"{whole[:_HEAD_CHARS]}…{whole[-_TAIL_CHARS:]}"

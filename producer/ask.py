@@ -1,7 +1,5 @@
 """Asks one interactive question, ahead of bulk work, and streams its answer; knows no run folder."""
 
-import base64
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -15,10 +13,8 @@ from contract.answer import Answer, JobResult
 from contract.broker import INTERACTIVE_QUEUE, VISIBILITY_TIMEOUT_S
 from contract.failure import Failure
 from contract.job import (
-    INLINE_MAX_BYTES,
     Detail,
     GenerationParameters,
-    ImageInline,
     ImagePath,
     ImageReference,
     ImageStored,
@@ -42,6 +38,7 @@ from contract.store import (
 )
 from producer.errors import ProducerError
 from producer.queue import Queue
+from producer.references import shipped
 from producer.streams import Entry, read_streams
 from producer.worker_line import no_worker
 from producer.workers import live_workers
@@ -258,8 +255,7 @@ def _reference(connection: redis.Redis, run: str, image: str | Path | bytes | No
         if not path.is_file():
             return ImagePath.of(path.absolute())
         image = path.read_bytes()
-    if len(image) <= INLINE_MAX_BYTES:
-        return ImageInline(base64=base64.b64encode(image).decode())
-    sha256 = hashlib.sha256(image).hexdigest()
-    connection.set(image_key(run, sha256), image, ex=KEPT_S)
-    return ImageStored(sha256=sha256)
+    reference = shipped(image).reference
+    if isinstance(reference, ImageStored):
+        connection.set(image_key(run, reference.sha256), image, ex=KEPT_S)
+    return reference

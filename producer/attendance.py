@@ -24,13 +24,13 @@ class Attendance:
     def __init__(
         self,
         connection: redis.Redis,
-        nobody: str,
+        no_worker: str,
         tell: Tell,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`nobody` is the sentence for a server without workers."""
+        """`no_worker` is the sentence for a server without workers."""
         self._redis = connection
-        self._nobody = nobody
+        self._no_worker = no_worker
         self._tell = tell
         self._clock = clock
         self._looked_at: float | None = None
@@ -47,7 +47,7 @@ class Attendance:
             return
         self._attended = bool(live)
         if not live:
-            self._tell(self._nobody, "no_worker", {"message": self._nobody})
+            self._tell(self._no_worker, "no_worker", {"message": self._no_worker})
             return
         who = ", ".join(f"{one.worker} with {one.model} on {one.device}" for one in live)
         self._tell(f"A worker has come: {who}.", "worker", {"workers": [one.worker for one in live]})

@@ -106,7 +106,6 @@ def trouble(url: str, error: redis.RedisError) -> str:
     """Why the server at `url` cannot be used now, and what to do."""
     place, secret = without_password(url)
     causes = tuple(_causes(error))
-    tls = place.startswith("rediss://")
     if isinstance(error, BusyLoadingError):
         return f"The server at {place} still loads its data: try again in a moment."
     if isinstance(error, AuthenticationError | AuthorizationError):
@@ -134,7 +133,7 @@ def trouble(url: str, error: redis.RedisError) -> str:
         return f"The host in {place} is not known: look at its name. {NAME_ONE}"
     if any(isinstance(one, ConnectionRefusedError) for one in causes):
         return f"Nothing listens at {place}: look at host and port, or start a server. {NAME_ONE}"
-    if tls:
+    if place.startswith("rediss://"):
         plain = place.replace("rediss://", "redis://", 1)
         return f"What answers at {place} speaks no TLS, as it seems: write {plain} for a server without it."
     if isinstance(error, redis.TimeoutError):

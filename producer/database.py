@@ -38,35 +38,51 @@ class LedgerDamagedError(LedgerError):
         )
 
 
+class _DamageTold:
+    """Turns SQLite's errors about a damaged file into LedgerDamagedError; made once, as each statement uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            # For a text that is not UTF-8, SQLite's message would contain all of it.
+            reason = error if hasattr(error, "sqlite_errorcode") else "a text in it is not UTF-8"
+            raise LedgerDamagedError(self._folder, reason) from error
+
+
 class Cursor(sqlite3.Cursor):
     """Raises LedgerDamagedError for SQLite's errors about a damaged file."""
 
     connection: "Connection"
 
     def execute(self, *arguments: Any) -> Self:
-        with self.connection.damage_told():
+        with self.connection.damage_told:
             return super().execute(*arguments)
 
     def executemany(self, *arguments: Any) -> Self:
-        with self.connection.damage_told():
+        with self.connection.damage_told:
             return super().executemany(*arguments)
 
     def fetchone(self) -> Any:
-        with self.connection.damage_told():
+        with self.connection.damage_told:
             return super().fetchone()
 
     def fetchall(self) -> list[Any]:
-        with self.connection.damage_told():
+        with self.connection.damage_told:
             return super().fetchall()
 
     def __next__(self) -> Any:
-        with self.connection.damage_told():
+        with self.connection.damage_told:
             return super().__next__()
 
 
 class Connection(sqlite3.Connection):
     folder: Path
     """The run folder."""
+    damage_told: _DamageTold
 
     def execute(self, *arguments: Any) -> Cursor:
         return self.cursor(Cursor).execute(*arguments)
@@ -77,18 +93,6 @@ class Connection(sqlite3.Connection):
     def value(self, *arguments: Any) -> Any:
         """The first column of the first row."""
         return self.execute(*arguments).fetchone()[0]
-
-    @contextmanager
-    def damage_told(self) -> Iterator[None]:
-        """Turns SQLite's errors about a damaged file into LedgerDamagedError."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-            # For a text that is not UTF-8, SQLite's message would contain all of it.
-            reason = error if hasattr(error, "sqlite_errorcode") else "a text in it is not UTF-8"
-            raise LedgerDamagedError(self.folder, reason) from error
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -121,6 +125,7 @@ def open_database(path: Path, *, mode: str) -> Connection:
         factory=Connection,
     )
     connection.folder = path.parent
+    connection.damage_told = _DamageTold(path.parent)
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")

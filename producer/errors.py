@@ -11,7 +11,6 @@ class ProducerError(Exception):
         │   ├── SourceError          producer.sources: a source or a question cannot be used as given
         │   │   ├── NoImagesError    a folder, pattern or archive has no image
         │   │   └── LineError        a text file cannot be read from a line on
-        │   │       └── TooLongError
         │   └── LiveModelError       producer.model_choice: no live worker has the model
         ├── the run's folder and the disk
         │   ├── LedgerError          producer.ledger: the run folder cannot be used as asked

@@ -66,26 +66,17 @@ def estimate(
     answers = [one.outcome for row in opened.ledger.in_order() for one in row.answers]
     texts = [one for one in answers if isinstance(one, Answer)]
     workers = len(live_workers(connection))
-    if len(texts) < len(answers):
-        failures = _failures(opened, opened.surroundings(connection, own=own_workers))
-        opened.close()
-        return {
-            "rows": sample.total,
-            "sample_rows": planned,
-            "workers": workers,
-            "failed_questions": len(answers) - len(texts),
-            "failures": failures,
-        }
+    failed = len(answers) - len(texts)
+    result = {"rows": sample.total, "sample_rows": planned, "workers": workers, "failed_questions": failed}
+    failures = _failures(opened, opened.surroundings(connection, own=own_workers))
+    opened.close()
+    if failed:
+        return result | {"failures": failures}
     tokens = sum(one.completion_tokens for one in texts)
     prompt_tokens = sum(one.prompt_tokens for one in texts)
-    opened.close()
     scale = sample.total / planned
-    return {
-        "rows": sample.total,
-        "sample_rows": planned,
+    return result | {
         "seconds": seconds,
-        "workers": workers,
-        "failed_questions": 0,
         "images_per_s": planned / seconds,
         "tokens_per_s": tokens / seconds,
         "total_s": seconds * scale,

@@ -5,10 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from contract.job import ImageStored
 from producer.ledger import FileDigest, Ledger, NewJob, NextRow, OpenJob
 from producer.question_planner import Flagged, QuestionPlanner
-from producer.references import Resolved, Resolver
+from producer.references import Resolved, Resolver, contents_of
 from producer.row_jobs import RowJobs
 from producer.rows import Embedded, Row
 from producer.uploads import Uploads
@@ -60,7 +59,7 @@ class Feeder:
         self._ledger = ledger
         self._queue = queue
         self._uploads = uploads
-        self._row_jobs = RowJobs(question_planner, run=run, model=model)
+        self._row_jobs = RowJobs(question_planner, run, model)
         self._resolver = resolver
         self._run = run
         self._on_flag = on_flag or {}
@@ -89,7 +88,7 @@ class Feeder:
             for row, found in zip(rows, images, strict=True):
                 if isinstance(row.row.image, Embedded):
                     found = [self._resolver.resolve(row.row.image, None)[0]]
-                if not self._upload(found):
+                if not self._uploads.put(contents_of(found)):
                     break
                 jobs += self._feed_row(row, found)
                 taken += 1
@@ -102,7 +101,7 @@ class Feeder:
     def _feed_row(self, row: NextRow, images: Sequence[Resolved]) -> Sequence[NewJob]:
         """Note what the row asks now, and return the jobs that this takes."""
         questions = self._row_jobs.questions(row, images)
-        known = self._ledger.asks.known([question.key for question in questions])
+        known = self._ledger.asks.known(list(questions))
         fed = self._row_jobs.decide(row, images, questions, known, self._next_index)
         self._ledger.feed_row(fed)
         self._next_index += len(fed.jobs)
@@ -135,16 +134,3 @@ class Feeder:
             if digest is not None and place is not None and digest != before:
                 digests[place] = digest
         return images, digests
-
-    def _upload(self, images: Sequence[Resolved]) -> bool:
-        """Put images into the store. False if the budget has no room for them now."""
-        contents = {
-            image.reference.sha256: image.content
-            for image in images
-            if image.content is not None and isinstance(image.reference, ImageStored)
-        }
-        if not self._uploads.fits({sha256: len(content) for sha256, content in contents.items()}):
-            return False
-        for sha256, content in contents.items():
-            self._uploads.put(sha256, content)
-        return True

@@ -54,7 +54,9 @@ class PlanNotes:
             self.idle[GROUP] += row.refusal is None
         if row.refusal is not None:
             if row.refusal.code is FailureCode.NO_IMAGE:
-                self._note_missing(quoted(row.id), row.refusal)
+                self.no_image += 1
+                missing = f'Of the first, "{quoted(row.id)}": {row.refusal.message}'
+                self.first_missing = self.first_missing or missing
         elif row.image is not None:
             self.with_image += 1
         else:
@@ -83,11 +85,6 @@ class PlanNotes:
         if idle and set(named or ()) < set(PARAMETER_COLUMNS):
             raise SourceError(f"--parameters {','.join(idle)} decides nothing: no row has a value there.")
 
-    def _note_missing(self, row: str, failure: Failure) -> None:
-        self.no_image += 1
-        if self.first_missing is None:
-            self.first_missing = f'Of the first, "{row}": {failure.message}'
-
     def fields(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -100,22 +97,22 @@ class PlanNotes:
 
     def told(self) -> list[str]:
         """Sentences for a person to read before anything is sent."""
-        told = []
+        notes = []
         if self.without_image:
-            told.append(f"Asked without an image: {counted(self.without_image, 'row')} of {self.rows}.")
+            notes.append(f"Asked without an image: {counted(self.without_image, 'row')} of {self.rows}.")
         if self.no_image:
             reason = "" if self.first_missing is None else f" {self.first_missing}"
-            told.append(f"Fail because they have no image: {counted(self.no_image, 'row')}.{reason}")
+            notes.append(f"Fail because they have no image: {counted(self.no_image, 'row')}.{reason}")
         if self.deciding:
-            told.append(
+            notes.append(
                 f"Columns that decide how their rows are answered: {_named(self.deciding)} "
                 "(--parameters none leaves them out)."
             )
         if self.idle:
-            told.append(f"Columns of parameters' names that decide nothing: {_named(self.idle)}.")
+            notes.append(f"Columns of parameters' names that decide nothing: {_named(self.idle)}.")
         if self.ignored:
-            told.append(f"Values in rows that change no answer: {_named(self.ignored)}.")
-        return told
+            notes.append(f"Values in rows that change no answer: {_named(self.ignored)}.")
+        return notes
 
 
 def _named(counts: Counter[str]) -> str:

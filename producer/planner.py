@@ -77,9 +77,17 @@ class Planner:
         """
         if changed == "refuse":
             refuse_changed(self._files)
-        for place in self._submission.sources:
+        submission = self._submission
+        for place in submission.sources:
             refuse_overwritten(place, self._written)
-        known = self._answered_already()
+        known = AnsweredAlready(
+            submission.sinks,
+            submission.sink_options,
+            submission.skip_answered,
+            self._folder.path,
+            questions=[one.id for one in submission.prompts],
+            image_root=submission.options.image_root,
+        )
         with closing(known), self._ledger.new_rows(self._bad.instead) as rows:
             try:
                 self._read(known, rows)
@@ -88,24 +96,13 @@ class Planner:
             self._bad.require_none()
             self._planned.answered = dict(known.counts)
             if not rows.count and not known.counts:
-                raise SourceError(f"{shown_sources(self._submission.sources)} has no rows.")
+                raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             self._refuse(rows, sampled=sampled)
             self._note(rows)
             if changed == "adopt":
                 adopt_changed(self._files)
-        self._folder.keep_copy(self._submission)
+        self._folder.keep_copy(submission)
         return self._planned
-
-    def _answered_already(self) -> AnsweredAlready:
-        submission = self._submission
-        return AnsweredAlready(
-            submission.sinks,
-            submission.sink_options,
-            submission.skip_answered,
-            self._folder.path,
-            questions=[one.id for one in submission.prompts],
-            image_root=submission.options.image_root,
-        )
 
     def _read(self, known: AnsweredAlready, rows: NewRows) -> None:
         for row in self._source.rows(self._bad):

@@ -133,6 +133,15 @@ def digest_of(images: Sequence[Resolved]) -> bytes | None:
     return _digest(b"several", b"".join(image.digest for image in images))
 
 
+def contents_of(images: Sequence[Resolved]) -> dict[str, bytes]:
+    """Hash → bytes, of images that must be in the store."""
+    return {
+        image.reference.sha256: image.content
+        for image in images
+        if image.content is not None and isinstance(image.reference, ImageStored)
+    }
+
+
 def shipped(content: bytes) -> Resolved:
     """An image that is sent as bytes: within the job if it is small, else through the store."""
     digest = hashlib.sha256(content).digest()

@@ -88,7 +88,7 @@ def remedy(row: FailedRow, around: Surroundings) -> str:
             return f"{said} Let the user who runs the workers read it{_or_ship(around)}."
         case FailureCode.URL_NOT_ALLOWED:
             return (
-                f"{said} What workers fetch is set where they start: --url-schemes, --url-hosts and "
+                f"{said} Which URLs workers fetch is set where they start: --url-schemes, --url-hosts and "
                 "--url-private-networks, or CAPTIONMILL_URL_SCHEMES, CAPTIONMILL_URL_HOSTS and "
                 "CAPTIONMILL_URL_PRIVATE_NETWORKS."
             )

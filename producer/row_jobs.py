@@ -1,7 +1,8 @@
 """Decides which questions of a row are asked now, and makes their jobs; reads and writes nothing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final
 
 from contract.failure import Failure, FailureCode
 from contract.job import ImageStored, Job, Question
@@ -23,70 +24,70 @@ ASKED_AGAIN: Final = frozenset(
 """Failures whose cause was the workers at that time; a later submission asks these questions again."""
 
 
-class KeyedQuestion(NamedTuple):
-    """A question that can be asked now, and its content key."""
-
-    planned: PlannedQuestion
-    key: bytes
-    refusal: Failure | None
-    """The failure that it ends in unasked; None if it can be asked."""
-
-
+@dataclass(frozen=True)
 class RowJobs:
     """Applies the run's planner, id and model to one row at a time."""
 
-    def __init__(self, question_planner: QuestionPlanner, *, run: str, model: str | None) -> None:
-        """`model` is the model id that must answer, and whose answers of earlier submissions count."""
-        self._planner = question_planner
-        self._run = run
-        self._model = model
+    planner: QuestionPlanner
+    run: str
+    model: str | None
+    """The model id that must answer, and whose answers of earlier submissions count."""
 
-    def questions(self, row: NextRow, images: Sequence[Resolved]) -> list[KeyedQuestion]:
-        """Questions that can be asked now: they were not fed before, and the answers they need are there."""
+    def questions(self, row: NextRow, images: Sequence[Resolved]) -> dict[bytes, list[PlannedQuestion]]:
+        """Content key → questions that can be asked now.
+
+        They were not fed before, and the answers they need are there. Each ends in an image's refusal, if an
+        image has one.
+        """
         refusal = next((image.refusal for image in images if image.refusal is not None), None)
-        digest, detail = digest_of(images), self._planner.detail(row.row)
-        found = []
-        for planned in self._planner.ready(row.row, row.outcomes, row.changes):
-            asked = refusal or planned.asked
-            if isinstance(asked, Failure):
+        digest, detail = digest_of(images), self.planner.detail(row.row)
+        found: dict[bytes, list[PlannedQuestion]] = {}
+        for planned in self.planner.ready(row.row, row.outcomes, row.changes):
+            if refusal is not None:
+                planned = replace(planned, asked=refusal)
+            if isinstance(planned.asked, Failure):
                 key = b"refused" + row.position.to_bytes(5, "big") + planned.number.to_bytes(4, "big")
-                found.append(KeyedQuestion(planned, key, asked))
             else:
-                key = question_key(digest, asked, planned.parameters, detail)
-                found.append(KeyedQuestion(planned, key, None))
+                key = question_key(digest, planned.asked, planned.parameters, detail)
+            found.setdefault(key, []).append(planned)
         return found
 
     def decide(
         self,
         row: NextRow,
         images: Sequence[Resolved],
-        questions: Sequence[KeyedQuestion],
+        questions: Mapping[bytes, Sequence[PlannedQuestion]],
         known: Mapping[bytes, AskState],
         next_index: int,
     ) -> FedRow:
         """The row's questions, and jobs for those that `known` does not answer, from `next_index` on."""
+        refused: dict[bytes, Failure] = {}
         missing: dict[bytes, PlannedQuestion] = {}
         waiting = 0
-        for planned, key, refusal in questions:
-            if refusal is not None:
-                continue
-            state = known.get(key)
-            if state is None or self._must_ask_again(state):
-                missing.setdefault(key, planned)
-                waiting += 1
-            else:
-                waiting += not state.has_outcome
+        for key, group in questions.items():
+            asked, state = group[0].asked, known.get(key)
+            if isinstance(asked, Failure):
+                refused[key] = asked
+            elif state is None or self._must_ask_again(state):
+                missing[key] = group[0]
+                waiting += len(group)
+            elif not state.has_outcome:
+                waiting += len(group)
         return FedRow(
             position=row.position,
-            questions=[LedgerQuestion(one.number, one.id, one.prompt, key) for one, key, _ in questions],
-            refused={key: refusal for _, key, refusal in questions if refusal is not None},
+            questions=[
+                LedgerQuestion(one.number, one.id, one.prompt, key)
+                for key, group in questions.items()
+                for one in group
+            ],
+            refused=refused,
             jobs=self._jobs(row, images, missing, next_index),
             waiting=waiting,
         )
 
     def _must_ask_again(self, state: AskState) -> bool:
         """Whether the outcome comes from another model, or from workers that could not answer."""
-        is_other_model = None not in (state.model, self._model) and state.model != self._model
+        is_other_model = None not in (state.model, self.model) and state.model != self.model
         return state.has_outcome and (state.code in ASKED_AGAIN or is_other_model)
 
     def _jobs(
@@ -105,14 +106,14 @@ class RowJobs:
         for index, (parameters, group) in enumerate(groups, start=next_index):
             questions = tuple(one.asked for one in group if isinstance(one.asked, Question))
             job = Job(
-                run=self._run,
+                run=self.run,
                 index=index,
                 image=references[0] if references else None,
                 more_images=tuple(references[1:]),
                 questions=questions,
                 parameters=effective(parameters, choices=all(one.choices is not None for one in questions)),
-                detail=self._planner.detail(row.row),
-                model=self._model,
+                detail=self.planner.detail(row.row),
+                model=self.model,
             )
             asks = {keys[one.number]: one.id for one in group}
             jobs.append(NewJob(index, job.model_dump_json(), uploads, asks))

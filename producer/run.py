@@ -167,8 +167,9 @@ class Run:
         if self._first_jobs is not None:
             self._first_jobs.decide(at_end=False)
         written = self._write()
-        if wait and not self.in_flight and not finished and not written:
-            self._idle()
+        is_idle = wait and not self.in_flight and not finished and not written
+        if is_idle and (not self._ledger.is_fed() or self._ledger.has_open_jobs()):
+            time.sleep(BLOCK_MS / 1000)
         return bool(finished or written)
 
     def _write(self) -> int:
@@ -180,10 +181,6 @@ class Run:
             written += rows
         self.complete += written
         return written
-
-    def _idle(self) -> None:
-        if not self._ledger.is_fed() or self._ledger.has_open_jobs():
-            time.sleep(BLOCK_MS / 1000)
 
     def _watch(self, *, wait: bool) -> bool:
         """Without a collector: remove done jobs from those in flight, by the workers' done bits."""

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -245,20 +246,8 @@ class RunFolder:
 
     def reader(self, source: Source | None = None) -> "ReadImages":
         """A reader of rows' images; without `source`, the submission's is opened when needed."""
-        return ReadImages((source or _Lazily(self.submission)).read)
-
-
-class _Lazily:
-    """Opens the submission's sources when an image within them is read."""
-
-    def __init__(self, submission: Submission) -> None:
-        self._submission = submission
-        self._source: Source | None = None
-
-    def read(self, place: int) -> bytes:
-        if self._source is None:
-            self._source = self._submission.open()
-        return self._source.read(place)
+        opened = cache(self.submission.open)
+        return ReadImages(lambda place: (source or opened()).read(place))
 
 
 class ReadImages:

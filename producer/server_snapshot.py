@@ -4,10 +4,11 @@ import time
 from typing import Any, Final
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from contract.store import DEAD_LETTERS_KEY, WORKER_SILENT_S, WORKERS_KEY, WorkerRecord, results_key
 from producer.queue import QUEUES, UNACKED_KEY
+from producer.workers import read_reports
 
 SCAN_COUNT: Final = 1000
 MOST_SCANS: Final = 50
@@ -75,14 +76,14 @@ def look(connection: redis.Redis) -> ServerSnapshot:
         asked.hgetall(WORKERS_KEY)
         asked.info("memory")
         *lengths, unacked, dead_letters, reports, memory = asked.execute()
-    workers, unreadable = _workers(reports, now)
+    records = read_reports(reports)
     runs, all_runs = _runs(connection)
     return ServerSnapshot(
         time=now,
         queued=dict(zip(QUEUES, lengths, strict=True)),
         unacked=unacked,
-        workers=workers,
-        unreadable_workers=unreadable,
+        workers=tuple(_worker(record, now) for record in records),
+        unreadable_workers=len(reports) - len(records),
         runs=runs,
         all_runs=all_runs,
         dead_letters=dead_letters,
@@ -105,28 +106,18 @@ def rates(before: ServerSnapshot, now: ServerSnapshot) -> Rates:
     )
 
 
-def _workers(reports: Any, now: float) -> tuple[tuple[WorkerState, ...], int]:
-    states, unreadable = [], 0
-    for report in reports.values():
-        try:
-            record = WorkerRecord.model_validate_json(report)
-        except ValidationError:
-            unreadable += 1
-            continue
-        age_s = max(0.0, now - record.time)
-        states.append(
-            WorkerState(
-                worker=record.worker,
-                model=record.model,
-                device=record.device,
-                slots=record.slots,
-                age_s=age_s,
-                up_s=max(0.0, record.time - record.started),
-                alive=age_s < WORKER_SILENT_S,
-                image_roots=record.image_roots,
-            )
-        )
-    return tuple(sorted(states, key=lambda one: one.worker)), unreadable
+def _worker(record: WorkerRecord, now: float) -> WorkerState:
+    age_s = max(0.0, now - record.time)
+    return WorkerState(
+        worker=record.worker,
+        model=record.model,
+        device=record.device,
+        slots=record.slots,
+        age_s=age_s,
+        up_s=max(0.0, record.time - record.started),
+        alive=age_s < WORKER_SILENT_S,
+        image_roots=record.image_roots,
+    )
 
 
 def _runs(connection: redis.Redis) -> tuple[dict[str, RunRecords], bool]:

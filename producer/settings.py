@@ -46,12 +46,9 @@ def named_server(given: str | None = None) -> str | None:
 
 def server_url(given: str | None = None) -> str:
     """The same URL, or that of the server on this machine if none is named."""
-    named = named_server(given)
-    if named is not None:
-        return named
-    default = Settings(redis_url=SecretStr(DEFAULT_SERVER)).redis_url
-    assert default is not None
-    return default.get_secret_value()
+    url = named_server(given) or named_server(DEFAULT_SERVER)
+    assert url is not None, "the default names one"
+    return url
 
 
 def password_file() -> Path | None:

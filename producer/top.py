@@ -99,7 +99,8 @@ def _headline(snapshot: ServerSnapshot, change: Rates | None) -> Text:
     )
     if change is not None:
         line.append(f" · {change.records:.1f} jobs/s")
-    line.append(f" · {_memory(snapshot)}", style="red" if _nearly_full(snapshot) else "")
+    nearly_full = snapshot.memory_bytes > NEARLY_FULL * snapshot.memory_limit_bytes > 0
+    line.append(f" · {_memory(snapshot)}", style="red" if nearly_full else "")
     silent = len(snapshot.workers) - len(live)
     for count, one, many in (
         (silent, "silent worker", None),
@@ -110,7 +111,7 @@ def _headline(snapshot: ServerSnapshot, change: Rates | None) -> Text:
         if count:
             line.append(f" · {counted(count, one, many)}", style="red")
     if not live and any(snapshot.queued.values()):
-        line.append(" · nobody answers what is queued", style="bold red")
+        line.append(" · no worker for the queued jobs", style="bold red")
     return line
 
 
@@ -120,10 +121,6 @@ def _memory(snapshot: ServerSnapshot) -> str:
         return f"memory {used}, no limit"
     share = snapshot.memory_bytes / snapshot.memory_limit_bytes
     return f"memory {used} of {snapshot.memory_limit_bytes / 2**20:.0f} MiB ({share:.0%})"
-
-
-def _nearly_full(snapshot: ServerSnapshot) -> bool:
-    return snapshot.memory_bytes > NEARLY_FULL * snapshot.memory_limit_bytes > 0
 
 
 def _queues(snapshot: ServerSnapshot, change: Rates | None) -> Table:

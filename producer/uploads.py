@@ -25,16 +25,19 @@ class Uploads:
             length: Any = connection.strlen(key)
             self._sizes[key.decode().removeprefix(prefix)] = int(length)
 
-    def fits(self, sizes: Mapping[str, int]) -> bool:
-        """Whether images (hash → size) fit. Images above the whole budget fit if no others are there."""
-        new = sum(size for sha256, size in sizes.items() if sha256 not in self._sizes)
-        others = self._sizes.keys() - sizes.keys()
-        return not new or not others or sum(self._sizes.values()) + new <= self._budget_bytes
+    def put(self, images: Mapping[str, bytes]) -> bool:
+        """Store images (hash → bytes), before the job that needs them is noted. False if they do not fit.
 
-    def put(self, sha256: str, content: bytes) -> None:
-        """Store an image, before the job that needs it is noted or sent."""
-        self._redis.set(image_key(self._run, sha256), content)
-        self._sizes[sha256] = len(content)
+        Images above the whole budget fit if no others are there.
+        """
+        new = sum(len(content) for sha256, content in images.items() if sha256 not in self._sizes)
+        others = self._sizes.keys() - images.keys()
+        if new and others and sum(self._sizes.values()) + new > self._budget_bytes:
+            return False
+        for sha256, content in images.items():
+            self._redis.set(image_key(self._run, sha256), content)
+            self._sizes[sha256] = len(content)
+        return True
 
     def keep_only(self, needed: Set[str]) -> None:
         """Delete images that no open job needs."""

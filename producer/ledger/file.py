@@ -115,7 +115,7 @@ class LedgerFile:
             if error.sqlite_errorcode & 0xFF not in OF_THE_DISK:
                 raise
             raise LedgerError(
-                f"{shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
+                f"{shown(self.folder / LEDGER)} cannot be written: {error}. Its contents are kept; "
                 "when there is room, go on with run --resume."
             ) from error
 

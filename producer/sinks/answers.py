@@ -55,7 +55,7 @@ def caption(row: AnsweredRow, options: SinkOptions) -> tuple[str | None, str]:
     """(the row's caption, ""), or (None, why there is none)."""
     asked = [one for one in row.answers if options.question in (None, one.question)]
     if not asked:
-        return None, f'the question "{options.question}" was not asked of it'
+        return None, f'the question "{options.question}" was not asked about it'
     answers = [one.outcome for one in asked if isinstance(one.outcome, Answer)]
     if len(answers) < len(asked):
         return None, NO_ANSWER

@@ -103,7 +103,7 @@ class OutputFile:
             for one in known
             if one.size_bytes == status.st_size or (one.growing and one.size_bytes < status.st_size)
         ]
-        return any(self._crc32(one.size_bytes) == one.crc32 for one in sorted(possible))
+        return any(crc32_of(self.path, one.size_bytes) == one.crc32 for one in sorted(possible))
 
     def complaint(self) -> str:
         """Why the file is left alone, and what to do."""
@@ -120,7 +120,8 @@ class OutputFile:
         if not stat.S_ISREG(status.st_mode):
             raise SinkError(f"{shown(self.path)} is no regular file, and is not replaced; move it away.")
         size_bytes = status.st_size
-        known = Known(size_bytes, self._crc32(size_bytes), growing=False, mtime_ns=status.st_mtime_ns)
+        crc32 = crc32_of(self.path, size_bytes)
+        known = Known(size_bytes, crc32, growing=False, mtime_ns=status.st_mtime_ns)
         self._record.note_within(self._known_as, [known])
 
     def crc32(self, size_bytes: int) -> int:
@@ -128,7 +129,7 @@ class OutputFile:
         for one in self._record.known(self._known_as):
             if one.size_bytes == size_bytes:
                 return one.crc32
-        return self._crc32(size_bytes)
+        return crc32_of(self.path, size_bytes)
 
     def begin(self, content: Content) -> None:
         """Note that the file is about to be cut back to `content`, and to grow from there."""
@@ -158,9 +159,6 @@ class OutputFile:
     def forget(self) -> None:
         """Note that the file was removed."""
         self._record.note(self._known_as, [])
-
-    def _crc32(self, size_bytes: int) -> int:
-        return crc32_of(self.path, size_bytes)
 
 
 def crc32_of(path: Path, size_bytes: int) -> int:

@@ -31,7 +31,7 @@ TWICE: Final = "the same image is in another row of the run"
 LINK: Final = "a symbolic link is there"
 NO_FILE: Final = "its image is no local file"
 NO_FOLDER: Final = "the image's folder is not there"
-OUTSIDE: Final = "it would lie outside the folder of the images"
+OUTSIDE: Final = "it would be outside the folder of the images"
 TOO_LARGE: Final = "the file there is no caption: it is larger than 16 MiB, or no regular file"
 
 

@@ -1,4 +1,4 @@
-"""Opens data sets of any known form as rows; knows nothing of runs, queues or generation."""
+"""Opens data sets of all known forms as rows; knows nothing of runs, queues or generation."""
 
 from producer.sources.bad_rows import BadRowPolicy, BadRows
 from producer.sources.files import shared_folder

@@ -1,4 +1,4 @@
-"""Rows of a text file that names one image a line; opens no image."""
+"""Reads rows of a text file with one image per line; opens no image."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from producer.sources.text import open_text
 
 
 class FileList(PlainSource):
-    """One path or URL a line, taken as it is; blank lines are passed over."""
+    """One path or URL per line, taken literally; blank lines are skipped."""
 
     def __init__(self, source: str, root: str, encoding: str | None = None) -> None:
         self._encoding = encoding

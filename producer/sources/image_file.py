@@ -1,4 +1,4 @@
-"""The row of one image that is named itself; opens no image."""
+"""Makes the row of a single image; opens no image."""
 
 import os
 import urllib.parse
@@ -13,7 +13,7 @@ from producer.sources.source import PlainSource
 
 
 class ImageFile(PlainSource):
-    """One image, by the name it has in its folder."""
+    """One image, named as in its folder."""
 
     def __init__(self, place: str) -> None:
         """`place` is an absolute path or a URL."""

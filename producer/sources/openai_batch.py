@@ -1,4 +1,4 @@
-"""Rows of an OpenAI batch file; knows nothing of how their answers are written."""
+"""Reads rows of an OpenAI batch file; knows nothing of how answers are written."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters
 from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.conversation import spoken
+from producer.sources.conversation import conversation_questions
 from producer.sources.images import holds_bytes, named_images
 from producer.sources.jsonl import JsonLines
 from producer.sources.parameters import parameters_of
@@ -26,9 +26,9 @@ _NO_EFFECT: Final = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "priority"}
     | {"request_id", "skip_special_tokens", "spaces_between_special_tokens", "return_token_ids", "cache_salt"}
 )
-"""Fields that change no answer here. The run chooses the model; the row carries the one it named."""
+"""Fields without effect here. The run chooses the model; the row's column `model` has the named one."""
 _UNTOLD: Final = frozenset({"model", "messages"})
-"""Of those, what is not even mentioned."""
+"""Fields that are not reported as ignored."""
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
     "frequency_penalty": (0,),
@@ -60,16 +60,16 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "mm_processor_kwargs": ({},),
     "extra_body": ({},),
 }
-"""Fields that are not offered, with the values that ask for nothing; null always does."""
+"""Unsupported fields, with the values that are allowed because they have no effect; null always is."""
 _SAMPLING_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {"top_p": (1,), "top_k": (0, -1), "min_p": (0,)}
 
 
 class OpenAIBatch(RecordSource):
-    """One chat completion a line.
+    """One chat completion per line.
 
-    A line that is no batch line raises SourceError; one whose request cannot be expressed gives a row with a
-    refusal. A `temperature` above 0 turns sampling on; without one the run's parameters decide, greedy by
-    default, and not the API's temperature of 1. Without a token limit the run's applies.
+    An invalid line raises SourceError; a request that is not supported gives a row with a refusal. A
+    `temperature` above 0 turns sampling on. Without one the run's parameters decide, not the API's default
+    of 1; without a token limit the run's applies.
     """
 
     columns = ("model",)
@@ -83,7 +83,7 @@ class OpenAIBatch(RecordSource):
 
     def _image_text(self, fields: Mapping[str, Any]) -> str | None:
         try:
-            return spoken(fields["body"]["messages"]).names(())[0]
+            return conversation_questions(fields["body"]["messages"]).names(())[0]
         except (Refusal, LookupError, TypeError):
             return None
 
@@ -110,7 +110,7 @@ class OpenAIBatch(RecordSource):
         return Row(id=custom_id, name=None, image=None, columns=columns, where=where, refusal=refusal)
 
     def _asked(self, custom_id: str, body: dict[str, Any], place: int, columns: dict[str, Any]) -> Row:
-        found = spoken(body.get("messages"))
+        found = conversation_questions(body.get("messages"))
         texts = found.names(())
         image, more_images = named_images(texts, self._root, place)
         parameters = _parameters(body, found.ignored)
@@ -129,7 +129,7 @@ class OpenAIBatch(RecordSource):
 
 
 def _parameters(body: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
-    """The body's fields as fields of GenerationParameters; those that change nothing go to `ignored`."""
+    """The body's fields as fields of GenerationParameters; adds fields without effect to `ignored`."""
     given = {name: value for name, value in body.items() if value is not None and name not in _UNTOLD}
     for name, neutral in _NEUTRAL.items():
         if name in given:
@@ -167,7 +167,7 @@ def _whole(given: dict[str, Any], name: str) -> bool:
 
 
 def _sampled(named: dict[str, Any], temperature: Any, ignored: set[str]) -> dict[str, Any]:
-    """Sampling on or off as the temperature says, without what then decides nothing."""
+    """Sampling on or off by the temperature, without fields that then have no effect. Raises SourceError."""
     if isinstance(temperature, bool) or not isinstance(temperature, int | float | None):
         raise SourceError('"temperature" must be a number')
     if temperature:

@@ -1,4 +1,4 @@
-"""Rows of a file of records, whichever form it writes them in; knows no form itself."""
+"""Makes rows from a file of records; knows none of the files' forms."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,16 +25,17 @@ from producer.sources.source import SourceOptions
 
 
 class Record(NamedTuple):
-    """Named values, where they stand and how to find them again."""
+    """Named values and their place in the file."""
 
     number: int
-    """Of its line or entry, from 1."""
+    """Number of the line or entry, from 1."""
     place: int
+    """Place for `at`."""
     fields: Mapping[str, Any]
 
 
 class BadRecord(NamedTuple):
-    """One that cannot be read, while those behind it can."""
+    """A record that cannot be read, although later ones can."""
 
     number: int
     reason: str
@@ -45,31 +46,31 @@ class Records(Protocol):
 
     @property
     def unit(self) -> str:
-        """What its numbers count, for sentences."""
+        """What its numbers count, such as "line"."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """What every record has; None where they differ."""
+        """Names of the fields of all records; None if they may differ."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the file is read, in sentences."""
+        """Sentences on how the file is read."""
 
     def records(self) -> Iterator[Record | BadRecord | SourceError]:
-        """All of them; a SourceError where nothing more can be read."""
+        """All records; a SourceError at the end if nothing more can be read."""
 
     def at(self, place: int) -> Mapping[str, Any]:
-        """The record of this place."""
+        """The fields of the record at `place`. Raises SourceError."""
 
 
 class RecordSource:
-    """Rows of records."""
+    """A source that makes a row of each record."""
 
     skipped = Skipped()
     images_folder: Path | None = None
 
     def __init__(self, name: str, root: str, records: Records, options: SourceOptions) -> None:
-        """`name` is the file's, `root` where relative image names begin."""
+        """`name` is the file's, `root` the folder of relative image names."""
         self._name = name
         self._root = root
         self._records = records
@@ -110,7 +111,8 @@ class RecordSource:
                 else:
                     yield row
         if empty:
-            raise SourceError(f"{shown(self._name)} has no {_plural(self._records.unit)}.")
+            units = "entries" if self._records.unit == "entry" else f"{self._records.unit}s"
+            raise SourceError(f"{shown(self._name)} has no {units}.")
 
     def read(self, place: int) -> bytes:
         with reading(self._name):
@@ -138,11 +140,11 @@ class RecordSource:
         return named_id(record.fields, self._options) or str(record.number)
 
     def _image_text(self, fields: Mapping[str, Any]) -> str | None:
-        """How a record names its only image."""
+        """The text that names a record's only image."""
         return image_text(fields, self._roles_of(fields), self._options)
 
     def _roles_of(self, fields: Mapping[str, Any]) -> Roles:
-        """Of a table the same for all."""
+        """A record's columns for image, question and id; in a table the same for all records."""
         return self._roles or find_roles(tuple(fields), self._options)
 
     def _table_roles(self, columns: tuple[str, ...]) -> Roles:
@@ -151,7 +153,3 @@ class RecordSource:
         if roles.image is None and not may_lack_images(columns, self._options):
             raise SourceError(f"{shown(self._name)}: {NO_COLUMN.format(listed(columns))}.")
         return roles
-
-
-def _plural(unit: str) -> str:
-    return "entries" if unit == "entry" else f"{unit}s"

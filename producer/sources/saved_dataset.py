@@ -1,4 +1,4 @@
-"""Rows of data sets of Hugging Face `datasets`: saved to disk, as Arrow parts, or from the hub."""
+"""Reads rows of Hugging Face data sets: saved to disk, in Arrow files, or from the hub; knows no run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ BATCH_ROWS: Final = 32
 
 
 class SavedDataset(PlainSource):
-    """One split of a data set; images stay as they were encoded."""
+    """One split of a data set. Images keep their encoding."""
 
     def __init__(self, name: str, dataset: Any, options: SourceOptions, root: str) -> None:
         self._name = name
@@ -55,7 +55,7 @@ class SavedDataset(PlainSource):
 
 
 def saved(folder: str, options: SourceOptions, root: str) -> SavedDataset:
-    """What `save_to_disk` wrote."""
+    """A data set that `save_to_disk` wrote."""
     datasets = _library(folder)
     with _loading(folder, OSError, ValueError, KeyError, TypeError):
         loaded = datasets.load_from_disk(folder)
@@ -63,7 +63,7 @@ def saved(folder: str, options: SourceOptions, root: str) -> SavedDataset:
 
 
 def arrow_parts(folder: str, parts: Sequence[str], options: SourceOptions, root: str) -> SavedDataset:
-    """Arrow files as `datasets` keeps them, in order of name."""
+    """A data set in Arrow files, as `datasets` caches them, in order of name."""
     datasets = _library(folder)
     with _loading(folder, OSError, ValueError, KeyError, TypeError):
         loaded = datasets.concatenate_datasets([datasets.Dataset.from_file(part) for part in parts])
@@ -71,13 +71,13 @@ def arrow_parts(folder: str, parts: Sequence[str], options: SourceOptions, root:
 
 
 def from_hub(source: str, options: SourceOptions) -> SavedDataset:
-    """`hf://owner/name` or `hf://owner/name/configuration`; downloads what the cache does not hold."""
+    """`hf://owner/name` or `hf://owner/name/configuration`; downloads what is not in the cache."""
     datasets = _library(source)
     parts = source.removeprefix(HUB_PREFIX).strip("/").split("/")
     if not 1 < len(parts) < 4 or not all(parts):
         raise SourceError(f"{shown(source)} is not hf://OWNER/NAME or hf://OWNER/NAME/CONFIGURATION.")
     configuration = parts[2] if len(parts) == 3 else None
-    # It raises what the network, the hub and the files lead to.
+    # Network, hub and files may lead to any exception.
     with _loading(source, Exception):
         loaded = datasets.load_dataset(
             "/".join(parts[:2]), configuration, split=options.split, streaming=False
