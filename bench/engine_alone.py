@@ -93,14 +93,14 @@ class Turns:
             self._way = way
             self._changed.notify_all()
 
-    def queued(self, job: Job, **options: Any) -> JobResult:
+    def queued(self, job: Job, *lane_and_wanted: Any) -> JobResult:
         """Answer a job from the queue, in place of the service."""
         with self._changed:
             self._changed.wait_for(lambda: self._way != "direct")
             self.first_begun = self.first_begun or time.time()
             self._queue_threads.add(threading.get_ident())
         spent = time.thread_time()
-        result = self._answer(job, **options)
+        result = self._answer(job, *lane_and_wanted)
         with self._changed:
             self._inside_s += time.thread_time() - spent
             self.ended["queued"] += 1

@@ -39,7 +39,7 @@ class LedgerDamagedError(LedgerError):
 
 
 class _DamageTold:
-    """Turns SQLite's errors about a damaged file into LedgerDamagedError. Made once: each statement uses it."""
+    """Turns SQLite's errors about a damaged file into LedgerDamagedError, around every statement."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
