@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.engine.repetition import goes_round
+from worker.engine.repetition import ends_in_loop
 
 STORY = [*range(100, 160)]
 
@@ -21,7 +21,7 @@ STORY = [*range(100, 160)]
     ],
 )
 def test_stuck(token_ids: list[int]) -> None:
-    assert goes_round(token_ids)
+    assert ends_in_loop(token_ids)
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_stuck(token_ids: list[int]) -> None:
 )
 def test_honest(token_ids: list[int]) -> None:
     """Short repetitions, those the answer got out of, and a list whose items differ."""
-    assert not goes_round(token_ids)
+    assert not ends_in_loop(token_ids)
