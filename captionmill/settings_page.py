@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the classes that hold the settings: `python -m captionmill.settings_page`."""
+"""Writes docs/settings.md from the settings classes: `python -m captionmill.settings_page`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from producer.settings import Settings as ProducerSettings
 from worker.settings import variable
 
 PAGE: Final = Path("docs/settings.md")
-"""From the repository's root."""
+"""Path from the repository's root."""
 BEGIN: Final = f"""\
 # Settings
 
@@ -21,21 +21,21 @@ BEGIN: Final = f"""\
 
 ## A worker's settings
 
-Each is an option of `captionmill worker`, and an environment variable, which `celery -A worker worker` reads
-as well. An option goes before its variable. All are read once, at the start. A variable that begins with
-`CAPTIONMILL_` and is no setting is refused, with the name of the nearest one.
+Each setting is an option of `captionmill worker`, and an environment variable that `celery -A worker worker`
+also reads. The option wins over the variable. Both are read once, at the start. An unknown variable that
+begins with `CAPTIONMILL_` is refused, with the name of the nearest setting.
 
-Where several values can be given, the option is repeated; the variable separates folders by `:`, as `PATH`
-does, and everything else by commas. `_s` in a name is seconds, `_px` pixels.
+An option for several values is repeated; its variable separates folders by `:`, as `PATH` does, and
+everything else by commas. A name with `_s` is in seconds, one with `_px` in pixels.
 
-`captionmill worker` has two more options, Celery's `-c` and `-l`: `--concurrency` ({CONCURRENCY}), how many
-jobs are taken at once, and `--log-level` (`INFO`).
+`captionmill worker` has two more options, Celery's `-c` and `-l`: `--concurrency` ({CONCURRENCY}), the number
+of jobs taken at once, and `--log-level` (`INFO`).
 """
 PRODUCER: Final = """\
 ## All other commands
 
-`captionmill run`, `ask`, `top` and all others that talk to a server read these two; what they do is said on
-the command line. They leave a worker's variables alone, so that one environment serves both.
+`captionmill run`, `ask`, `top` and every other command that uses a server read only these two. They ignore a
+worker's variables, so one environment serves both.
 """
 
 

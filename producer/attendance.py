@@ -1,4 +1,4 @@
-"""Says while a run waits that no worker is alive, with the command that starts one, and when one has come."""
+"""Tells a waiting run's user when no worker is alive, and when one has come; starts none."""
 
 import time
 from collections.abc import Callable
@@ -11,11 +11,15 @@ from producer.workers import live_workers
 LOOK_EVERY_S: Final = 1.0
 
 Tell = Callable[[str, str, dict[str, Any]], None]
-"""Called with a sentence, and with the same as an event: its name and fields."""
+"""Called with a sentence, and with the same as an event: name and fields."""
 
 
 class Attendance:
-    """Looks at once, then every LOOK_EVERY_S, and each time while nobody was there; says what has changed."""
+    """Says what has changed since the last look, at most once in LOOK_EVERY_S.
+
+    While no worker is alive, it looks at every call: a short run may be answered before the next look, and
+    the worker's name has to come before its end.
+    """
 
     def __init__(
         self,
@@ -24,7 +28,7 @@ class Attendance:
         tell: Tell,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`nobody` is what to say while no worker is alive."""
+        """`nobody` is the sentence for a server without workers."""
         self._redis = connection
         self._nobody = nobody
         self._tell = tell
@@ -35,7 +39,6 @@ class Attendance:
     def look(self) -> None:
         now = self._clock()
         looked_lately = self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S
-        # A short run may be answered whole before the next look, and who came is said before its end.
         if looked_lately and self._attended:
             return
         self._looked_at = now

@@ -1,4 +1,4 @@
-"""The producer's settings from the environment; what a run does is said on the command line instead."""
+"""Reads the producer's settings from the environment; knows none of a run's options."""
 
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ DEFAULT_SERVER: Final = "redis://127.0.0.1:6379/0"
 
 
 class Settings(BaseSettings):
-    """One producer process. The same variables as the worker's, so that one environment serves both."""
+    """One producer process. The variables have the worker's names, so that one environment serves both."""
 
     model_config = SettingsConfigDict(env_prefix="CAPTIONMILL_", frozen=True, extra="forbid")
 
@@ -22,8 +22,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None,
         description=(
-            "Server to use where no --redis is given: redis://USER@HOST:PORT/DATABASE, or the same with "
-            "rediss:// for TLS. Without either, a command runs a server and workers of its own (local mode)."
+            "Server to use without --redis: redis://USER@HOST:PORT/DATABASE, or the same with rediss:// for "
+            "TLS. Without either, a command runs a server and workers of its own (local mode)."
         ),
     )
 
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
 
 def named_server(given: str | None = None) -> str | None:
-    """`given` or the environment's URL, complete with its password; None where neither names a server.
+    """`given` or the environment's URL, with its password; None if neither names a server.
 
     Raises pydantic's ValidationError.
     """
@@ -45,7 +45,7 @@ def named_server(given: str | None = None) -> str | None:
 
 
 def server_url(given: str | None = None) -> str:
-    """The same, or the server on this machine where none is named."""
+    """The same URL, or that of the server on this machine if none is named."""
     named = named_server(given)
     if named is not None:
         return named

@@ -94,6 +94,16 @@ def test_entries_of_the_log_are_short_and_say_what_was_tried_measured_and_decide
     assert not [line for line in lines if len(line) > LONGEST_ENTRY]
 
 
+def test_the_changelog_has_versions_from_the_newest_on() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    found = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) \((?:unreleased|\d{4}-\d\d-\d\d)\)", one) for one in headings]
+    versions = [tuple(map(int, one.groups())) for one in found if one]
+    assert len(versions) == len(headings) > 1
+    assert versions == sorted(versions, reverse=True)
+    newest = ".".join(map(str, versions[0]))
+    assert f'\nversion = "{newest}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}

@@ -1,4 +1,10 @@
-"""The root of this package's exceptions, and those that several folders raise; knows no job and no model."""
+"""The root of this package's exceptions, shared ones, and exceptions as values; knows no job and no model."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class WorkerError(Exception):
@@ -35,3 +41,21 @@ class StoreAwayError(Requeue):
 
 class Cancelled(WorkerError):  # noqa: N818 - no error: the run was cancelled while the job was generated
     """Nobody wants the job's record any more."""
+
+
+def attempt(call: Callable[[], T]) -> T | Exception:
+    """What `call` returns, or the Exception that it raises."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - the caller tells whoever the error concerns
+        return error
+
+
+def fulfil(future: Future[T], call: Callable[[], T]) -> None:
+    """Give the future the result or the exception of `call`, so that every waiting thread goes on."""
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - raised again in every thread that waits
+        future.set_exception(error)
+    else:
+        future.set_result(result)

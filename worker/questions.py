@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 from contract.answer import Answer, Flag
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters, Question
-from worker.attempt import attempt
+from worker.answers import chosen_answer, free_answer
 from worker.device_scheduler import DeviceScheduler
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import Generations, Prefix, Request
+from worker.errors import attempt
 from worker.lane import Lane
-from worker.outcome import chosen_answer, free_answer
 from worker.protocols import Engine, FeaturesT, Model, Prompt, Stream
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,6 @@ def _or_failure(call: Callable[[], T], what: str) -> T | Failure:
     if isinstance(found, Refusal):
         return found.failure
     if isinstance(found, Exception):
-        log.error("%s: a bug", what, exc_info=found)
+        log.error(what, exc_info=found)
         return internal_error(found)
     return found

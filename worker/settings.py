@@ -59,21 +59,19 @@ class Settings(BaseSettings):
     )
     require_durable_broker: bool = Field(
         default=False,
-        description="Refuse a server that keeps no append-only file, so that a crash loses jobs.",
+        description="Refuse a server without an append-only file, which loses jobs in a crash.",
     )
 
-    model_folder: Path = Field(
-        description="Model folder, as `captionmill convert` or optimum-intel writes it."
-    )
+    model_folder: Path = Field(description="Model folder, written by `captionmill convert` or optimum-intel.")
     device: str = Field(
         default="CPU",
-        description="OpenVINO device: CPU, GPU, GPU.n, NPU or AUTO; `captionmill doctor` lists what is here.",
+        description="OpenVINO device: CPU, GPU, GPU.n, NPU or AUTO; `captionmill doctor` lists them.",
     )
     precision: Literal["default", "exact"] = Field(
         default="default",
         description=(
-            "`exact` computes and keeps everything in f32, as transformers on a CPU does, and is slower. "
-            "`default` leaves it to the three settings below, the model folder and OpenVINO."
+            "`exact` computes everything in f32, as transformers on a CPU does, and is slower. "
+            "`default` leaves the choice to the three settings below, the model folder and OpenVINO."
         ),
     )
     inference_precision: Literal["f32", "bf16", "f16"] | None = Field(
@@ -83,173 +81,169 @@ class Settings(BaseSettings):
     )
     kv_cache_precision: Literal["f32", "bf16", "f16", "u8"] | None = Field(
         default=None,
-        description="Number format that keys and values are kept in. The model id of answers names it.",
+        description="Number format of keys and values. The model id of answers names it.",
         json_schema_extra=unset("the model folder's, else OpenVINO's choice"),
     )
     dynamic_quantization_group_size: int | None = Field(
         default=None,
         ge=0,
         description=(
-            "How many activations share one scale when they are rounded to 8 bits; 0 rounds none. "
+            "Number of activations that share one scale when rounded to 8 bits; 0 rounds none. "
             "The model id of answers names it."
         ),
         json_schema_extra=unset("the model folder's, else OpenVINO's choice"),
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Folder for compiled models, so that a worker starts sooner the next time.",
+        description="Folder for compiled models, which make later starts faster.",
         json_schema_extra=unset("none are kept"),
     )
 
     attention: Literal["stateful", "paged"] = Field(
         default="stateful",
         description=(
-            "How the language model keeps keys and values: `stateful`, in one piece for each batch, or "
-            "`paged`, in blocks that questions about one image share."
+            "How the language model keeps keys and values: `stateful` in one piece for each batch, or "
+            "`paged` in blocks that questions about one image share."
         ),
     )
     kv_cache_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="Most memory for keys and values.",
-        json_schema_extra=unset("half of the memory that is free at the start"),
+        description="Largest memory for keys and values.",
+        json_schema_extra=unset("half of the free memory at the start"),
     )
     max_rows: int = Field(
         default=16,
         ge=1,
         description=(
-            "Most beams, samples and answers that are generated at once. Those of interactive slots come on "
-            "top."
+            "Largest number of beams, samples and answers generated at once. Interactive slots come on top."
         ),
     )
     max_step_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="Most tokens, of prompts and answers together, that one step computes.",
+        description="Largest number of tokens, of prompts and answers together, in one step.",
         json_schema_extra=unset("the model's context"),
     )
     image_cache_bytes: int = Field(
         default=512 * 2**20,
         ge=0,
-        description="Memory for features of images seen lately, which are not computed again; 0 keeps none.",
+        description="Memory for features of recent images, which are not computed again; 0 keeps none.",
     )
     interactive_slots: int = Field(
         default=2,
         ge=0,
         description=(
-            "Questions of `captionmill ask` and `captionmill chat` that are taken beside the bulk jobs; "
+            "Number of `captionmill ask` and `captionmill chat` questions taken beside the bulk jobs; "
             "0 takes none."
         ),
     )
     inference_threads: int | None = Field(
         default=None,
         ge=1,
-        description="CPU threads that OpenVINO computes with.",
+        description="Number of CPU threads that OpenVINO uses.",
         json_schema_extra=unset("OpenVINO's choice"),
     )
     streams: int | None = Field(
         default=None,
         ge=1,
-        description="OpenVINO streams: how many inferences may run beside each other.",
+        description="Number of OpenVINO streams, which run inferences side by side.",
         json_schema_extra=unset("OpenVINO's choice"),
     )
     openvino_properties: dict[str, str] = Field(
         default_factory=dict,
-        description="Further OpenVINO properties, as a JSON object of names and texts.",
+        description="Further OpenVINO properties, as a JSON object of names and strings.",
         json_schema_extra=unset("none"),
     )
 
     image_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=lambda: (Path.cwd(),),
         min_length=1,
-        description="Folder that images may be read from, with all below it; files outside are refused.",
+        description="Folder that images may be read from, including its subfolders; other files are refused.",
         json_schema_extra=unset("the folder where the worker is started"),
     )
     image_max_bytes: int = Field(
-        default=50_000_000, ge=1, description="Largest image file that is read; a larger one is refused."
+        default=50_000_000, ge=1, description="Largest size of an image file in bytes."
     )
     image_max_px: int = Field(
         default=64_000_000,
         ge=1,
         le=89_000_000,
-        description="Most pixels of an image, height x width. Pillow itself takes no more than 89,000,000.",
+        description="Largest number of pixels of an image, height x width. Pillow's own limit is 89,000,000.",
     )
-    image_max_side_px: int = Field(default=30_000, ge=1, description="Longest side of an image.")
+    image_max_side_px: int = Field(default=30_000, ge=1, description="Longest side of an image in pixels.")
     image_max_aspect: float = Field(
-        default=100.0, ge=1.0, description="Most that an image's longer side may be of its shorter one."
+        default=100.0, ge=1.0, description="Largest ratio of an image's longer side to its shorter one."
     )
     image_draft_px: int = Field(
         default=4_000_000,
         ge=0,
         description=(
-            "JPEGs are decoded at 1/2, 1/4 or 1/8 of each side where at least so many pixels are left; "
-            "0 always decodes all of them."
+            "Large JPEGs are decoded at 1/2, 1/4 or 1/8 of each side if at least so many pixels are left; "
+            "0 always decodes all pixels."
         ),
     )
 
     url_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http", "https"),
         description=(
-            "What the URLs of images may begin with, such as s3; others than http and https need the package "
-            "fsspec and the store's own, such as s3fs. An empty text fetches none."
+            "Scheme that an image's URL may have, such as s3; schemes other than http and https need fsspec "
+            "and the store's own package, such as s3fs. An empty text allows none."
         ),
     )
     url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="The only hosts that images are fetched from; *.example.org is all below example.org.",
+        description="Only host that images are fetched from; *.example.org means all hosts below it.",
         json_schema_extra=unset("any public host"),
     )
     url_private_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Network, such as 10.1.0.0/16, that images may be fetched from though it is not public.",
+        description="Private network that images may be fetched from, such as 10.1.0.0/16.",
         json_schema_extra=unset("none"),
     )
     url_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="Most time of one download with its redirects, however slowly it comes.",
+        description="Longest time of one download with its redirects.",
     )
     url_user_agent: str = Field(
         default="captionmill",
         pattern=r"^[\x20-\x7e]+$",
-        description="What servers of images are told who asks; some want a way to reach you in it.",
+        description="User-Agent sent to image servers; some require a contact in it.",
     )
     respect_noai: bool = Field(
         default=False,
-        description=(
-            "Images whose server says X-Robots-Tag: noai or noimageai end in the failure url_opted_out."
-        ),
+        description=("Images sent with X-Robots-Tag: noai or noimageai end in the failure url_opted_out."),
     )
 
     image_isolation: Literal["suspect", "all", "none"] = Field(
         default="suspect",
         description=(
-            "Which jobs' images are decoded in processes of their own; `suspect` jobs were under way when a "
-            "worker died. docs/untrusted-input.md says what it is good for."
+            "Jobs whose images are decoded in separate processes; `suspect` jobs were under way when a "
+            "worker died. docs/untrusted-input.md gives the reasons."
         ),
     )
     image_decode_bytes: int = Field(
         default=1_500_000_000,
         ge=50_000_000,
-        description="Most memory of such a process, beyond what it starts with.",
+        description="Largest memory of such a process, beyond what it starts with.",
     )
     image_decode_cpu_s: int = Field(
-        default=20, ge=1, description="Most processor time of such a process for one image."
+        default=20, ge=1, description="Longest processor time of such a process for one image."
     )
     image_decode_timeout_s: float = Field(
-        default=60.0, gt=0, description="Most time of such a process for one image."
+        default=60.0, gt=0, description="Longest time of such a process for one image."
     )
 
     drain_s: float = Field(
         default=60.0,
         ge=0,
         description=(
-            "What a worker that is told to end may take to finish what it has begun; the rest goes back to "
-            "the queue."
+            "Time in which a stopping worker may finish what it has begun; the rest returns to the queue."
         ),
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="Form of the log: lines of text, or a JSON object a line."
+        default="text", description="Format of the log: lines of text, or a JSON object a line."
     )
     http_port: int | None = Field(
         default=None,
@@ -260,24 +254,24 @@ class Settings(BaseSettings):
     )
     http_host: str = Field(
         default="127.0.0.1",
-        description="Address that this port is open on. It asks for no password, so give it no public one.",
+        description="Address of this port, which has no password: never use a public one.",
     )
     health_file: Path | None = Field(
         default=None,
-        description="File that tells every 2 s how the worker is, for checks without HTTP.",
+        description="File with the worker's health, written every 2 s, for checks without HTTP.",
         json_schema_extra=unset("none is written"),
     )
     engine_stuck_s: float = Field(
         default=300.0,
         gt=0,
-        description="The worker ends when its engine stands still for longer, which no step may take.",
+        description="Time without movement of the engine after which the worker ends; longer than any step.",
     )
     memory_limit_bytes: int | None = Field(
         default=None,
         ge=1,
         description=(
-            "Resident memory above which the worker drains and ends. Set it below the container's limit, at "
-            "which the kernel kills."
+            "Resident memory above which the worker drains and ends. Set it below the container's limit, "
+            "at which the kernel kills."
         ),
         json_schema_extra=unset("no limit"),
     )

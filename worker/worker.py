@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.delivery.answering import Answering, Answers
+from worker.delivery.attempts import Answers, Attempts
 from worker.delivery.results import ResultStore
 from worker.delivery.side_queue import SuspectQueue, side_queues
 from worker.device_scheduler import DeviceScheduler
@@ -47,19 +47,19 @@ class Worker:
         self.parts = parts
         self.description = parts.description
         self._suspects = SuspectQueue(redis_url)
-        self.answering = Answering(
+        self.attempts = Attempts(
             MeasuredService(parts.service, parts.monitor.metrics),
             parts.store,
             self._suspects.put,
             device=parts.device,
         )
-        self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
+        self._side_queues = side_queues(redis_url, self.attempts.take, settings.interactive_slots)
         model_id = parts.service.model_id
         self._announcer = Announcer(parts.store, model_id, parts.device_name, settings.image_roots)
 
     def start(self, slots: int) -> None:
         """Take jobs from the side queues, and report this worker with its `slots` for bulk jobs."""
-        self._announcer.start(slots, self.answering.held.reconcile)
+        self._announcer.start(slots, self.attempts.held.reconcile)
         for queue in self._side_queues:
             queue.start()
         self.parts.monitor.start(slots, self.parts.service.model_id, self.parts.device_name, self.drain)

@@ -2,16 +2,17 @@
 
 from producer.sources.bad_rows import BadRowPolicy, BadRows
 from producer.sources.files import shared_folder
-from producer.sources.opening import open_source, own_folders, place_of
+from producer.sources.recognise import open_source, own_folders, place_of
 from producer.sources.refusal import SourceError, shown
 from producer.sources.several import open_sources, shown_sources
 from producer.sources.skipped import Skipped
-from producer.sources.source import Format, Quoting, Source, SourceOptions
+from producer.sources.source import Format, PlainSource, Quoting, Source, SourceOptions
 
 __all__ = [
     "BadRowPolicy",
     "BadRows",
     "Format",
+    "PlainSource",
     "Quoting",
     "Skipped",
     "Source",

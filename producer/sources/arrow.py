@@ -110,9 +110,7 @@ class ArrowRows:
 
     def content(self, value: Any) -> bytes | None:
         """The bytes of an image's cell."""
-        if isinstance(value, list):
-            there = [one for one in value if one is not None]
-            value = there[0] if len(there) == 1 else None
+        value = _single(value)
         if isinstance(value, dict):
             value = value.get("bytes")
         if isinstance(value, str) and holds_bytes(value):
@@ -152,9 +150,7 @@ class ArrowRows:
 
     def _inside(self, value: Any) -> bool:
         """Whether the cell has an image's bytes, as bytes."""
-        if isinstance(value, list):
-            there = [one for one in value if one is not None]
-            return len(there) == 1 and self._inside(there[0])
+        value = _single(value)
         return isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes)
 
     def _cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -191,13 +187,11 @@ class ArrowRows:
     def _is_text(self, kind: Any) -> bool:
         if self._types.is_dictionary(kind):
             kind = kind.value_type
-        return any(
-            getattr(self._types, test)(kind) for test in ("is_string", "is_large_string", "is_string_view")
-        )
+        return self._is_any(kind, "is_string", "is_large_string", "is_string_view")
 
     def _is_bytes(self, kind: Any) -> bool:
         tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
-        return any(getattr(self._types, test)(kind) for test in tests)
+        return self._is_any(kind, *tests)
 
     def _is_image(self, kind: Any) -> bool:
         """Whether its values are images themselves, or lists of such."""
@@ -220,7 +214,10 @@ class ArrowRows:
         return self._is_text(kind) or self._types.is_null(kind)
 
     def _is_list(self, kind: Any) -> bool:
-        tests = ("is_list", "is_large_list", "is_fixed_size_list")
+        return self._is_any(kind, "is_list", "is_large_list", "is_fixed_size_list")
+
+    def _is_any(self, kind: Any, *tests: str) -> bool:
+        """Whether one of pyarrow's tests of these names holds for a type."""
         return any(getattr(self._types, test)(kind) for test in tests)
 
     def _has_bytes(self, kind: Any) -> bool:
@@ -240,11 +237,17 @@ def _refuse_long(record: dict[str, Any]) -> None:
             raise SourceError(f'"{name}" has more than {LINE_MAX_BYTES // 2**20} MiB')
 
 
+def _single(value: Any) -> Any:
+    """The one value of a list, or None where it has none or several; what is no list as it is."""
+    if not isinstance(value, list):
+        return value
+    there = [one for one in value if one is not None]
+    return _single(there[0]) if len(there) == 1 else None
+
+
 def _path(value: Any) -> str | None:
     """The name that a cell gives its image."""
-    if isinstance(value, list):
-        there = [one for one in value if one is not None]
-        return _path(there[0]) if len(there) == 1 else None
+    value = _single(value)
     name = value.get("path") if isinstance(value, dict) else value
     return name if isinstance(name, str) and not holds_bytes(name) else None
 

@@ -158,13 +158,9 @@ def choices_of(value: Any) -> Any:
 
 def marked(text: str, images: int) -> Any:
     """A text of the run as `question` takes it, with `images` where their marks are. Raises Refusal."""
-    marks = count_marks(text)
+    marks = sum(match["name"] is None for match in _PLACE.finditer(text))
     check_marks(marks, images)
     return _short_or_turns(_parts(text)) if marks else text
-
-
-def count_marks(text: str) -> int:
-    return sum(match["name"] is None for match in _PLACE.finditer(text))
 
 
 def without_marks(text: str) -> str:

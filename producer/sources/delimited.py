@@ -49,8 +49,8 @@ class Delimited:
                 raise SourceError(f"{shown(source)}, line {at_fault(error, 1)}: {error}") from None
         with reading(source), self._opened() as stream:
             try:
-                named = (cells for first, cells in self._rows(lines(stream)) if self._is_header(first))
-                header = next(named, [])
+                rows = self._rows(lines(stream))
+                header = next((cells for line, cells in rows if line.offset_bytes == self._header_offset), [])
             except SourceError as error:
                 raise SourceError(f"{shown(source)}, line 1: {error}") from None
         if isinstance(header, BadRecord):
@@ -99,9 +99,6 @@ class Delimited:
             self._delimiter_note = (
                 f"{shown(self._source)} is read with {between} between its cells; --delimiter names another."
             )
-
-    def _is_header(self, line: Line) -> bool:
-        return line.offset_bytes == self._header_offset
 
     def records(self) -> Iterator[Record | BadRecord | SourceError]:
         number = 0

@@ -15,12 +15,12 @@ from producer.sources.files import (
     is_remote,
     joined,
     matches,
-    split_pattern,
 )
+from producer.sources.image_sniff import looks_like_image
 from producer.sources.names import on_disk
 from producer.sources.refusal import NoImagesError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
-from producer.sources.sniff import looks_like_image
+from producer.sources.source import PlainSource
 
 MOST_BELOW: Final = 1_000_000
 """Names that are looked at in the folders below, only to say what is there: some seconds' work."""
@@ -28,15 +28,12 @@ MOST_SNIFFED: Final = 64
 """Files of other suffixes that are looked into, only to say that they are images."""
 
 
-class ImageFiles:
+class ImageFiles(PlainSource):
     """Image files below a folder, in order of name, those of a folder before those of its folders.
 
     Hidden names and links to folders are passed over, and so are files of other names than images have;
     `skipped` tells how many, after the last row, but for the captions of images.
     """
-
-    columns: tuple[str, ...] | None = ()
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -51,6 +48,7 @@ class ImageFiles:
         self._source = source
         self.root = root if is_remote(root) else str(Path(root).resolve())
         """Without links in it."""
+        self.images_folder = None if is_remote(root) else Path(self.root)
         self._pattern = pattern
         self._tells_of_subfolders = tells_of_subfolders and not is_remote(root)
         self._sniff = sniff
@@ -62,14 +60,6 @@ class ImageFiles:
     def of_folder(cls, folder: str, *, recursive: bool, sniff: bool = False) -> "ImageFiles":
         pattern = ("**", "*") if recursive else ("*",)
         return cls(folder, folder, pattern, tells_of_subfolders=not recursive, sniff=sniff)
-
-    @classmethod
-    def of_pattern(cls, source: str, *, sniff: bool = False) -> "ImageFiles":
-        return cls(source, *split_pattern(source), tells_of_subfolders=False, sniff=sniff)
-
-    @property
-    def images_folder(self) -> Path | None:
-        return None if is_remote(self.root) else Path(self.root)
 
     def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
@@ -120,9 +110,6 @@ class ImageFiles:
             return Row(id=name, name=name, image=ImageUrl(url=place))
         name = os.path.relpath(place, self.root)
         return Row(id=name, name=name, image=ImagePath.of(place))
-
-    def read(self, place: int) -> bytes:
-        raise AssertionError(f"a folder embeds no image, at {place} or elsewhere")
 
 
 def _is_image(place: str) -> bool:

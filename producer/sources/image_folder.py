@@ -14,7 +14,7 @@ from producer.sources.bad_rows import BadRows
 from producer.sources.files import Entry, entries, joined
 from producer.sources.refusal import NoImagesError, SourceError, listed, shown
 from producer.sources.skipped import Skipped
-from producer.sources.source import Source
+from producer.sources.source import PlainSource, Source
 
 METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SPLIT_FOLDERS: Final = frozenset(
@@ -48,14 +48,14 @@ class Images(Protocol):
         """The row of a file of this name, None where there is none."""
 
 
-class ImageFolder:
+class ImageFolder(PlainSource):
     """First what the metadata files name, with their columns; then the other images.
 
     Ids are paths below the folder, as those of a plain folder, but where the metadata has ids of its own or
     names an image twice. An image in a folder of its class within a split's has the column `label`.
     """
 
-    columns: tuple[str, ...] | None = None
+    columns = None
 
     def __init__(
         self,
@@ -72,12 +72,7 @@ class ImageFolder:
         self._metadata = metadata
         self._labels = labels
         self._below = "" if split is None else f"{split}/"
-        self.skipped = Skipped()
-        self.notes: tuple[str, ...] = ()
-
-    @property
-    def images_folder(self) -> Path | None:
-        return self._images.images_folder
+        self.images_folder = images.images_folder
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         bad = bad or BadRows()

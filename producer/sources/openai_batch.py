@@ -1,9 +1,8 @@
 """Rows of an OpenAI batch file; knows nothing of how their answers are written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -11,18 +10,13 @@ from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters
 from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.bad_rows import BadRows
 from producer.sources.conversation import spoken
-from producer.sources.files import reading
-from producer.sources.images import content_of, holds_bytes, named_images
-from producer.sources.json_text import parsed_object
+from producer.sources.images import holds_bytes, named_images
 from producer.sources.jsonl import JsonLines
-from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
-from producer.sources.records import BadRecord
-from producer.sources.refusal import SourceError, shown
-from producer.sources.skipped import Skipped
-from producer.sources.text import open_text
+from producer.sources.records import Record, RecordSource
+from producer.sources.refusal import SourceError
+from producer.sources.source import SourceOptions
 
 LINE_KEYS: Final = ("custom_id", "method", "url", "body")
 CHAT_URL: Final = "/v1/chat/completions"
@@ -70,7 +64,7 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 _SAMPLING_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {"top_p": (1,), "top_k": (0, -1), "min_p": (0,)}
 
 
-class OpenAIBatch:
+class OpenAIBatch(RecordSource):
     """One chat completion a line.
 
     A line that is no batch line raises SourceError; one whose request cannot be expressed gives a row with a
@@ -78,55 +72,23 @@ class OpenAIBatch:
     default, and not the API's temperature of 1. Without a token limit the run's applies.
     """
 
-    columns: tuple[str, ...] | None = ("model",)
-    skipped = Skipped()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+    columns = ("model",)
+    notes = ()
 
-    def __init__(
-        self, source: str, root: str, encoding: str | None = None, *, text_only: bool = False
-    ) -> None:
-        self._encoding = encoding
-        self._source = source
-        self._root = root
-        self._text_only = text_only
-        self._again: IO[bytes] | None = None
+    def __init__(self, source: str, root: str, options: SourceOptions) -> None:
+        super().__init__(source, root, JsonLines(source, options.encoding), options)
 
-    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
-        empty = True
-        bad = bad or BadRows()
-        name = shown(self._source)
-        with reading(self._source):
-            for record in JsonLines(self._source, self._encoding).records():
-                if isinstance(record, SourceError):
-                    raise SourceError(f"{shown(self._source)}, {record}") from None
-                empty = False
-                number = f"line {record.number}"
-                where = f"{name}, {number}"
-                if isinstance(record, BadRecord):
-                    yield from bad.instead(number, where, record.reason)
-                    continue
-                try:
-                    row = self._row(record.fields, record.place)
-                except SourceError as error:
-                    yield from bad.instead(number, where, str(error))
-                else:
-                    yield replace(row, where=where)
-        if empty:
-            raise SourceError(f"{shown(self._source)} has no lines.")
+    def _id(self, record: Record) -> str:
+        return f"line {record.number}"
 
-    def read(self, place: int) -> bytes:
-        with reading(self._source):
-            if self._again is None:
-                self._again = open_text(self._source, self._encoding)
-            try:
-                found = spoken(parsed_object(line_at(self._again, place))["body"]["messages"])
-                return content_of(found.names(())[0])
-            except (SourceError, Refusal, LookupError, TypeError):
-                pass
-        raise SourceError(f"{shown(self._source)} was changed while it was in use.")
+    def _image_text(self, fields: Mapping[str, Any]) -> str | None:
+        try:
+            return spoken(fields["body"]["messages"]).names(())[0]
+        except (Refusal, LookupError, TypeError):
+            return None
 
-    def _row(self, fields: Mapping[str, Any], place: int) -> Row:
+    def _row(self, record: Record, where: str) -> Row:
+        fields = record.fields
         missing = [key for key in LINE_KEYS if key not in fields]
         if missing:
             raise SourceError(f'a batch line has {", ".join(LINE_KEYS)}; "{missing[0]}" is missing')
@@ -139,13 +101,13 @@ class OpenAIBatch:
         try:
             if (fields["method"], fields["url"]) != ("POST", CHAT_URL):
                 raise SourceError(f"only POST {CHAT_URL} is answered")
-            return self._asked(custom_id, body, place, columns)
+            return replace(self._asked(custom_id, body, record.place, columns), where=where)
         except SourceError as error:
             message = f"{str(error).removesuffix('.')}.".encode("utf-8", "backslashreplace").decode()
             refusal = Failure(code=FailureCode.INVALID_JOB, message=message)
         except Refusal as refused:
             refusal = refused.failure
-        return Row(id=custom_id, name=None, image=None, columns=columns, refusal=refusal)
+        return Row(id=custom_id, name=None, image=None, columns=columns, where=where, refusal=refusal)
 
     def _asked(self, custom_id: str, body: dict[str, Any], place: int, columns: dict[str, Any]) -> Row:
         found = spoken(body.get("messages"))
@@ -161,7 +123,7 @@ class OpenAIBatch:
             parameters=parameters,
             detail=found.detail,
             columns=columns,
-            text_only=self._text_only,
+            text_only=self._options.text_only,
             ignored=tuple(sorted(found.ignored)),
         )
 

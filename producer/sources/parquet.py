@@ -3,7 +3,6 @@
 import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from contract.counting import counted
@@ -12,9 +11,8 @@ from producer.sources.arrow import ArrowRows
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import MOST_RATIO, open_raw, reading
 from producer.sources.lines import LINE_MAX_BYTES
-from producer.sources.refusal import SourceError, library, shown
-from producer.sources.skipped import Skipped
-from producer.sources.source import SourceOptions
+from producer.sources.refusal import SourceError, library, naming, shown
+from producer.sources.source import PlainSource, SourceOptions
 
 BATCH_ROWS: Final = 32
 """Most rows with images that are in memory at once."""
@@ -28,12 +26,8 @@ UNPACKED_COLUMN_BYTES: Final = 1 << 30
 """So much of a column may come of one row group however small it is."""
 
 
-class Parquet:
+class Parquet(PlainSource):
     """Parts with one schema, as one table."""
-
-    skipped = Skipped()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
 
     def __init__(self, parts: Sequence[str], options: SourceOptions, root: str) -> None:
         """Reads the footers of all parts. Raises SourceError if their columns differ."""
@@ -53,11 +47,9 @@ class Parquet:
                 elif file.schema_arrow.names != first.names:
                     raise SourceError(f"{shown(part)} has other columns than {shown(parts[0])}.")
                 self._ends.append((self._ends[-1] if self._ends else 0) + file.metadata.num_rows)
-        try:
+        with naming(shown(parts[0])):
             self._table = ArrowRows(first, options, root)
-        except SourceError as error:
-            raise SourceError(f"{shown(parts[0])}: {error}.") from None
-        self.columns: tuple[str, ...] | None = self._table.columns
+        self.columns = self._table.columns
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         if not self._ends[-1]:
@@ -67,10 +59,8 @@ class Parquet:
         for part in self._parts:
             with self._opened(part) as file:
                 for group in range(file.num_row_groups):
-                    try:
+                    with naming(f"{shown(part)}, row group {group + 1}"):
                         batches, embedded = self._batches_of(file, group)
-                    except SourceError as error:
-                        raise SourceError(f"{shown(part)}, row group {group + 1}: {error}.") from None
                     for batch in batches:
                         _bounded(batch, part)
                         yield from self._table.rows(batch, position, shown(part), bad, embedded=embedded)

@@ -19,7 +19,7 @@ from producer.sources.fields import (
 from producer.sources.files import reading
 from producer.sources.images import content_of, holds_bytes
 from producer.sources.known_forms import flat
-from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.refusal import SourceError, listed, naming, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
@@ -102,12 +102,11 @@ class RecordSource:
                 if isinstance(record, BadRecord):
                     yield from bad.instead(number, where, record.reason)
                     continue
-                fields = flat(record.fields)
+                record = record._replace(fields=flat(record.fields))
                 try:
-                    row = self._row(Record(record.number, record.place, fields), where)
+                    row = self._row(record, where)
                 except SourceError as error:
-                    row_id = named_id(fields, self._options) or str(record.number)
-                    yield from bad.instead(row_id, where, str(error))
+                    yield from bad.instead(self._id(record), where, str(error))
                 else:
                     yield row
         if empty:
@@ -116,8 +115,7 @@ class RecordSource:
     def read(self, place: int) -> bytes:
         with reading(self._name):
             try:
-                fields = flat(self._records.at(place))
-                text = image_text(fields, self._roles_of(fields), self._options)
+                text = self._image_text(flat(self._records.at(place)))
                 if text is not None and holds_bytes(text):
                     return content_of(text)
             except SourceError:
@@ -135,15 +133,21 @@ class RecordSource:
             where=where,
         )
 
+    def _id(self, record: Record) -> str:
+        """The id of a record that is no row."""
+        return named_id(record.fields, self._options) or str(record.number)
+
+    def _image_text(self, fields: Mapping[str, Any]) -> str | None:
+        """How a record names its only image."""
+        return image_text(fields, self._roles_of(fields), self._options)
+
     def _roles_of(self, fields: Mapping[str, Any]) -> Roles:
         """Of a table the same for all."""
         return self._roles or find_roles(tuple(fields), self._options)
 
     def _table_roles(self, columns: tuple[str, ...]) -> Roles:
-        try:
+        with naming(shown(self._name)):
             roles = find_roles(columns, self._options)
-        except SourceError as error:
-            raise SourceError(f"{shown(self._name)}: {error}.") from None
         if roles.image is None and not may_lack_images(columns, self._options):
             raise SourceError(f"{shown(self._name)}: {NO_COLUMN.format(listed(columns))}.")
         return roles

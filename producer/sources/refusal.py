@@ -1,16 +1,27 @@
 """How a source is refused: one sentence that says where and why; knows no form of source."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from contract.installing import install_line
 from contract.quoting import QUOTED_MAX_CHARS, quoted
 from contract.quoting import shown as shown
+from producer.errors import ProducerError
 
 
-class SourceError(ValueError):
+class SourceError(ProducerError, ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Puts the place before what a SourceError says, and a full stop behind."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{place}: {error}.") from None
 
 
 class NoImagesError(SourceError):

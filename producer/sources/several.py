@@ -12,7 +12,7 @@ from producer.rows import Embedded, Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import is_remote, scheme_of, shared_folder, split_pattern
 from producer.sources.folder import ImageFiles
-from producer.sources.opening import (
+from producer.sources.recognise import (
     Known,
     given,
     has_use,

@@ -5,7 +5,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from contract.failure import Failure, FailureCode
@@ -25,7 +24,7 @@ from producer.sources.files import (
 from producer.sources.json_text import parsed_object
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
-from producer.sources.source import SourceOptions
+from producer.sources.source import PlainSource, SourceOptions
 
 SHARD_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -104,7 +103,7 @@ class _Sample:
         return sum(map(len, self.texts.values()))
 
 
-class Shards:
+class Shards(PlainSource):
     """One row for each sample: members of a shard whose names are equal up to the first dot.
 
     A sample's image is the member with an image's extension; `.json` is merged into the columns and `.txt`
@@ -113,15 +112,12 @@ class Shards:
     shard by the worker; those of other shards through `read`.
     """
 
-    columns: tuple[str, ...] | None = None
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+    columns = None
 
     def __init__(self, shards: Sequence[str], options: SourceOptions) -> None:
         self._shards = shards
         self._options = options
         self._open: tuple[int, IO[bytes]] | None = None
-        self.skipped = Skipped()
         self._folder = shared_folder([shard.rpartition("/")[0] for shard in shards])
         """The one that all shards lie below."""
 

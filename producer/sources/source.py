@@ -96,3 +96,15 @@ class Source(Protocol):
 
         Raises SourceError if the source is not what it was when its row was read.
         """
+
+
+class PlainSource:
+    """What a Source says that has no columns, no notes and no images within it."""
+
+    columns: tuple[str, ...] | None = ()
+    skipped = Skipped()
+    images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def read(self, place: int) -> bytes:
+        raise AssertionError(f"no image is embedded at {place}")

@@ -5,7 +5,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from contract.failure import Failure, FailureCode
@@ -16,6 +15,7 @@ from producer.sources.files import image_suffixes, is_system_folder, open_raw, r
 from producer.sources.refusal import NoImagesError, SourceError, shown
 from producer.sources.shards import EMBEDDED_MAX_BYTES
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
+from producer.sources.source import PlainSource
 
 _DAMAGED: Final = (
     *(OSError, ValueError, RuntimeError, NotImplementedError, EOFError),
@@ -25,17 +25,12 @@ _ENCRYPTED: Final = 1
 _NOTHING: Final = b"nothing of the member can be read"
 
 
-class ZipImages:
+class ZipImages(PlainSource):
     """Members with images' names, in the archive's order. A member's place is its number there."""
-
-    columns: tuple[str, ...] | None = ()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
 
     def __init__(self, source: str) -> None:
         """Reads the archive's directory. Raises SourceError."""
         self._source = source
-        self.skipped = Skipped()
         with reading(source):
             self._stream = open_raw(source)
             try:

@@ -16,8 +16,7 @@ from typing import Any, Final, NamedTuple
 from pydantic_core import from_json
 
 from contract.broker import MESSAGE_MAX_BYTES, TASK_NAME
-from worker.attempt import attempt
-from worker.errors import WorkerError
+from worker.errors import WorkerError, attempt
 
 SHOWN_BYTES: Final = 4096
 """Number of bytes of an unreadable message that its dead letter keeps."""

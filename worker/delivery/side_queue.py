@@ -17,7 +17,7 @@ import kombu
 from kombu.mixins import ConsumerMixin
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TASK_NAME, TRANSPORT_OPTIONS
-from worker.delivery.answering import MessageOutcome
+from worker.delivery.attempts import MessageOutcome
 from worker.delivery.transport import install_transport
 from worker.lane import Lane
 
@@ -37,7 +37,7 @@ SIDE_OPTIONS: Final = {
 
 
 Take = Callable[[Sequence[object], Lane], MessageOutcome]
-"""Answers the jobs of a message: take() of worker.delivery.answering."""
+"""Answers the jobs of a message: take() of worker.delivery.attempts."""
 
 
 class SuspectQueue:
@@ -102,7 +102,7 @@ class SideQueue:
 
 
 def side_queues(redis_url: str, take: Take, interactive_slots: int) -> tuple[SideQueue, ...]:
-    """The queues of interactive jobs and of suspects; `take` is that of worker.delivery.answering."""
+    """The queues of interactive jobs and of suspects; `take` is that of worker.delivery.attempts."""
     return (
         SideQueue(redis_url, INTERACTIVE_QUEUE, Lane.INTERACTIVE, take, interactive_slots),
         SideQueue(redis_url, SUSPECT_QUEUE, Lane.SUSPECT, take, 1),

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from worker.attempt import attempt
 from worker.delivery.token_store import Increment, Published
-from worker.errors import StoreAwayError
+from worker.errors import StoreAwayError, attempt
 
 log = logging.getLogger(__name__)
 

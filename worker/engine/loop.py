@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 
 from contract.failure import FailureCode, Refusal
-from worker.attempt import attempt
 from worker.engine.admission import Limits
 from worker.engine.inbox import EngineStoppedError, Inbox, Ticket
 from worker.engine.observer import EngineObserver
@@ -27,6 +26,7 @@ from worker.engine.sampling import RowSearch
 from worker.engine.scheduled_request import ScheduledRequest, StepItem
 from worker.engine.scheduler import Scheduler
 from worker.engine.search import NextRows
+from worker.errors import attempt
 
 logger = logging.getLogger(__name__)
 

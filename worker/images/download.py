@@ -35,7 +35,7 @@ from ssrfguard.httpx import SafeBackend
 
 from contract.failure import FailureCode, Refusal
 from contract.quoting import QUOTED_MAX_CHARS
-from worker.attempt import fulfil
+from worker.errors import fulfil
 from worker.images.image_file import check_bytes
 
 CONNECT_TIMEOUT_S: Final = 5.0

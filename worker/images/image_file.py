@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
 from contract.quoting import quoted
-from worker.attempt import attempt
+from worker.errors import attempt
 from worker.images import heif
 from worker.images.jpeg_scans import has_every_scan, lacks_end, scan_count
 from worker.images.png_chunks import pixels_alone

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
-from worker.attempt import attempt
-from worker.errors import StartupError
+from worker.errors import StartupError, attempt
 from worker.images.download import shown_url
 from worker.images.image_file import check_bytes
 

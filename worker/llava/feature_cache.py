@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
-from worker.attempt import fulfil
+from worker.errors import fulfil
 
 
 class Encoded(Protocol):

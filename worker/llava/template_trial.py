@@ -10,7 +10,7 @@ from typing import Final
 
 from jinja2.exceptions import SecurityError
 
-from worker.attempt import attempt
+from worker.errors import attempt
 
 TRIAL_S: Final = 10
 TRIAL_BYTES: Final = 512 * 2**20

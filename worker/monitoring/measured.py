@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from contract.answer import JobResult
 from contract.job import Job
-from worker.delivery.answering import Answers
+from worker.delivery.attempts import Answers
 from worker.delivery.results import Begun, ResultStore
 from worker.errors import Cancelled, Requeue
 from worker.lane import Lane

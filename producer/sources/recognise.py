@@ -148,7 +148,7 @@ def recognise(source: str, options: SourceOptions) -> Known:
         return Known(place, None, "datasets")
     if scheme_of(place) in ("http", "https") and "image" in (options.format, _form_by_suffix(place)):
         return Known(place, None, "image")  # whoever fetches it will see whether it is there
-    is_pattern = _is_pattern(place)
+    is_pattern = has_wildcard(place) or (len(shard_names(place)) > 1 and not os.path.lexists(place))
     kind = None if is_pattern else kind_of(place)
     if kind is None and not is_pattern:
         raise SourceError(f"There is no folder or file {shown(place)}.")
@@ -189,10 +189,6 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _is_pattern(source: str) -> bool:
-    return has_wildcard(source) or (len(shard_names(source)) > 1 and not os.path.lexists(source))
-
-
 def open_known(known: Known, options: SourceOptions) -> Source:
     """`options` are those that decide something. Raises SourceError."""
     source, kind, form = known.place, known.kind, known.form
@@ -204,7 +200,8 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         if kind == "folder":
             return ImageFiles.of_folder(source, recursive=options.recursive, sniff=options.sniff)
         if known.is_pattern:
-            return ImageFiles.of_pattern(source, sniff=options.sniff)
+            root, pattern = split_pattern(source)
+            return ImageFiles(source, root, pattern, tells_of_subfolders=False, sniff=options.sniff)
         raise SourceError(f"{shown(source)} is no folder.")
     if form == "imagefolder":
         if kind != "folder":
@@ -303,7 +300,7 @@ def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
     if form == "list":
         return FileList(source, root, options.encoding)
     if form == "openai":
-        return OpenAIBatch(source, root, options.encoding, text_only=options.text_only)
+        return OpenAIBatch(source, root, options)
     if form in ("csv", "tsv"):
         return RecordSource(source, root, Delimited(source, form, options), options)
     return RecordSource(source, root, _json_records(source, form, root, options.encoding), options)

@@ -72,7 +72,7 @@ class Address(BaseModel):
     index: JobIndex
 
 
-class Answering:
+class Attempts:
     """Turns each job into a record or a dead letter, or sends it to the suspect queue or back to its own.
 
     An attempt is counted before a job is touched. A job that was begun and has no record was under way when a
