@@ -10,7 +10,7 @@ from worker.engine.runner import Runner
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that the requests in the batch take together, and that one step appends."""
+    """The most that all requests in the batch take, and that one step appends."""
 
     kv_bytes: int
     rows: int

@@ -1,4 +1,4 @@
-"""Tracks which blocks of a cache hold which positions of which sequence; knows no tensor and copies nothing.
+"""Tracks the cache blocks that hold each sequence's positions; knows no tensor and copies nothing.
 
 Forks share blocks, which are counted. A block that is written to belongs to one sequence: a partial block
 that others hold too is copied first. Blocks are taken only as sequences grow, so a fork itself takes none.

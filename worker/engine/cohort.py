@@ -19,7 +19,7 @@ STATE_POSITIONS: Final = 2
 DROP_COST: Final = 2
 """Number of decode steps that take as long as the copy of a row when the batch size changes."""
 MOVE_COST: Final = 20
-"""Bytes of weights that a step reads in the time that moving one byte of state takes."""
+"""Bytes of weights that a step reads in the time of moving one byte of state."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class EngineTimes:
     """from one runner call to the next, without waits for requests or for the device"""
 
     def count(self, positions: int, runner_s: float) -> None:
-        """Count a step of `positions`, of which the runner took `runner_s`."""
+        """Count a step and its positions; the runner took `runner_s` of its time."""
         self.steps += 1
         self.positions += positions
         self.runner_s += runner_s
@@ -167,7 +167,7 @@ class Engine:
                 self._tickets[scheduled] = ticket
 
     def _end_early(self) -> None:
-        """End the requests that were cancelled or asked to stop, or whose deadline has passed."""
+        """End requests that were cancelled, asked to stop or are past their deadline."""
         now = self._clock()
         for scheduled, ticket in list(self._tickets.items()):
             deadline, stop_asked = ticket.request.deadline, ticket.request.stop_asked

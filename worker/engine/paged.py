@@ -203,7 +203,7 @@ def _blocks(caches: Sequence[Cache], kv_cache_bytes: int) -> int:
 
 
 def _caches(compiled: ov.CompiledModel, layers: int) -> list[Cache]:
-    """The caches with the shapes and types that the device wants, which only the compiled model tells."""
+    """The caches with the device's shapes and types, which only the compiled model tells."""
     caches: list[Cache] = []
     for name in cache_ports(layers):
         port = compiled.input(name)

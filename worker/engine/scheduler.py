@@ -16,7 +16,7 @@ from worker.engine.search import NextRows
 from worker.engine.step_plan import mixed_step, separate_step
 
 MOST_OVERTAKEN: Final = 32
-"""Number of requests that may be admitted before an earlier one that waits."""
+"""Most requests that are admitted before an earlier one in the queue."""
 MOST_HELD_UP: Final = 32
 """Number of steps in a row for prompts alone; then no request is admitted until every row has had a step."""
 MOST_HELD_UP_PRIORITY: Final = 1
@@ -24,7 +24,7 @@ MOST_HELD_UP_PRIORITY: Final = 1
 
 
 class Scheduler:
-    """Admits, orders and ends sequences on a runner, of which it never calls step()."""
+    """Admits, orders and ends sequences on a runner; it never calls step()."""
 
     def __init__(self, runner: Runner, limits: Limits) -> None:
         self._runner = runner
@@ -113,7 +113,7 @@ class Scheduler:
         self._requests.append(scheduled)
 
     def _release_ended(self, keep: set[SequenceId]) -> None:
-        """Release the requests that have ended, except those whose first sequence is in `keep`."""
+        """Release the ended requests, except those whose first sequence is in `keep`."""
         for scheduled in self._ended():
             if scheduled.sequences[0] not in keep:
                 self._release(scheduled)
@@ -176,7 +176,7 @@ class Scheduler:
     def _overtaken_by(
         self, scheduled: ScheduledRequest, passed_over: list[ScheduledRequest]
     ) -> list[ScheduledRequest]:
-        """Of the requests that still wait, those that came before the one that begins now."""
+        """Of the waiting requests, those that came before the one that begins now."""
         if not scheduled.request.has_priority:
             return passed_over
         waiting = self._waiting()

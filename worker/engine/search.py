@@ -1,4 +1,4 @@
-"""Chooses a request's search, which decides at each step which token continues which row.
+"""Chooses the search for a request: it picks the tokens that continue the request's rows at each step.
 
 Knows what a request asks for; does not know where the logits come from.
 """

@@ -1,4 +1,4 @@
-"""Decides which requests of the batch go into the next step; knows those that run, and none that waits."""
+"""Decides which requests of the batch go into the next step; knows no request that waits."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -26,13 +26,13 @@ from worker.llava.template_trial import complaint
 
 LEGACY_TEMPLATE_JSON = "chat_template.json"
 TEMPLATE_ERRORS = (TemplateError, TypeError, AttributeError, ValueError, LookupError)
-"""Exceptions that templates raise on messages that they are not written for."""
+"""Exceptions of templates on messages that they do not support."""
 SHRINKING = 4
 """Most characters that a tokenizer's normalizer composes into one."""
 LARGEST_GRID = (20, 20)
 """(height, width) in tiles of the largest grid whose marks no text may spell."""
 REPLACEMENT = "\ufffd"
-"""The character that a tokenizer writes for bytes that are no character, or not yet."""
+"""What a tokenizer writes for bytes that are not a complete character."""
 
 
 class PromptWriter:
@@ -139,7 +139,7 @@ class PromptWriter:
         return tuple(found)
 
     def stop_texts(self, texts: Sequence[str]) -> StopTexts:
-        """Looks for `texts`, of which there is at least one, in new tokens."""
+        """Looks for `texts`, at least one, in new tokens."""
         return StopTexts(texts, lambda token_ids: str(self._tokenizer.decode(list(token_ids))))
 
     def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
