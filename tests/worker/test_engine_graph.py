@@ -1,4 +1,4 @@
-"""Holds the last-position slice to the logits of a model that computes all of them, as optimum exports it."""
+"""Compares the last-position slice with a model that computes logits of all positions, as optimum does."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The inbox's promises on what other threads and the engine's may do to it at once."""
+"""The inbox while other threads and the engine's use it at once."""
 
 import threading
 from concurrent.futures import Future

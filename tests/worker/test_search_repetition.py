@@ -1,4 +1,4 @@
-"""What counts as an answer that goes round in a circle, and what does not."""
+"""Which answers count as ending in a loop, and which do not."""
 
 import pytest
 
@@ -41,5 +41,5 @@ def test_stuck(token_ids: list[int]) -> None:
     ],
 )
 def test_honest(token_ids: list[int]) -> None:
-    """Short repetitions, those the answer got out of, and a list whose items differ."""
+    """Short repetitions, repetitions that the answer got out of, and a list whose items differ."""
     assert not ends_in_loop(token_ids)
