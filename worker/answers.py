@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from contract.answer import Answer, ChoiceProbability, Flag, Generated
 from worker.engine.choices import choice_probabilities
-from worker.engine.repetition import goes_round
+from worker.engine.repetition import ends_in_loop
 from worker.engine.request import Generation, Generations
 
 Decode = Callable[[Sequence[int]], str]
@@ -52,7 +52,7 @@ def _flags(generation: Generation, text: str, eos_token_ids: Sequence[int]) -> t
     text_ids = token_ids[:-1] if token_ids and token_ids[-1] in eos_token_ids else token_ids
     found: dict[Flag, bool] = {
         "truncated": generation.finish_reason == "length",
-        "repetition": goes_round(text_ids),
+        "repetition": ends_in_loop(text_ids),
         "empty": not text,
     }
     return tuple(flag for flag, raised in found.items() if raised)

@@ -94,7 +94,7 @@ class Service(Generic[FeaturesT]):
         )
 
     def drain(self) -> None:
-        """From now on, give back jobs of which nothing has been generated, and after `drain_s` the others.
+        """From now on, requeue jobs of which nothing has been generated, and the others after `drain_s`.
 
         It only sets a field, so a signal handler may call it.
         """
@@ -213,7 +213,7 @@ class Service(Generic[FeaturesT]):
                 raise Requeue if drained else Cancelled
 
     def _is_drained(self, generations: list[Future[Generations]]) -> bool:
-        """Whether draining gives these generations back."""
+        """Whether draining requeues the job of these generations."""
         if self._drained_at is None:
             return False
         begun = any(g.running() or g.done() for g in generations)

@@ -1,4 +1,4 @@
-"""After a server lost its last writes, a worker lets go of the jobs that only the store says it is at."""
+"""After a server has lost its last writes, a worker releases the jobs that only the store says it holds."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Servers that would lose jobs are refused before a job is taken: real servers, each set up otherwise."""
+"""Servers that would lose jobs are refused before the first job: real servers, each with another setting."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""One job through the service, with a fake model and a fake engine; and every message to one record."""
+"""A job through the service with a fake model and engine, and the outcome of every kind of message."""
 
 import json
 import math
@@ -315,7 +315,7 @@ def test_an_interactive_job_goes_first_at_the_device_and_in_the_engine(bench: Be
 
 
 class Observed(DeviceScheduler):
-    """Notes how far a job is wherever it goes first or yields."""
+    """Notes where a job holds a turn or yields."""
 
     def __init__(self, bench: Bench, store: ResultStore) -> None:
         super().__init__()
@@ -579,7 +579,7 @@ class Suspects:
 def test_a_job_that_was_under_way_when_a_worker_died_is_suspect(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
-    """Deaths are told by what they leave behind: an attempt, and a holder that is not alive."""
+    """A death leaves behind an attempt, and a holder that is not alive."""
     suspects = Suspects(bench, store)
     jobs = [message("four", index=index) for index in (3, 4)]
     store.begin("dead", "r", 3, 1)
@@ -625,7 +625,7 @@ def test_a_suspect_that_another_live_worker_is_at_waits_for_it(
 
 
 class Forgetful(ResultStore):
-    """Is away when it is to be told of a job that is given back, so many times."""
+    """Fails the first so many releases."""
 
     def __init__(self, redis_url: str, times: int) -> None:
         super().__init__(redis_url)

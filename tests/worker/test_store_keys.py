@@ -1,4 +1,4 @@
-"""What a stranger puts into keys of the store: no message goes round for ever, and memory is bounded."""
+"""Foreign values in the store's keys: no message is requeued for ever, and memory stays bounded."""
 
 import json
 from typing import Any

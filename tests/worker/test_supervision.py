@@ -1,4 +1,4 @@
-"""Workers that are watched, and end when they can do no more good: real processes, engine and server."""
+"""Supervised workers end when they can answer no more: real processes, engine and server."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ ENDS_WITHIN_S = 60
 
 
 class Watched:
-    """A broker and a worker on it, of which the files in `folder` decide what becomes."""
+    """A broker and a worker on it; files in `folder` decide what the worker does."""
 
     def __init__(self, redis_url: str, connection: redis.Redis, images: Path, folder: Path) -> None:
         for name in ("a.png", "hang.png"):

@@ -48,7 +48,7 @@ class MessageOutcome(Enum):
     """What happens to a message after take()."""
 
     ACKNOWLEDGE = auto()
-    """Each of its jobs has its record or dead letter, was passed on, or is wanted by nobody."""
+    """Each of its jobs has its record or dead letter, was passed on, or is no longer wanted."""
     REQUEUE = auto()
     """It goes back to the queue. Its jobs that have records are dropped when it comes again."""
 

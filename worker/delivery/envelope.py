@@ -31,7 +31,7 @@ UNSUPPORTED: Final = {
 }
 """Features of Celery's messages that no worker here supports."""
 KOMBU_TYPE: Final = {"__type__", "__value__"}
-"""Keys of an object that kombu decodes into a type that JSON has not, which may raise."""
+"""Keys of an object that kombu decodes into a type outside JSON; decoding may raise."""
 
 
 class UnreadableError(WorkerError):

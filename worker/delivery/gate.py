@@ -16,7 +16,7 @@ class Gate:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold it beside other shared holders."""
+        """Hold it together with other shared holders."""
         with self._changed:
             self._changed.wait_for(lambda: not self._exclusive and not self._waiting_exclusive)
             self._shared += 1
@@ -29,7 +29,7 @@ class Gate:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold it beside no other holder."""
+        """Hold it alone."""
         with self._changed:
             self._waiting_exclusive += 1
             try:

@@ -41,7 +41,7 @@ DEAD_LETTER_MAX_CHARACTERS = 4096
 
 
 def is_wrong_type(error: BaseException) -> bool:
-    """Whether a key holds a type that we never put there, so that trying again does not help."""
+    """Whether a key holds a foreign type, so that trying again does not help."""
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 

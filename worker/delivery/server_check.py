@@ -17,7 +17,7 @@ from worker.errors import StartupError
 log = logging.getLogger(__name__)
 
 OLDEST: Final = (6, 2)
-"""Oldest version (major, minor) that has XTRIM MINID, with which collectors trim."""
+"""Oldest version (major, minor) that has XTRIM MINID; collectors trim with it."""
 RETRY_PAUSE_S: Final = 2.0
 TIMEOUT_S: Final = 5.0
 

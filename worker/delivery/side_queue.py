@@ -1,4 +1,4 @@
-"""Takes the jobs of a queue beside the bulk jobs that Celery takes; knows no model.
+"""Takes the jobs of one side queue, while Celery takes the bulk jobs; knows no model.
 
 It has its own queue, consumer and threads, so bulk jobs that fill all of Celery's threads do not delay it.
 Messages are Celery's, as producers send them. The one thread that has the broker's connection acknowledges

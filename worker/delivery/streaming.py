@@ -1,7 +1,7 @@
 """Publishes answers while they are generated, in a thread of its own; knows no broker and no model.
 
-The engine's thread only leaves tokens here, so the store never slows a step. A stream is read from the store
-before it goes on after an error, when nobody knows what was published, or after another worker began it.
+The engine's thread only leaves tokens here, so the store never slows a step. After an error nobody knows what
+was published, and another worker may have begun a stream. So a stream is then read before it goes on.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Keeps in the result store the streams of answers that somebody reads along; knows no generation."""
+"""Keeps streams of answers in the result store, for readers that follow them; knows no generation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

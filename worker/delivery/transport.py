@@ -36,6 +36,6 @@ class ReadingTransport(kombu_redis.Transport):  # type: ignore[misc]  # kombu ha
 def install_transport() -> None:
     """Replace kombu's transport for Redis in this process, before anything connects.
 
-    By name, as a connection that is given its transport otherwise shows that in the URLs that it logs.
+    It is replaced by name: given otherwise, it would show in the URLs that connections log.
     """
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{ReadingTransport.__name__}"))

@@ -30,7 +30,7 @@ class Decoder:
         bounds: Bounds | None = None,
         processes: int = 1,
     ) -> None:
-        """`isolation` selects the images that processes decode, of which `processes` run at most."""
+        """`isolation` selects the images that processes decode; at most `processes` of these run."""
         self._limits = limits
         self._isolation = isolation
         self._bounds = bounds or Bounds()

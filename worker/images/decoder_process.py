@@ -20,7 +20,7 @@ from worker.images.image_file import ImageLimits, check_size
 
 MOST_FAILURE_BYTES: Final = 10_000
 END_TIMEOUT_S: Final = 5.0
-"""Seconds that a process which has closed its pipes may take to end with a status."""
+"""Seconds that a process may take to end after it has closed its pipes."""
 
 
 class DecoderStartError(WorkerError):

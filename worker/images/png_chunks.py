@@ -12,7 +12,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 HEAD: Final = struct.Struct(">I4s")
 CHECKSUM_BYTES: Final = 4
 ANCILLARY: Final = 0x20
-"""Bit of a name's first letter that marks a chunk which a decoder does not need."""
+"""Bit of a name's first letter that marks a chunk as unnecessary for decoding."""
 TRANSPARENCY: Final = b"tRNS"
 TURN: Final = b"eXIf"
 COLOUR_PLACE: Final = 25

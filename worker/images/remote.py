@@ -10,7 +10,7 @@ from worker.images.download import shown_url
 from worker.images.image_file import check_bytes
 
 LOCAL_SCHEMES: Final = frozenset({"file", "local", "dir", "reference", "zip", "tar", "libarchive", "generic"})
-"""Schemes that reach files of this machine, which are read by path below the image roots alone."""
+"""Schemes of files on this machine, which are read only by path below the image roots."""
 
 
 class RemoteSchemeError(StartupError):

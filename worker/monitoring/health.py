@@ -14,11 +14,11 @@ from typing import Final, Literal
 
 FILE_EVERY_S: Final = 2.0
 FILE_STALE_S: Final = 30.0
-"""Age in seconds from which a file is of a process that is stuck or gone."""
+"""Age in seconds at which a file counts as left by a stuck or ended process."""
 HUB_STUCK_S: Final = 300.0
 """Most seconds between two turns of Celery's loop, in whose thread `-P solo` runs a whole job."""
 HUB_FRESH_S: Final = 15.0
-"""Seconds since the last turn of Celery's loop from which a worker is not ready."""
+"""Seconds since the last turn of Celery's loop after which a worker is not ready."""
 
 
 @dataclass(frozen=True)

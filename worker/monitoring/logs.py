@@ -132,5 +132,5 @@ def set_up_logs(
 
 
 def _job_of(record: logging.LogRecord) -> tuple[str, int] | None:
-    """The job that a line is about: the one that it names itself, else that of the thread."""
+    """The job of a line: the line's own, else the thread's."""
     return getattr(record, "about", None) or _about.get()

@@ -13,7 +13,7 @@ from worker.monitoring.metrics import Metrics
 
 
 class MeasuredService:
-    """A service whose jobs are counted, and named in every log line that is written while they run."""
+    """A service whose jobs are counted and named in every log line while they run."""
 
     def __init__(self, service: Answers, metrics: Metrics) -> None:
         self._service = service
