@@ -419,7 +419,7 @@ def make_submission(
     if not sources:
         here = f" {config_file.DEFAULT} is here." if config_file.DEFAULT.exists() else ""
         refuse(
-            "There is no source: give one, such as a folder of images; or --config FILE; or --resume "
+            "No source is named. Give a source, such as a folder of images; or --config FILE; or --resume "
             f"with --out.{here}"
         )
     prompts = read_prompts(questions.question or (), questions.questions, questions.choice or None)
