@@ -88,8 +88,8 @@ bench: $(VENV)/.installed
 soak: $(VENV)/.installed
 	$(BIN)/pytest -m soak
 	$(BIN)/python -m tests.faults.soak --minutes 60 --seed 1 --out docs
-	$(BIN)/python -m bench.soak --attention stateful
-	$(BIN)/python -m bench.soak --attention paged
+	$(BIN)/python -m bench soak --attention stateful
+	$(BIN)/python -m bench soak --attention paged
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) $(CHAT_VENV) demo-out

@@ -1,1 +1,1 @@
-"""Side-by-side measurements of this engine and its peers on random-weight models of real shapes."""
+"""Measurements of this project, alone and beside its peers; most use random models of real shapes."""

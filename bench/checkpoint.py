@@ -1,7 +1,6 @@
 """Writes random-weight LLaVA-NeXT checkpoints of real shapes; knows no OpenVINO and no measurement."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from transformers import (
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from bench.sizes import Size
 from bench.workloads import QUESTIONS
 
 PATCH_PX: Final = 14
@@ -37,51 +37,16 @@ CHAT_TEMPLATE: Final = (
     "{%- if message['role'] == 'user' %}{{ ' [/INST]' }}{%- else %}{{ eos_token }}{%- endif %}"
     "{%- endfor %}"
 )
-"""Takes a content of parts, as we and transformers send it, and a string, as GenAI does."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """The shape of one checkpoint; widths in numbers of features."""
-
-    tile_px: int
-    vision_layers: int
-    vision_hidden: int
-    vision_heads: int
-    text_layers: int
-    text_hidden: int
-    text_heads: int
-    text_kv_heads: int
-    text_intermediate: int
-    vocabulary: int
-    context_tokens: int
-
-    @property
-    def pinpoints(self) -> list[list[int]]:
-        """LLaVA-NeXT's own grids, (height, width) in pixels."""
-        side = self.tile_px
-        return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side], [3 * side, side], [side, 3 * side]]
-
-
-SIZES: Final = {
-    "tiny": Size(56, 2, 64, 4, 3, 128, 4, 2, 256, 1024, 1024),
-    "mid": Size(336, 24, 1024, 16, 24, 1024, 16, 4, 2816, 32064, 8192),
-    "big": Size(336, 24, 1024, 16, 28, 2048, 16, 4, 5632, 32064, 8192),
-}
-"""`mid` has 0.64 B parameters and `big` 1.7 B, both with the vision tower of the published models."""
-SHAPES: Final = {"llava-v1.6-mistral-7b": Size(336, 24, 1024, 16, 32, 4096, 32, 8, 14336, 32064, 32768)}
-"""Published models, for measurements of conversion alone."""
+"""Accepts content as parts, which we and transformers send, and as a string, which GenAI sends."""
 SHARD_BYTES: Final = 1 << 30
+"""Size of a shard of a published shape."""
 BLOCK_NUMBERS: Final = 1 << 24
-"""So many random numbers are drawn for all weights of a published shape."""
+"""Random numbers that are drawn and repeated for all weights of a published shape."""
 WEIGHT_STD: Final = 0.02
 
 
 def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
-    """Write weights in float16, config, processor and tokenizer into `folder`. One seed, one set of weights.
-
-    Weights are as transformers initialises them.
-    """
+    """Write a checkpoint in float16 into `folder`, with weights initialised by transformers from `seed`."""
     processor = make_processor(size)
     tokenizer = processor.tokenizer
     with torch.random.fork_rng():
@@ -95,14 +60,14 @@ def write_checkpoint(size: Size, folder: Path, seed: int = 0) -> None:
     model.to(torch.float16).save_pretrained(folder)
     name_as_published(folder)
     processor.save_pretrained(folder)
-    # Readers of transformers 4's layout look for the image processor in a file of its own.
+    # transformers 4 reads the image processor from a separate file.
     processor.image_processor.save_pretrained(folder)
 
 
 def write_shape(size: Size, folder: Path, seed: int = 0) -> None:
-    """Write a checkpoint in bfloat16 and shards of SHARD_BYTES, with no more than one of them in memory.
+    """Write a checkpoint in bfloat16, in shards of SHARD_BYTES with one shard in memory at a time.
 
-    Its weights repeat a block of random numbers, each beginning at another place of it.
+    Each weight repeats one block of random numbers, from a different start.
     """
     processor = make_processor(size)
     config = make_config(size, processor.tokenizer)
@@ -151,10 +116,10 @@ def write_shape(size: Size, folder: Path, seed: int = 0) -> None:
 
 
 def name_as_published(checkpoint: Path) -> None:
-    """Give the vision tower's weights the names that published models have, which every release reads.
+    """Give the vision tower's weights the names of published models, which every release reads.
 
-    optimum-intel brings an older transformers than ours; the names that ours writes are strange to it, and it
-    would fill the tower with weights of its own.
+    optimum-intel uses an older transformers. It does not know the names that ours writes, and would
+    initialise the tower anew.
     """
     weights = checkpoint / SAFE_WEIGHTS_NAME
     named = {
@@ -200,7 +165,7 @@ def make_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlavaNextConf
 
 
 def make_processor(size: Size) -> LlavaNextProcessor:
-    """Images cut as published models cut them, a tokenizer with all words of the vocabulary, a template."""
+    """A processor with the image cutting of published models, a full tokenizer and a chat template."""
     images = LlavaNextImageProcessorPil(
         size={"shortest_edge": size.tile_px},
         crop_size={"height": size.tile_px, "width": size.tile_px},
@@ -217,10 +182,10 @@ def make_processor(size: Size) -> LlavaNextProcessor:
 
 
 def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that puts <s> before a text.
+    """A byte-level BPE tokenizer with `vocabulary` tokens that puts <s> before a text.
 
-    It reads with a few learnt merges; the rest of its `vocabulary` tokens are words that no text is read as,
-    so that whatever a random model says can be spelt out by every peer.
+    It has a few learnt merges. The other tokens are words that no text is cut into, so that every peer can
+    decode what a random model generates.
     """
     learner = _byte_level(models.BPE())
     learner.train_from_iterator(

@@ -1,6 +1,6 @@
-"""Measures what the stateful runner's choices rest on: calls on cohorts of rows; knows no requests.
+"""The measurement `cohorts`: calls of the stateful runner on cohorts of rows; knows no requests.
 
-Every figure is of one prompt length, on the language model alone, with default properties unless said.
+All figures are for one prompt length, the language model only, and OpenVINO's default properties.
 """
 
 import statistics
@@ -9,11 +9,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import openvino as ov
+import typer
 
+from bench.folders import Folders, OwnFormat, make_own
+from bench.options import OUT, ModelSize, Out, progress
+from contract.model_folder import LANGUAGE_XML
 from worker.engine.cohort import Cohort, Row, merge
 from worker.engine.graph import last_position_only
 from worker.engine.request import FloatArray
@@ -22,15 +26,15 @@ PROMPT_TOKENS: Final = 2351
 SUFFIX_TOKENS: Final = 24
 MANY_ROWS: Final = 8
 MOST: Final = 10**6
-"""Positions that no row here reaches."""
+"""Positions of a row at most; no row here reaches them."""
 TRIALS: Final = 3
 PROFILED: Final = 4
-"""Kinds of operations in a profile."""
+"""Kinds of operation in a profile."""
 STEPS: Final = 8
 
 
 class CohortBench:
-    """The language model of a folder, compiled once, and embeddings to feed it with."""
+    """A compiled language model and random embeddings as its input."""
 
     def __init__(self, language_xml: Path, properties: Mapping[str, str]) -> None:
         core = ov.Core()
@@ -42,7 +46,7 @@ class CohortBench:
         self._calls = 0
 
     def measure(self) -> list[tuple[str, float]]:
-        """What was done and the milliseconds it took, medians of TRIALS; some minutes of a mid model."""
+        """(call, median milliseconds of TRIALS); takes some minutes with the mid model."""
         figures = [
             (f"prefill of {PROMPT_TOKENS} tokens", self._median(lambda: self._prefill(1)[1])),
             (
@@ -65,9 +69,9 @@ class CohortBench:
         return figures
 
     def profile(self, rows: int) -> list[tuple[str, float]]:
-        """Kind of operation and its milliseconds in a step of `rows` after a shared prompt, longest first.
+        """(kind of operation, milliseconds) in a step of `rows` after a shared prompt, longest first.
 
-        The model must have been compiled with PERF_COUNT.
+        The model must be compiled with PERF_COUNT.
         """
         cohort, _ = self._prefill(1)
         self._fork(cohort, rows)
@@ -80,7 +84,7 @@ class CohortBench:
         return sorted(per_step.items(), key=lambda item: -item[1])[:PROFILED]
 
     def _spent(self, cohort: Cohort) -> dict[str, float]:
-        """Kind of operation → milliseconds in all calls so far; the plugin tells their mean."""
+        """Kind of operation → milliseconds in all calls so far; the plugin reports means."""
         milliseconds: defaultdict[str, float] = defaultdict(float)
         for operation in cohort.request.profiling_info:
             milliseconds[operation.node_type] += operation.real_time.total_seconds() * 1e3 * self._calls
@@ -106,7 +110,7 @@ class CohortBench:
     def _suffix(self, rows: int, *, whole: bool) -> float:
         cohort, _ = self._prefill(1)
         self._fork(cohort, rows)
-        # The fork itself is another figure.
+        # This step includes the fork, which is another figure.
         self._step(cohort)
         if whole:
             return self._step(cohort, SUFFIX_TOKENS)
@@ -136,7 +140,7 @@ class CohortBench:
         return 0.02 * self._random.standard_normal((positions, self._hidden), dtype=np.float32)
 
     def _median(self, seconds: Callable[[], float]) -> float:
-        """Milliseconds, after one trial that does not count: each new shape is compiled first."""
+        """Median milliseconds, after one trial that does not count, as each new shape is compiled first."""
         seconds()
         return 1e3 * statistics.median(seconds() for _ in range(TRIALS))
 
@@ -145,3 +149,20 @@ def _timed(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+def main(
+    size: ModelSize = "mid",
+    weight_format: Annotated[OwnFormat, typer.Option(help="Weight format of our folder.")] = "fp16",
+    out: Out = OUT,
+) -> None:
+    """Time forking, merging and dropping rows, as docs/engine.md gives them."""
+    folders = Folders(out.resolve(), size)
+    make_own(folders, progress.log)
+    language_xml = folders.own(weight_format) / LANGUAGE_XML
+    for what, milliseconds in CohortBench(language_xml, {}).measure():
+        print(f"| {what} | {milliseconds:.0f} ms |")
+    profiled = CohortBench(language_xml, {"PERF_COUNT": "YES"})
+    for rows in (1, MANY_ROWS):
+        for kind, milliseconds in profiled.profile(rows):
+            print(f"| {kind} in a step of {rows} rows | {milliseconds:.1f} ms |")

@@ -1,4 +1,4 @@
-"""Who is compared with whom on which works, as data; runs nothing."""
+"""Which engines are compared on which workloads, as data; runs nothing."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ SAME_HINTS: Final = {
     "KV_CACHE_PRECISION": "u8",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32",
 }
-"""Spelt out for all who run the same IR, whatever an engine's own defaults are."""
+"""Properties for all engines that run the same IR, instead of their own defaults."""
 WIDE_OR_TALL: Final = frozenset({"distinct"})
-"""optimum-intel 2.2 takes a grid's width for its height and breaks down where they differ."""
+"""Works that optimum-intel 2.2 cannot do: it swaps a grid's width and height, and fails if they differ."""
 LOW: Final = frozenset({"low"})
-"""No peer has our detail=low."""
+"""Works with detail=low, which no peer has."""
 CACHE_GB: Final = 2
 UNLIMITED_TOKENS: Final = 1 << 20
 SCHEDULERS: Final[tuple[Mapping[str, Any], ...]] = tuple(
@@ -28,33 +28,33 @@ SCHEDULERS: Final[tuple[Mapping[str, Any], ...]] = tuple(
     for prefix in (True, False)
     for tokens in (4096, 256, UNLIMITED_TOKENS)
 )
-"""What GenAI is tried with; the first is taken where nothing is tried."""
+"""Scheduler options that GenAI is tried with; the first is used without tries."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One engine with one folder, in the ways it may be set up; the best of them for each work competes."""
+    """One engine with one folder and its possible setups; the fastest setup for each work competes."""
 
     name: str
     programs: tuple[Program, ...]
     mode: Mode
     skips: frozenset[str] = frozenset()
-    """Names of works that it cannot do."""
+    """Names of works that it does not do."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Contestants that take turns; ratios are to the first."""
+    """Contestants that take turns; ratios are relative to the first one."""
 
     name: str
     title: str
     contestants: tuple[Contestant, ...]
     skips: frozenset[str] = frozenset()
-    """Names of works that are not held here."""
+    """Names of works that are not part of it."""
 
 
 def contests(folders: Folders, pictures: Path, *, try_schedulers: bool) -> tuple[Contest, ...]:
-    """All of them; with `try_schedulers` GenAI comes with every one of SCHEDULERS."""
+    """All contests; with `try_schedulers`, GenAI has a setup for each of SCHEDULERS."""
     schedulers = SCHEDULERS if try_schedulers else SCHEDULERS[:1]
 
     def own(name: str, folder: Path, properties: Mapping[str, str], **settings: str) -> Contestant:
@@ -107,7 +107,7 @@ def contests(folders: Folders, pictures: Path, *, try_schedulers: bool) -> tuple
 
 
 def only(every: Sequence[Contest], names: frozenset[str]) -> tuple[Contest, ...]:
-    """The contests without contestants that are not among `names`, nor those that repeat what one held."""
+    """The contests with contestants in `names` only, without contests that repeat an earlier one."""
     kept: list[Contest] = []
     seen: set[str] = set()
     for contest in every:

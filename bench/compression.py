@@ -1,11 +1,7 @@
-"""Measures what each way to compress a part costs or gains in speed, side by side; knows no quality.
-
-A command of its own: python -m bench.compression
-"""
+"""The measurement `compression`: the speed of each way to compress a part; measures no quality."""
 
 import json
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +14,9 @@ import numpy as np
 import openvino as ov
 import typer
 
-from bench.checkpoint import SIZES
 from bench.folders import Folders, make_own
 from bench.machine import describe
+from bench.options import OUT, ModelSize, Out, chosen, progress
 from bench.workloads import MIXED_SIZES_PX, QUESTIONS, draw
 from contract.job import Question
 from contract.model_folder import LANGUAGE_XML, VISION_XML
@@ -34,19 +30,19 @@ from worker.llava.tiles import load_tiler
 
 PROMPT_TOKENS: Final = 2351
 PICTURE_PX: Final = (480, 640)
-"""(height, width): 5 tiles, and with a question PROMPT_TOKENS."""
+"""(height, width): 5 tiles, and PROMPT_TOKENS with a question."""
 MANY_ROWS: Final = 8
 STEPS: Final = 8
 MOST: Final = 10**6
-"""Positions that no row here reaches."""
+"""Positions of a row at most; no row here reaches them."""
 SAMPLES: Final = 4
-"""Pictures to calibrate with: speed does not depend on where a range ends."""
+"""Pictures to calibrate with; speed does not depend on the calibrated ranges."""
 PROFILED: Final = 6
-"""Kinds of operations in a profile."""
+"""Kinds of operation in a profile."""
 PROFILED_CALLS: Final = 4
 BASE: Final = "fp16"
 GROUPS: Final = (0, 32, 64, 128)
-"""Of DYNAMIC_QUANTIZATION_GROUP_SIZE; 0 is off."""
+"""Values of DYNAMIC_QUANTIZATION_GROUP_SIZE; 0 is off."""
 
 VISION: Final[dict[str, VisionSettings | None]] = {
     "fp16": VisionSettings(),
@@ -55,7 +51,7 @@ VISION: Final[dict[str, VisionSettings | None]] = {
     "int8, alpha 0.6": VisionSettings(vision_format="int8", smooth_quant_alpha=0.6),
     "int8, alpha 0.95": VisionSettings(vision_format="int8", smooth_quant_alpha=0.95),
 }
-"""Name → settings; None for weights alone, which is no setting as it does not pay."""
+"""Name → settings; None for int8 weights without activations, which the settings do not offer."""
 LANGUAGE: Final = {
     "fp16": LanguageSettings(),
     "int8": LanguageSettings(weight_format="int8"),
@@ -65,13 +61,13 @@ LANGUAGE: Final = {
     "int4 asym g128": LanguageSettings(weight_format="int4", group_size=128, sym=False),
 }
 BY_GROUP: Final = ("int8", "int4 sym g64 r0.6", "int4 sym g128", "int4 asym g128")
-"""What is measured with each of GROUPS."""
+"""Names in LANGUAGE that are measured with each of GROUPS."""
 Timer = Callable[[], dict[str, float]]
-"""One trial: what was done → seconds."""
+"""Runs one trial: what was done → seconds."""
 
 
 class Spent(NamedTuple):
-    """What a call took. The processors' time, all threads together, hardly feels what else they do."""
+    """Wall time and processor time of a call; other programs hardly change the processor time."""
 
     seconds: float
     cpu_seconds: float
@@ -79,15 +75,15 @@ class Spent(NamedTuple):
 
 @dataclass
 class Contest:
-    """Trials of several contestants in turn, the first of them what the others are compared with."""
+    """Trials of several contestants in turn; the others are compared with the first one."""
 
     title: str
     contestants: dict[str, Timer]
     seconds: defaultdict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
-    """(contestant, what was done) → seconds, a round each"""
+    """(contestant, what was done) → seconds of each round."""
 
     def hold(self, rounds: int) -> None:
-        """Whoever is first changes from round to round, after a round that does not count."""
+        """Run all rounds after one that does not count; the order rotates from round to round."""
         names = list(self.contestants)
         for name in names:
             self.contestants[name]()
@@ -97,7 +93,7 @@ class Contest:
                     self.seconds[name, what].append(seconds)
 
     def markdown(self) -> str:
-        """Medians in ms, and how many times as fast as the first: the median of the rounds' ratios."""
+        """A table of median ms, and speed over the first contestant's: the median of the rounds' ratios."""
         names = list(self.contestants)
         works = list(dict.fromkeys(what for _, what in self.seconds))
         lines = [["", *works], ["---", *("---:" for _ in works)]]
@@ -117,7 +113,7 @@ class Contest:
 
 
 class Variants:
-    """The parts of one model in every setting, made once and kept as IR."""
+    """The parts of one model with every setting, made once and kept as IR."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
@@ -150,12 +146,12 @@ class Variants:
             begun = time.perf_counter()
             model = make(ov.Core().read_model(self._folders.own("fp16") / xml))
             self._root.mkdir(parents=True, exist_ok=True)
-            # The weights first: a file that is there is whole.
+            # Rename the weights first: if the .xml is there, both are complete.
             partial = path.with_name(f"partial-{path.name}")
             ov.save_model(model, partial, compress_to_fp16=False)
             partial.with_suffix(".bin").rename(path.with_suffix(".bin"))
             partial.rename(path)
-            print(f"made {name} in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+            progress.log(f"made {name} in {time.perf_counter() - begun:.0f} s")
         return path
 
     def _tiles(self) -> list[FloatArray]:
@@ -183,7 +179,7 @@ class VisionModel:
 
 
 class LanguageModel:
-    """A compiled language model, and embeddings to feed it with."""
+    """A compiled language model, and random embeddings as its input."""
 
     def __init__(self, xml: Path, properties: Mapping[str, str]) -> None:
         core = ov.Core()
@@ -194,18 +190,18 @@ class LanguageModel:
         self.request = core.compile_model(model, "CPU", dict(properties)).create_infer_request()
 
     def trial(self) -> dict[str, float]:
-        """A prefill, steps of one row, and of many after a fork."""
+        """One trial: a prefill, steps of one row, and steps of many rows after a fork."""
         cohort, prefill = self.prefill()
         spent = _named(f"prefill, {PROMPT_TOKENS} positions", prefill)
         spent |= _named("step of 1 row", self._steps(cohort))
         while len(cohort.rows) < MANY_ROWS:
             cohort.rows[0].fork(MOST, None)
-        # The fork itself is no step.
+        # This step includes the fork and does not count.
         self._step(cohort)
         return spent | _named(f"step of {MANY_ROWS} rows", self._steps(cohort))
 
     def prefill(self) -> tuple[Cohort, Spent]:
-        """One row of PROMPT_TOKENS, and the time it took."""
+        """A cohort with one row of PROMPT_TOKENS, and the time for it."""
         self.request.reset_state()
         cohort = Cohort(self.request)
         cohort.begin(MOST)
@@ -221,9 +217,9 @@ class LanguageModel:
 
 
 def profile(request: ov.InferRequest) -> list[tuple[str, float]]:
-    """Kind of operation and how it ran → milliseconds of the mean call, longest first.
+    """(kind and implementation of operation, milliseconds of a mean call), longest first.
 
-    The model must have been compiled with PERF_COUNT.
+    The model must be compiled with PERF_COUNT.
     """
     milliseconds: defaultdict[str, float] = defaultdict(float)
     for operation in request.profiling_info:
@@ -235,7 +231,7 @@ def profile(request: ov.InferRequest) -> list[tuple[str, float]]:
 def profiles(
     variants: Variants, vision: Sequence[str], language: Sequence[str], pixel_values: FloatArray
 ) -> list[str]:
-    """A line for each name: what a vision pass or a prefill of it spends its time on."""
+    """A line for each name: where a vision pass or a prefill spends its time."""
     lines = []
     for name in vision:
         tower = VisionModel(variants.vision(name), pixel_values, {"PERF_COUNT": "YES"})
@@ -267,7 +263,7 @@ def _named(what: str, spent: Spent) -> dict[str, float]:
 def contests(
     variants: Variants, pixel_values: FloatArray, vision: Sequence[str], language: Sequence[str]
 ) -> Iterator[Contest]:
-    """One after another, as each holds its models in memory."""
+    """The contests one after another, as each keeps its models in memory."""
     if vision:
         vision_models = {name: VisionModel(variants.vision(name), pixel_values, {}) for name in vision}
         yield Contest("Vision", {name: model.trial for name, model in vision_models.items()})
@@ -286,19 +282,14 @@ def contests(
         models.clear()
 
 
-def _chosen(named: str | None, known: Sequence[str]) -> list[str]:
-    """BASE and the names in `named`, semicolons between; all of `known` for None, none for an empty one."""
-    if named is None:
-        return list(known)
-    names = [name.strip() for name in named.split(";") if name.strip()]
-    for name in names:
-        if name not in known:
-            sys.exit(f"There is no {name!r}; there are {'; '.join(known)}.")
-    return [BASE, *(name for name in names if name != BASE)] if names else []
+def _settings(named: str | None, known: Mapping[str, object]) -> list[str]:
+    """BASE and the settings in `named`, all of `known` if it is None, none if it is empty."""
+    names = [] if named == "" else chosen("settings", named, list(known), separator=";")
+    return list(dict.fromkeys([BASE, *names])) if names else []
 
 
 def main(
-    size: Annotated[str, typer.Option(help=f"Shape of the random model: {', '.join(SIZES)}.")] = "mid",
+    size: ModelSize = "mid",
     vision: Annotated[
         str | None, typer.Option(help="Settings, semicolons between; all if not given.")
     ] = None,
@@ -306,30 +297,23 @@ def main(
         str | None, typer.Option(help="Settings, semicolons between; all if not given.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    out: Annotated[Path, typer.Option(help="Keeps models and results.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Time vision, prefill and steps in every setting, taking turns, and profile them."""
-    if size not in SIZES:
-        sys.exit(f"There is no size {size!r}; there are {', '.join(SIZES)}.")
+    """Time vision, prefill and decoding in every weight format, in turns, with profiles."""
+    names = _settings(vision, VISION), _settings(language, LANGUAGE)
     folders = Folders(out.resolve(), size)
-    make_own(folders, lambda stage: print(stage, file=sys.stderr))
+    make_own(folders, progress.log)
     variants = Variants(folders)
     pixel_values = load_tiler(folders.own("fp16"), "anyres")(draw(PICTURE_PX, seed=0)).pixel_values
-    chosen = _chosen(vision, list(VISION)), _chosen(language, list(LANGUAGE))
-    for name in chosen[0]:
+    for name in names[0]:
         variants.vision(name)
-    for name in chosen[1]:
+    for name in names[1]:
         variants.language(name)
-    machine = describe(None) | {"command": " ".join(["python", "-m", "bench.compression", *sys.argv[1:]])}
     path = folders.root / f"compression-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     held = []
-    for contest in contests(variants, pixel_values, *chosen):
+    for contest in contests(variants, pixel_values, *names):
         contest.hold(rounds)
         print(contest.markdown(), flush=True)
         held.append(contest.content())
-        path.write_text(json.dumps({"machine": machine, "contests": held}, indent=1) + "\n")
-    print("\n".join(profiles(variants, *chosen, pixel_values)))
-
-
-if __name__ == "__main__":
-    typer.run(main)
+        path.write_text(json.dumps({"machine": describe(None), "contests": held}, indent=1) + "\n")
+    print("\n".join(profiles(variants, *names, pixel_values)))

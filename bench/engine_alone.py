@@ -1,7 +1,7 @@
-"""The worker's Celery app, whose process also answers jobs handed straight to its service, by turns.
+"""The worker's Celery app; in turns its process also answers jobs without the queue; knows no producer.
 
-For bench.queue_overhead: both ways then have the same process, model and threads, and other programs on the
-machine disturb both alike. Knows no producer.
+bench/queue_overhead.py starts it. Both ways have the same process, model and threads, and other programs on
+the machine slow down both alike.
 """
 
 import itertools
@@ -26,54 +26,55 @@ from worker.settings import load_settings
 __all__ = ["app"]
 
 ASKED_KEY: Final = "bench:asked"
-"""List of the fields of an Order as JSON."""
+"""Key of a list with the fields of an Order as JSON."""
 TOLD_KEY: Final = "bench:told"
-"""List of JSON: null when jobs may come, then the Slices of an order, and at its end a Run."""
+"""Key of a list of JSON: null when jobs may come, then all Slices, and at the end a Run."""
 SETTLE_S: Final = 2.5
-"""From one way to the other: what had begun ends, and its answers are collected."""
+"""Seconds between two ways, for begun jobs to end and answers to be collected."""
 SLICE_S: Final = 5.0
+"""Seconds of one slice."""
 WARM: Final = 64
-"""Images of the run before the first slice."""
+"""Images answered before the first slice."""
 LEFT: Final = 200
-"""So many images of the run are left when the last slice begins, so that it never lacks jobs."""
+"""Images left at the beginning of the last slice, so that it does not run out of jobs."""
 WayName = Literal["queued", "direct"]
 ORDER: Final[tuple[WayName, ...]] = ("queued", "direct", "direct", "queued")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a producer asks for beside its run of `images` jobs: turns with `jobs`, in `slots` threads."""
+    """A producer's request: turns of `jobs` in `slots` threads, beside its run of `images` jobs."""
 
     slots: int
     images: int
     jobs: Sequence[str]
     pids: Mapping[str, int]
-    """Of the processes whose time counts."""
+    """Name → id of the processes whose time is measured."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some seconds of one way."""
+    """Figures of some seconds of one way."""
 
     way: WayName
     images_per_s: float
     cpu_ms_per_image: Mapping[str, float]
     outside_ms_per_image: float
-    """Processor time of the worker in which it takes jobs and writes records: the rest is the service's."""
+    """Processor time in ms of the worker outside its service: taking jobs and writing records."""
     steps_per_image: float
-    """Of the engine: as many in both ways where its batches are as full."""
+    """Steps of the engine; equal in both ways if batches are equally full."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """When the first job of a run began and the last one ended, as time.time()."""
+    """Start of a run's first job and end of its last one, as Unix time."""
 
     begun: float
     ended: float
 
 
 class Turns:
-    """Lets jobs of one way begin; those of the other wait."""
+    """Lets jobs of one way begin, while those of the other way wait."""
 
     def __init__(self, answer: Callable[..., JobResult]) -> None:
         self._answer = answer
@@ -81,25 +82,25 @@ class Turns:
         self._way: WayName | None = "queued"
         self.ended: Counter[WayName] = Counter()
         self._inside_s = 0.0
-        """Processor time of the queue's threads in the service."""
+        """Processor time of the queue's threads inside the service."""
         self._queue_threads = {threading.main_thread().ident}
         self.first_begun = 0.0
         self.last_ended = 0.0
 
     def change(self, way: WayName | None) -> None:
-        """None: no direct job begins any more, and the queued ones go on."""
+        """Let this way begin jobs. None: no more direct jobs, and queued jobs go on."""
         with self._changed:
             self._way = way
             self._changed.notify_all()
 
-    def queued(self, job: Job, **options: Any) -> JobResult:
-        """In the service's place, for a job that came by the queue."""
+    def queued(self, job: Job, *lane_and_wanted: Any) -> JobResult:
+        """Answer a job from the queue, in place of the service."""
         with self._changed:
             self._changed.wait_for(lambda: self._way != "direct")
             self.first_begun = self.first_begun or time.time()
             self._queue_threads.add(threading.get_ident())
         spent = time.thread_time()
-        result = self._answer(job, **options)
+        result = self._answer(job, *lane_and_wanted)
         with self._changed:
             self._inside_s += time.thread_time() - spent
             self.ended["queued"] += 1
@@ -107,13 +108,13 @@ class Turns:
         return result
 
     def outside_s(self) -> float:
-        """Processor time of the queue's threads so far, without what they did in the service."""
+        """Processor time of the queue's threads so far, outside the service."""
         with self._changed:
             clocks = [time.pthread_getcpuclockid(thread) for thread in self._queue_threads if thread]
             return sum(map(time.clock_gettime, clocks)) - self._inside_s
 
     def direct(self, jobs: "itertools.cycle[Job]") -> None:
-        """Answer one after the other of `jobs`, which other threads take from too, until it is over."""
+        """Answer `jobs`, which other threads also take from, until the last turn is over."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._way != "queued")
@@ -127,7 +128,7 @@ class Turns:
 
 
 def slices(turns: Turns, times: EngineTimes, order: Order) -> list[Slice]:
-    """By turns, as long as the run has images."""
+    """The slices of both ways in turn, until few images of the run are left."""
     jobs = itertools.cycle([Job.model_validate_json(job) for job in order.jobs])
     found = []
     with ThreadPoolExecutor(order.slots) as threads:

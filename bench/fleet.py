@@ -1,7 +1,7 @@
 """Simulates a fleet of workers on one server and one producer, with failures; starts no process.
 
-Jobs are a fluid, failures are events: in each step of some seconds the slowest of producer, server and
-workers decides how many jobs pass. What each costs is measured (bench/fleet_costs.py).
+Jobs are a fluid and failures are events. In each step of some seconds, the slowest of producer, server and
+workers determines how many jobs pass. bench/fleet_costs.py measures what each costs.
 """
 
 import math
@@ -19,22 +19,22 @@ from producer.window import SMALLEST_WINDOW, WINDOW_PER_SLOT
 Part = Literal["workers", "server", "producer", "window", "machine"]
 STEP_S: Final = 2.0
 LONGEST: Final = 50.0
-"""Times what the workers would take alone."""
+"""Longest simulated time, as a multiple of the time without failures and limits."""
 DETECT_S: Final = 30.0
-"""From a worker's death until its jobs are sent again: contract.store's WORKER_SILENT_S and two looks."""
+"""Seconds from a worker's death until its jobs are sent again: WORKER_SILENT_S and two looks."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """What is asked of whom, and how often something breaks. A mean time of infinity is never."""
+    """The work, the parts and how often they fail; a mean time of infinity means never."""
 
     images: float
     workers: int
     images_per_worker_s: float
-    """What one worker answers with all its slots busy."""
+    """Rate of one worker with all slots busy."""
     slots: int = 16
     alone_s: float = 1.0
-    """What a suspect takes, with nothing else under way in its worker."""
+    """Seconds of a job that is alone in its worker, as suspects are."""
     worker_mtbf_s: float = math.inf
     worker_restart_s: float = 120.0
     server_mtbf_s: float = math.inf
@@ -42,47 +42,47 @@ class Fleet:
     producer_mtbf_s: float = math.inf
     producer_restart_s: float = 60.0
     poison: float = 0.0
-    """Share of jobs that kill whoever answers them, until they end as failures."""
+    """Share of jobs that kill the worker in every attempt, until they fail."""
     shared_cores: float = math.inf
-    """Cores of a machine that runs everything, for comparison with real processes on one."""
+    """Cores, if one machine runs everything, to compare with real processes."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a simulated run went."""
+    """The result of a simulated run."""
 
     seconds: float
     ideal_s: float
-    """Without failures and limits of server and producer."""
+    """Seconds without failures and without limits of server and producer."""
     limit: Part
-    """What was the slowest for most of the time."""
+    """The part that was slowest most of the time."""
     server_use: float
-    """Share of one core; above 1 the workers' polling alone is too much for it."""
+    """Share of one core; above 1, the workers' polling alone is too much."""
     producer_use: float
     worker_deaths: int
     executed_again: int
-    """Jobs begun a second time or more."""
+    """Jobs that were begun again."""
     most_store_bytes: float
     ledger_bytes: float
     connections: float
 
 
 def limits(fleet: Fleet, costs: Costs, alive: float) -> dict[Part, float]:
-    """Most jobs a second that each part lets pass with so many workers alive."""
+    """Part → the most jobs per second that it lets pass, with `alive` workers."""
     idle = alive * costs.server_s_per_worker_s
     everything = costs.server_s_per_job + costs.producer_s_per_job + costs.worker_s_per_job
     return {
         "workers": alive * min(fleet.images_per_worker_s, 1.0 / costs.worker_s_per_job),
         "server": max(0.0, 1.0 - idle) / costs.server_s_per_job,
         "producer": 1.0 / costs.producer_s_per_job,
-        # A job leaves the window when its answer is collected, and answers are left to gather.
+        # A job leaves the window when its answer is collected, which waits for FEW answers.
         "window": (_window(fleet) - FEW) * fleet.images_per_worker_s / fleet.slots,
         "machine": max(0.0, fleet.shared_cores - idle) / everything,
     }
 
 
 class Simulation:
-    """One run, step by step."""
+    """The state of a simulated run, advanced step by step."""
 
     def __init__(self, fleet: Fleet, costs: Costs, seed: int, step_s: float) -> None:
         self._fleet = fleet
@@ -92,12 +92,12 @@ class Simulation:
         self._window = _window(fleet)
         self._alive = fleet.workers
         self._returning: deque[tuple[float, int]] = deque()
-        """When how many workers are back, in order of time."""
+        """(time, number of workers that are back then), in order."""
         self._missed: deque[tuple[float, int]] = deque()
-        """When how many jobs of dead workers are sent again."""
+        """(time, number of jobs of dead workers that are sent again then), in order."""
         self._suspects = 0.0
         self._queued = self._window
-        """What is there to answer while the producer is away."""
+        """Jobs that can be answered while the producer is away."""
         self._server_until = self._producer_until = 0.0
         self.now = self.done = 0.0
         self.deaths = self.executed_again = 0
@@ -134,7 +134,7 @@ class Simulation:
             self._suspects += self._missed.popleft()[1]
 
     def _answer_suspects(self) -> float:
-        """Share of the workers' time that this takes."""
+        """Answer suspects; returns the share of the workers' time that this takes."""
         time_s = self._alive * self._step_s
         if not self._suspects or not time_s:
             return 0.0
@@ -157,7 +157,7 @@ class Simulation:
         return passed
 
     def _kill(self, passed: float, busy: float) -> None:
-        """Of a worker's jobs under way, which are not done, half the work is lost on average."""
+        """Let workers die; on average, half of the work on their jobs is lost."""
         expected = self._alive * self._step_s / self._fleet.worker_mtbf_s
         killed = self._draw(expected + passed * self._fleet.poison * MOST_ATTEMPTS)
         died = min(killed, self._alive)
@@ -174,7 +174,7 @@ class Simulation:
 
 
 def simulate(fleet: Fleet, costs: Costs, seed: int = 0, step_s: float = STEP_S) -> Outcome:
-    """To the last image. Raises ValueError when that takes LONGEST times as long as it ought to."""
+    """Simulate to the last image. Raises ValueError if that takes more than LONGEST ideal times."""
     run = Simulation(fleet, costs, seed, step_s)
     ideal_s = fleet.images / (fleet.workers * fleet.images_per_worker_s)
     while run.done < fleet.images - 1e-6:

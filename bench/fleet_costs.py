@@ -1,7 +1,6 @@
-"""Measures what a worker and a job cost broker, store and producer, on real processes; simulates nothing."""
+"""Measures what a worker and a job cost server and producer, with real processes; simulates nothing."""
 
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.queueing import Rows
-from bench.server import cpu_s, process, server
+from bench.server import celery_worker, cpu_s, process, server
 from contract.store import WORKERS_KEY
 from producer.connection import connect
 from producer.planner import Planner
@@ -30,22 +29,22 @@ START_S: Final = 120.0
 
 @dataclass(frozen=True)
 class Costs:
-    """Processor time of one core, in seconds, and sizes."""
+    """Processor time in seconds of one core, and sizes."""
 
     server_s_per_job: float
     server_s_per_worker_s: float
-    """Of a worker that is there, busy or not, each second."""
+    """Time of the server for each second of a worker, busy or not."""
     producer_s_per_job: float
-    """Feeding, collecting and writing one job in one process."""
+    """Time to send, collect and write one job in one process."""
     worker_s_per_job: float
-    """What Celery and the store take of a worker's core."""
+    """Time of a worker for Celery and the store."""
     connections_per_worker: float
     ledger_bytes_per_job: float
     store_bytes_per_open_job: float
 
 
 class Site:
-    """A server and sleeping workers, for as long as the block lasts."""
+    """A server and workers that only sleep."""
 
     def __init__(self, folder: Path, url: str, stack: ExitStack) -> None:
         self.folder = folder
@@ -56,13 +55,9 @@ class Site:
         self._runs = 0
 
     def start_worker(self, slots: int) -> Any:
-        """Return when it has told of itself."""
+        """Start a worker, and return when it has reported."""
         number = len(self.workers)
-        command = [
-            *(sys.executable, "-m", "celery", "-A", "bench.sleep_worker", "worker", "-P", "threads"),
-            *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "WARNING", "-n", f"sleeper{number}@%h"),
-            *("--without-mingle", "--without-gossip", "--without-heartbeat"),
-        ]
+        command = celery_worker("bench.sleep_worker", slots, "-l", "WARNING", "-n", f"sleeper{number}@%h")
         settings = {
             "CAPTIONMILL_REDIS_URL": self.url,
             "CAPTIONMILL_MODEL_FOLDER": str(self.folder),
@@ -93,7 +88,7 @@ class Site:
         return made
 
     def run(self, made: RunFolder, look: Any = lambda _: None) -> float:
-        """Seconds to the last answer on disk; `look` is called with each round."""
+        """Seconds until the last answer is on disk; `look` is called with each round."""
         queue = Queue(self.url, self.connection)
         begun = time.monotonic()
         with work_on(made, self.connection, queue, feed=True, collect=True) as work:
@@ -105,7 +100,7 @@ class Site:
         return time.monotonic() - begun
 
     def server_s(self) -> float:
-        """Processor time of the server so far."""
+        """Processor time of the server so far, in seconds."""
         spent: Any = self.connection.info("cpu")
         return float(spent["used_cpu_sys"] + spent["used_cpu_user"])
 
@@ -129,7 +124,7 @@ def site() -> Iterator[Site]:
 
 
 def measure(slots: int) -> Costs:
-    """Of workers with so many slots; takes about a minute."""
+    """The costs with workers of `slots` slots; takes about a minute."""
     with site() as here:
         before = here.connections()
         empty_s = here.server_s()
@@ -137,7 +132,7 @@ def measure(slots: int) -> Costs:
         empty_s = here.server_s() - empty_s
         here.start_worker(slots)
         here.start_worker(slots)
-        # Once busy, a worker keeps the connections it has made.
+        # A worker opens connections when it is first busy, and keeps them.
         here.run(here.planned(8 * slots, CALIBRATION_JOB_S))
         idle = here.server_s()
         time.sleep(IDLE_S)

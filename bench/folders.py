@@ -1,4 +1,4 @@
-"""Makes what is compared, once: checkpoint, model folders, the peers' environment; measures nothing."""
+"""Makes checkpoint, model folders and the peers' environment, once; measures nothing."""
 
 import shutil
 import subprocess
@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
-from bench.checkpoint import SIZES, write_checkpoint
-from contract.model_folder import WeightFormat
+from bench.checkpoint import write_checkpoint
+from bench.sizes import SIZES
 from model_prep.convert import convert
 from model_prep.settings import LanguageSettings, PrepSettings
 
@@ -25,15 +25,16 @@ PEER_PACKAGES: Final = (
     "sentencepiece",
     "pillow",
 )
-"""optimum-intel needs transformers < 5.6, hence an environment of their own."""
-OWN_FORMATS: Final[tuple[WeightFormat, ...]] = ("fp16", "int8")
+"""Packages of the peers, which need their own environment: optimum-intel wants transformers < 5.6."""
+OwnFormat = Literal["fp16", "int8"]
+OWN_FORMATS: Final[tuple[OwnFormat, ...]] = get_args(OwnFormat)
 OPTIMUM_FORMATS: Final = ("fp16", "int4")
 PREPROCESSOR_JSON: Final = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where everything of one size lies."""
+    """Paths of everything for one size of model."""
 
     work: Path
     size: str
@@ -50,7 +51,7 @@ class Folders:
     def peers_python(self) -> Path:
         return self.work / "peers-venv" / "bin" / "python"
 
-    def own(self, weight_format: WeightFormat) -> Path:
+    def own(self, weight_format: OwnFormat) -> Path:
         return self.root / f"ours-{weight_format}"
 
     def optimum(self, weight_format: str) -> Path:
@@ -58,7 +59,7 @@ class Folders:
 
 
 def make_own(folders: Folders, on_stage: Callable[[str], None]) -> None:
-    """Checkpoint and our folders made from it, each unless it is there."""
+    """Make the checkpoint and our folders of it, unless they exist."""
     if not folders.checkpoint.exists():
         on_stage("random weights")
         _once(folders.checkpoint, lambda stage: write_checkpoint(SIZES[folders.size], stage))
@@ -72,9 +73,9 @@ def make_own(folders: Folders, on_stage: Callable[[str], None]) -> None:
 def make_peers(
     folders: Folders, on_stage: Callable[[str], None], formats: Sequence[str] = OPTIMUM_FORMATS
 ) -> None:
-    """The peers' environment and optimum-intel's exports of the checkpoint, each unless it is there.
+    """Make the peers' environment and optimum-intel's exports of the checkpoint, unless they exist.
 
-    Raises subprocess.CalledProcessError; pip and optimum-cli say why on stderr.
+    Raises subprocess.CalledProcessError; pip and optimum-cli give the reason on stderr.
     """
     if not folders.peers_python.exists():
         on_stage("the peers' environment")
@@ -89,7 +90,7 @@ def _make_environment(stage: Path) -> None:
     venv.create(stage, with_pip=True)
     pip = [str(stage / "bin" / "python"), "-m", "pip"]
     _run([*pip, "install", "--quiet", *PEER_PACKAGES])
-    # It comes along in a build that does not load beside this torch.
+    # It is installed as a dependency, in a build that does not work with this torch.
     _run([*pip, "uninstall", "--quiet", "--yes", "torchvision"])
 
 
@@ -97,12 +98,12 @@ def _export(folders: Folders, weight_format: str, stage: Path) -> None:
     program: list[str | Path] = [folders.peers_python, "-m", "optimum.commands.optimum_cli"]
     options = ["--task", "image-text-to-text", "--weight-format", weight_format]
     _run([*program, "export", "openvino", "-m", folders.checkpoint, *options, stage])
-    # Transformers 5 writes it into another file, and GenAI falls back to sizes of its own without it.
+    # transformers 5 writes another file, and GenAI uses its own sizes without this one.
     shutil.copy(folders.checkpoint / PREPROCESSOR_JSON, stage / PREPROCESSOR_JSON)
 
 
 def _once(target: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder beside `target` and rename it when it is whole, so that what exists is finished."""
+    """Make a folder beside `target` and rename it when complete, so that what exists is finished."""
     stage = target.with_name(f"{target.name}.partial")
     shutil.rmtree(stage, ignore_errors=True)
     stage.parent.mkdir(parents=True, exist_ok=True)
@@ -111,5 +112,5 @@ def _once(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def _run(command: Sequence[str | Path]) -> None:
-    """Its output goes to stderr, where progress is; stdout is the table's."""
+    """Run a command with its output on stderr, as stdout is for the table."""
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)

@@ -1,14 +1,8 @@
-"""Measures how long an interactive question waits for its first token, alone and beside a bulk run.
-
-Knows no engine: both go through queue and store, the run from a producer of its own.
-A command of its own: python -m bench.interactive
-"""
+"""The measurement `interactive`: time to first token, alone and beside a bulk run; knows no engine."""
 
 import csv
-import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,8 +13,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from bench.machine import describe
-from bench.server import ROOT, module, process, server
+from bench.machine import write_figures
+from bench.options import DEMO_FOLDER, OUT, ModelFolder, Out
+from bench.server import READY_S, celery_worker, module, process, server, wait_until_ready
 from bench.workloads import draw
 from contract.broker import JOB_QUEUE
 from contract.job import GenerationParameters
@@ -29,23 +24,23 @@ from producer.ask import InteractiveQuestion, Waiting
 from producer.connection import connect
 from producer.queue import Queue
 
-MODEL: Final = ROOT / "demo" / "model" / "openvino"
 QUESTION: Final = "Describe the image."
-START_S: Final = 300.0
 FILL_S: Final = 4.0
-"""From the first answer of the run until every row is taken and the run sends as it always does."""
+"""Seconds from the run's first answer until all rows are busy and sending is steady."""
 BULK_S: Final = 10.0
+"""Seconds for which bulk work alone is counted."""
 SHORTEST_PAUSE_S: Final = 0.1
 IMAGES: Final = 32
-"""Of the bulk work, over and over, with another question each time; others are asked about their own."""
+"""Images of the bulk run, which repeat with another question each time."""
 NEW_TOKENS: Final = 128
+"""Tokens of each bulk answer."""
 ROWS: Final = 20_000
-"""Of the bulk run, more than it gets to."""
+"""Rows of the bulk run, more than it reaches."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """The bulk run beside which questions are asked: each of its answers has as many tokens as it may."""
+    """A bulk run beside the questions, whose answers all have `new_tokens` tokens."""
 
     name: str
     num_beams: int
@@ -71,18 +66,18 @@ LOADS: Final = (
 
 @dataclass(frozen=True)
 class Pace:
-    """How questions are asked. Pauses between them are drawn at random, up to the longest.
+    """Image size and pauses of the questions.
 
-    Bulk jobs may come in waves, which must not be met at one place always.
+    Pauses are random, so that questions meet waves of bulk jobs at different places.
     """
 
     size_px: tuple[int, int]
-    """(height, width) of every picture"""
+    """(height, width) of every picture."""
     longest_pause_s: float
 
 
 def first_token_s(url: str, image: Path) -> float:
-    """Seconds from sending the question to the first of its answer's text; the rest is read too."""
+    """Seconds from sending a question to the first text of its answer; reads the whole answer."""
     connection = connect(url)
     queue = Queue(url, connection)
     begun = time.monotonic()
@@ -98,10 +93,10 @@ def first_token_s(url: str, image: Path) -> float:
 
 
 def answered(url: str) -> int:
-    """Bulk jobs of every run so far."""
+    """Number of bulk jobs answered so far, in all runs."""
     connection = connect(url)
     keys: Any = connection.scan_iter(done_key("*"))
-    # Questions have runs of their own, named by producer.ask.
+    # Interactive questions have runs of their own, named by producer.ask.
     found = sum(connection.bitcount(key) for key in keys if b"ask-" not in key)
     connection.close()
     return found
@@ -109,7 +104,7 @@ def answered(url: str) -> int:
 
 @contextmanager
 def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
-    """The worker has bulk jobs enough while the block runs; at its end what is queued is dropped."""
+    """Keep the worker busy with bulk jobs during the block; drops the queued ones at its end."""
     if load is None:
         yield
         return
@@ -121,7 +116,7 @@ def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
     before = answered(url)
     log = table.with_suffix(".log")
     with process(load.command(url, table), log, {}) as run:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + READY_S
         while answered(url) == before:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
@@ -138,11 +133,7 @@ def busy(url: str, folder: Path, load: Load | None) -> Iterator[None]:
 def worker(
     url: str, model_folder: Path, folder: Path, slots: int, interactive_slots: int = 2
 ) -> Iterator[None]:
-    """A worker process that is ready, and keeps no image's features."""
-    command = [
-        *(sys.executable, "-m", "celery", "-A", "worker", "worker", "-P", "threads", "-c", str(slots)),
-        *("-Q", JOB_QUEUE, "-l", "INFO", "--without-mingle", "--without-gossip", "--without-heartbeat"),
-    ]
+    """A ready worker process that caches no image features."""
     settings = {
         "CAPTIONMILL_REDIS_URL": url,
         "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
@@ -151,18 +142,15 @@ def worker(
         "CAPTIONMILL_INTERACTIVE_SLOTS": str(interactive_slots),
     }
     log = folder / f"worker-{time.monotonic_ns()}.log"
-    with process(command, log, settings):
-        deadline = time.monotonic() + START_S
-        while " ready." not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    with process(celery_worker("worker", slots, "-l", "INFO"), log, settings):
+        wait_until_ready(log)
         yield
 
 
 def measured(
     url: str, folder: Path, load: Load | None, label: str, repeats: int, asking: Pace
 ) -> list[float]:
-    """First-token times of so many questions, each about an image of its own, one after the other."""
+    """Seconds to first token of `repeats` questions one after another, each about another image."""
     found = []
     pauses = random.Random(0)
     images = [folder / f"asked-{label}-{number}.png" for number in range(repeats)]
@@ -176,7 +164,7 @@ def measured(
 
 
 def bulk_per_s(url: str, folder: Path, load: Load) -> float:
-    """Bulk jobs that are answered a second while nobody asks anything."""
+    """Bulk jobs answered per second without questions."""
     with busy(url, folder, load):
         first, begun = answered(url), time.monotonic()
         time.sleep(BULK_S)
@@ -184,7 +172,7 @@ def bulk_per_s(url: str, folder: Path, load: Load) -> float:
 
 
 def cost(url: str, model_folder: Path, folder: Path, load: Load, rounds: int) -> dict[str, list[float]]:
-    """Bulk jobs a second of workers that keep rows for questions, and of those that take none, in turn."""
+    """Bulk jobs per second of workers with and without rows kept free for questions, in turn."""
     found: dict[str, list[float]] = {"rows kept": [], "none kept": []}
     for _ in range(rounds):
         for name, interactive_slots in (("rows kept", 2), ("none kept", 0)):
@@ -194,20 +182,22 @@ def cost(url: str, model_folder: Path, folder: Path, load: Load, rounds: int) ->
 
 
 def main(
-    model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = MODEL,
+    model_folder: ModelFolder = DEMO_FOLDER,
     repeats: Annotated[int, typer.Option(min=2, help="Questions in each state.")] = 20,
-    rounds: Annotated[int, typer.Option(min=0, help="Of the comparison of bulk work alone.")] = 3,
-    loads: Annotated[int, typer.Option(min=1, max=len(LOADS), help="So many of them, from the first.")] = 3,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of the comparison of bulk work alone.")] = 3,
+    loads: Annotated[int, typer.Option(min=1, max=len(LOADS), help="Number of loads, from the first.")] = 3,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Bulk jobs at once, in place of each load's.")
+        int | None, typer.Option(min=1, help="Bulk jobs at once; by default each load's own.")
     ] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Of each bulk answer.")] = NEW_TOKENS,
-    height_px: Annotated[int, typer.Option(min=16, help="Of every picture.")] = 192,
-    width_px: Annotated[int, typer.Option(min=16)] = 256,
-    longest_pause_s: Annotated[float, typer.Option(min=SHORTEST_PAUSE_S, help="Between questions.")] = 0.9,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each bulk answer.")] = NEW_TOKENS,
+    height_px: Annotated[int, typer.Option(min=16, help="Height of every picture.")] = 192,
+    width_px: Annotated[int, typer.Option(min=16, help="Width of every picture.")] = 256,
+    longest_pause_s: Annotated[
+        float, typer.Option(min=SHORTEST_PAUSE_S, help="Longest pause between questions.")
+    ] = 0.9,
+    out: Out = OUT,
 ) -> None:
-    """Ask questions of a worker that is idle, and of one that bulk jobs fill."""
+    """Time the first token of an interactive question, on an idle worker and beside a bulk run."""
     found: list[dict[str, Any]] = []
     asking = Pace((height_px, width_px), longest_pause_s)
     chosen = [
@@ -245,11 +235,4 @@ def main(
     if rounds:
         kept, none = (statistics.median(bulk[name]) for name in ("rows kept", "none kept"))
         print(f"bulk jobs alone: {kept:.2f} a second with rows kept for questions, {none:.2f} without")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"interactive-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps({"loads": found, "bulk_per_s": bulk, "machine": describe(None)}, indent=1))
-    print(f"Figures: {path}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    write_figures(out, "interactive", {"loads": found, "bulk_per_s": bulk})

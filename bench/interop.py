@@ -1,9 +1,10 @@
-"""Asks the same of one model folder in the worker and in its peers; measures no time.
+"""The measurement `interop`: the same questions to worker, GenAI and optimum-intel; measures no time.
 
-Our folder in OpenVINO GenAI's VLMPipeline and in optimum-intel, and optimum-intel's export in the worker.
+All three run our folder and optimum-intel's export.
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +13,20 @@ from typing import Final
 
 from PIL import Image
 
+from bench.checkpoint import name_as_published
+from bench.folders import Folders, make_peers
+from bench.options import DEMO, OUT, Out, progress, refuse
 from contract.job import GenerationParameters, Question
+from model_prep.convert import convert
+from model_prep.settings import PRESETS
 from worker.engine.admission import Limits
 from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.engine.stateful import StatefulRunner
 from worker.llava.model import LlavaModel
 
+PICTURES: Final = 6
+"""Sample images that are asked about."""
 QUESTION: Final = "Describe the image."
 NEW_TOKENS: Final = 80
 EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
@@ -59,7 +67,7 @@ for picture in pictures:
 
 @dataclass(frozen=True)
 class Said:
-    """What one program said to one picture of one folder."""
+    """The answer of one program about one picture, with one folder."""
 
     folder: str
     program: str
@@ -68,7 +76,7 @@ class Said:
 
 
 def in_worker(folder: Path, pictures: Sequence[Path]) -> list[str]:
-    """The worker's own answers, greedy and in float32."""
+    """Greedy answers of the worker's pipeline in float32."""
     model = LlavaModel.load(folder, "CPU", EXACT)
     engine = Engine(StatefulRunner.load(model.language_xml, "CPU", EXACT), model.embed, LIMITS)
     parameters = GenerationParameters(max_new_tokens=NEW_TOKENS)
@@ -89,7 +97,7 @@ def in_worker(folder: Path, pictures: Sequence[Path]) -> list[str]:
 
 
 def in_peer(python: Path, program: str, folder: Path, pictures: Sequence[Path]) -> list[str]:
-    """What a peer's program, run by its own `python`, prints; or that it breaks down, for each picture."""
+    """For each picture, the answer of a peer's program run by its `python`, or its error."""
     command = [str(python), "-c", program, str(folder), json.dumps(EXACT), QUESTION, str(NEW_TOKENS)]
     ran = subprocess.run([*command, *map(str, pictures)], capture_output=True, text=True, check=False)
     texts: list[str] = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('"')]
@@ -98,7 +106,7 @@ def in_peer(python: Path, program: str, folder: Path, pictures: Sequence[Path]) 
 
 
 def compare(own: Path, theirs: Path, python: Path, pictures: Sequence[Path]) -> Iterator[Said]:
-    """Every program on our folder `own`, and the worker and optimum-intel on `theirs`."""
+    """The answers of every program with our folder `own` and with the export `theirs`."""
     for folder, name in ((own, "ours"), (theirs, "optimum-intel's")):
         said = {
             "worker": in_worker(folder, pictures),
@@ -108,3 +116,24 @@ def compare(own: Path, theirs: Path, python: Path, pictures: Sequence[Path]) -> 
         for program, texts in said.items():
             for picture, text in zip(pictures, texts, strict=True):
                 yield Said(name, program, picture.name, text)
+
+
+def main(out: Out = OUT) -> None:
+    """Ask worker, GenAI and optimum-intel the same, on our folder and on optimum-intel's export."""
+    folders = Folders(out.resolve(), "demo")
+    if not folders.checkpoint.exists():
+        shutil.copytree(DEMO / "model" / "checkpoint", folders.checkpoint)
+        name_as_published(folders.checkpoint)
+    own = folders.root / "ours-exact"
+    if not own.exists():
+        progress.log("our folder")
+        settings = PRESETS["exact"].model_copy(update={"openvino_tokenizer": True})
+        convert(str(folders.checkpoint), own, settings, name="demo")
+    try:
+        make_peers(folders, progress.log, formats=["fp16"])
+    except subprocess.CalledProcessError as error:
+        refuse(f"{error.cmd[0]} ended with {error.returncode}; its output is above.")
+    pictures = sorted((DEMO / "images").glob("*.png"))[:PICTURES]
+    print("| folder | program | picture | says |\n| --- | --- | --- | --- |")
+    for said in compare(own, folders.optimum("fp16"), folders.peers_python, pictures):
+        print(f"| {said.folder} | {said.program} | {said.picture} | {said.text} |", flush=True)

@@ -1,7 +1,4 @@
-"""Measures local mode beside the same server and worker started by hand, in turns within one run.
-
-A command of its own: python -m bench.local_mode
-"""
+"""The measurement `local-mode`: local mode beside a server and worker started by hand; knows no engine."""
 
 import json
 import math
@@ -17,47 +14,44 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from bench.machine import describe
-from bench.server import ROOT, module, process, server
-from bench.workloads import draw
+from bench.machine import write_figures
+from bench.options import DEMO_FOLDER, OUT, ModelFolder, Out
+from bench.server import module, process, server, wait_until_ready
+from bench.workloads import draw_many
 
-DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)
 QUESTION: Final = "Describe the image."
-START_S: Final = 300.0
 BEGIN: Final = 0.1
 END: Final = 0.9
-"""Shares of the rows between which images are counted: what the first and the last take is left out."""
+"""Shares of the rows between which the rate is measured, without start and end of a run."""
 Way = Literal["by hand", "local"]
 WAYS: Final[tuple[Way, Way]] = ("by hand", "local")
 
 
 @dataclass(frozen=True)
 class Round:
-    """One run of all pictures."""
+    """Figures of one run of all pictures."""
 
     way: Way
     images_per_s: float
-    """Between BEGIN and END."""
+    """Rate between BEGIN and END."""
     whole_s: float
-    """From the start of the command to its end; by hand the start of server and worker is not in it."""
+    """Seconds of the whole command; by hand, without the start of server and worker."""
 
 
 def main(
-    model_folder: Annotated[Path, typer.Option(help="What the workers load.")] = DEMO_FOLDER,
-    images: Annotated[int, typer.Option(min=100, help="Distinct pictures of a round.")] = 600,
-    rounds: Annotated[int, typer.Option(min=2, help="Of each way.")] = 6,
+    model_folder: ModelFolder = DEMO_FOLDER,
+    images: Annotated[int, typer.Option(min=100, help="Different pictures of a round.")] = 600,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each way.")] = 6,
     num_beams: Annotated[int, typer.Option(min=1)] = 1,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Run the same folder of pictures both ways, again and again, and compare neighbours in time."""
+    """Compare local mode with a server and a worker started by hand, in turns."""
     found = []
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name:
         folder = Path(name)
         pictures = folder / "pictures"
-        pictures.mkdir()
-        for number in range(images):
-            draw(SIZE_PX, number).save(pictures / f"{number:06d}.png")
+        draw_many(pictures, SIZE_PX, range(images))
         for number in range(rounds):
             for way in WAYS if number % 2 else reversed(WAYS):
                 place = folder / f"{way.replace(' ', '-')}-{number}"
@@ -65,12 +59,7 @@ def main(
                 found.append(_round(way, pictures, place, model_folder, num_beams))
                 print(f"{way:8} {found[-1].images_per_s:7.2f} images/s, {found[-1].whole_s:6.1f} s in all")
     print(_summary(found))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"local-mode-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(
-        json.dumps({"rounds": [asdict(one) for one in found], "machine": describe(None)}, indent=1)
-    )
-    print(f"Figures: {path}")
+    write_figures(out, "local-mode", {"rounds": [asdict(one) for one in found]})
 
 
 def _round(way: Way, pictures: Path, place: Path, model_folder: Path, num_beams: int) -> Round:
@@ -87,7 +76,7 @@ def _round(way: Way, pictures: Path, place: Path, model_folder: Path, num_beams:
 
 @contextmanager
 def _by_hand(pictures: Path, place: Path, model_folder: Path) -> Iterator[str]:
-    """The URL of a server at which a worker is ready."""
+    """The URL of a server with a ready worker."""
     with server(place) as url:
         environment = {
             "CAPTIONMILL_REDIS_URL": url,
@@ -96,10 +85,7 @@ def _by_hand(pictures: Path, place: Path, model_folder: Path) -> Iterator[str]:
         }
         log = place / "worker.log"
         with process(module("captionmill", "worker"), log, environment):
-            deadline = time.monotonic() + START_S
-            while " ready." not in log.read_text():
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
+            wait_until_ready(log)
             yield url
 
 
@@ -122,7 +108,7 @@ def _timed(way: Way, command: list[str]) -> Round:
 
 
 def _summary(found: list[Round]) -> str:
-    """Ratios of neighbours in time, as the machine itself changes from minute to minute."""
+    """Ratios of runs that follow each other, as the machine's speed changes from minute to minute."""
     pairs = [sorted(found[i : i + 2], key=lambda one: one.way) for i in range(0, len(found), 2)]
     kept = [math.log(local.images_per_s / by_hand.images_per_s) for by_hand, local in pairs]
     mean, error = statistics.mean(kept), statistics.stdev(kept) / math.sqrt(len(kept))
@@ -131,7 +117,3 @@ def _summary(found: list[Round]) -> str:
         f"Local mode keeps {100 * math.exp(mean):.1f} % ± {100 * error:.1f} (standard error, {len(kept)} "
         f"pairs) of the throughput by hand; starting and ending its server and worker takes {longer:.1f} s."
     )
-
-
-if __name__ == "__main__":
-    typer.run(main)

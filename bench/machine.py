@@ -1,4 +1,4 @@
-"""Describes the machine and the software that a measurement was made with; measures nothing."""
+"""Describes the machine and software of a measurement, and writes its figures; measures nothing."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from bench.peer import ROOT
 OWN_PACKAGES: Final = ("openvino", "torch", "transformers", "nncf", "numpy")
 PEER_PACKAGES: Final = ("openvino", "openvino-genai", "optimum-intel", "torch", "transformers", "nncf")
 FLAGS: Final = ("avx2", "avx512", "avx_vnni", "amx")
-"""Beginnings of the CPU flags that decide speed."""
+"""Prefixes of the CPU flags that determine speed."""
 
 
 def describe(peers_python: Path | None) -> dict[str, Any]:
-    """Machine, versions here and in the peers' environment (None: no peers), commit and command line."""
+    """Machine, package versions (also the peers', unless None), commit and command line."""
     cpu = _cpu()
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,8 +37,16 @@ def describe(peers_python: Path | None) -> dict[str, Any]:
     }
 
 
+def write_figures(out: Path, name: str, figures: dict[str, Any]) -> None:
+    """Write `figures` and the machine as JSON to `out`/NAME-TIME.json, and print the path."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    path.write_text(json.dumps(figures | {"machine": describe(None)}, indent=1) + "\n")
+    print(f"Figures: {path}")
+
+
 def _cpu() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """Fields of the first processor in /proc/cpuinfo; empty without that file."""
     path = Path("/proc/cpuinfo")
     first = path.read_text(encoding="utf-8").partition("\n\n")[0] if path.exists() else ""
     pairs = (line.partition(":") for line in first.splitlines())

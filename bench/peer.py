@@ -1,4 +1,4 @@
-"""The process of one engine as seen from the bench; knows neither what it runs nor what is compared."""
+"""Runs one engine in a child process; knows neither the engine nor what is compared."""
 
 import json
 import subprocess
@@ -15,12 +15,15 @@ LOG_LINES = 20
 
 
 class PeerError(Exception):
-    """A peer did not answer as asked; of a process that ended the message quotes the log."""
+    """A peer did not answer as asked; the only exception of bench.
+
+    If the process has ended, the message quotes its log.
+    """
 
 
 @dataclass(frozen=True)
 class Program:
-    """A module of bench.peers, the interpreter of its environment and what it loads."""
+    """A module of bench.peers, its Python interpreter, and what it loads."""
 
     module: str
     python: str
@@ -28,13 +31,13 @@ class Program:
 
 
 class Peer:
-    """A loaded engine in a process of its own, which computes only while it is asked."""
+    """A loaded engine in a child process, which computes only while it is asked."""
 
     def __init__(self, program: Program, log: Path) -> None:
-        """Start and load; stderr goes to the end of `log`. Raises PeerError."""
+        """Start and load the engine, with stderr appended to `log`. Raises PeerError."""
         self._log = log
         self._name = program.module
-        # Passive: threads that spin between two tasks would slow down the engine whose turn it is.
+        # Passive: threads that spin between two tasks would slow down the other engines.
         command = ["env", "OMP_WAIT_POLICY=PASSIVE", program.python, "-m", program.module]
         with log.open("a", encoding="utf-8") as stderr:
             self._child = subprocess.Popen(
@@ -48,12 +51,12 @@ class Peer:
         self._exchange(asdict(program.setup))
 
     def answer(self, task: Task) -> Reply:
-        """Raises PeerError if the process ends instead."""
+        """The reply to a task. Raises PeerError if the process ends."""
         reply = self._exchange(asdict(task))
         return Reply(Counts(**reply.pop("counts")), **reply)
 
     def close(self) -> None:
-        """End the process, loaded or not."""
+        """End the process."""
         assert self._child.stdin is not None
         self._child.stdin.close()
         try:
@@ -82,25 +85,25 @@ class Peer:
 
 
 class Pool:
-    """The peers that are loaded now, each program once."""
+    """The loaded peers, at most one for each program."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._peers: list[tuple[Program, Peer]] = []
 
     def only(self, programs: Sequence[Program]) -> None:
-        """Close every other one, so that memory holds no more than is compared."""
+        """Close all other peers, to free their memory."""
         for program, peer in self._peers:
             if program not in programs:
                 peer.close()
         self._peers = [(program, peer) for program, peer in self._peers if program in programs]
 
     def discard(self, program: Program) -> None:
-        """Close one that went wrong, if it is loaded at all."""
+        """Close the peer of a program, if it is loaded."""
         self.only([known for known, _ in self._peers if known != program])
 
     def peer(self, program: Program) -> tuple[Peer, bool]:
-        """The loaded peer, and whether it has been loaded just now and is still cold."""
+        """The loaded peer, and whether it was loaded just now."""
         for known, peer in self._peers:
             if known == program:
                 return peer, False

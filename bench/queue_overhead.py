@@ -1,13 +1,9 @@
-"""Measures what queue, store and disk leave of the engine's own throughput, in turns within one run.
-
-Knows no peer. A command of its own: python -m bench.queue_overhead
-"""
+"""The measurement `queue-overhead`: the engine's throughput with and without the queue; knows no peer."""
 
 import json
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +14,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from bench.engine_alone import ASKED_KEY, TOLD_KEY, Order, Run, Slice
-from bench.machine import describe
-from bench.server import ROOT, process, server
-from bench.workloads import draw
+from bench.machine import write_figures
+from bench.options import DEMO_FOLDER, OUT, ModelFolder, Out
+from bench.server import celery_worker, process, server, wait_until_ready
+from bench.workloads import draw_many
 from contract.job import GenerationParameters, ImagePath, Job
 from producer.connection import connect
 from producer.planner import Planner
@@ -31,27 +28,25 @@ from producer.run_folder import RunFolder
 from producer.submission import Submission
 from producer.work import work_on
 
-DEMO_FOLDER: Final = ROOT / "demo" / "model" / "openvino"
 SIZE_PX: Final = (192, 256)
 QUESTIONS: Final = ("Describe the image.", "How many shapes are there?")
-START_S: Final = 300.0
 DIRECT: Final = 500
-"""So many of the run's pictures are those of the other way, over and over."""
+"""Pictures of the run that are also answered without the queue, repeatedly."""
 WAYS: Final = ("direct", "queued")
 LENGTHS: Final = (1000, 10_000)
-"""Images of the runs that the summary reckons the beginning and the end of."""
+"""Numbers of images for which the summary gives the share of a run's beginning and end."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What a run takes before its first job begins, and after its last one has ended, in seconds."""
+    """Seconds of a run before its first job begins, and after its last one has ended."""
 
     begin_s: float
     end_s: float
 
 
 def jobs_of(asked: Submission) -> list[str]:
-    """The first rows' jobs as JSON, as a producer would send them."""
+    """The jobs of the first DIRECT rows as JSON, as a producer sends them."""
     question_planner = QuestionPlanner(asked.prompts, asked.parameters, "high")
     jobs = []
     for index, row in zip(range(DIRECT), asked.open().rows(), strict=False):
@@ -65,7 +60,7 @@ def jobs_of(asked: Submission) -> list[str]:
 
 
 def queued(url: str, asked: Submission, folder: Path) -> float:
-    """Images a second from the source to answers.jsonl, planning and hashing included."""
+    """Images per second from the source to answers.jsonl, including planning and hashing."""
     connection = connect(url)
     queue = Queue(url, connection)
     begun = time.monotonic()
@@ -83,7 +78,7 @@ def queued(url: str, asked: Submission, folder: Path) -> float:
 
 
 def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list[Slice], Ends]:
-    """A run by way of the queue, and in between the same worker without it."""
+    """The slices of a run through the queue and of the same worker without it, and the run's ends."""
     connection = connect(url)
 
     def told() -> Any:
@@ -91,7 +86,7 @@ def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list
         return json.loads(reply[1])
 
     connection.rpush(ASKED_KEY, json.dumps(asdict(order)))
-    assert told() is None, "first it says that jobs may come"
+    assert told() is None, "first it allows jobs"
     begun = time.time()
     queued(url, asked, folder)
     ended = time.time()
@@ -101,39 +96,32 @@ def turns(url: str, asked: Submission, folder: Path, order: Order) -> tuple[list
 
 
 def main(
-    model_folder: Annotated[Path, typer.Option(help="What the worker loads.")] = DEMO_FOLDER,
-    images: Annotated[int, typer.Option(min=1000, help="Distinct pictures of the run.")] = 8000,
-    questions: Annotated[int, typer.Option(min=1, max=len(QUESTIONS), help="About each picture.")] = 2,
+    model_folder: ModelFolder = DEMO_FOLDER,
+    images: Annotated[int, typer.Option(min=1000, help="Different pictures of the run.")] = 8000,
+    questions: Annotated[
+        int, typer.Option(min=1, max=len(QUESTIONS), help="Questions about each picture.")
+    ] = 2,
     num_beams: Annotated[int, typer.Option(min=1)] = 4,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Most of an answer.")] = 32,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once, in both ways.")] = 16,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    out: Out = OUT,
 ) -> None:
-    """Answer pictures by way of queue, store and disk and, in turns of seconds, with the engine alone."""
+    """Compare the throughput through queue, store and disk with the engine alone, in turns of seconds."""
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
         pictures = folder / "pictures"
-        pictures.mkdir()
-        for number in range(images):
-            draw(SIZE_PX, number).save(pictures / f"{number:06d}.png")
+        draw_many(pictures, SIZE_PX, range(images))
         environment = {
             "CAPTIONMILL_REDIS_URL": url,
             "CAPTIONMILL_MODEL_FOLDER": str(model_folder),
             "CAPTIONMILL_IMAGE_ROOTS": str(folder),
-            # Else pictures that come again are found there.
+            # Otherwise repeated pictures would be found in the cache.
             "CAPTIONMILL_IMAGE_CACHE_BYTES": "0",
         }
-        command = [
-            *(sys.executable, "-m", "celery", "-A", "bench.engine_alone", "worker", "-P", "threads"),
-            *("-c", str(slots), "-Q", "captionmill.jobs", "-l", "INFO", "--without-mingle"),
-            *("--without-gossip", "--without-heartbeat"),
-        ]
+        command = celery_worker("bench.engine_alone", slots, "-l", "INFO")
         log = folder / "worker.log"
         with process(command, log, environment) as worker:
-            deadline = time.monotonic() + START_S
-            while " ready." not in log.read_text():
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
+            wait_until_ready(log)
             asked = Submission(
                 sources=(str(pictures),),
                 prompts=read_prompts(QUESTIONS[:questions], None, None),
@@ -143,15 +131,12 @@ def main(
             pids = {"worker": worker.pid, "server": info["process_id"], "producer": os.getpid()}
             found, ends = turns(url, asked, folder / "run", Order(slots, images, jobs_of(asked), pids))
     print(_summary(found, ends))
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"keeping-up-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    figures = {"slices": [asdict(one) for one in found], "ends": asdict(ends), "machine": describe(None)}
-    path.write_text(json.dumps(figures, indent=1))
-    print(f"Figures: {path}")
+    figures = {"slices": [asdict(one) for one in found], "ends": asdict(ends)}
+    write_figures(out, "queue-overhead", figures)
 
 
 def _summary(found: Sequence[Slice], ends: Ends) -> str:
-    """Neighbours in time are compared, as the machine itself changes from minute to minute."""
+    """Compares slices that follow each other, as the machine's speed changes from minute to minute."""
     pairs = [sorted(found[i : i + 2], key=lambda one: one.way) for i in range(0, len(found) - 1, 2)]
     kept = [math.log(queued.images_per_s / direct.images_per_s) for direct, queued in pairs]
     mean, error = statistics.mean(kept), statistics.stdev(kept) / math.sqrt(len(kept))
@@ -186,7 +171,7 @@ def _spent(found: Sequence[Slice], way: str) -> str:
 
 
 def _service_cores(one: Slice) -> float:
-    """So many cores compute what the engine alone computes too. The machine's speed is not in it."""
+    """Number of cores that the service uses, which does not depend on the machine's speed."""
     return one.images_per_s * (one.cpu_ms_per_image["worker"] - one.outside_ms_per_image) / 1000
 
 
@@ -208,7 +193,3 @@ def _mean(found: Sequence[Slice], way: str, of: Callable[[Slice], float]) -> flo
 
 def _percent(log_ratio: float) -> str:
     return f"{100 * math.exp(log_ratio):.1f} %"
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,7 +1,4 @@
-"""Measures the way from a source to the disk without a model: jobs, answers, memory; knows no engine.
-
-A command of its own: python -m bench.queueing
-"""
+"""The measurement `queueing`: from a source to the disk without a model; knows no engine."""
 
 import json
 import resource
@@ -17,7 +14,8 @@ from typing import Annotated, Any, Final
 import redis
 import typer
 
-from bench.machine import describe
+from bench.machine import write_figures
+from bench.options import OUT, Out
 from bench.server import module, process, server
 from contract.job import ImageUrl
 from contract.store import results_key
@@ -33,14 +31,15 @@ from producer.work import work_on
 
 QUESTION: Final = "Describe the image in one sentence."
 SAMPLE_S: Final = 1.0
+"""Seconds between two samples of memory."""
 PART_ROWS: Final = 40_000
-"""Of the measurements apart: below what a store may hold before the feeder waits."""
+"""Rows of a separate measurement: fewer than a store may hold before the feeder waits."""
 PART_ROUNDS: Final = 5
 MIB: Final = 2**20
 
 
 class Rows:
-    """A source of rows with URLs that nobody fetches. Obeys producer.sources.Source."""
+    """A source of rows with URLs that are not fetched. Obeys producer.sources.Source."""
 
     columns: tuple[str, ...] | None = None
     skipped = Skipped()
@@ -61,7 +60,7 @@ class Rows:
 
 @dataclass
 class Watched:
-    """Memory of store and producer, sampled while a run goes on."""
+    """Samples of the memory of store and producer during a run."""
 
     connection: redis.Redis
     rows: list[int] = field(default_factory=list)
@@ -80,14 +79,14 @@ class Watched:
         self.producer_bytes.append(resident_pages * resource.getpagesize())
 
     def tenths(self, values: list[int]) -> list[float]:
-        """The median of each tenth of the samples, in MiB."""
+        """The median of each tenth of the samples in MiB."""
         step = max(1, len(values) // 10)
         parts = [values[begin : begin + step] for begin in range(0, len(values), step)][:10]
         return [round(statistics.median(part) / MIB, 1) for part in parts]
 
 
 def planned(folder: Path, rows: int) -> tuple[RunFolder, float]:
-    """A run of so many rows, and the rows a second that planning took."""
+    """A planned run of `rows` rows, and the rate of planning in rows per second."""
     made = RunFolder(folder, create=True)
     submission = Submission(sources=("rows",), prompts=read_prompts([QUESTION], None, None))
     begun = time.monotonic()
@@ -96,7 +95,7 @@ def planned(folder: Path, rows: int) -> tuple[RunFolder, float]:
 
 
 def whole(url: str, folder: Path, rows: int) -> dict[str, Any]:
-    """One process that sends, collects and writes, with a stub worker beside it."""
+    """Figures of one process that sends, collects and writes, with a stub worker beside it."""
     made, plan_rate = planned(folder / "whole", rows)
     connection = connect(url)
     watched = Watched(connection)
@@ -122,16 +121,16 @@ def whole(url: str, folder: Path, rows: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Part:
-    """A process that only sends jobs, or only collects and writes answers."""
+    """Figures of a process that only sends jobs, or only collects and writes answers."""
 
     per_s: float
     cpu_us: float
-    """Processor time of one of them. It varies less than the rate does."""
+    """Processor time in microseconds per job or answer; it varies less than the rate."""
 
 
 @contextmanager
 def part(done: list[Part]) -> Iterator[None]:
-    """Measures PART_ROWS of them."""
+    """Append to `done` the figures of a block that handles PART_ROWS jobs or answers."""
     begun, spent_s = time.monotonic(), -time.process_time()
     yield
     spent_s += time.process_time()
@@ -139,7 +138,7 @@ def part(done: list[Part]) -> Iterator[None]:
 
 
 def apart(url: str, folder: Path, number: int, sent: list[Part], collected: list[Part]) -> None:
-    """Send PART_ROWS and, when all are answered, collect them."""
+    """Send PART_ROWS jobs and, when all are answered, collect the answers."""
     made, _ = planned(folder / f"part {number}", PART_ROWS)
     connection = connect(url)
     queue = Queue(url, connection)
@@ -147,7 +146,7 @@ def apart(url: str, folder: Path, number: int, sent: list[Part], collected: list
         for _ in work.run.rounds():
             pass
     with process(module("bench.stub_worker", url), folder / "stub.log", {}):
-        # Not until the queue is empty: what the stub has taken last is not written yet then.
+        # An empty queue is not enough: the stub's last jobs may not be written yet.
         while connection.xlen(results_key(made.run)) < PART_ROWS:
             time.sleep(0.1)
     with part(collected), work_on(made, connection, queue, feed=False, collect=True) as work:
@@ -157,10 +156,10 @@ def apart(url: str, folder: Path, number: int, sent: list[Part], collected: list
 
 
 def main(
-    rows: Annotated[int, typer.Option(min=1000, help="Of the whole way.")] = 1_000_000,
-    out: Annotated[Path, typer.Option(help="Keeps the figures.")] = Path("bench-out"),
+    rows: Annotated[int, typer.Option(min=1000, help="Rows of the run.")] = 1_000_000,
+    out: Out = OUT,
 ) -> None:
-    """Send rows through Redis and a stub worker to the disk."""
+    """Measure sending, collecting and writing without a model: rates and memory."""
     with tempfile.TemporaryDirectory(prefix="captionmill-") as name, server(Path(name)) as url:
         folder = Path(name)
         sent: list[Part] = []
@@ -173,14 +172,6 @@ def main(
         "submitted_cpu_us_per_job": statistics.median(one.cpu_us for one in sent),
         "collected_answers_per_s": statistics.median(one.per_s for one in collected),
         "collected_cpu_us_per_answer": statistics.median(one.cpu_us for one in collected),
-        "machine": describe(None),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"queueing-{time.strftime('%Y%m%dT%H%M%S')}.json"
-    path.write_text(json.dumps(found, indent=1))
-    print(json.dumps({name: value for name, value in found.items() if name != "machine"}, indent=1))
-    print(f"Kept in {path}")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    print(json.dumps(found, indent=1))
+    write_figures(out, "queueing", found)

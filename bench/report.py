@@ -1,4 +1,4 @@
-"""Writes the measurements down, as tables of Markdown and as JSON; measures nothing."""
+"""Writes the measurements of `engine` as Markdown tables and as JSON; measures nothing."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured where; `rounds` may still grow."""
+    """All results and the machine; `rounds` may still grow."""
 
     machine: dict[str, Any]
     peaks: Peaks
@@ -28,12 +28,12 @@ class Report:
     rounds: Rounds
 
     def write(self, path: Path) -> None:
-        """Tables into `path`, which ends in .md, and everything, each try and run, into .json beside it."""
+        """Write the tables to `path` (.md), and every try and run to the .json beside it."""
         path.write_text(self.markdown(), encoding="utf-8")
         path.with_suffix(".json").write_text(json.dumps(self._content(), indent=1) + "\n", encoding="utf-8")
 
     def markdown(self) -> str:
-        """The tables for a person, under a line about the machine."""
+        """The tables as Markdown, after a line about the machine."""
         machine = self.machine
         memory = f"{machine['memory_bytes'] / (1 << 30):.0f} GiB"
         head = f"{machine['cpu']}, {machine['cores']} cores, {memory}; commit {machine['commit'][:12]}"
@@ -70,7 +70,7 @@ class Report:
 
 
 def _times(contest: Contest, works: Sequence[Work], rounds: Rounds) -> Rows:
-    """Median seconds, and how many times as long as the first contestant's."""
+    """Median seconds, and their ratio to the first contestant's."""
     names = [contestant.name for contestant in contest.contestants]
     rows = [["work, s", *names]]
     for work in works:

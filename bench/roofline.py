@@ -1,4 +1,4 @@
-"""Measures what this machine can do at best, matrix products and copies; knows no language model."""
+"""Measures this machine's peak rates of matrix products and copies; knows no language model."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,23 +12,23 @@ import openvino
 from openvino import Model, Type, opset13
 
 SIDE: Final = 4096
-"""Of the square weights; the values that go through them have half as many rows."""
+"""Side of the square weights; the values multiplied by them have half as many rows."""
 COPY_BYTES: Final = 256 << 20
 TRIALS: Final = 5
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The best of TRIALS trials each."""
+    """The best of TRIALS trials for each rate."""
 
     gemm_flops: dict[str, float]
-    """Compute type → floating point (or integer) operations a second."""
+    """Compute type → floating point (or integer) operations per second."""
     copy_bytes_per_s: float
-    """Bytes read plus bytes written."""
+    """Bytes read plus bytes written, per second."""
 
 
 def measure_peaks() -> Peaks:
-    """Takes seconds; nothing else may compute meanwhile."""
+    """The peaks of an otherwise idle machine; takes seconds."""
     values = opset13.parameter([-1, SIDE], Type.f32)
     plain = opset13.constant(np.random.default_rng(0).standard_normal((SIDE, SIDE), dtype=np.float32))
     dynamic = {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
@@ -42,7 +42,7 @@ def measure_peaks() -> Peaks:
 
 
 def _int8_weights() -> openvino.Node:
-    """As a compressed model holds them: int8 with one scale for each output feature."""
+    """Weights as in a compressed model: int8 with one scale for each output feature."""
     random = np.random.default_rng(0)
     weights = opset13.constant(random.integers(-127, 128, (SIDE, SIDE), dtype=np.int8))
     scales = opset13.constant(np.full((SIDE, 1), 1e-2, dtype=np.float32))
@@ -50,7 +50,7 @@ def _int8_weights() -> openvino.Node:
 
 
 def _quantized(node: openvino.Node) -> openvino.Node:
-    """As a model quantized with calibration holds it: both factors of the product are int8 then."""
+    """A factor as in a model quantized with calibration, where both factors are int8."""
     low, high = opset13.constant(np.float32(-4)), opset13.constant(np.float32(4))
     return opset13.fake_quantize(node, low, high, low, high, 255)
 
@@ -58,10 +58,10 @@ def _quantized(node: openvino.Node) -> openvino.Node:
 def _gemm(
     parameter: openvino.Node, values: openvino.Node, weights: openvino.Node, properties: Mapping[str, str]
 ) -> float:
-    """Operations a second of `values` (rows, SIDE), made of `parameter`, times `weights` (SIDE, SIDE)."""
+    """Operations per second of `values` (rows, SIDE), made from `parameter`, times `weights` (SIDE, SIDE)."""
     rows = SIDE // 2
     product = opset13.matmul(values, weights, transpose_a=False, transpose_b=True)
-    # One number comes out, so that what is timed is the product and not its way into an output.
+    # Return one number, so that the time is the product's and not that of its output.
     largest = opset13.reduce_max(product, opset13.constant([0, 1]), keep_dims=False)
     model = Model([largest], [parameter])
     request = openvino.Core().compile_model(model, "CPU", dict(properties)).create_infer_request()
@@ -71,7 +71,7 @@ def _gemm(
 
 
 def _copy() -> float:
-    """One numpy copy a core, all at once."""
+    """Bytes per second of one numpy copy on each core, all at once."""
     cores = len(sched_getaffinity(0))
     sources = [np.ones(COPY_BYTES, dtype=np.uint8) for _ in range(cores)]
     targets = [np.empty_like(source) for source in sources]
@@ -81,7 +81,7 @@ def _copy() -> float:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of TRIALS, after one that does not count."""
+    """Seconds of the fastest of TRIALS trials, after one that does not count."""
     work()
     seconds = []
     for _ in range(TRIALS):

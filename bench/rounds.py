@@ -1,4 +1,4 @@
-"""Lets the contestants take turns at the works, one of them computing at any time; knows no table."""
+"""Runs the works of the contestants in turn, one at a time; prints no table."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,19 +12,20 @@ from bench.peers.protocol import Ask, Mode, Reply, Task
 from bench.workloads import Work
 
 TRIED_ASKS: Final = 2
-"""Asks of a work on which the ways to set up a peer are tried."""
+"""Asks of a work on which the setups of a peer are tried."""
 WARM_UP_TOKENS: Final = 4
+"""Tokens of the first answer of a loaded peer, which does not count."""
 TRY_AS: Final = {"one-8": "one-4", "rate-8-few": "one-4", "rate-8-many": "one-4"} | dict.fromkeys(
     ("beam-4", "rate-1-few", "rate-1-many", "prefill"), "one-1"
 )
-"""Works that are set up as another one was best."""
+"""Work → the work whose best setup it uses."""
 
 Stage = Literal["try", "run"]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One task that one program answered."""
+    """A task that a program answered."""
 
     contest: str
     contestant: str
@@ -38,7 +39,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One task in which a program failed, and its own words."""
+    """A task in which a program failed, and its message."""
 
     contest: str
     contestant: str
@@ -49,7 +50,7 @@ class Breakdown:
 
 @dataclass
 class Rounds:
-    """All measurements so far, in the order they were made, and what went wrong."""
+    """All measurements and breakdowns so far, in order."""
 
     works: Mapping[str, Work]
     pictures: Path
@@ -59,26 +60,26 @@ class Rounds:
     breakdowns: list[Breakdown] = field(default_factory=list)
 
     def hold(self, contest: Contest, work: Work, runs: int) -> None:
-        """Try whoever may be set up in several ways, then measure `runs` rounds, everyone in turn.
+        """Try the contestants with several setups, then measure `runs` rounds in turn.
 
-        Who breaks down is out of this work; the others go on.
+        A contestant that breaks down is out of this work; the others go on.
         """
         able = [c for c in contest.contestants if work.name not in contest.skips | c.skips]
         chosen = [one for contestant in able if (one := self._set_up(contest.name, contestant, work))]
         self.pool.only([contestant.programs[0] for contestant in chosen])
         for run in range(runs):
-            # Whoever comes first in a round may meet another clock rate than the last.
+            # Rotate the order: the clock rate may change within a round.
             turn = run % len(chosen) if chosen else 0
             for contestant in chosen[turn:] + chosen[:turn]:
                 if not self._measure(contest.name, contestant, work, "run", run):
                     chosen.remove(contestant)
 
     def runs(self, contest: str, contestant: str, work: str) -> list[Measurement]:
-        """Those that count, without tries."""
+        """The measurements that count, without tries."""
         return self._of(contest, contestant, work, "run")
 
     def seconds(self, contest: str, contestant: str, work: str) -> float | None:
-        """Median of the runs; None if there are none."""
+        """Median seconds of the runs; None without runs."""
         runs = self.runs(contest, contestant, work)
         return median(m.reply.seconds for m in runs) if runs else None
 
@@ -87,7 +88,7 @@ class Rounds:
         return [m for m in self.measurements if (m.contest, m.contestant, m.work, m.stage) == wanted]
 
     def _set_up(self, contest: str, contestant: Contestant, work: Work) -> Contestant | None:
-        """With the one program that was fastest on the work, tried now unless it was before."""
+        """The contestant with its fastest program for the work, tried now unless it was before."""
         if len(contestant.programs) == 1:
             return contestant
         sample = self.works[TRY_AS.get(work.name, work.name)].first(TRIED_ASKS)
@@ -101,7 +102,7 @@ class Rounds:
         return replace(contestant, programs=(min(tries, key=lambda m: m.reply.seconds).program,))
 
     def _measure(self, contest: str, contestant: Contestant, work: Work, stage: Stage, run: int) -> bool:
-        """Write down one task, or that the contestant broke down in it; False then."""
+        """Measure one task; record a breakdown and return False if the contestant fails."""
         (program,) = contestant.programs
         self.on_turn(f"{contest}, {work.name}: {contestant.name}, {stage} {run + 1}")
         try:
@@ -117,13 +118,13 @@ class Rounds:
         return True
 
     def _answer(self, program: Program, mode: Mode, work: Work, label: str) -> Reply:
-        """Raises PeerError also for answers that are not as long as was asked."""
+        """The reply to a work. Raises PeerError, also for answers of another length."""
         peer, cold = self.pool.peer(program)
         if cold:
             ask, *_ = work.drawn(self.pictures, f"warm-up-{mode}")
             short = Ask(ask.picture, ask.question, WARM_UP_TOKENS)
             peer.answer(Task((short,), work.num_beams, work.detail, mode))
-        # By mode too: one process may answer in both, and must not remember the other's prompts.
+        # Also by mode: a process that answers in both must not have seen the prompts.
         asks = work.drawn(self.pictures, f"{label}-{mode}")
         reply = peer.answer(Task(asks, work.num_beams, work.detail, mode))
         if reply.counts.new_tokens != work.new_tokens:

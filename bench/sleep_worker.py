@@ -1,6 +1,6 @@
-"""`celery -A bench.sleep_worker worker`: the real worker without a model, which sleeps as long as a job says.
+"""`celery -A bench.sleep_worker worker`: the real worker with a sleep instead of a model.
 
-So that queue, store and producer can be measured under many workers on a small machine.
+It allows measurements with many workers on a small machine.
 """
 
 import time

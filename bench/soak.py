@@ -1,7 +1,4 @@
-"""Puts a worker through thousands of mixed jobs and reads its memory; knows neither broker nor store.
-
-A command of its own, as `python -m bench` holds torch, beside whose memory a leak would be small.
-"""
+"""The measurement `soak`: a worker's memory over thousands of mixed jobs; knows neither broker nor store."""
 
 import sys
 import tempfile
@@ -16,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import typer
 
+from bench.options import DEMO_FOLDER, ModelFolder
 from bench.workloads import QUESTIONS, draw
 from contract.answer import Answer
 from contract.job import ImagePath, Job
@@ -24,15 +22,16 @@ from worker.settings import Settings
 from worker.startup import load_worker
 
 BATCH_JOBS: Final = 200
-"""Jobs between two readings, which are taken when none is under way."""
+"""Jobs between two readings, which are taken when no job is in the worker."""
 ALLOWED_GROWTH: Final = 0.05
-"""Of the resident set, from the first reading to the last."""
+"""Allowed growth of the resident set from the first to the last reading, as a share."""
 DEADLINE_S: Final = 0.03
-"""Soon enough that some jobs leave in the middle."""
+"""Seconds to a deadline, few enough to end some jobs early."""
 SIDES_PX: Final = (20, 500)
+"""Range of a picture's height and width."""
 KV_CACHE_BYTES: Final = 32 * 2**20
 IMAGE_CACHE_BYTES: Final = 4 * 2**20
-"""Little, so that a leak shows beside it: both are full before the first reading."""
+"""Sizes small enough for both caches to be full before the first reading, so that a leak shows."""
 KINDS: Final[tuple[dict[str, Any], ...]] = (
     {"parameters": {"max_new_tokens": 40}},
     {"questions": 6, "parameters": {"max_new_tokens": 24}},
@@ -51,12 +50,12 @@ KINDS: Final[tuple[dict[str, Any], ...]] = (
     {"parameters": {"max_new_tokens": 100_000}},
     {"parameters": {"num_beams": 64, "max_new_tokens": 10}},
 )
-"""What each of the jobs asks for in turn; the last four are refused."""
+"""Kinds of job, in turn; the last four are refused."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a worker had answered and how much memory it held."""
+    """Outcomes and memory of a worker so far."""
 
     jobs: int
     seconds: float
@@ -69,7 +68,7 @@ class Reading:
 
 
 class Soak:
-    """A worker on a model folder, and pictures in a folder of their own."""
+    """A worker, and a folder for pictures."""
 
     def __init__(
         self, model_folder: Path, attention: Literal["stateful", "paged"], threads: int, pictures: Path
@@ -88,7 +87,7 @@ class Soak:
         )
 
     def readings(self, jobs: int) -> Iterator[Reading]:
-        """Answer so many jobs, `threads` at a time → a reading after every BATCH_JOBS."""
+        """Answer `jobs` jobs in `threads` threads; a reading after every BATCH_JOBS."""
         outcomes: Counter[str] = Counter()
         begun = time.monotonic()
         with ThreadPoolExecutor(self._threads) as pool:
@@ -101,7 +100,7 @@ class Soak:
         self._worker.close()
 
     def _answer(self, index: int) -> Counter[str]:
-        """One job from its picture to its outcomes, counted."""
+        """Answer one job about a new picture; returns its outcomes by kind."""
         path = self._pictures / f"{index}.png"
         size_px = np.random.default_rng(index).integers(*SIDES_PX, size=2).tolist()
         draw((size_px[0], size_px[1]), seed=index).save(path)
@@ -112,7 +111,7 @@ class Soak:
 
 
 def make_job(index: int, picture: Path) -> Job:
-    """The job of this number: a kind of KINDS about a picture that no other job asks about."""
+    """The job with this index: one of KINDS, about its own picture."""
     kind = KINDS[index % len(KINDS)]
     images = {"missing": picture.with_suffix(".missing"), "text alone": None}
     image = images.get(kind.get("image", ""), picture)
@@ -139,18 +138,18 @@ def make_job(index: int, picture: Path) -> Job:
 
 
 def resident_bytes() -> int:
-    """The resident set of this process."""
+    """Resident memory of this process in bytes."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) * 1024
 
 
-def soak(
-    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("demo/model/openvino"),
+def main(
+    model: ModelFolder = DEMO_FOLDER,
     attention: Annotated[Literal["stateful", "paged"], typer.Option()] = "stateful",
     jobs: Annotated[int, typer.Option(min=1)] = 2000,
     threads: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
-    """Answer mixed jobs and print the memory held; fails if that grew from the first reading to the last."""
+    """Answer thousands of mixed jobs and print the memory held; fail if it grew."""
     with tempfile.TemporaryDirectory(prefix="captionmill-soak-") as pictures:
         try:
             soaked = Soak(model, attention, threads, Path(pictures))
@@ -163,7 +162,3 @@ def soak(
     growth = readings[-1].resident_bytes / readings[0].resident_bytes - 1
     print(f"{attention}: {growth:+.1%} from the first reading to the last")
     sys.exit(growth > ALLOWED_GROWTH)
-
-
-if __name__ == "__main__":
-    typer.run(soak)

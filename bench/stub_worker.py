@@ -1,7 +1,7 @@
-"""A worker without a model, as fast as Redis: takes messages, notes what it works on, writes records once.
+"""A worker without a model, as fast as Redis: takes messages and writes records once; decodes no image.
 
-`python -m bench.stub_worker URL [count]`: with `count` it counts its work per job in the hash WORKED_KEY,
-which grows with the jobs.
+`python -m bench.stub_worker URL [count]`: with `count` it counts in the hash WORKED_KEY how often it works on
+each job.
 """
 
 import base64
@@ -17,12 +17,13 @@ from contract.job import Job
 from contract.store import WRITE_ONCE, cancelled_key, done_key, record_keys
 
 WORKED_KEY = "stub:worked"
-"""Hash: run/index → times its generation was begun."""
+"""Key of a hash: run/index → times that the job was begun."""
 BATCH = 200
+"""Messages taken at once."""
 
 
 def read_message(message: bytes) -> list[dict[str, Any]]:
-    """The jobs in a Celery message as kombu lays it into a Redis list."""
+    """The jobs in a Celery message, as kombu puts it into a Redis list."""
     jobs: list[dict[str, Any]]
     jobs, _, _ = json.loads(base64.b64decode(json.loads(message)["body"]))
     return jobs

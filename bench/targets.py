@@ -1,4 +1,4 @@
-"""The marks that this engine set out to beat, each as one number from the measurements; measures nothing."""
+"""The targets of this engine, each as one number from the measurements; measures nothing."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ GENAI_INT4 = ("genai-int4-batch", "genai-int4-single")
 
 @dataclass(frozen=True)
 class Mark:
-    """A wanted bound and what was measured, None where the works for it were not run."""
+    """A target and its measured value, None if its works were not run."""
 
     what: str
     bound: Literal["at least", "at most"]
@@ -27,10 +27,10 @@ class Mark:
 
 
 def marks(rounds: Rounds) -> list[Mark]:
-    """Every mark. A ratio of times is the peer's over ours: above 1 we are faster."""
+    """All targets. A ratio of times is the peer's over ours: above 1, we are faster."""
 
     def seconds(contest: str, work: str, *names: str) -> float | None:
-        """Of the fastest."""
+        """Median seconds of the fastest of `names`."""
         return min(
             (s for name in names if (s := rounds.seconds(contest, name, work)) is not None), default=None
         )
@@ -74,7 +74,7 @@ def marks(rounds: Rounds) -> list[Mark]:
 
 
 def _between_infers(rounds: Rounds, name: str) -> float | None:
-    """Of answering 8 questions with many tokens, as the engine itself counts it."""
+    """Share of time between runner calls, counted by the engine, for 8 questions with many tokens."""
     runs = rounds.runs("same-ir", name, "rate-8-many")
     between = sum(run.reply.counts.counters["between_s"] for run in runs)
     computing = sum(run.reply.counts.counters["runner_s"] for run in runs)

@@ -1,4 +1,4 @@
-"""Turns times of prefill and decode into operations and bytes a second; measures nothing itself."""
+"""Computes operations and bytes per second from times of prefill and decode; measures nothing."""
 
 import json
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from bench.workloads import RATE_TOKENS
 from contract.model_folder import CONFIG_JSON, LANGUAGE_XML
 
 KV_BYTES_PER_NUMBER = 1
-"""u8, the hint of every contestant and the plugin's own choice; its scales add a few percent."""
+"""Bytes of a cached number: u8 is every contestant's hint and the plugin's default."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What arithmetic needs to know of a language model."""
+    """The dimensions of a language model that determine operations and bytes."""
 
     layers: int
     layer_weights: int
-    """Numbers in the matrices of one layer."""
+    """Weights in the matrices of one layer."""
     query_width: int
     kv_width: int
     head_weights: int
-    """Numbers in the matrix that makes logits, used for one position a prompt."""
+    """Weights in the matrix for logits, used for one position of a prompt."""
     weight_bytes: int
-    """All of it, as stored."""
+    """Bytes of all weights as stored."""
 
     @classmethod
     def of(cls, folder: Path) -> "Shape":
@@ -43,17 +43,17 @@ class Shape:
         )
 
     def prefill_flop(self, tokens: int) -> int:
-        """Matrices of all positions, causal attention (half the square), logits of the last position."""
+        """Operations of matrices, causal attention (half the square) and the last position's logits."""
         attention = 2 * tokens * tokens * self.query_width
         return 2 * self.head_weights + self.layers * (2 * self.layer_weights * tokens + attention)
 
     def decode_bytes(self, past_tokens: int, rows: int) -> int:
-        """Read in one step: the weights once, the cache of each row, though rows may share some of it."""
+        """Bytes read in one step: the weights once, and the cache of each row, even if rows share it."""
         return self.weight_bytes + rows * past_tokens * 2 * self.layers * self.kv_width * KV_BYTES_PER_NUMBER
 
 
 def decode_rate(rounds: Rounds, contest: str, contestant: str, rows: int) -> float | None:
-    """New tokens a second over all rows once their prompts are done, from two works of unequal length."""
+    """New tokens per second of all rows without their prompts, from two works of different length."""
     few, many = (rounds.seconds(contest, contestant, f"rate-{rows}-{length}") for length in ("few", "many"))
     if few is None or many is None or many <= few:
         return None
@@ -61,7 +61,7 @@ def decode_rate(rounds: Rounds, contest: str, contestant: str, rows: int) -> flo
 
 
 def utilisation(rounds: Rounds, contest: str, contestant: str) -> dict[str, Any]:
-    """What a contestant reaches, in plain numbers; empty where its works were not run."""
+    """The rates of a contestant; empty if its works were not run."""
     found: dict[str, Any] = {}
     prefill = rounds.runs(contest, contestant, "prefill")
     seconds = rounds.seconds(contest, contestant, "prefill")

@@ -1,4 +1,4 @@
-"""The works to measure, as data, and the pictures in them; knows no engine."""
+"""The workloads as data, and their pictures; knows no engine."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -21,31 +21,31 @@ QUESTIONS: Final = (
     "Where could this have been taken, and at what time of the day?",
 )
 MIXED_SIZES_PX: Final = ((480, 640), (1200, 600), (720, 1280), (1000, 400), (360, 1100), (600, 1200))
-"""(height, width) of the pictures where they differ; every pinpoint is met."""
+"""(height, width) of pictures of different sizes, which use every pinpoint."""
 ONE_SIZE_PX: Final = ((480, 640),)
 LONG_SHARES: Final = (1.0, 0.25, 0.75, 0.375, 0.875, 0.5, 0.625, 0.125)
-"""Lengths of the long answers, as shares of the longest."""
+"""Lengths of the long answers, as shares of the longest one."""
 LONG_FACTOR: Final = 8
-"""How many times as long as the other answers the longest is."""
+"""Length of the longest answer, as a multiple of an ordinary one."""
 RATE_TOKENS: Final = (2, 130)
-"""New tokens of the two runs whose difference is the time of decoding alone."""
+"""New tokens of two works; the difference of their times is decoding only."""
 UNIT_WORKS: Final = frozenset({"rate-1-few", "rate-1-many", "rate-8-few", "rate-8-many", "prefill"})
-"""Works that are read as rates, not as times."""
+"""Works whose results are rates and not times."""
 LONE_WORKS: Final = frozenset({"one-1", "beam-4", "rate-1-few", "rate-1-many", "prefill"})
-"""Works of one ask, where a call for all and a call for each are the same."""
+"""Works with one ask, for which batch and single are the same."""
 BOXES: Final = 12
 
 
 @dataclass(frozen=True)
 class Work:
-    """Asks that are there at once, generated to their full length whatever the model says."""
+    """Asks that are given at once, with answers of fixed length."""
 
     name: str
     title: str
     sizes_px: tuple[tuple[int, int], ...]
-    """(height, width), gone through in turn by the pictures' numbers; empty for text alone."""
+    """(height, width) of the pictures, in turn by their numbers; empty for text only."""
     asks: tuple[tuple[int, str, int], ...]
-    """(number of the picture, question, new tokens)"""
+    """(number of the picture, question, new tokens)."""
     num_beams: int = 1
     detail: Literal["low", "high"] = "high"
 
@@ -54,14 +54,14 @@ class Work:
         return sum(tokens for _, _, tokens in self.asks)
 
     def first(self, asks: int) -> "Work":
-        """The same with its first `asks` asks only."""
+        """The work with its first `asks` asks only."""
         return replace(self, asks=self.asks[:asks])
 
     def drawn(self, folder: Path, label: str) -> tuple[Ask, ...]:
-        """The asks with their pictures drawn into `folder`, others for another work or `label`.
+        """The asks with pictures drawn into `folder`, different for each work and `label`.
 
-        Fresh pictures in each run leave a cache what it gives within a run and take away what it remembers of
-        the runs before; a text begins with the label for the same reason.
+        New pictures in each run keep an engine from using its cache of earlier runs. Text-only questions
+        begin with the label for the same reason.
         """
         asks = []
         for number, question, new_tokens in self.asks:
@@ -76,7 +76,7 @@ class Work:
 
 
 def make_works(pictures: int, new_tokens: int, text_words: int) -> dict[str, Work]:
-    """Every work by its name; `text_words` make the prompt of the one without a picture."""
+    """Name → work; `text_words` is the length of the prompt without a picture."""
     distinct = tuple((number, QUESTIONS[number % len(QUESTIONS)], new_tokens) for number in range(pictures))
     long_answers = tuple(
         (number, question, max(1, round(share * LONG_FACTOR * new_tokens)))
@@ -104,8 +104,15 @@ def make_works(pictures: int, new_tokens: int, text_words: int) -> dict[str, Wor
     return {work.name: work for work in works}
 
 
+def draw_many(folder: Path, size_px: tuple[int, int], seeds: range) -> None:
+    """Make `folder` and draw a picture for each seed into it."""
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        draw(size_px, seed).save(folder / f"{seed:06d}.png")
+
+
 def draw(size_px: tuple[int, int], seed: int) -> Image.Image:
-    """An RGB picture of `size_px` (height, width): two gradients under boxes of one colour and of noise."""
+    """An RGB picture of `size_px` (height, width): two gradients, and boxes of one colour or of noise."""
     random = np.random.default_rng(seed)
     height, width = size_px
     down, across = np.mgrid[0 : 1 : complex(height), 0 : 1 : complex(width)]

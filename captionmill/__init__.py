@@ -1,1 +1,1 @@
-"""The `captionmill` command: everything that a person types; stands above all other packages."""
+"""The `captionmill` command line; it may import every other package that is installed."""

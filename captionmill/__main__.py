@@ -1,4 +1,4 @@
-"""The `captionmill` command, and `python -m captionmill`; it loads the rest, which takes a moment."""
+"""The entry of `captionmill` and `python -m captionmill`; it imports the rest when it runs."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The Typer application that the files of commands add theirs to."""
+"""The Typer application that command files add their commands to; knows no command."""
 
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,11 +14,11 @@ RUNS: Final = "Runs"
 QUESTIONS: Final = "Single questions"
 SITE: Final = "Workers and servers"
 MODELS: Final = "Models"
-"""Panels of the help page."""
+"""Panels of the help page, and their titles."""
 
 
 class _App(typer.Typer):
-    """Gives every command the same kind of help pages."""
+    """A Typer application whose commands all have panelled help pages."""
 
     def command(
         self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any
@@ -27,7 +27,7 @@ class _App(typer.Typer):
 
 
 def make_app(**more: Any) -> typer.Typer:
-    """A group of commands whose help pages are as all others."""
+    """A group of commands with the same kind of help pages as all others."""
     return _App(
         cls=PanelledGroup,
         rich_markup_mode=None,
@@ -55,13 +55,13 @@ def captionmill(
 ) -> None:
     """Answers questions about images in bulk.
 
-    See it work: captionmill demo. Then: captionmill run PHOTOS --model MODEL, where PHOTOS is a folder of
-    images and MODEL a model folder. `captionmill COMMAND --help` says more about a command.
+    Try it: captionmill demo. Then: captionmill run PHOTOS --model MODEL, where PHOTOS is a folder of images
+    and MODEL a model folder. `captionmill COMMAND --help` describes a command.
     """
 
 
 class CommandConsole(Console):
-    """Rich's, but that a pipe whose reader has gone is the caller's to see."""
+    """A console that raises BrokenPipeError when the reader of its pipe has gone."""
 
     def on_broken_pipe(self) -> NoReturn:
         self.quiet = True
@@ -69,5 +69,5 @@ class CommandConsole(Console):
 
 
 def make_console(*, as_json: bool) -> Console:
-    """For people; on stderr where stdout carries JSON."""
+    """The console for people: on stderr if stdout carries JSON, else on stdout."""
     return CommandConsole(stderr=as_json, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Where the command keeps what it can make again."""
+"""The user's cache folder of this program; creates nothing."""
 
 from pathlib import Path
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 import platformdirs
 
 CACHE: Final = "captionmill"
-"""The program's name among the user's cache folders."""
+"""Name of this program's folder among the user's caches."""
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this program; it may not exist yet."""
+    """The path of the cache folder, which may not exist yet."""
     return platformdirs.user_cache_path(CACHE)

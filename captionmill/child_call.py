@@ -1,4 +1,4 @@
-"""Calls a function in a process of its own, so that a crash in a library ends that process alone."""
+"""Calls a function in a child process, so that a crash in a library ends only the child."""
 
 import multiprocessing
 import signal
@@ -6,13 +6,15 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from captionmill.errors import CaptionmillError
 
-class ChildCallError(Exception):
-    """The call gave no result; the message says how it ended."""
+
+class ChildCallError(CaptionmillError):
+    """The call gave no result; the message says how the child ended."""
 
 
 def call_in_child(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)`, which can all be pickled. Raises ChildCallError."""
+    """The result of `function(*arguments)`, all of which must be picklable. Raises ChildCallError."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
@@ -30,10 +32,10 @@ def call_in_child(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _answer(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends its child
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its child
     try:
         outcome: tuple[Any, str | None] = function(*arguments), None
-    except Exception as error:  # noqa: BLE001 - it is raised on the other side
+    except Exception as error:  # noqa: BLE001 - raised again in the parent
         outcome = None, f"{type(error).__name__}: {error}"
     pipe.send(outcome)
 

@@ -1,4 +1,4 @@
-"""Assembles the `captionmill` command from the files of its commands."""
+"""Assembles the `captionmill` command from its command files."""
 
 import sys
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def main() -> None:
-    """Run the command that is typed."""
+    """Run the command line, and exit with its code."""
     try:
         code = app(prog_name=NAME, standalone_mode=False)
     except TyperException as refused:
@@ -35,12 +35,12 @@ def main() -> None:
 
 
 def _tell(refused: TyperException) -> None:
-    """What the command line itself has against its words, as one sentence on stderr."""
+    """Print an error of the command line's parser as one sentence on stderr."""
     context = getattr(refused, "ctx", None)
     message = refused.format_message().strip()
     if context is None:
         print(f"{NAME}: {message}", file=sys.stderr)
-    elif message == context.get_help().strip():  # for a command that was given nothing
+    elif message == context.get_help().strip():  # a command without arguments
         print(message, file=sys.stderr)
     else:
         told = message if message.endswith((".", "?")) else f"{message}."

@@ -1,7 +1,7 @@
 """A run's options in a TOML file: read for --config, written by --write-config.
 
-A key is an option's name with underscores. Which keys there are, and what may stand behind them, is taken
-from the options of `captionmill run`. Knows no option by name but those below.
+A key is an option's name with underscores. Keys and types of values come from the options of
+`captionmill run`; only the options below are known by name.
 """
 
 import difflib
@@ -9,7 +9,6 @@ import os
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from tomlkit.items import Item
 from typer.core import TyperOption
 from typer.exceptions import TyperException
 
+from captionmill.errors import CaptionmillError
 from captionmill.help_page import PanelledCommand
 from producer.questions import PROMPT_KEYS, read_prompt
 from producer.sources import SourceError, shown
@@ -28,22 +28,23 @@ from producer.sources.parameters import GROUP, PARAMETER_COLUMNS
 WRITE: Final = "--write-config"
 DEFAULT: Final = Path("captionmill.toml")
 OWNER: Final = "run"
-"""The command whose options are the keys of a file; other commands leave out what they have no option for."""
+"""The command whose options are the keys; other commands ignore keys that they have no option for."""
 SUFFIX: Final = ".toml"
 ONLY_TYPED: Final = ("add", "resume", "dry_run", "config", "write_config")
-"""Options of `run` that say what is to be done now, and cannot stand in a file."""
+"""Options of `run` for one command only, which cannot be in a file."""
 COMMENT_WIDTH: Final = 98
+"""Characters of a comment line."""
 TABLES: Final = "questions"
-"""The one key that may hold tables, [[questions]], in place of a file's name."""
+"""The key that may hold tables, [[questions]], instead of a file name."""
 TABLE_KEYS: Final = (*PROMPT_KEYS, *(name for name in PARAMETER_COLUMNS if name != "detail"), GROUP)
 ASKED: Final = ("question", "questions", "choice")
-"""What is asked: questions on the command line go in place of all of it."""
+"""Keys of what is asked; any of them on the command line replaces all of them in the file."""
 Place = tuple[str | int, ...]
-"""Of a value within the file: keys, and places in lists."""
+"""The place of a value in the file: keys, and indices into lists."""
 
 
-class ConfigError(TyperException):
-    """The file cannot be used; the message says where and why."""
+class ConfigError(CaptionmillError, TyperException):
+    """The file cannot be read or written; the message says where and why."""
 
     exit_code = 2
 
@@ -54,18 +55,18 @@ def key_of(param: Any) -> str:
 
 
 def typed_name(param: Any) -> str:
-    """How a person writes it on the command line."""
+    """Its name on the command line."""
     return str(param.opts[0] if isinstance(param, TyperOption) else param.name)
 
 
 def keys(command: Any) -> dict[str, Any]:
-    """Key → parameter, for all that may stand in a file."""
+    """Key → parameter, for everything that may be in a file."""
     found = {key_of(param): param for param in command.params}
     return {key: param for key, param in found.items() if key not in ONLY_TYPED}
 
 
 class ConfigurableCommand(PanelledCommand):
-    """A command whose --write-config may stand without a file's name."""
+    """A command whose --write-config needs no file name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for place, word in enumerate(args):
@@ -77,17 +78,14 @@ class ConfigurableCommand(PanelledCommand):
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Callback of --config: what the file says stands in for options that are not given.
-
-    Raises ConfigError.
-    """
+    """Callback of --config: the file's values become defaults of the options. Raises ConfigError."""
     if path is not None and not context.resilient_parsing:
         context.default_map = _File(path, context).values()
     return path
 
 
 def replaces_what_is_asked(context: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
-    """Callback of options that ask questions: given on the command line, they replace those of the file."""
+    """Callback of options that ask: on the command line, they replace all that the file asks."""
     if _given(context, str(param.name)) == "COMMANDLINE" and context.default_map:
         for key in ASKED:
             context.default_map.pop(key, None)
@@ -95,7 +93,7 @@ def replaces_what_is_asked(context: typer.Context, param: typer.CallbackParam, v
 
 
 def given(context: typer.Context) -> list[Any]:
-    """The parameters that the command line or the file gives, in the command's order."""
+    """The parameters given on the command line or in the file, in the command's order."""
     sources = ("COMMANDLINE", "DEFAULT_MAP")
     return [param for param in context.command.params if _given(context, str(param.name)) in sources]
 
@@ -106,7 +104,7 @@ def _given(context: typer.Context, name: str) -> str | None:
 
 
 class _File:
-    """A file of options for the command of `context`."""
+    """A parsed file of options, for the command of `context`."""
 
     def __init__(self, path: Path, context: typer.Context) -> None:
         """Raises ConfigError."""
@@ -124,7 +122,7 @@ class _File:
             raise ConfigError(f"{shown(path)} is not TOML: {error}.") from None
 
     def values(self) -> dict[str, Any]:
-        """Parameter's name → value, checked. Raises ConfigError."""
+        """Parameter name → checked value. Raises ConfigError."""
         found = {}
         for key, value in self._document.items():
             if key in ONLY_TYPED:
@@ -148,7 +146,7 @@ class _File:
         return typed
 
     def _typed(self, at: Place, param: Any, value: Any) -> Any:
-        """The value in the form that the command line has it. Raises ConfigError for one of another type."""
+        """The value as the command line would give it. Raises ConfigError for a wrong type."""
         kind = param.type_descriptor.annotation
         if get_origin(kind) is list:
             one = get_args(kind)[0]
@@ -166,7 +164,7 @@ class _File:
         raise self._error(at, f"{at[-1]} must be {words}, not {_as_toml(value)}")
 
     def _tables(self, tables: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
-        """The questions, each checked by itself. Raises ConfigError."""
+        """The questions, each checked. Raises ConfigError."""
         for number, table in enumerate(tables):
             place = (TABLES, number)
             if not isinstance(table, dict):
@@ -192,7 +190,7 @@ def _unknown(key: str, known: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 def _expected(kind: Any) -> tuple[tuple[type, ...], str]:
-    """Types of a value in the file, and words for them."""
+    """The types that a value of the file may have, and their description."""
     if kind is bool:
         return (bool,), "true or false"
     if kind is int:
@@ -209,14 +207,14 @@ def _as_toml(value: Any) -> str:
 
 
 def _line(text: str, at: Place) -> int:
-    """The line where the statement begins that sets the value there."""
+    """The number of the line where the statement begins that sets this value."""
     lines = text.splitlines(keepends=True)
     begins = 1
     for number in range(1, len(lines) + 1):
         try:
             found: Any = tomllib.loads("".join(lines[:number]))
         except tomllib.TOMLDecodeError:
-            continue  # within a statement of several lines
+            continue  # inside a statement of several lines
         try:
             for key in at:
                 found = found[key]
@@ -227,7 +225,7 @@ def _line(text: str, at: Place) -> int:
 
 
 def _placed(key: str, param: Any, value: Any, place: Callable[[str], str]) -> Any:
-    """The value with `place` applied to what names a file or a folder in it."""
+    """The value with `place` applied to every file or folder name in it."""
     if isinstance(value, list):
         return [_placed(key, param, one, place) for one in value]
     if not isinstance(value, str):
@@ -247,9 +245,9 @@ def _placed(key: str, param: Any, value: Any, place: Callable[[str], str]) -> An
 
 
 def write_config(path: Path, context: typer.Context) -> None:
-    """Write what is given as a file that --config reads. Raises ConfigError."""
+    """Write the given options into a file for --config. Raises ConfigError."""
     if path.suffix != SUFFIX:
-        raise ConfigError(f"--write-config writes TOML: give {shown(path)} the ending {SUFFIX}.")
+        raise ConfigError(f"--write-config writes TOML: the name {shown(path)} must end in {SUFFIX}.")
     document = tomlkit.document()
     document.add(tomlkit.comment(f"Options of a run, for: captionmill run --config {shown(path)}"))
     document.add(tomlkit.comment("Relative paths begin at this file's folder."))
@@ -273,7 +271,7 @@ def write_config(path: Path, context: typer.Context) -> None:
 
 
 def _given_values(path: Path, context: typer.Context) -> Iterator[tuple[str, Any, Item]]:
-    """Key, parameter and value, the tables of questions at the end as TOML wants them."""
+    """Key, parameter and TOML value of each given option; tables come last, as TOML requires."""
     here = path.parent.resolve() == Path.cwd()
     there = given(context)
     for key, param in sorted(keys(context.command).items(), key=lambda one: one[0] == TABLES):
@@ -297,9 +295,7 @@ def _given_values(path: Path, context: typer.Context) -> Iterator[tuple[str, Any
 
 
 def _plain(value: Any) -> Any:
-    """A parameter's value as TOML has it."""
+    """A parameter's value as a TOML type."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, Enum):
-        return value.value
     return os.fspath(value) if isinstance(value, Path) else value

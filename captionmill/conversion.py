@@ -1,4 +1,4 @@
-"""Converts a kept model in a process of its own, and shows how it goes; torch never comes into this one."""
+"""Converts a kept model in a child process and shows its progress; never loads torch."""
 
 import json
 import subprocess
@@ -20,15 +20,15 @@ CHECK: Final = ("--stop-after", "check")
 
 
 def check(kept: KeptModel, record: Record) -> None:
-    """Find out whether it can be converted at all. For whoever is alone with it. Raises ModelError."""
+    """Check whether the model can be converted; hold its lock. Raises ModelError."""
     with _console().status(f"Checking {record.recipe.source}"):
         _converse(kept, record, CHECK, lambda _event: None)
 
 
 def convert(kept: KeptModel, record: Record, on_event: OnEvent | None = None) -> None:
-    """Make it, or go on with making it. For whoever is alone with it. Raises ModelError.
+    """Convert the model, or go on with its conversion; hold its lock. Raises ModelError.
 
-    What the conversion tells goes to `on_event`, else to the terminal.
+    Events of the conversion go to `on_event`, or to the terminal if it is None.
     """
     console = _console()
     title = f"{record.recipe.source} is converted, and kept as {kept.name}."
@@ -45,14 +45,14 @@ def convert(kept: KeptModel, record: Record, on_event: OnEvent | None = None) ->
 
 
 def made(kept: KeptModel) -> str:
-    """One line about a model that is ready: name, size, formats and what compression changed."""
+    """A line about a ready model: name, size, formats and loss."""
     manifest = kept.manifest()
     assert manifest is not None
     return f"Kept as {kept.name}: {manifest.size_bytes / 1e6:.1f} MB, {formats(kept)}; {loss(kept)}."
 
 
 def formats(kept: KeptModel) -> str:
-    """Of language and vision."""
+    """The weight formats of language and vision model, one word if they are equal."""
     manifest = kept.manifest()
     if manifest is None:
         return ""
@@ -62,7 +62,7 @@ def formats(kept: KeptModel) -> str:
 
 
 def loss(kept: KeptModel) -> str:
-    """What was found to change against the checkpoint, in a few words."""
+    """The measured difference from the checkpoint, in a few words."""
     found = kept.verification()
     if found is None or found.parity is None:
         return "not verified"
@@ -73,7 +73,7 @@ def loss(kept: KeptModel) -> str:
 
 
 class _OnTerminal:
-    """Shows what a conversion tells, and says `title` once the first stage, the check, is passed."""
+    """Shows the events of a conversion, and `title` once its first stage, the check, has passed."""
 
     def __init__(self, shown: Shown, title: str) -> None:
         self._shown = shown
@@ -93,7 +93,7 @@ class _OnTerminal:
 
 
 def _converse(kept: KeptModel, record: Record, options: tuple[str, ...], on_event: OnEvent) -> None:
-    """Run the conversion to its end, its output in the model's log."""
+    """Run the conversion to its end, with its output in the model's log. Raises ModelError."""
     try:
         require_prep()
         kept.write(record)
@@ -105,7 +105,7 @@ def _converse(kept: KeptModel, record: Record, options: tuple[str, ...], on_even
 
 
 def _run(kept: KeptModel, record: Record, options: tuple[str, ...], on_event: OnEvent) -> None:
-    # -P: a model_prep.py in the folder where the command was started is not ours.
+    # -P: do not import a model_prep.py from the current folder.
     command = [
         *(sys.executable, "-P", "-m", "model_prep", "convert", record.recipe.source),
         *("--out", str(kept.model_folder), "--overwrite", "--json", *record.options, *options),
@@ -136,5 +136,5 @@ def _run(kept: KeptModel, record: Record, options: tuple[str, ...], on_event: On
 
 
 def _console() -> Console:
-    """On stderr: stdout is for answers."""
+    """A console on stderr, as stdout is for answers."""
     return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The demo command: local mode on the sample images with the demo model, and how much of it is right."""
+"""The command `demo`: the demo model answers the sample images in local mode; compares with the truth."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from producer.questions import read_prompts
 from producer.submission import Submission
 
 MARKER: Final = ".captionmill-demo"
-"""In a folder that the demo made, which it may remove."""
+"""File in a folder that the demo made and may remove."""
 
 
 @app.command(rich_help_panel=QUESTIONS)
@@ -55,7 +55,7 @@ def demo(
 
 
 def _clear(out: Path) -> None:
-    """Make room for this demo where an earlier one was. Refuses a folder with another run."""
+    """Empty the folder of an earlier demo. Refuses the folder of another run."""
     if (out / MARKER).exists():
         shutil.rmtree(out)
     elif (out / LEDGER).exists():
@@ -65,7 +65,7 @@ def _clear(out: Path) -> None:
 
 
 def _show(console: Console, out: Path, seconds: float) -> None:
-    """Image → answers, and how many of them are right."""
+    """Print each image with its answers, and the number of correct ones."""
     truth = read_truth()
     table = Table("image", "description", "number", expand=False)
     right = {"description": 0, "number": 0}

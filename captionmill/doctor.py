@@ -1,4 +1,4 @@
-"""The command that looks at everything here that a run or a worker needs, and says what to do."""
+"""The command `doctor`: checks what a run or a worker needs on this machine; the checks are other files'."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -28,32 +28,32 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Also look at a model: a model folder, a kept model's name or demo.",
+            help="Also check a model: a model folder, a kept model's name or demo.",
             metavar="MODEL",
-            show_default="that of CAPTIONMILL_MODEL_FOLDER, if set",
+            show_default="CAPTIONMILL_MODEL_FOLDER, if set",
         ),
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
-            help="Device that the model is to run on.",
+            help="Device to run the model on.",
             metavar="TEXT",
             show_default="CAPTIONMILL_DEVICE, else CPU",
         ),
     ] = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Hash all files of the model, and compile it.", metavar="")
+        bool, typer.Option("--deep", help="Hash all files of the model and compile it.", metavar="")
     ] = False,
     redis_url: RedisUrl = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="A line of JSON for each finding.", metavar="")
     ] = False,
 ) -> None:
-    """Look at all that a run or a worker needs here, and say what to do.
+    """Check what a run or a worker needs on this machine, and say what to do.
 
-    Each line is ok, a note (nothing has to be done), or something to do.
+    Each line is "ok", "note" (nothing to do) or "do" (something to do).
 
-    Exit code: 0 if nothing has to be done, 1 if something has.
+    Exit code: 0 if there is nothing to do, 1 otherwise.
     """
     named = model or site_findings.default_model()
     if deep and not named:

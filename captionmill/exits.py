@@ -1,4 +1,4 @@
-"""How the command ends: its exit codes, and every error that a person can act on as one sentence."""
+"""Exit codes, and errors as one sentence for a person; knows no command."""
 
 import os
 import signal
@@ -12,8 +12,7 @@ import redis
 import typer
 from pydantic import ValidationError
 
-from captionmill.kept_models import ModelError
-from captionmill.local_site import SiteError
+from captionmill.errors import CaptionmillError
 from contract.job import GenerationParameters
 from producer.ask import NoWorkerError
 from producer.collect import WorkersCrashError
@@ -35,15 +34,15 @@ NAMES_OF_SETTINGS: Final = {
 EXIT_FAILURES: Final = 1
 EXIT_REFUSED: Final = 2
 EXIT_NOT_WRITTEN: Final = 3
-"""Every question that has an answer has it in the ledger, but an output of one is not on disk."""
+"""The ledger has every answer, but an output is not on disk."""
 EXIT_INTERRUPTED: Final = 130
 EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
-"""What a shell says of other tools whose reader has gone, as in `captionmill list | head -1`."""
+"""A shell's exit code for a command whose reader has gone, as in `captionmill list | head -1`."""
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turn what a person can act on into one sentence and an exit code; bugs stay exceptions."""
+    """Turn errors that a person can act on into one sentence and an exit code; bugs stay exceptions."""
     try:
         try:
             yield
@@ -52,12 +51,11 @@ def sentences() -> Iterator[None]:
     except ValidationError as invalid:
         refuse(complaint_of_options(invalid))
     except (
+        CaptionmillError,
         SourceError,
         LedgerError,
         SinkError,
         ServerError,
-        SiteError,
-        ModelError,
         LiveModelError,
         NoWorkerError,
         WorkersCrashError,
@@ -77,7 +75,7 @@ def sentences() -> Iterator[None]:
 
 
 def complaint_of_options(invalid: ValidationError) -> str:
-    """One sentence of the first of pydantic's errors, by the name that the command line has for the field."""
+    """A sentence about the first of pydantic's errors, with the field's name on the command line."""
     complaint = first_complaint(invalid)
     for place in invalid.errors(include_input=False, include_url=False)[0]["loc"][:1]:
         if invalid.title == GenerationParameters.__name__:
@@ -88,8 +86,8 @@ def complaint_of_options(invalid: ValidationError) -> str:
 
 
 def end_quietly() -> NoReturn:
-    """End the command as nobody reads what it prints."""
-    # Python would complain at its end that it cannot write what is left.
+    """End the command when nobody reads its output."""
+    # At its end, Python would complain that it cannot write the rest.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
@@ -97,7 +95,7 @@ def end_quietly() -> NoReturn:
 
 
 def refuse(sentence: str, code: int = EXIT_REFUSED) -> NoReturn:
-    """End the command with a sentence on stderr."""
+    """Print a sentence on stderr and end the command."""
     try:
         print(f"{NAME}: {sentence}", file=sys.stderr, flush=True)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The command that writes a run's outputs again; asks nothing."""
+"""The command `export`: writes a run's outputs again; asks nothing."""
 
 from contextlib import closing
 from dataclasses import fields
@@ -24,10 +24,9 @@ def export(
     as_json: AsJson = False,
     context: typer.Context,
 ) -> None:
-    """Write a run's outputs again from what its folder knows; no model, no worker, no server.
+    """Write a run's outputs again from its folder, without model, worker or server.
 
-    Options of outputs take the place of the run's own. Exit code as for `run`; 1 also where rows are not
-    answered yet.
+    Options given here replace the run's own. Exit codes as for `run`; 1 also if a row has no answer yet.
     """
     given = {param.name for param in config_file.given(context) if param.name is not None}
     with sentences(), closing(RunFolder(folder)) as opened:
@@ -38,7 +37,7 @@ def export(
 
 
 def _changed(submission: Submission, sinks: OutputChoices, given: set[str]) -> Submission:
-    """The submission with the outputs that are given. Raises SourceError and SinkError."""
+    """The submission with the given output options. Raises SourceError and SinkError."""
     named = given & {field.name for field in fields(OutputChoices)}
     options = sinks.changed(submission.sink_options, named)
     changed = submission.model_copy(update={"sink_options": options})

@@ -1,22 +1,22 @@
-"""What the doctor finds, and a check that cannot fail: what goes wrong in one is a finding, too."""
+"""The doctor's findings, and how a check runs; knows no check."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 State = Literal["ok", "note", "do"]
-"""Well; good to know, and nothing has to be done; something has to be done."""
+"""ok: as it should be; note: good to know, nothing to do; do: something to do."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the doctor's."""
+    """One line of the doctor."""
 
     subject: str
     state: State
     found: str
     remedy: str | None = None
-    """What to do, where there is something to do or to gain."""
+    """What to do, or what would be gained by it."""
 
     def as_fields(self) -> dict[str, Any]:
         return asdict(self)
@@ -35,10 +35,10 @@ def to_do(subject: str, found: str, remedy: str) -> Finding:
 
 
 def careful(title: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What a check finds; one that breaks ends in a line that says so."""
+    """The findings of a check; an exception in it becomes a finding."""
     try:
         yield from check()
-    except Exception as error:  # noqa: BLE001 - the other checks go on
+    except Exception as error:  # noqa: BLE001 - other checks go on
         yield to_do(
             title,
             f"this check itself failed ({type(error).__name__}: {error})",
@@ -47,7 +47,7 @@ def careful(title: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Find
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes with a readable unit."""
     for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20)):
         if count >= bytes_:
             return f"{count / bytes_:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Keeps a folder to one command at a time; the kernel frees it when the command ends, however that is."""
+"""A lock that lets one command use a folder; the kernel releases it however the command ends."""
 
 import fcntl
 import os
@@ -7,25 +7,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from captionmill.errors import CaptionmillError
+
 LOCK: Final = "lock"
 
 
-class FolderInUseError(Exception):
-    """Another command is at work in the folder."""
+class FolderInUseError(CaptionmillError):
+    """Another command holds the folder's lock."""
 
 
 @contextmanager
 def only_one(folder: Path, name: str = LOCK, *, wait: bool = False) -> Iterator[None]:
-    """Be the one command that holds `name` in `folder`, which is there.
+    """Hold the lock file `name` in `folder`, which must exist.
 
-    With `wait` another is waited for, else it raises FolderInUseError.
+    If another command holds it: wait for it with `wait`, else raise FolderInUseError.
     """
     descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
-        raise FolderInUseError from None
+        raise FolderInUseError(f"Another captionmill command is at work in {folder}.") from None
     try:
         yield
     finally:

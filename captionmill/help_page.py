@@ -1,7 +1,6 @@
-"""The help pages: a short one with what people need first, and one with every option, both in panels.
+"""Help pages in panels: a short one, and one with every option; knows no command.
 
-An option that is declared with `hidden=True` stands on the second page only. It is completed and suggested
-like any other.
+An option declared with `hidden=True` is on the second page only. It is still completed and suggested.
 """
 
 import copy
@@ -17,18 +16,18 @@ ARGUMENTS: Final = "Arguments"
 OPTIONS: Final = "Options"
 COMMANDS: Final = "Commands"
 METAVARS: Final = {int: "N", float: "NUMBER", str: "TEXT", list[str]: "TEXT", Path: "PATH"}
-"""Type → what stands for a value of it."""
+"""Type → placeholder for a value on a help page."""
 PLAINER: Final = (
     (r" *\[default: (no-[^\];]*|False)\]$", ""),
     (r"\[default: \((.*)\)(?=[;\]])", r"[default: \1"),
     (r"x>=(\S+)\]$", r"from \1]"),
     (r"(\S+)<=x<=(\S+)\]$", r"\1 to \2]"),
 )
-"""What Typer says of a value → how it reads here."""
+"""Pattern of Typer's remark on a value → how it reads here."""
 
 
 class PanelledCommand(TyperCommand):
-    """A command whose help pages are grouped by `rich_help_panel`, and whose paths are not empty."""
+    """A command whose help pages are grouped by `rich_help_panel`, and which refuses empty paths."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -47,14 +46,14 @@ class PanelledCommand(TyperCommand):
                 _require_a_name(param)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Those of the function, and the options for its help pages."""
+        """The function's parameters, and the options that show help pages."""
         params: list[Any] = super().get_params(ctx)
         if self._advanced:
             params.append(self._option_for_all(ctx))
         return params
 
     def _option_for_all(self, ctx: Any) -> TyperOption:
-        """The same object each time, as the parser compares them."""
+        """--help-all; always the same object, as the parser compares objects."""
         if self._help_all is None:
             option = copy.copy(self.get_help_option(ctx))
             assert option is not None
@@ -82,7 +81,7 @@ class PanelledCommand(TyperCommand):
 
 
 class PanelledGroup(TyperGroup):
-    """A group whose help page has its commands in panels."""
+    """A group whose help page shows its commands in panels."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
@@ -97,7 +96,7 @@ class PanelledGroup(TyperGroup):
 
 
 def _require_a_name(param: TyperOption | TyperArgument) -> None:
-    """Change `param` in place: an empty text is no path. Path() would take it for the folder one is in."""
+    """Make `param` refuse an empty text, which Path() would take for the current folder."""
     consume = param.consume_value
 
     def consume_value(ctx: Any, opts: Any) -> Any:
@@ -117,7 +116,7 @@ def _show_all(ctx: Any, param: Any, value: bool) -> None:  # noqa: ARG001
 
 
 def _record(param: Any, ctx: Any) -> tuple[str, str] | None:
-    """An option's names and value, and what is said of it."""
+    """The two columns of an option: its names and placeholder, and its help."""
     record = param.get_help_record(ctx)
     if record is None:
         return None

@@ -1,7 +1,7 @@
-"""The models that are converted once and kept in the user's cache folder; converts nothing itself.
+"""Models that are converted once and kept in the user's cache folder; converts nothing itself.
 
-Each has a folder of its own with the model folder, the work folder of an unfinished conversion, the record of
-what it is made from, and the log of its conversion.
+Each has its own folder, with the model folder, the work folder of an unfinished conversion, the record of how
+it is made, and the log of its conversion.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from captionmill.cache import cache_folder
+from captionmill.errors import CaptionmillError
 from contract.base import Contract
 from contract.model_folder import MANIFEST_JSON, FolderManifest
 from demo.samples import MODEL_FOLDER
@@ -31,39 +32,40 @@ LOG: Final = "convert.log"
 LOCK: Final = "lock"
 USED: Final = "used"
 DEMO: Final = "demo"
-"""Names the small model that ships with the program."""
+"""Name of the small model that ships with the program."""
 FOLDER_VERSION: Final[int] = FolderManifest.model_fields["version"].default
 KEY_DIGITS: Final = 8
+"""Hexadecimal digits of a recipe's hash in a name."""
 NO_NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
-"""What a name has instead of other characters is a hyphen."""
+"""Characters that a name does not have; a hyphen replaces them."""
 _held: Final[list[int]] = []
-"""Open files of the models that this process uses; it holds their locks until it ends."""
+"""File descriptors whose locks mark models as used until this process ends."""
 
 State = Literal["ready", "unfinished", "damaged"]
 
 
-class ModelError(Exception):
-    """A model cannot be had as asked; the message is one sentence that a person can act on."""
+class ModelError(CaptionmillError):
+    """A kept model cannot be used, made or removed as asked."""
 
 
 class Recipe(Contract):
-    """What a kept model is made from: the same recipe is the same kept model."""
+    """All that a kept model is made from. Equal recipes are one kept model."""
 
     source: str
-    """hub id, or the resolved path of a checkpoint folder"""
+    """Hub id, or resolved path of a checkpoint folder."""
     revision: str | None = None
-    """as asked for, of a hub id"""
+    """Revision of a hub id, as given."""
     files: dict[str, tuple[int, int]] | None = None
-    """of a checkpoint folder: name → bytes and time of change in ns"""
+    """Files of a checkpoint folder: name → (bytes, time of change in ns)."""
     settings: PrepSettings = PrepSettings()
     name: str | None = None
     calibration: str | None = None
     chat_template: str | None = None
-    """the text of a file, or the name of a conversation"""
+    """Text of a template file, or name of a conversation."""
     vision_tower: str | None = None
-    """hub id, or the resolved path of a checkpoint folder"""
+    """Hub id, or resolved path of a checkpoint folder."""
     vision_tower_files: dict[str, tuple[int, int]] | None = None
-    """as files, of a vision tower's folder"""
+    """Files of a vision tower's folder, as in `files`."""
     allow_untested: bool = False
     folder_version: int = FOLDER_VERSION
 
@@ -72,7 +74,7 @@ class Recipe(Contract):
         return self.files is not None
 
     def kept_name(self) -> str:
-        """The source's name, the preset's or the formats', and digits that no other recipe has."""
+        """The names of source and preset (or formats), and the recipe's hash."""
         source = Path(self.source).name if self.is_folder else self.source.replace("/", "--")
         presets = (name for name, settings in PRESETS.items() if settings == self.settings)
         kind = next(presets, self.settings.format_name)
@@ -81,11 +83,11 @@ class Recipe(Contract):
 
 
 class Record(Contract):
-    """How a kept model is made."""
+    """A recipe, and the options that make it."""
 
     recipe: Recipe
     options: tuple[str, ...] = ()
-    """of `python -m model_prep convert`, that make the recipe's settings"""
+    """Options of `python -m model_prep convert`."""
 
 
 def plain_name(text: str) -> str:
@@ -93,13 +95,13 @@ def plain_name(text: str) -> str:
 
 
 def files_of(checkpoint: Path) -> dict[str, tuple[int, int]]:
-    """What tells one state of a checkpoint folder from another without reading it."""
+    """Size and time of change of each file, which tell a changed folder without reading its files."""
     stats = {path.name: path.stat() for path in sorted(checkpoint.iterdir()) if path.is_file()}
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 class KeptModel:
-    """One of them, which may not be made yet."""
+    """A kept model, which may not be made yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,14 +110,14 @@ class KeptModel:
         self.log = folder / LOG
 
     def record(self) -> Record | None:
-        """None if there is none that can be read."""
+        """How it is made; None if that is missing or unreadable."""
         try:
             return Record.model_validate_json((self.folder / RECORD).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
     def manifest(self) -> FolderManifest | None:
-        """None if there is none that can be read."""
+        """Its model folder's manifest; None if that is missing or unreadable."""
         try:
             return FolderManifest.model_validate_json((self.model_folder / MANIFEST_JSON).read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -128,7 +130,7 @@ class KeptModel:
             return None
 
     def state(self) -> State:
-        """Ready is a model folder whose files are all there, as large as they were published."""
+        """Ready: the model folder has all files in their published size."""
         if self.manifest() is None:
             return "damaged" if self.model_folder.exists() else "unfinished"
         return "damaged" if self.record() is None else self._looked_at()
@@ -143,7 +145,7 @@ class KeptModel:
         return "ready"
 
     def size_bytes(self) -> int:
-        """On disk; the parts of an unfinished conversion, too."""
+        """Size on disk, including an unfinished conversion."""
         stats = {stat.st_ino: stat.st_size for stat in map(os.lstat, self._paths())}
         return sum(stats.values())
 
@@ -154,16 +156,16 @@ class KeptModel:
             return None
 
     def write(self, record: Record) -> None:
-        """Note how it is made."""
+        """Write the record."""
         draft = self.folder / f"{RECORD}.partial"
         draft.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         draft.replace(self.folder / RECORD)
 
     @contextmanager
     def alone(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Be the one command that makes or removes it. Without `on_wait` raises ModelError if another does.
+        """Hold the model's lock, to make or remove it.
 
-        `on_wait` is called before this waits for another command.
+        If another command holds it: call `on_wait` and wait, or raise ModelError without `on_wait`.
         """
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -180,12 +182,12 @@ class KeptModel:
                     self._sweep()
                     yield
                     return
-                # Whoever had it has removed the folder meanwhile.
+                # The other command has removed the folder.
             finally:
                 os.close(descriptor)
 
     def hold(self) -> None:
-        """Have it count as used until this process ends. Raises ModelError while it is being removed."""
+        """Mark it as used until this process ends. Raises ModelError while it is being removed."""
         descriptor = os.open(self.folder / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -196,7 +198,7 @@ class KeptModel:
         _held.append(descriptor)
 
     def remove(self) -> None:
-        """With all that is unfinished of it. Raises ModelError if a command makes or uses it."""
+        """Remove its folder. Raises ModelError if a command makes or uses it."""
         with self.alone():
             descriptor = os.open(self.folder / USED, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -210,7 +212,7 @@ class KeptModel:
                 os.close(descriptor)
 
     def forget_if_empty(self) -> None:
-        """Remove the folder of a model that was never begun. For whoever is alone with it."""
+        """Remove the folder if no conversion was begun; hold the lock."""
         if not self.model_folder.exists() and not any(self.folder.glob(f".{MODEL}.*")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -221,7 +223,7 @@ class KeptModel:
             return False
 
     def _sweep(self) -> None:
-        """Remove what a conversion that was killed while it published has left."""
+        """Remove the remains of a conversion that was killed while publishing."""
         for kind in ("partial", "replaced"):
             for left in self.folder.glob(f".{MODEL}.*.{kind}"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -231,7 +233,7 @@ class KeptModel:
 
 
 class ShippedModel(KeptModel):
-    """The demo model, which is part of the program: nobody converts or removes it here."""
+    """The demo model, which is part of the program and is neither converted nor removed."""
 
     def __init__(self) -> None:
         super().__init__(MODEL_FOLDER)
@@ -246,7 +248,7 @@ class ShippedModel(KeptModel):
 
 
 def kept_models() -> list[KeptModel]:
-    """All of them, by name."""
+    """All kept models, sorted by name."""
     parent = cache_folder() / MODELS
     if not parent.is_dir():
         return []
@@ -254,10 +256,10 @@ def kept_models() -> list[KeptModel]:
 
 
 def kept_as(name: str) -> KeptModel | None:
-    """The one of this name."""
+    """The kept model of this name; None if there is none."""
     return next((kept for kept in kept_models() if kept.name == name), None)
 
 
 def kept_for(recipe: Recipe) -> KeptModel:
-    """The one that is made from `recipe`, which may not be made yet."""
+    """The kept model of `recipe`, which may not be made yet."""
     return KeptModel(cache_folder() / MODELS / recipe.kept_name())

@@ -1,7 +1,4 @@
-"""Local mode: a server and workers of one command's own, as its child processes.
-
-Answers nothing itself and knows no run: the queue, the ledger and the workers work as on a large site.
-"""
+"""Local mode: a server and workers as child processes of one command; knows no run."""
 
 import os
 import shutil
@@ -17,47 +14,52 @@ from typing import Final
 import redis
 
 from captionmill.embedded_server import EmbeddedServer, EmbeddedServerError, embedded_server, new_password
+from captionmill.errors import CaptionmillError
 from captionmill.folder_lock import FolderInUseError, only_one
 from captionmill.processes import last_lines, start, stop
 from contract.counting import counted
 from contract.store import WORKERS_KEY
 
 LOCAL_FOLDER: Final = ".local"
-"""In a run's folder: the data and logs of its own server and workers."""
+"""Subfolder of a run's folder, with data and logs of its server and workers."""
 DATA: Final = ("appendonlydir", "valkey.conf")
 CONCURRENCY: Final = 8
-"""Jobs that each worker takes at once, as `captionmill worker` does by default."""
+"""Jobs that each worker takes at once, the default of `captionmill worker`."""
 DRAIN_S: Final = 5
-"""Whoever stops a local run waits; what is not finished by then is asked again when the run goes on."""
+"""Seconds for a stopped worker to finish its jobs; the rest is asked again when the run goes on."""
 PASSING: Final = "passing.lock"
-"""Held by the command whose folder it is; `lock` beside it is the server's."""
+"""Lock file of the command that uses the folder; `lock` beside it is the server's."""
 REFUSES: Final = "captionmill worker: "
-"""How a worker begins the sentence that says why it does not start."""
+"""Beginning of a worker's sentence that says why it does not start."""
 LAST_LINES: Final = 15
 LOOK_EVERY_S: Final = 0.05
+"""Seconds between two looks for the first worker."""
 
 
-class SiteError(Exception):
-    """Server or workers of this command cannot go on; the message says why and what to do."""
+class SiteError(CaptionmillError):
+    """The server or a worker of this command cannot go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class LocalWorkers:
-    """Which workers a command starts for itself."""
+    """The workers that a command starts."""
 
     model_folder: Path
     image_roots: tuple[Path, ...]
     count: int = 1
     devices: tuple[str, ...] = ("CPU",)
-    """Dealt to the workers in turn."""
+    """Devices, given to the workers in turn."""
 
     def described(self) -> str:
-        """For a sentence: "2 workers on CPU"."""
+        """Such as "2 workers on CPU"."""
         return f"{counted(self.count, 'worker')} on {' and '.join(self.devices)}"
 
 
 class LocalSite:
-    """Server and workers that are running. For the main thread, as the kernel ends children with theirs."""
+    """A running server and its workers.
+
+    For the main thread only: the kernel kills a child when the thread that started it ends.
+    """
 
     def __init__(self, folder: Path, server: EmbeddedServer, workers: LocalWorkers) -> None:
         self.url = server.url
@@ -68,15 +70,15 @@ class LocalSite:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._been_ready = False
         self._begins: dict[int, int] = {}
-        """Number of a worker to the bytes that its log had before."""
+        """Number of a worker → size of its log in bytes before this start."""
 
     def start_workers(self, stopped: Sequence[int]) -> None:
-        """Start all, and wait until the first one takes jobs.
+        """Start all workers and wait until the first one takes jobs.
 
-        Raises SiteError if one cannot start, and KeyboardInterrupt once a signal is in `stopped`.
+        Raises SiteError if a worker cannot start, and KeyboardInterrupt once a signal is in `stopped`.
         """
         with redis.Redis.from_url(self.url) as connection:
-            # Workers of an earlier command are gone for certain: what they held is free at once.
+            # Workers of an earlier command are gone; without their records, their jobs are free at once.
             connection.delete(WORKERS_KEY)
             self._processes = [self._start(number) for number in range(self._wanted.count)]
             while not connection.hlen(WORKERS_KEY):
@@ -87,9 +89,9 @@ class LocalSite:
         self._been_ready = True
 
     def check(self) -> None:
-        """Start again a worker that has ended after it was ready, as a supervisor would.
+        """Restart workers that have ended.
 
-        Raises SiteError when the server has ended, or a worker before any was ready.
+        Raises SiteError if the server has ended, or a worker before any was ready.
         """
         if self._server.process.poll() is not None:
             log = self._server.log
@@ -108,7 +110,7 @@ class LocalSite:
             stop(process)
 
     def _why_none_starts(self, number: int) -> str:
-        """The worker's own sentence if it gave one, else the end of what it wrote this time."""
+        """The worker's own sentence, or else the end of what it wrote since its start."""
         log = self._log(number)
         said = log.read_bytes()[self._begins[number] :].decode(errors="replace").strip().splitlines()
         sentences = [line for line in said if line.startswith(REFUSES)]
@@ -133,9 +135,9 @@ class LocalSite:
         defaults = {"CAPTIONMILL_DRAIN_S": str(DRAIN_S)}
         cores = self._shares[number]
         if device == "CPU" and len(cores) == 1:
-            # A worker refuses to start on one core without it; whoever sets another is told so.
+            # On one core a worker starts only with this; it says so if the user sets another.
             defaults["CAPTIONMILL_PRECISION"] = "exact"
-        # -P: a worker.py in the folder where the command was started is not ours.
+        # -P: do not import a worker.py from the current folder.
         command = [
             *(sys.executable, "-P", "-m", "captionmill", "worker"),
             *("--concurrency", str(CONCURRENCY)),
@@ -144,10 +146,9 @@ class LocalSite:
 
 
 def core_shares(count: int, devices: Sequence[str]) -> list[frozenset[int]]:
-    """The cores of each of `count` workers, to which the devices are dealt in turn.
+    """The cores of each of `count` workers, whose devices are given in turn.
 
-    Workers on CPU divide all cores among them, the others use any. Raises SiteError where a worker would have
-    no core.
+    Workers on CPU divide the cores, others may use all. Raises SiteError if a worker would get no core.
     """
     cores = sorted(os.sched_getaffinity(0))
     on_cpu = [number for number in range(count) if devices[number % len(devices)] == "CPU"]
@@ -166,7 +167,7 @@ def core_shares(count: int, devices: Sequence[str]) -> list[frozenset[int]]:
 
 @contextmanager
 def local_server(folder: Path) -> Iterator[EmbeddedServer]:
-    """The server alone, on what `folder` holds of an earlier one. Raises SiteError."""
+    """The server without workers, on the data of an earlier one in `folder`. Raises SiteError."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with only_one(folder), embedded_server(folder, password=new_password()) as server:
@@ -179,10 +180,10 @@ def local_server(folder: Path) -> Iterator[EmbeddedServer]:
 
 @contextmanager
 def local_site(folder: Path, workers: LocalWorkers, stopped: Sequence[int] = ()) -> Iterator[LocalSite]:
-    """Server and workers that take jobs, for as long as the block lasts; data and logs are in `folder`.
+    """A server and workers that take jobs, for the length of the block; data and logs are in `folder`.
 
-    What an earlier command left there, jobs and records, is still there. A signal that is put into `stopped`
-    ends the wait for the workers by KeyboardInterrupt. Raises SiteError.
+    Jobs and records of an earlier command are still there. Raises SiteError, and KeyboardInterrupt if a
+    signal appears in `stopped` before a worker is ready.
     """
     with local_server(folder) as server:
         site = LocalSite(folder, server, workers)
@@ -194,7 +195,7 @@ def local_site(folder: Path, workers: LocalWorkers, stopped: Sequence[int] = ())
 
 
 def forget_data(folder: Path) -> None:
-    """Remove what the server kept, once nothing of the run is in it any more. Logs stay."""
+    """Remove the server's data, when none of it is needed any more. Logs stay."""
     for name in DATA:
         path = folder / name
         if path.is_dir():
@@ -205,19 +206,19 @@ def forget_data(folder: Path) -> None:
 
 @contextmanager
 def passing_folder(cache: Path) -> Iterator[Path]:
-    """A folder for one command that keeps nothing. Those of commands that were killed are removed, too."""
+    """A temporary folder for one command. Folders of killed commands are removed as well."""
     parent = cache / "local"
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{os.getpid()}-{time.time_ns()}"
     with ExitStack() as kept:
-        # Nobody looks for folders that are left behind while one is made that nobody holds yet.
+        # Otherwise another command could remove the new folder before it is locked.
         with only_one(parent, wait=True):
             for left in parent.iterdir():
                 try:
                     with only_one(left, PASSING):
                         shutil.rmtree(left, ignore_errors=True)
                 except (FolderInUseError, OSError):
-                    continue  # in use, or the lock
+                    continue  # in use, or the lock file
             folder.mkdir(mode=0o700)
             kept.enter_context(only_one(folder, PASSING))
         try:

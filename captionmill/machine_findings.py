@@ -1,4 +1,4 @@
-"""What this machine and its Python have: packages, extras, processor, memory, disk, devices of OpenVINO."""
+"""The doctor's checks of this machine: Python, packages, processor, memory, disk, OpenVINO's devices."""
 
 import importlib.metadata
 import os
@@ -26,18 +26,18 @@ EXTRAS: Final[Mapping[str, str]] = {
     "remote": "s3:// and other addresses; each store needs its own package, too, such as s3fs",
     "chat": "a page to try prompts on: `captionmill chat`",
 }
-"""Extra → what it is for. Others are for whoever works on this program."""
+"""Extra → its purpose, without extras for developers of this program."""
 LITTLE_MEMORY_BYTES: Final = 2 * 2**30
 LITTLE_DISK_BYTES: Final = 2**30
 CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 class Feature(NamedTuple):
-    """Instructions of a processor, and what it means for speed that it has them or not."""
+    """A set of processor instructions, and its effect on speed."""
 
     name: str
     flags: frozenset[str]
-    """In /proc/cpuinfo; any of them will do."""
+    """Flags in /proc/cpuinfo, any of which is enough."""
     there: str
     missing: str
 
@@ -104,7 +104,7 @@ def extras() -> Iterator[Finding]:
 
 
 def _requirements(extra: str | None) -> list[Requirement]:
-    """Of an extra alone, or of the plain install; each without its marker."""
+    """Requirements of an extra, or of the plain install for None; without markers."""
     found = []
     for text in importlib.metadata.requires(PACKAGE) or []:
         one = Requirement(text)
@@ -139,7 +139,7 @@ def processor() -> Iterator[Finding]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Of the first core."""
+    """The fields of the first core in /proc/cpuinfo."""
     first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
@@ -153,7 +153,7 @@ def cores() -> Iterator[Finding]:
         threads = max(1, int(limit))
         yield to_do(
             "cores",
-            f"{told}, of which this container may use no more than {limit:g} at a time",
+            f"{told}, of which this container may use {limit:g} at a time",
             f"start workers with --inference-threads {threads}",
         )
     elif usable == 1:
@@ -163,7 +163,7 @@ def cores() -> Iterator[Finding]:
 
 
 def cpu_limit(cgroup: Path = CGROUP) -> float | None:
-    """Cores' worth of time that this process' control groups (version 2) allow; None is no limit."""
+    """Number of cores that this process's control groups (version 2) allow; None without a limit."""
     limits = []
     own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].split("\n")[0]
     folder = cgroup / own
@@ -200,7 +200,7 @@ def disk() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """In a process of its own, as a driver may crash."""
+    """The devices, found in a child process because a driver may crash."""
     try:
         found = call_in_child(_devices)
     except ChildCallError as error:
@@ -210,7 +210,8 @@ def devices() -> Iterator[Finding]:
         yield ok(f"device {name}", box)
     if set(found) == {"CPU"}:
         yield note(
-            "device GPU", "OpenVINO finds none; an Intel GPU needs its driver, and you in its group (render)"
+            "device GPU",
+            "OpenVINO finds none; an Intel GPU needs its driver, and your user in the group render",
         )
 
 

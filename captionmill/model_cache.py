@@ -1,4 +1,4 @@
-"""Finds the model folder that a command names: one that is there, or one converted and kept."""
+"""Finds the model folder that a command names, and converts a checkpoint where needed; knows no run."""
 
 import re
 from dataclasses import replace
@@ -29,7 +29,7 @@ from model_prep.refusal import ConversionError
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
-"""As model_prep.source has them, whose libraries are not loaded here."""
+"""The patterns of model_prep.source, which is not imported because its libraries are heavy."""
 DEFAULTS: Final = ConversionOptions()
 WANTED: Final = (
     "Which model shall answer? Name one with --model: a model folder, a checkpoint folder or a hub id. "
@@ -38,9 +38,9 @@ WANTED: Final = (
 
 
 def find_model(model: str) -> Path:
-    """The folder of `model`: a model folder, a checkpoint folder, a hub id, a kept model's name or `demo`.
+    """The model folder of `model`: a model or checkpoint folder, a hub id, a kept model's name or `demo`.
 
-    What is no model folder yet is converted, which is shown on stderr. A kept one counts as used until this
+    A checkpoint is converted first, with progress on stderr. A kept model is marked as used until this
     process ends. Raises ModelError.
     """
     found = _look_up(model)
@@ -53,7 +53,7 @@ def find_model(model: str) -> Path:
 
 
 def at_hand(model: str) -> Path:
-    """The folder of a model that needs no conversion; what `model` names as it is, if there is none."""
+    """The model folder of `model` without converting anything; the path `model` itself if there is none."""
     try:
         found = _look_up(model)
     except ModelError:
@@ -65,18 +65,18 @@ def at_hand(model: str) -> Path:
 
 
 def is_demo(model: str) -> bool:
-    """Whether it names the model that ships; a clone has another folder of this name."""
+    """Whether `model` names the shipped model, and not the folder `demo` of a clone."""
     path = Path(model)
     return model == DEMO and not (path / LANGUAGE_XML).exists() and not (path / CONFIG_JSON).exists()
 
 
 def on_a_server(model: str) -> str:
-    """What names the model to a server's workers: the folder of the one that ships, else `model` itself."""
+    """The name of `model` for a server's workers: the shipped model's folder for `demo`, else `model`."""
     return str(MODEL_FOLDER) if is_demo(model) else model
 
 
 def check_model(model: str | None) -> None:
-    """Refuse a model that find_model could never find, before anything is begun. Raises ModelError."""
+    """Raise ModelError early for a model that find_model cannot find or convert."""
     if model is None:
         raise ModelError(WANTED)
     found = _look_up(model)
@@ -91,7 +91,10 @@ def check_model(model: str | None) -> None:
 
 
 def make(kept: KeptModel, record: Record, on_event: OnEvent | None = None) -> bool:
-    """Have it ready; False if it was. What another command makes is waited for. Raises ModelError."""
+    """Convert a kept model unless it is ready; return whether this call did. Raises ModelError.
+
+    Waits for another command that converts it.
+    """
     if kept.state() == "ready":
         return False
     with kept.alone(lambda: _say_waiting(kept)):
@@ -102,7 +105,7 @@ def make(kept: KeptModel, record: Record, on_event: OnEvent | None = None) -> bo
 
 
 def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
-    """The kept model for a checkpoint folder or hub id, and how it is made. Raises ModelError."""
+    """The kept model of a checkpoint folder or hub id, and its record. Raises ModelError."""
     path = Path(model)
     if path.exists():
         _require_checkpoint(path)
@@ -137,7 +140,7 @@ def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
         )
     except ConversionError as refusal:
         raise ModelError(str(refusal)) from None
-    # Whether progress is told as JSON makes no other model.
+    # as_json does not change the model.
     asked = replace(
         options,
         name=name,
@@ -150,7 +153,7 @@ def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
 
 
 def _template(given: str | None) -> tuple[str | None, str | None]:
-    """As the conversion is to be given it, and what tells it from another: of a file its text."""
+    """A chat template as an option of the conversion, and for the recipe: the text of a file."""
     if given is None or given in CONVERSATIONS or not (path := Path(given)).is_file():
         return given, given
     try:
@@ -160,7 +163,7 @@ def _template(given: str | None) -> tuple[str | None, str | None]:
 
 
 def _tower(given: str | None) -> tuple[str | None, dict[str, tuple[int, int]] | None]:
-    """As the conversion is to be given it, and of a folder its files."""
+    """A vision tower as an option of the conversion, and for the recipe: the files of a folder."""
     if given is None or not (path := Path(given)).is_dir():
         return given, None
     return str(path.resolve()), files_of(path)
@@ -178,7 +181,7 @@ def _look_up(model: str) -> Path | tuple[KeptModel, Record]:
 
 
 def _record(kept: KeptModel) -> Record:
-    """How a model that is called by its name is made. Raises ModelError if it is not ready and cannot be."""
+    """The record of a kept model. Raises ModelError if it is not ready and cannot be made ready."""
     record = kept.record()
     if record is None:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Whether a model folder is whole, and whether this machine's OpenVINO runs it."""
+"""The doctor's checks of a model: whether its folder is complete and OpenVINO runs it here."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ PARTS: Final = (VISION_XML, TEXT_XML, LANGUAGE_XML)
 
 
 def model(folder: Path, device: str, *, deep: bool) -> Iterator[Finding]:
-    """`deep` hashes every file and compiles every part, which takes minutes for a large model."""
+    """Check a model folder. `deep` hashes all files and compiles all parts: minutes for a large model."""
     model_id, complaint = call_in_child(_read, folder, deep)
     if complaint is not None:
         yield to_do("files", complaint.rstrip("."), "convert the checkpoint again, or copy the folder again")
@@ -59,12 +59,12 @@ def _parts(folder: Path, device: str, *, deep: bool) -> Iterator[Finding]:
 
 
 def _first_line(error: Exception) -> str:
-    """OpenVINO's errors go on for lines, with places in its sources."""
+    """The beginning of an OpenVINO error, which has many lines, on one line."""
     return " ".join(str(error).split())[:300]
 
 
 def _read(folder: Path, deep: bool) -> tuple[str, str | None]:
-    """The model's id, or why it is none."""
+    """(model id, None), or ("", why the folder cannot be used)."""
     from worker.llava.folder import ModelFolderError, read_folder
 
     try:

@@ -1,4 +1,4 @@
-"""Commands about models: convert, and those about the models that are kept."""
+"""The commands `convert` and `models`; knows not how a model is converted."""
 
 import signal
 import sys
@@ -20,16 +20,16 @@ from model_prep.options import ConversionOptions
 from model_prep.verified import share
 from producer.run_console import event
 
-models = make_app(help="List, show, check and remove the models that are converted and kept.")
+models = make_app(help="List, show, check and remove kept models.")
 app.add_typer(models, name="models", rich_help_panel=MODELS)
 
 DATE_WIDTH: Final = len("2026-01-01 00:00")
 LABEL_WIDTH: Final = 17
 LABELS: Final = {"model": "model id", "size_bytes": "size", "token_agreement": "verified"}
-"""Fields that people read under another name."""
+"""Field → its label, where that is not the field's name."""
 
 Name = Annotated[
-    str, typer.Argument(help="Name in the list, or the beginning of one; demo is the model that ships.")
+    str, typer.Argument(help="Name of a kept model, or its beginning; demo is the shipped model.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="As lines of JSON.")]
 
@@ -47,8 +47,8 @@ def convert(
 ) -> None:
     """Convert a Hugging Face checkpoint of the LLaVA family into a model folder.
 
-    Without --out it is kept in the user's cache folder, where --model finds it: by the checkpoint if no other
-    option was given, by its name in `captionmill models` otherwise.
+    Without --out it is kept in the user's cache folder. --model finds it there: by the checkpoint if no other
+    option was given, else by its name in `captionmill models`.
     """
     if out is not None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT_CODE))
@@ -57,7 +57,7 @@ def convert(
     with sentences():
         for name in ("stop_after", "overwrite"):
             if getattr(options, name):
-                refuse(f"--{name.replace('_', '-')} is for a folder of yours: name it with --out.")
+                refuse(f"--{name.replace('_', '-')} needs a model folder of your own: name it with --out.")
         kept, record = wanted(model, options)
         tell = (lambda told: event(told.pop("event"), told)) if options.as_json else None
         if not make(kept, record, tell) and not options.as_json:
@@ -74,7 +74,7 @@ def models_command(context: typer.Context, as_json: AsJson = False) -> None:
 
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """List the models that are kept."""
+    """List the kept models."""
     _list(as_json=as_json)
 
 
@@ -89,7 +89,7 @@ def _list(*, as_json: bool) -> None:
             print("No model is kept. A checkpoint folder or a hub id given as --model is converted and kept.")
             return
         width = max(len(kept.name) for kept in found)
-        name = Column("name", min_width=width)  # it is to be copied
+        name = Column("name", min_width=width)  # people copy it
         table = Table(name, "formats", "size", "tokens kept", Column("last used", no_wrap=True), "state")
         for kept in found:
             row = _row(kept)
@@ -106,7 +106,7 @@ def _list(*, as_json: bool) -> None:
 
 @models.command("show")
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Say what a kept model is, what it was made from and what was verified of it."""
+    """Show what a kept model is, what it was made from and how it was verified."""
     with sentences():
         kept = _named(name)
         row = _row(kept) | {"log": str(kept.log) if kept.log.exists() else None}
@@ -139,14 +139,14 @@ def show(name: Name, as_json: AsJson = False) -> None:
 def verify(
     name: Annotated[str, typer.Argument(help="A kept model's name, demo, or a model folder.")],
     checkpoint: Annotated[
-        str | None, typer.Option(help="Compare its answers with this checkpoint's, too.")
+        str | None, typer.Option(help="Also compare its answers with this checkpoint's.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     vision_tower: Annotated[
-        str | None, typer.Option(help="As for convert: the checkpoint's, where it is another one.")
+        str | None, typer.Option(help="The checkpoint's vision tower, as for `convert`.")
     ] = None,
 ) -> None:
-    """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
+    """Check a model folder: hashes, ports, versions, and its answers if the checkpoint is given."""
     with sentences():
         is_folder = Path(name).is_dir() and not is_demo(name)
         folder = Path(name) if is_folder else _named(name).model_folder
@@ -155,17 +155,17 @@ def verify(
 
 @models.command("remove")
 def remove(
-    names: Annotated[list[str], typer.Argument(help="Names in the list, or their beginnings.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    names: Annotated[list[str], typer.Argument(help="Names of kept models, or their beginnings.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove kept models, with what is unfinished of them. They can be converted again."""
+    """Remove kept models, unfinished ones too. They can be converted again."""
     with sentences():
         chosen = {kept.name: kept for kept in map(_named, names)}
         size = _size(sum(kept.size_bytes() for kept in chosen.values()))
         if not yes:
             if not sys.stdin.isatty():
-                refuse(f"To remove {', '.join(chosen)} without being asked, add --yes.")
+                refuse(f"To remove {', '.join(chosen)} without confirmation, add --yes.")
             if not typer.confirm(f"Remove {', '.join(chosen)} ({size})?", err=True):
                 refuse("Nothing is removed.")
         for kept in chosen.values():
@@ -177,7 +177,7 @@ def remove(
 
 
 def _named(name: str) -> KeptModel:
-    """The kept model of this name, or the only one whose name begins so; or demo. Raises ModelError."""
+    """The kept model with this name, or the only one whose name begins with it. Raises ModelError."""
     if name == DEMO:
         return ShippedModel()
     every = kept_models()
@@ -197,7 +197,7 @@ def _names(found: Sequence[KeptModel]) -> str:
 
 
 def _row(kept: KeptModel) -> dict[str, Any]:
-    """What is known of it; JSON-ready."""
+    """All facts about a kept model, as JSON-compatible data."""
     manifest, record, verified = kept.manifest(), kept.record(), kept.verification()
     used = kept.last_used()
     compared = verified is not None and verified.left_out is None

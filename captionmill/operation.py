@@ -1,4 +1,4 @@
-"""Commands for whoever runs workers and servers: worker, server, top, exporter."""
+"""The commands `top` and `exporter`; they only read the server."""
 
 import time
 from typing import Annotated, Final
@@ -15,16 +15,19 @@ from producer.settings import server_url
 from producer.top import connect_to_look, top, top_once
 
 EXPORTER_LOOK_S: Final = 0.2
+"""Seconds between two looks for a signal."""
 
 
 @app.command("top", rich_help_panel=SITE)
 def show_server(
     redis_url: RedisUrl = None,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and end; 2 if Redis is away.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once; exit code 2 if Redis does not answer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each look.")] = False,
 ) -> None:
-    """Show workers, queues, runs and the server's memory, live. Needs to read only."""
+    """Show workers, queues, runs and the server's memory, live; changes nothing."""
     with sentences():
         url = server_url(redis_url)
         connection = connect_to_look(url)
@@ -43,14 +46,14 @@ def exporter(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9808,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Serve what queues, store and workers are like to Prometheus, at /metrics, until a signal comes."""
+    """Serve figures of queues, store and workers for Prometheus at /metrics, until a signal comes."""
     from producer.exporter import serve
 
     with sentences(), signals_as_flag() as stopped:
         try:
             close = serve(server_url(redis_url), host, port)
         except ValueError:
-            refuse("The URL of Redis is not one; it begins with redis://, rediss:// or unix://.")
+            refuse("The URL of Redis is not valid; it begins with redis://, rediss:// or unix://.")
         except OSError as error:
             refuse(f"{host}:{port} cannot be opened: {error.strerror}.")
         print(f"captionmill exporter: http://{host}:{port}/metrics", flush=True)

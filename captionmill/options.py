@@ -1,11 +1,10 @@
-"""Groups of command-line options that several commands share; knows no command."""
+"""Command-line options that several commands share, in groups; knows no command."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -31,16 +30,16 @@ RedisUrl = Annotated[
     str | None,
     typer.Option(
         "--redis",
-        help="The server to use, as redis://…; else that of CAPTIONMILL_REDIS_URL.",
+        help="Server to use, as redis://…; else that of CAPTIONMILL_REDIS_URL.",
         rich_help_panel=RUNNING,
     ),
 ]
-RunFolderPath = Annotated[Path, typer.Argument(help="The run's folder: --out of `run` or `submit`.")]
+RunFolderPath = Annotated[Path, typer.Argument(help="Folder of the run, the --out of `run` or `submit`.")]
 AsJson = Annotated[
     bool,
     typer.Option(
         "--json/--no-json",
-        help="Progress and the summary are printed as lines of JSON on stdout.",
+        help="Print progress and summary as lines of JSON on stdout.",
         rich_help_panel=RUNNING,
         hidden=True,
     ),
@@ -49,7 +48,7 @@ Add = Annotated[
     bool,
     typer.Option(
         "--add",
-        help="The sources of the run in --out are kept beside those named here.",
+        help="Keep the sources of the run in --out, beside those named here.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -58,7 +57,7 @@ WindowSize = Annotated[
     typer.Option(
         "--window",
         min=1,
-        help="Most jobs that are sent and not yet answered.",
+        help="Most jobs sent and not yet answered.",
         show_default="grows with the workers",
         rich_help_panel=RUNNING,
         hidden=True,
@@ -68,7 +67,7 @@ KeepGoing = Annotated[
     bool,
     typer.Option(
         "--keep-going/--no-keep-going",
-        help="The run goes on even when its first jobs all fail for one reason.",
+        help="Go on even if the first jobs all fail for the same reason.",
         rich_help_panel=RUNNING,
         hidden=True,
     ),
@@ -76,8 +75,8 @@ KeepGoing = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Model folder, checkpoint folder, hub id or demo; with a server, model folder or id that must "
-        "answer.",
+        help="Model folder, checkpoint folder, hub id or demo; with a server, the model that must answer, as "
+        "model folder or id.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -87,7 +86,7 @@ ConfigFile = Annotated[
         "--config",
         callback=read_config,
         is_eager=True,
-        help="A file of options, as --write-config writes it; options given here go first.",
+        help="File of options, as written by --write-config; options given here take precedence.",
         rich_help_panel=RUNNING,
     ),
 ]
@@ -95,7 +94,7 @@ OnFlag = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FLAG=NAME=VALUE",
-        help="An answer flagged truncated, repetition or empty is asked for once more, changed as in "
+        help="Ask once more for answers flagged truncated, repetition or empty, with a change, as in "
         "repetition=repetition_penalty=1.1; the better one is written; may be repeated.",
         rich_help_panel=GENERATION,
         hidden=True,
@@ -105,23 +104,15 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite/--no-overwrite",
-        help="Output files that are there and not as the run wrote them are replaced.",
+        help="Replace output files that are not as the run wrote them.",
         rich_help_panel=SINKS,
         hidden=True,
     ),
 ]
 
 
-class EarlyStopping(StrEnum):
-    """contract.job.GenerationParameters.early_stopping, in the form that the command line offers."""
-
-    FALSE = "false"
-    TRUE = "true"
-    NEVER = "never"
-
-
 def read_detail(text: str) -> Detail:
-    """Raises typer.BadParameter."""
+    """A value of --detail. Raises typer.BadParameter."""
     try:
         detail: Detail = TypeAdapter[Detail](Detail).validate_strings(text)
     except ValidationError:
@@ -130,12 +121,12 @@ def read_detail(text: str) -> Detail:
 
 
 def read_questions(given: str | Sequence[Mapping[str, Any]]) -> Path | Sequence[Mapping[str, Any]]:
-    """A file's name, or the tables that stand in a file of options."""
+    """A file name, or the tables in a file of options."""
     return Path(given) if isinstance(given, str) else given
 
 
 def several(choices: list[str] | None) -> list[str] | None:
-    """Those of --choice. Raises typer.BadParameter."""
+    """The values of --choice. Raises typer.BadParameter for a single one."""
     if choices is not None and len(choices) == 1:
         raise typer.BadParameter("there is one answer, and none to choose from; give at least two.")
     return choices
@@ -158,7 +149,7 @@ def _generation(name: str, help_text: str, *declarations: str, hidden: bool = Tr
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """Fields of GenerationParameters; None is what was not given."""
+    """Fields of GenerationParameters; None where an option was not given."""
 
     max_new_tokens: Annotated[
         int | None, _generation("max_new_tokens", "Most tokens of an answer.", hidden=False, min=1)
@@ -169,81 +160,79 @@ class GenerationOptions:
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="An answer ends where this text begins, and is cut there; may be repeated.",
+            help="End an answer before this text; may be repeated.",
             rich_help_panel=GENERATION,
             hidden=True,
         ),
     ] = None
     repetition_penalty: Annotated[
         float | None,
-        _generation(
-            "repetition_penalty", "A value above 1 makes tokens less likely that were in prompt or answer."
-        ),
+        _generation("repetition_penalty", "Above 1, tokens of the prompt and the answer become less likely."),
     ] = None
     no_repeat_ngram_size: Annotated[
         int | None,
         _generation(
-            "no_repeat_ngram_size", "No sequence of N tokens occurs twice in an answer; 0 allows all.", min=0
+            "no_repeat_ngram_size", "No N tokens in a row occur twice in an answer; 0 allows all.", min=0
         ),
     ] = None
     num_return_sequences: Annotated[
         int | None,
         _generation(
             "num_return_sequences",
-            "How many beams or samples an answer lists; it has alternatives above 1.",
+            "Beams or samples that an answer lists; above 1 it has alternatives.",
             min=1,
             max=64,
         ),
     ] = None
     length_penalty: Annotated[
         float | None,
-        _generation("length_penalty", "A value above 0 favours longer beams and choices."),
+        _generation("length_penalty", "Above 0, longer beams and choices score higher."),
     ] = None
     num_beams: Annotated[
         int | None,
-        _generation("num_beams", "Beams of a beam search; 1 is none.", hidden=False, min=1, max=64),
+        _generation("num_beams", "Beams of a beam search; 1 is no beam search.", hidden=False, min=1, max=64),
     ] = None
     early_stopping: Annotated[
-        EarlyStopping | None,
-        _generation("early_stopping", "Whether a beam search ends at the first num_beams finished beams."),
+        Literal["false", "true", "never"] | None,
+        _generation("early_stopping", "Whether a beam search ends when num_beams beams are finished."),
     ] = None
     do_sample: Annotated[
         bool | None,
-        _generation("do_sample", "Tokens are drawn at random.", "--do-sample/--no-sample", hidden=False),
+        _generation("do_sample", "Draw tokens at random.", "--do-sample/--no-sample", hidden=False),
     ] = None
     temperature: Annotated[
         float | None,
-        _generation(
-            "temperature", "A value above 1 draws more widely, one below 1 more narrowly; 0 is greedy."
-        ),
+        _generation("temperature", "Above 1, draw more randomly; below 1, less; 0 is greedy."),
     ] = None
     top_k: Annotated[
-        int | None, _generation("top_k", "Only the N likeliest tokens are drawn; 0 keeps all.", min=0)
+        int | None, _generation("top_k", "Draw from the N most likely tokens only; 0 keeps all.", min=0)
     ] = None
     top_p: Annotated[
         float | None,
-        _generation("top_p", "Only the likeliest tokens are drawn that have this probability together."),
+        _generation("top_p", "Draw from the most likely tokens that together have this probability."),
     ] = None
     min_p: Annotated[
         float | None,
-        _generation("min_p", "Only tokens are drawn that have this share of the likeliest one's."),
+        _generation(
+            "min_p", "Draw from tokens with at least this share of the most likely token's probability."
+        ),
     ] = None
     seed: Annotated[
-        int | None, _generation("seed", "Equal seeds draw the same answer to the same question.", min=0)
+        int | None, _generation("seed", "The same seed draws the same answer to the same question.", min=0)
     ] = None
 
     def changes(self) -> dict[str, Any]:
-        """What was given, as fields of GenerationParameters."""
+        """The given options, as fields of GenerationParameters."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         changes = {name: value for name, value in given.items() if value is not None}
         if self.early_stopping is not None:
             words: dict[str, bool | str] = {"false": False, "true": True, "never": "never"}
-            changes["early_stopping"] = words[self.early_stopping.value]
+            changes["early_stopping"] = words[self.early_stopping]
         return greedy_at_zero(changes)
 
 
 def read_on_flag(given: Sequence[str], generation: GenerationOptions) -> dict[Flagged, dict[str, Any]]:
-    """Flag → changed parameters. Raises ValidationError for what is no parameter, typer's for the form."""
+    """Flag → changed parameters. Raises typer.BadParameter, and ValidationError for a parameter's value."""
     found: dict[Flagged, dict[str, Any]] = {}
     for one in given:
         flag, _, change = one.partition("=")
@@ -265,13 +254,13 @@ def read_on_flag(given: Sequence[str], generation: GenerationOptions) -> dict[Fl
 
 @dataclass(frozen=True)
 class QuestionOptions:
-    """What is asked of every row that brings no question of its own."""
+    """The questions asked of every row without a question of its own."""
 
     question: Annotated[
         list[str] | None,
         typer.Option(
             callback=replaces_what_is_asked,
-            help="A question about every image; {column} is filled in; may be repeated.",
+            help="Question about every image; {column} is replaced by its value; may be repeated.",
             rich_help_panel=QUESTIONS,
         ),
     ] = None
@@ -281,7 +270,7 @@ class QuestionOptions:
             parser=read_questions,
             metavar="PATH",
             callback=replaces_what_is_asked,
-            help="A file of questions: .jsonl, .json or .csv, with id, text, choices and parameters.",
+            help="File of questions: .jsonl, .json or .csv, with id, text, choices and parameters.",
             rich_help_panel=QUESTIONS,
         ),
     ] = None
@@ -289,7 +278,7 @@ class QuestionOptions:
         list[str] | None,
         typer.Option(
             callback=several,
-            help="An answer that is allowed to each --question; give at least two.",
+            help="Allowed answer to each --question; give at least two.",
             rich_help_panel=QUESTIONS,
         ),
     ] = None
@@ -298,7 +287,7 @@ class QuestionOptions:
         typer.Option(
             parser=read_detail,
             metavar="low|high|N",
-            help="How closely to look: once, at every tile of an image, or at N tiles.",
+            help="How closely to look: low (once), high (every tile) or N tiles.",
             rich_help_panel=QUESTIONS,
             hidden=True,
         ),
@@ -307,13 +296,13 @@ class QuestionOptions:
 
 @dataclass(frozen=True)
 class SourceChoices:
-    """How a source is read."""
+    """How sources are read."""
 
     recursive: Annotated[
         bool,
         typer.Option(
             "--recursive/--no-recursive",
-            help="Images in the folders below are read, too.",
+            help="Also read images in subfolders.",
             rich_help_panel=SOURCE,
         ),
     ] = False
@@ -321,7 +310,7 @@ class SourceChoices:
         bool,
         typer.Option(
             "--sniff/--no-sniff",
-            help="Files of other suffixes are read, too, if their first bytes are an image's.",
+            help="Also read files with other suffixes if their first bytes are an image's.",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
@@ -330,7 +319,7 @@ class SourceChoices:
         bool,
         typer.Option(
             "--shard-ids/--no-shard-ids",
-            help="Ids of samples are SHARD/KEY, for shards that have the same keys.",
+            help="Use SHARD/KEY as the id of a sample, for shards with equal keys.",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
@@ -339,7 +328,7 @@ class SourceChoices:
         str | None,
         typer.Option(
             metavar="CHARACTER",
-            help="What stands between the cells of CSV and TSV; tab is one, too.",
+            help="Character between cells of CSV and TSV, or the word tab.",
             show_default="by the header",
             rich_help_panel=SOURCE,
             hidden=True,
@@ -348,7 +337,7 @@ class SourceChoices:
     quoting: Annotated[
         Quoting | None,
         typer.Option(
-            help="Whether cells of CSV and TSV may stand in quotes.",
+            help="Whether cells of CSV and TSV may be in quotes.",
             show_default="quotes in CSV, none in TSV",
             rich_help_panel=SOURCE,
             hidden=True,
@@ -357,7 +346,7 @@ class SourceChoices:
     encoding: Annotated[
         str | None,
         typer.Option(
-            help="The encoding of a text source, such as cp1252 or shift_jis.",
+            help="Encoding of a text source, such as cp1252 or shift_jis.",
             show_default="UTF-8, or UTF-16 by its mark",
             rich_help_panel=SOURCE,
             hidden=True,
@@ -368,25 +357,25 @@ class SourceChoices:
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help=f"What the source is: {', '.join(get_args(Format))}.",
+            help=f"Form of the source: {', '.join(get_args(Format))}.",
             show_default="by its look",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
     ] = None
     image_column: Annotated[
-        str | None, typer.Option(help="The column with the image.", rich_help_panel=SOURCE, hidden=True)
+        str | None, typer.Option(help="Column of the image.", rich_help_panel=SOURCE, hidden=True)
     ] = None
     question_column: Annotated[
-        str | None, typer.Option(help="The column with the question.", rich_help_panel=SOURCE, hidden=True)
+        str | None, typer.Option(help="Column of the question.", rich_help_panel=SOURCE, hidden=True)
     ] = None
     id_column: Annotated[
-        str | None, typer.Option(help="The column with the id.", rich_help_panel=SOURCE, hidden=True)
+        str | None, typer.Option(help="Column of the id.", rich_help_panel=SOURCE, hidden=True)
     ] = None
     image_root: Annotated[
         str | None,
         typer.Option(
-            help="The folder or URL that relative image names begin at.",
+            help="Folder or URL that relative image names start from.",
             show_default="the source's folder",
             rich_help_panel=SOURCE,
             hidden=True,
@@ -394,14 +383,14 @@ class SourceChoices:
     ] = None
     split: Annotated[
         str | None,
-        typer.Option(help="The split of a dataset that has several.", rich_help_panel=SOURCE, hidden=True),
+        typer.Option(help="Split of a dataset with several splits.", rich_help_panel=SOURCE, hidden=True),
     ] = None
     parameters: Annotated[
         str | None,
         typer.Option(
             metavar="none|all|NAME,…",
-            help="Columns that decide how their rows are answered, such as seed or stop.",
-            show_default="those of the parameters' names, where the values fit",
+            help="Columns with parameters of their rows, such as seed or stop.",
+            show_default="columns named like a parameter, where the values fit",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
@@ -410,7 +399,7 @@ class SourceChoices:
         bool,
         typer.Option(
             "--text-only/--no-text-only",
-            help="Rows without an image are asked without one.",
+            help="Also ask rows that have no image.",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
@@ -418,7 +407,7 @@ class SourceChoices:
     bad_rows: Annotated[
         BadRowPolicy,
         typer.Option(
-            help="Rows that cannot be asked refuse the run, all listed at once, or are failures (skip).",
+            help="Rows that cannot be asked: refuse the run and list them, or make them failures (skip).",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
@@ -427,14 +416,14 @@ class SourceChoices:
         bool,
         typer.Option(
             "--own-questions/--only-run-questions",
-            help="Whether rows ask the questions they bring, or the run's alone.",
+            help="Whether rows ask their own questions, or only the run's.",
             rich_help_panel=SOURCE,
             hidden=True,
         ),
     ] = True
 
     def options(self) -> SourceOptions:
-        """Raises SourceError."""
+        """The options as producer.sources takes them. Raises SourceError."""
         return SourceOptions(
             recursive=self.recursive,
             sniff=self.sniff,
@@ -455,7 +444,7 @@ class SourceChoices:
 
 
 _SINK_OPTIONS: Final = {"caption_question": "question", "sidecars": "sidecar_policy"}
-"""Options whose fields of SinkOptions have other names."""
+"""Option → field of SinkOptions, where the names differ."""
 
 
 @dataclass(frozen=True)
@@ -466,7 +455,7 @@ class OutputChoices:
         list[str] | None,
         typer.Option(
             metavar="KIND[:PATH]",
-            help=f"What is written: {', '.join(KINDS)}; may be repeated.",
+            help=f"Form of output: {', '.join(KINDS)}; may be repeated.",
             show_default="jsonl",
             rich_help_panel=SINKS,
         ),
@@ -474,13 +463,13 @@ class OutputChoices:
     sidecars: Annotated[
         SidecarPolicy,
         typer.Option(
-            help="What becomes of a sidecar that the run did not write.", rich_help_panel=SINKS, hidden=True
+            help="What to do with a sidecar that the run did not write.", rich_help_panel=SINKS, hidden=True
         ),
     ] = "skip"
     sidecar_name: Annotated[
         SidecarName,
         typer.Option(
-            help="Name of a sidecar of a.jpg: a.txt (stem) or a.jpg.txt (full).",
+            help="Name of the sidecar of a.jpg: a.txt (stem) or a.jpg.txt (full).",
             rich_help_panel=SINKS,
             hidden=True,
         ),
@@ -498,14 +487,14 @@ class OutputChoices:
     caption_question: Annotated[
         str | None,
         typer.Option(
-            help="The id of the question whose answer is the caption.",
+            help="Id of the question whose answer is the caption.",
             show_default="all, joined",
             rich_help_panel=SINKS,
             hidden=True,
         ),
     ] = None
     caption_extension: Annotated[
-        str, typer.Option(help="The extension of sidecars.", rich_help_panel=SINKS, hidden=True)
+        str, typer.Option(help="Extension of sidecars.", rich_help_panel=SINKS, hidden=True)
     ] = ".txt"
     prefix: Annotated[
         str, typer.Option(help="Text before each caption.", rich_help_panel=SINKS, hidden=True)
@@ -526,7 +515,7 @@ class OutputChoices:
         bool,
         typer.Option(
             "--long-table/--no-long-table",
-            help="csv and tsv: a line for each question instead of a column.",
+            help="csv and tsv: one line for each question instead of one column.",
             rich_help_panel=SINKS,
             hidden=True,
         ),
@@ -535,43 +524,43 @@ class OutputChoices:
         bool,
         typer.Option(
             "--raw-cells/--no-raw-cells",
-            help="csv and tsv, for programs: no apostrophe before cells like formulas.",
+            help="csv and tsv: no apostrophe before cells that look like formulas.",
             rich_help_panel=SINKS,
             hidden=True,
         ),
     ] = False
     text_column: Annotated[
-        str, typer.Option(help="hf: the column of the caption.", rich_help_panel=SINKS, hidden=True)
+        str, typer.Option(help="hf: column of the caption.", rich_help_panel=SINKS, hidden=True)
     ] = "text"
     vqa_columns: Annotated[
         bool,
         typer.Option(
             "--vqa-columns/--no-vqa-columns",
-            help="hf: the columns are question and answer.",
+            help="hf: write columns question and answer.",
             rich_help_panel=SINKS,
             hidden=True,
         ),
     ] = False
     samples_per_shard: Annotated[
         int,
-        typer.Option(min=1, help="webdataset: samples in a shard.", rich_help_panel=SINKS, hidden=True),
+        typer.Option(min=1, help="webdataset: samples per shard.", rich_help_panel=SINKS, hidden=True),
     ] = 1000
     image_prefix: Annotated[
         str,
         typer.Option(
-            help="label-studio: text before an image's name, such as /data/local-files/?d=",
+            help="label-studio: text before each image name, such as /data/local-files/?d=",
             rich_help_panel=SINKS,
             hidden=True,
         ),
     ] = ""
 
     def options(self) -> SinkOptions:
-        """Raises SinkError."""
+        """The options as producer.sinks takes them. Raises SinkError."""
         every = {field.name for field in fields(OutputChoices)}
         return self.changed(SinkOptions(), every)
 
     def changed(self, options: SinkOptions, given: Collection[str]) -> SinkOptions:
-        """The options with those changed that are `given` by their names here. Raises SinkError."""
+        """`options` with the values of the options named in `given`. Raises SinkError."""
         changes = {
             _SINK_OPTIONS.get(name, name): getattr(self, name)
             for name in given
@@ -582,13 +571,13 @@ class OutputChoices:
 
 @dataclass(frozen=True)
 class SinkChoices(OutputChoices):
-    """Where answers go, which are there already, and how images travel."""
+    """Where answers go, which of them exist already, and how images travel."""
 
     skip_answered: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Images that have an answer in FILE (JSONL, CSV, …) are not asked about; may be repeated.",
+            help="Skip images that have an answer in FILE (JSONL, CSV, …); may be repeated.",
             rich_help_panel=SINKS,
             hidden=True,
         ),
@@ -597,7 +586,7 @@ class SinkChoices(OutputChoices):
         bool,
         typer.Option(
             "--ship/--no-ship",
-            help="Images travel through the store, for workers that do not see the files.",
+            help="Send images through the store, for workers that cannot read the files.",
             rich_help_panel=RUNNING,
             hidden=True,
         ),
@@ -612,13 +601,13 @@ class SinkChoices(OutputChoices):
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """The workers that a command without a server starts for itself."""
+    """The workers that a command starts if no server is named."""
 
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Workers to start; those on the CPU share its cores.",
+            help="Workers to start; workers on the CPU share its cores.",
             show_default="one for each --device",
             rich_help_panel=LOCAL,
         ),
@@ -626,7 +615,7 @@ class LocalOptions:
     device: Annotated[
         list[str] | None,
         typer.Option(
-            help="The OpenVINO device of a worker: CPU, GPU, GPU.1, …; may be repeated.",
+            help="OpenVINO device of a worker: CPU, GPU, GPU.1, …; may be repeated.",
             show_default="CPU",
             rich_help_panel=LOCAL,
             hidden=True,

@@ -1,4 +1,4 @@
-"""Starts child processes that end with the one that started them, however it ends."""
+"""Starts child processes that end when their parent ends, however it ends."""
 
 import ctypes
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 STOP_S: Final = 15.0
-"""Given to a child to end after SIGTERM, before SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL for a child."""
 PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A call that has the kernel send the calling process a signal when its parent dies, in whatever way."""
+    """A function that asks the kernel to send its process signal `number` when the parent dies."""
     parent = os.getppid() if number != signal.SIGKILL else os.getpid()
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -23,7 +23,7 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None]:
         if prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl refused PR_SET_PDEATHSIG")
         if os.getppid() != parent:
-            os.kill(os.getpid(), number)  # the parent died before the kernel was asked
+            os.kill(os.getpid(), number)  # the parent has died already
 
     return ask
 
@@ -39,13 +39,12 @@ def start(
     stdout: int | None = None,
     umask: int = -1,
 ) -> subprocess.Popen[bytes]:
-    """Start a child whose output goes to the end of `log`. Call it from the main thread.
+    """Start a child whose output is appended to `log`.
 
-    `stdout` is another place for what it writes there, such as subprocess.PIPE.
-    `environment` changes the inherited one, and None takes a variable out; `defaults` are for variables that
-    are not set. `cores` are those it may run on, `folder` is where it starts and `umask` is for the files it
-    makes; each is this process's own where it is not given. The kernel kills the child when the thread that
-    started it ends.
+    `environment` overrides inherited variables, and None removes one; `defaults` are for variables that are
+    not set. `stdout` redirects the child's stdout, such as to subprocess.PIPE. `cores`, `folder` and `umask`
+    are its cores, working directory and umask, by default this process's. Call it from the main thread: the
+    kernel kills the child when the thread that started it ends.
     """
     inherited: dict[str, str | None] = {**(defaults or {}), **os.environ, **(environment or {})}
     die = die_with_parent(signal.SIGKILL)
@@ -63,14 +62,14 @@ def start(
             stderr=output,
             cwd=folder,
             env={name: value for name, value in inherited.items() if value is not None},
-            start_new_session=True,  # Ctrl-C reaches the command alone, which ends its children in order
+            start_new_session=True,  # Ctrl-C goes to the parent only, which ends its children in order
             preexec_fn=prepare,
             umask=umask,
         )
 
 
 def stop(process: subprocess.Popen[bytes], wait_s: float = STOP_S) -> None:
-    """End a child: SIGTERM, and SIGKILL after `wait_s` or when the wait is interrupted."""
+    """End a child by SIGTERM, then by SIGKILL after `wait_s` or when the wait is interrupted."""
     process.terminate()
     try:
         process.wait(wait_s)
@@ -86,7 +85,7 @@ def stop(process: subprocess.Popen[bytes], wait_s: float = STOP_S) -> None:
 def running(
     command: list[str], log: Path, *, folder: Path | None = None, umask: int = -1, stop_s: float = STOP_S
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child for as long as the block lasts."""
+    """A child for the length of the block."""
     process = start(command, log, folder=folder, umask=umask)
     try:
         yield process

@@ -1,4 +1,4 @@
-"""Commands for a question that somebody waits for: ask, chat."""
+"""The commands `ask` and `chat`, for questions that somebody waits for; know no run."""
 
 import os
 import shlex
@@ -40,17 +40,17 @@ from producer.workers import live_workers
 @app.command("ask", rich_help_panel=QUESTIONS)
 @with_groups
 def ask_one(
-    image: Annotated[str, typer.Argument(help="File or URL; `-` for none.")],
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    image: Annotated[str, typer.Argument(help="Image file or URL; `-` for no image.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
     choice: Annotated[
         list[str] | None,
-        typer.Option(callback=several, help="An answer that is allowed; give at least two."),
+        typer.Option(callback=several, help="An allowed answer; give at least two."),
     ] = None,
     detail: Annotated[
         str,
         typer.Option(
             metavar="low|high|N",
-            help="How closely to look: once, at every tile of the image, or at N tiles.",
+            help="How closely to look: low (once), high (every tile) or N tiles.",
             hidden=True,
         ),
     ] = "high",
@@ -61,7 +61,7 @@ def ask_one(
     redis_url: RedisUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask one question and print its answer as it comes, ahead of all runs."""
+    """Ask one question and print its answer while it is generated, ahead of all runs."""
     with sentences(), ExitStack() as stack:
         url = server_or_none(redis_url, local)
         if image != "-" and url is None and "://" not in image and not os.path.isfile(image):
@@ -74,7 +74,7 @@ def ask_one(
             choices=tuple(choice) if choice else None,
         )
         if url is None:
-            # stdout is for the answer alone.
+            # stdout is for the answer only.
             site = stack.enter_context(passing_site(model, local, make_console(as_json=True)))
         else:
             site = Site(url)
@@ -100,7 +100,7 @@ def ask_one(
 
 
 def _no_image(image: str) -> str:
-    """What to do about a name that is no file's."""
+    """A sentence about a name that is not a file's."""
     if os.path.isdir(image):
         return (
             f"{shown(image)} is a folder, and one image is asked about: name one in it, or ask about all "
@@ -115,13 +115,13 @@ def chat(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
     password: Annotated[
-        str | None, typer.Option(help="Asked of whoever opens the page; needed beyond this machine.")
+        str | None, typer.Option(help="Password of the page; required if other machines can open it.")
     ] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="File with the password, which lists of processes do not show.")
+        Path | None, typer.Option(help="File with the password, which keeps it out of process lists.")
     ] = None,
     upload_max_bytes: Annotated[
-        int, typer.Option(min=1, help="Largest image; workers have their own bound.")
+        int, typer.Option(min=1, help="Largest image in bytes; workers have their own limit.")
     ] = 50_000_000,
     *,
     model: Model = None,
@@ -131,7 +131,7 @@ def chat(
     ] = False,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Open a page to try images, questions and settings on, ahead of all runs."""
+    """Serve a page to try images, questions and settings; its questions go ahead of all runs."""
     if find_spec("gradio") is None:
         refuse(f"The chat page needs Gradio, which is not installed: {install_line('chat')}")
     from demo.samples import MODEL_FOLDER, examples

@@ -1,4 +1,4 @@
-"""Commands that look at runs, mend or withdraw one: watch, status, list, repair, cancel."""
+"""The commands `watch`, `status`, `list`, `repair` and `cancel`: they ask nothing."""
 
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -26,12 +26,12 @@ from producer.settings import named_server, server_url
 from producer.sources import shown, shown_sources
 
 WIDEST: Final = 10_000
-"""Characters in a line of a table."""
+"""Characters in the longest line of a table."""
 
 
 @app.command(rich_help_panel=RUNS)
 def watch(folder: RunFolderPath, as_json: AsJson = False) -> None:
-    """Show how far a run is until it is finished; ends nothing when it is ended."""
+    """Show a run's progress until it is finished; ending this command does not end the run."""
     with sentences(), closing(RunFolder(folder, read_only=True)) as opened:
         watch_folder(opened, make_console(as_json=as_json), as_json=as_json)
         tell(summary(opened), make_console(as_json=as_json), as_json=as_json)
@@ -39,17 +39,17 @@ def watch(folder: RunFolderPath, as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=RUNS)
 def status(folder: RunFolderPath, as_json: AsJson = False) -> None:
-    """Say how far a run is, by outcome."""
+    """Show how many rows and questions of a run are done, by outcome."""
     with sentences(), closing(RunFolder(folder, read_only=True)) as opened:
         tell(summary(opened), make_console(as_json=as_json), as_json=as_json)
 
 
 @app.command("list", rich_help_panel=RUNS)
 def list_runs(
-    folder: Annotated[Path, typer.Argument(help="Where runs' folders are.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder that contains the runs' folders.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs in a folder and its folders. Exit code 2 if one of them cannot be read."""
+    """List the runs in a folder and its subfolders. Exit code 2 if one cannot be read."""
     with sentences():
         if not folder.is_dir():
             reason = "is a file, not a folder" if folder.exists() else "is not there"
@@ -76,7 +76,7 @@ def list_runs(
                 table.add_row(found["folder"], shown_sources(found["sources"]), *counts, state)
         if not as_json:
             console = make_console(as_json=False)
-            if not console.is_terminal:  # a file or a pipe is as wide as its names
+            if not console.is_terminal:  # a file or a pipe gets the full names
                 unbound = console.options.update(width=WIDEST)
                 console.width = max(console.width, console.measure(table, options=unbound).maximum)
             console.print(table)
@@ -101,7 +101,7 @@ def _unknown_outputs(made: Repaired) -> str:
 
 @app.command(rich_help_panel=RUNS)
 def repair(folder: RunFolderPath, as_json: AsJson = False) -> None:
-    """Make a damaged ledger anew, from the source and the answers on disk. `run --resume` asks the rest."""
+    """Rebuild a damaged ledger from the source and the answers on disk. `run --resume` asks the rest."""
     with sentences():
         made = repair_ledger(folder)
         console = make_console(as_json=as_json)
@@ -122,7 +122,7 @@ def repair(folder: RunFolderPath, as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=RUNS)
 def cancel(folder: RunFolderPath, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Withdraw what was sent and is not answered. `run --resume` asks it again."""
+    """Withdraw the jobs that have no answer yet. `run --resume` asks them again."""
     with sentences(), ExitStack() as stack:
         opened = RunFolder(folder)
         url = named_server(redis_url)

@@ -1,4 +1,4 @@
-"""Commands that send or collect the jobs of a run: run, submit, collect, retry, estimate."""
+"""The commands `run`, `submit`, `collect`, `retry` and `estimate`: they send or collect a run's jobs."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,7 +73,7 @@ CHANGES: Final[Mapping[Flagged, str]] = {
     Flagged.TRUNCATED: "--max-new-tokens 1024",
     Flagged.EMPTY: "--min-new-tokens 3",
 }
-"""Flag of an answer → what may give one without it."""
+"""Flag of an answer → an option that may avoid it."""
 OUT_SUFFIX: Final = "-answers"
 RESUMED: Final = frozenset(
     (
@@ -81,7 +81,7 @@ RESUMED: Final = frozenset(
         *(one.name for one in fields(LocalOptions)),
     )
 )
-"""Parameters of `run` that --resume uses."""
+"""Parameters of `run` that have an effect with --resume."""
 
 
 @app.command(rich_help_panel=RUNS, cls=config_file.ConfigurableCommand)
@@ -91,14 +91,14 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders, globs, manifests, datasets, shards or URLs, any mix; none with --resume.",
+            help="Images, folders, globs, manifests, datasets, shards or URLs; none with --resume.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run's folder.", show_default=f"SOURCE{OUT_SUFFIX} here", rich_help_panel=RUNNING
+            help="Folder of the run.", show_default=f"SOURCE{OUT_SUFFIX} here", rich_help_panel=RUNNING
         ),
     ] = None,
     add: Add = False,
@@ -110,13 +110,13 @@ def run(
     sinks: SinkChoices,
     local: LocalOptions,
     resume: Annotated[
-        bool, typer.Option("--resume", help="The run in --out goes on.", rich_help_panel=RUNNING)
+        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUNNING)
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="The sources are checked and the first rows are shown; nothing is sent.",
+            help="Check the sources and show the first rows; send nothing.",
             rich_help_panel=RUNNING,
         ),
     ] = False,
@@ -130,7 +130,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="[FILE]",
-            help="The options are written to a file for --config, and nothing is sent.",
+            help="Write the options to a file for --config; send nothing.",
             show_default=f"{config_file.DEFAULT}",
             rich_help_panel=RUNNING,
         ),
@@ -139,10 +139,10 @@ def run(
 ) -> None:
     """Ask questions about images and collect the answers.
 
-    With --model and no server, it starts a server and workers of its own and ends them.
+    With --model and no server, it starts a server and workers, and ends them at its end.
 
-    What --out knows the answer to already is not asked again. Exit code: 0 if every question has an answer,
-    1 if some failed, 2 if the input is refused, 3 if an output is not on disk, 130 on Ctrl-C.
+    Questions that are already answered in --out are not asked again. Exit code: 0 if every question has an
+    answer, 1 if some failed, 2 if the input is refused, 3 if an output is not on disk, 130 on Ctrl-C.
     """
     console = make_console(as_json=as_json)
     with sentences():
@@ -155,7 +155,7 @@ def run(
                 change_model(out, model, server)
         else:
             if write_config is not None:
-                source = source or [os.curdir]  # a file may leave open what is asked about
+                source = source or [os.curdir]  # a file of options needs no source
             submission = make_submission(
                 source, questions, options, generation, sinks, model, local=server is None
             ).model_copy(update={"on_flag": read_on_flag(on_flag or (), generation)})
@@ -202,7 +202,7 @@ def run(
 @with_groups
 def submit(
     source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="As for `run`.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.", rich_help_panel=RUNNING)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", rich_help_panel=RUNNING)],
     add: Add = False,
     *,
     questions: QuestionOptions,
@@ -213,14 +213,16 @@ def submit(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model folder or id that must answer.", rich_help_panel=RUNNING, show_default="the workers'"
+            help="Model that must answer, as model folder or id.",
+            rich_help_panel=RUNNING,
+            show_default="the workers'",
         ),
     ] = None,
     window: WindowSize = None,
     as_json: AsJson = False,
     _config: ConfigFile = None,
 ) -> None:
-    """Send the jobs of a run and end when the last one is sent; `collect` fetches the answers."""
+    """Send the jobs of a run without waiting for answers; `collect` fetches them."""
     console = make_console(as_json=as_json)
     with sentences():
         url = server_url(redis_url)
@@ -240,7 +242,7 @@ def collect(
     keep_going: KeepGoing = False,
     as_json: AsJson = False,
 ) -> None:
-    """Collect a run's answers; sends what is not sent yet, unless a `submit` is at it."""
+    """Collect a run's answers, and send what is not sent yet unless a `submit` is running."""
     console = make_console(as_json=as_json)
     with sentences():
         opened = RunFolder(folder)
@@ -271,15 +273,15 @@ def retry(
     code: Annotated[
         list[FailureCode] | None,
         typer.Option(
-            metavar="CODE", help=f"Only failures of this code: {', '.join(FailureCode)}; may be repeated."
+            metavar="CODE", help=f"Only failures with this code: {', '.join(FailureCode)}; may be repeated."
         ),
     ] = None,
     flag: Annotated[
         list[Flagged] | None,
         typer.Option(
             metavar="FLAG",
-            help="Answers with this flag, and with changed parameters: truncated, repetition or empty; may "
-            "be repeated.",
+            help="Answers with this flag (truncated, repetition or empty), asked with changed parameters; "
+            "may be repeated.",
         ),
     ] = None,
     *,
@@ -292,9 +294,9 @@ def retry(
     keep_going: KeepGoing = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask failed questions again, with changed parameters if any are given.
+    """Ask failed questions again, with changed parameters if given.
 
-    With --flag, those whose answer has it: the better of both answers is written.
+    With --flag, ask questions whose answer has this flag, and write the better of both answers.
     """
     console = make_console(as_json=as_json)
     with sentences():
@@ -342,13 +344,13 @@ def estimate(
     options: SourceChoices,
     generation: GenerationOptions,
     local: LocalOptions,
-    sample: Annotated[int, typer.Option(min=1, help="Rows that are timed, spread over the source.")] = 32,
+    sample: Annotated[int, typer.Option(min=1, help="Rows to time, spread over the source.")] = 32,
     redis_url: RedisUrl = None,
     ship: Annotated[bool, typer.Option("--ship/--no-ship", help="As for `run`.", hidden=True)] = False,
     as_json: AsJson = False,
     _config: ConfigFile = None,
 ) -> None:
-    """Time a sample on the live workers, and say what the whole source would take."""
+    """Time a sample of the source, and estimate the time for all of it."""
     console = make_console(as_json=as_json)
     with sentences(), passing_folder(cache_folder()) as folder:
         server = server_or_none(redis_url, local)
@@ -392,7 +394,7 @@ def estimate(
 
 
 def _tell_failures(found: dict[str, Any], console: Console, *, as_json: bool) -> NoReturn:
-    """What failed in a sample, in place of a forecast."""
+    """End the command with the failures of a sample."""
     if not as_json:
         for one in found["failures"]:
             console.print(f"  {one['questions']:6d}  {one['code']}, as of {one['row']}: {one['example']}")
@@ -413,12 +415,12 @@ def make_submission(
     *,
     local: bool,
 ) -> Submission:
-    """What the options ask for; `local` says that --model names a model to start workers with."""
+    """The submission of these options; `local` if --model names a model for workers to start."""
     if not sources:
         here = f" {config_file.DEFAULT} is here." if config_file.DEFAULT.exists() else ""
         refuse(
-            "What shall be answered? Give a source, such as a folder of images; or --config FILE; or "
-            f"--resume with --out.{here}"
+            "No source is named. Give a source, such as a folder of images; or --config FILE; or --resume "
+            f"with --out.{here}"
         )
     prompts = read_prompts(questions.question or (), questions.questions, questions.choice or None)
     return Submission(
@@ -439,25 +441,25 @@ def make_submission(
 
 
 def _check_resumed(context: typer.Context) -> None:
-    """Refuse beside --resume what would change nothing."""
+    """Refuse options that have no effect with --resume."""
     given = config_file.given(context)
     idle = [config_file.typed_name(param) for param in given if param.name not in RESUMED]
     if idle:
         refuse(
-            f"--resume goes on with what was submitted, where {', '.join(idle)} would change nothing: "
+            f"--resume goes on with what was submitted, where {', '.join(idle)} would have no effect: "
             "give --out alone, or repeat the whole command without --resume."
         )
 
 
 def _absolute_model(model: str | None) -> str | None:
-    """A folder's absolute path, so that the run can go on from elsewhere; else the model's name."""
+    """A model folder's absolute path, so that the run can go on from another folder; else the name."""
     if model is None or is_demo(model) or not os.path.exists(model):
         return model
     return os.path.abspath(model)
 
 
 def require_place_of_its_own(out: Path, sources: Sequence[str]) -> None:
-    """Refuse to put a run's ledger and outputs among the images that it reads."""
+    """Refuse a run's folder that is also the folder of its images."""
     for place in map(place_of, sources):
         if os.path.isdir(place) and out.exists() and os.path.samefile(place, out):
             refuse(
@@ -467,7 +469,7 @@ def require_place_of_its_own(out: Path, sources: Sequence[str]) -> None:
 
 
 def default_out(sources: Sequence[str]) -> Path:
-    """A folder here with the source's name; of several, with that of the folder that they share."""
+    """A folder here, named after the source, or after the common folder of several sources."""
     places = [place_of(source) for source in sources]
     if len(places) > 1:
         places = [shared_folder([one if os.path.isdir(one) else one.rpartition("/")[0] for one in places])]
@@ -478,9 +480,9 @@ def default_out(sources: Sequence[str]) -> Path:
 def plan(
     out: Path, submission: Submission, server: str | None, *, add: bool = False, overwrite: bool = False
 ) -> Planned:
-    """Note the whole source in the run's folder. Refuses before that what no server or model could answer.
+    """Write all rows of the sources into the ledger of `out`. Refuses first what no live worker could answer.
 
-    With `add`, the sources of the run that `out` holds are noted, too.
+    With `add`, keeps the sources of the run that is already in `out`.
     """
     require_place_of_its_own(out, submission.sources)
     if server is not None:
@@ -493,7 +495,7 @@ def plan(
 
 
 def tell_planned(planned: Planned, questions: QuestionOptions, console: Console, *, as_json: bool) -> None:
-    """What a person may not expect of the sources, before the first job is sent."""
+    """Print what may be unexpected about the sources, before the first job is sent."""
     if as_json:
         counts = {"rows": planned.rows, "gone": planned.gone, "answered_already": dict(planned.answered)}
         told = {"source_notes": list(planned.source_notes)} if planned.source_notes else {}
@@ -505,7 +507,7 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
     tell_answered(planned.answered, console)
     if planned.gone:
         console.print(
-            "No longer in the sources as they are read now, and so no longer in the outputs: "
+            "No longer in the sources, and so no longer in the outputs: "
             f"{counted(planned.gone, 'row')} of the earlier run. Their answers are kept."
         )
     for sentence in planned.notes.told():
@@ -519,13 +521,13 @@ def tell_planned(planned: Planned, questions: QuestionOptions, console: Console,
 
 
 def check_live(model: str | None, server: str) -> None:
-    """Raises ServerError when nothing answers, and LiveModelError where no live worker could answer."""
+    """Raises ServerError without a server, and LiveModelError if no live worker has this model."""
     with closing(connect(server)) as connection:
         model_to_ask(model, {one.model for one in live_workers(connection)}, None)
 
 
 def change_model(out: Path, model: str | None, server: str) -> None:
-    """Have another model answer the rest of the run in `out`, if one is given. Raises as check_live()."""
+    """Let `model`, if given, answer the rest of the run in `out`. Raises as check_live()."""
     if model is None:
         return
     wanted = model_id(on_a_server(model))
@@ -540,7 +542,7 @@ def change_model(out: Path, model: str | None, server: str) -> None:
 def serving(
     server: str | None, out: Path, model: str | None, local: LocalOptions, console: Console
 ) -> Iterator[Site]:
-    """Who answers the run in `out`: the server, or a site of this command's own."""
+    """The site that answers the run in `out`: the named server, or a site of this command's own."""
     if server is not None:
         yield Site(server)
         return
@@ -570,8 +572,8 @@ def work(
 ) -> int:
     """Drive the run in `out` to its end. Returns the command's exit code.
 
-    `model` is what the command names, for a worker that somebody has to start. With `overwrite`, all outputs
-    are written anew over whatever is there.
+    `model` is for the line that says how to start a worker. With `overwrite`, all outputs are written again
+    over existing files.
     """
     connection, queue = connected(site)
     folder = RunFolder(out)
@@ -602,7 +604,7 @@ def work(
     except SiteError as error:
         refuse(f"{error}\n{_so_far(folder)}")
     except OSError:
-        # An output is missed before the ledger is where the folder has gone.
+        # If the whole folder has gone, say so instead of naming one output.
         folder.ledger.check_place()
         raise
     finally:
@@ -621,13 +623,13 @@ def work(
 
 
 def is_finished(out: Path) -> bool:
-    """Whether the run in `out` has all answers, and all its outputs. Raises LedgerError."""
+    """Whether the run in `out` has all its answers and outputs. Raises LedgerError."""
     with closing(RunFolder(out, read_only=True)) as opened:
         return opened.finished
 
 
 def tell_finished(out: Path, console: Console, *, as_json: bool) -> int:
-    """End a command of which nothing is left to do, without server or workers. Returns its exit code."""
+    """Print the summary of a run that is finished. Returns the exit code."""
     with closing(RunFolder(out, read_only=True)) as folder:
         return _tell_end(folder, None, {"jobs_sent": 0, "remedies": {}}, None, console, as_json=as_json)
 
@@ -635,7 +637,7 @@ def tell_finished(out: Path, console: Console, *, as_json: bool) -> int:
 def finished(
     folder: RunFolder, outputs: Outputs, more: Mapping[str, Any], console: Console, *, as_json: bool
 ) -> int:
-    """Make the contact sheet and tell what is on disk, with `more` of it. Returns the command's exit code."""
+    """Write the contact sheet and print the summary, with the fields of `more`. Returns the exit code."""
     missing = None
     try:
         make_contact_sheet(folder)
@@ -657,7 +659,7 @@ def _tell_end(
     *,
     as_json: bool,
 ) -> int:
-    """The summary, and where to look; `missing` says why there is no contact sheet. Returns the exit code."""
+    """Print summary and paths; `missing` says why there is no contact sheet. Returns the exit code."""
     found = summary(folder, outputs) | dict(more)
     page = folder.contact_sheet.path
     if missing is not None:
@@ -682,7 +684,7 @@ def _checks(
     as_json: bool,
     collect: bool,
 ) -> Callable[[], None]:
-    """What is looked after between two rounds: this command's own workers, or whether others have any."""
+    """The check between two rounds: this command's own workers, or whether any worker is live."""
     if site.own:
         return site.check
 
@@ -699,12 +701,12 @@ def _checks(
 
 
 def _seen_by_workers(folder: RunFolder) -> tuple[Path, ...]:
-    """The folders that workers of the run have to read."""
+    """The folders that the run's workers must be able to read."""
     return () if folder.submission.ship else folder.image_folders
 
 
 def tell(found: dict[str, Any], console: Console, *, as_json: bool) -> None:
-    """The summary of a run."""
+    """Print the summary of a run."""
     if as_json:
         event("summary", found)
     else:

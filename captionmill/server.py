@@ -1,4 +1,4 @@
-"""The command that runs a small site's server: an embedded Valkey that keeps its jobs on disk."""
+"""The command `server`: an embedded Valkey for a small site, with its data on disk; knows no job."""
 
 import errno
 import ipaddress
@@ -24,7 +24,6 @@ from captionmill.server_folder import (
     KEPT,
     LOG,
     PASSWORD,
-    ServerFolderError,
     check_folder,
     kept_password,
     server_folder,
@@ -32,19 +31,21 @@ from captionmill.server_folder import (
 from producer.run_console import signals_as_flag
 
 NAP_S: Final = 0.2
+"""Seconds between two looks for a signal."""
 LOAD_S: Final = 3600.0
-"""For a server to read what it kept. A large append-only file takes minutes."""
+"""Seconds for a server to load its data; a large append-only file takes minutes."""
 STOP_S: Final = 60.0
-"""For a server to write all it holds to the disk, as in docker-compose.yml."""
+"""Seconds for a server to write its data to disk, as in docker-compose.yml."""
 LEAST_BYTES: Final = 64 * 2**20
+"""Smallest --max-memory."""
 UNREADABLE: Final = ("append only file", "AOF", "RDB")
-"""In what Valkey says when it cannot read what it kept."""
+"""Words in Valkey's messages when it cannot read its data."""
 NOWHERE: Final = ("192.0.2.1", 9)
-"""An address for documentation: connecting to it by UDP sends nothing, and tells our own address."""
+"""A documentation address. A UDP connect to it sends nothing, but shows this machine's own address."""
 
 
 def read_size(text: str) -> int:
-    """Raises typer.BadParameter."""
+    """A size such as 2GiB in bytes. Raises typer.BadParameter."""
     try:
         size = int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
@@ -66,43 +67,40 @@ def server(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for what it holds, its log and its password.",
-            show_default="among the user's data",
+            help="Folder for its data, log and password.",
+            show_default="in the user's data folder",
             metavar="FOLDER",
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.", metavar="ADDRESS")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.", metavar="ADDRESS")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.", metavar="NUMBER")] = 6379,
     max_memory: Annotated[
         Any,
-        typer.Option(parser=read_size, help="Most that it holds, such as 500MB or 2GiB.", metavar="SIZE"),
+        typer.Option(parser=read_size, help="Largest amount of data, such as 500MB or 2GiB.", metavar="SIZE"),
     ] = "1GiB",
     password: Annotated[
         bool,
         typer.Option(
             "--password",
-            help="Ask for a password on this machine, too. Other machines are always asked for it.",
+            help="Require the password on this machine too; other machines always need it.",
             metavar="",
         ),
     ] = False,
 ) -> None:
-    """Run a server for workers and runs here, until Ctrl-C or SIGTERM.
+    """Run a server for workers and runs, until Ctrl-C or SIGTERM.
 
-    It is a Valkey that loses no job when it is stopped, and a second's at most when it is killed.
+    It is a Valkey. It loses no job when it is stopped, and at most those of one second when it is killed.
 
-    Exit code: 0 after a signal, 1 if it ends by itself, 2 if something is refused.
+    Exit code: 0 after a signal, 1 if it ends by itself, 2 if it cannot start.
     """
     folder = (data or default_folder()).absolute()
     with sentences(), signals_as_flag() as stopped, ExitStack() as stack:
-        try:
-            check_folder(folder)
-            _check_port(host, port)
-            stack.enter_context(server_folder(folder))
-            secret = kept_password(folder, needed=password or not _is_loopback(host))
-        except ServerFolderError as error:
-            refuse(str(error))
+        check_folder(folder)
+        _check_port(host, port)
+        stack.enter_context(server_folder(folder))
+        secret = kept_password(folder, needed=password or not _is_loopback(host))
         try:
             running = stack.enter_context(
                 embedded_server(
@@ -126,7 +124,7 @@ def server(
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches a server that listens on `host`."""
+    """Whether only this machine can reach a server that listens on `host`."""
     return all(ipaddress.ip_address(address).is_loopback for address in _addresses(host))
 
 
@@ -139,7 +137,7 @@ def _addresses(host: str) -> list[str]:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Refuse a place that cannot be listened on, with the reason."""
+    """Refuse an address and port that a server cannot listen on."""
     why: dict[int, Callable[[], str]] = {
         errno.EADDRINUSE: lambda: (
             f"Port {port} of {host} is in use, perhaps by another server: use that one, or choose another "
@@ -153,7 +151,7 @@ def _check_port(host: str, port: int) -> None:
     for address in _addresses(host):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family) as probe:
-            # As the server does: connections that ended a moment ago hold nobody up.
+            # As the server does: recently closed connections do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
@@ -163,9 +161,9 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _why_not(error: EmbeddedServerError, folder: Path) -> str:
-    """A sentence for a server that did not start."""
+    """A sentence that says why the server does not start."""
     lines = [line.strip() for line in error.said.splitlines() if line.strip()]
-    # The server marks what is serious by #, after its process id and the time.
+    # The server marks serious lines with # after process id and time.
     serious = [line.partition(" # ")[2] for line in lines if " # " in line and "# WARNING" not in line]
     if "Permission denied" in error.said:
         return f"Files in {folder} belong to somebody else: give them to yourself, or name another --data."
@@ -182,7 +180,7 @@ def _why_not(error: EmbeddedServerError, folder: Path) -> str:
 def _told(
     running: EmbeddedServer, folder: Path, host: str, port: int, max_memory: int, password: str | None
 ) -> str:
-    """What it is, and lines to paste on machines that use it."""
+    """The server's version and limits, and lines to paste on the machines that use it."""
     with redis.Redis.from_url(running.url) as connection:
         told: dict[str, Any] = connection.info()
     here = _is_loopback(host)
@@ -219,7 +217,7 @@ def _told(
 
 
 def _place(host: str) -> str:
-    """How others call this machine, in a URL."""
+    """The name of this machine in a URL for others."""
     if host in ("0.0.0.0", "::"):
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

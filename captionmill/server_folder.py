@@ -1,4 +1,4 @@
-"""The folder of a small site's server: who may use it, and the password that is kept in it."""
+"""The folder of `captionmill server`: whether it may be used, and its password; starts nothing."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from captionmill.embedded_server import new_password
+from captionmill.errors import CaptionmillError
 from captionmill.folder_lock import LOCK, FolderInUseError, only_one
 
 PASSWORD: Final = "password"
@@ -17,17 +18,17 @@ LOG: Final = "valkey.log"
 KEPT: Final = "appendonlydir"
 """Valkey's name for the folder of the append-only file."""
 DAMAGED: Final = f"{KEPT}.damaged"
-"""Where a person is told to put that folder when it cannot be read."""
+"""Name to give that folder when it cannot be read."""
 OURS: Final = frozenset({LOCK, PASSWORD, SETTINGS, LOG, KEPT, DAMAGED})
 SHORTEST_PASSWORD: Final = 16
 
 
-class ServerFolderError(Exception):
-    """No server can be started on the folder; the message is a sentence that says what to do."""
+class ServerFolderError(CaptionmillError):
+    """The folder cannot be used for a server; the message says what to do."""
 
 
 def check_folder(folder: Path) -> None:
-    """Before anything is made there. Raises ServerFolderError where no server can be started on `folder`."""
+    """Check `folder` before anything is made in it. Raises ServerFolderError."""
     if not folder.exists():
         return
     with _sentences(folder):
@@ -44,7 +45,7 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def server_folder(folder: Path) -> Iterator[None]:
-    """Make `folder`, where it is not there, and be its only server. Raises ServerFolderError."""
+    """Create `folder` if needed, and hold its lock. Raises ServerFolderError."""
     with ExitStack() as stack:
         with _sentences(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,10 +69,9 @@ def _sentences(folder: Path) -> Iterator[None]:
 
 
 def kept_password(folder: Path, *, needed: bool) -> str | None:
-    """The password in `folder`, made where one is `needed` and none is there; None asks for none.
+    """The password in `folder`; a missing one is made if `needed`, else None is returned.
 
-    One that is there is asked for in any case: workers and runs on other machines give it. Raises
-    ServerFolderError.
+    An existing password is always used, as workers on other machines send it. Raises ServerFolderError.
     """
     file = folder / PASSWORD
     if not file.exists():

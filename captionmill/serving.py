@@ -1,4 +1,4 @@
-"""Finds who answers for one command: a server that is named, or a site of the command's own."""
+"""Finds what answers a command: a named server, or the command's own server and workers; knows no run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,19 +23,19 @@ from producer.sources import shown
 
 @dataclass(frozen=True)
 class Site:
-    """A server, and whether all that this command started for it is well."""
+    """A server to use, and a check of what this command started for it."""
 
     url: str
     check: Callable[[], None] = lambda: None
-    """To be called between two rounds of a run. Raises SiteError."""
+    """Called between two rounds of a run. Raises SiteError."""
     own: bool = False
-    """Whether this command has started the workers."""
+    """Whether this command started server and workers."""
 
 
 def server_or_none(redis_url: str | None, local: LocalOptions) -> str | None:
-    """The URL of the server that is named; None is local mode.
+    """The URL of the named server; None for local mode.
 
-    Raises SiteError for options of local mode beside a server.
+    Raises SiteError if a server and options of local mode are given.
     """
     url = named_server(redis_url)
     if url is not None:
@@ -49,12 +49,12 @@ def server_or_none(redis_url: str | None, local: LocalOptions) -> str | None:
 
 
 def check_local(local: LocalOptions) -> None:
-    """Refuse more workers than can share the cores, before anything is begun. Raises SiteError."""
+    """Raise SiteError early for more workers than cores."""
     core_shares(*_wanted(local))
 
 
 def _wanted(local: LocalOptions) -> tuple[int, tuple[str, ...]]:
-    """Number of workers, and their devices."""
+    """Number of workers, and their devices in turn."""
     devices = tuple(local.device or (default_device(),))
     return local.workers or len(devices), devices
 
@@ -67,9 +67,9 @@ def own_site(
     image_roots: Sequence[Path],
     console: Console,
 ) -> Iterator[Site]:
-    """A server and workers as children of this command, ready to answer. Raises SiteError and ModelError.
+    """A server and workers as child processes, ready to answer. Raises SiteError and ModelError.
 
-    A model that is no model folder yet is converted first. `folder` keeps data and logs.
+    A checkpoint is converted first. Data and logs are in `folder`.
     """
     if model is None:
         raise ModelError(WANTED)
@@ -88,12 +88,12 @@ def own_site(
 
 @contextmanager
 def passing_site(model: str | None, local: LocalOptions, console: Console) -> Iterator[Site]:
-    """The same for a command that keeps nothing, such as one question."""
+    """`own_site` in a temporary folder, for a command that keeps nothing."""
     with passing_folder(cache_folder()) as folder, own_site(folder, model, local, (), console) as site:
         yield site
 
 
 def connected(site: Site) -> tuple[redis.Redis, Queue]:
-    """Both ways to a server. Raises ServerError when nothing answers."""
+    """A connection to the server's store, and its queue. Raises ServerError if it does not answer."""
     connection = connect(site.url, site.check)
     return connection, Queue(site.url, connection)

@@ -1,6 +1,6 @@
-"""Settings as people read and type them: their option, what stands for a value, their default, their group.
+"""A worker's settings as options: name, placeholder, default and group; reads no environment.
 
-Both the `worker` command and docs/settings.md are made from this, so that they say the same.
+The command `worker` and docs/settings.md are both made from this.
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ OPTIONS: Final = {
     "url_schemes": "--url-scheme",
     "url_hosts": "--url-host",
     "url_private_networks": "--url-private-network",
-    # A help page of 80 columns has no room for more.
+    # A help page of 80 columns has no room for the full name.
     "dynamic_quantization_group_size": "--quantization-group",
 }
-"""Those that are not named as their setting is: what is typed most, and what is repeated for several."""
+"""Setting → its option, where the names differ: options that are typed often, or may be repeated."""
 UNITS: Final = {"_bytes": "BYTES", "_px": "PIXELS", "_s": "SECONDS"}
-"""End of a setting's name → what stands for its value."""
+"""End of a setting's name → placeholder for its value."""
 
 
 def option(name: str) -> str:
-    """The option of `captionmill worker` that gives a setting."""
+    """The option of `captionmill worker` for a setting."""
     return OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
 
@@ -38,7 +38,7 @@ def takes_several(field: FieldInfo) -> bool:
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The only values there are; empty where there are more than these."""
+    """All values of a setting with a fixed set of values, else an empty tuple."""
     annotation = field.annotation
     if NoneType in get_args(annotation):
         annotation = get_args(annotation)[0]
@@ -46,7 +46,7 @@ def choices(field: FieldInfo) -> tuple[str, ...]:
 
 
 def metavar(name: str, field: FieldInfo) -> str:
-    """What stands for the value on a help page."""
+    """The placeholder for a value on a help page."""
     unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), None)
     if unit is not None:
         return unit
@@ -60,7 +60,7 @@ def metavar(name: str, field: FieldInfo) -> str:
 
 
 def default(field: FieldInfo) -> str | None:
-    """None where none can be typed."""
+    """The default as a person types it; None if there is none that can be typed."""
     value = field.get_default(call_default_factory=False)
     if value in (None, PydanticUndefined, (), {}):
         return None
@@ -74,13 +74,13 @@ def default(field: FieldInfo) -> str | None:
 
 
 def what_if_unset(field: FieldInfo) -> str | None:
-    """In words, where there is no default that could be typed; None where the setting is required."""
+    """The default in words, if it cannot be typed; None for a required setting."""
     extra = field.json_schema_extra
     return str(extra["unset"]) if isinstance(extra, dict) else None
 
 
 def groups() -> Mapping[str, Mapping[str, FieldInfo]]:
-    """Title → its settings by name, in the order of the class."""
+    """Title of a group → its settings by name, in the order of the class."""
     begins = {first: title for title, first in GROUPS.items()}
     found: dict[str, dict[str, FieldInfo]] = {}
     title = ""
@@ -91,5 +91,5 @@ def groups() -> Mapping[str, Mapping[str, FieldInfo]]:
 
 
 def described(field: FieldInfo) -> str:
-    assert field.description is not None, "every setting says what it is"
+    assert field.description is not None, "a setting has a description"
     return field.description

@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the classes that hold the settings: `python -m captionmill.settings_page`."""
+"""Writes docs/settings.md from the settings classes: `python -m captionmill.settings_page`."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from producer.settings import Settings as ProducerSettings
 from worker.settings import variable
 
 PAGE: Final = Path("docs/settings.md")
-"""From the repository's root."""
+"""Path from the repository's root."""
 BEGIN: Final = f"""\
 # Settings
 

@@ -1,4 +1,4 @@
-"""What a worker or a run that is started here would meet: settings, image roots, server, workers, models."""
+"""The doctor's checks of what a worker or run here would use: settings, server, workers, kept models."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from worker.delivery.server_check import complaints
 from worker.settings import is_set, look_at_settings
 
 NEARLY_FULL: Final = 0.8
-"""Of the server's memory; above it nothing more is sent."""
+"""Share of the server's memory above which no more jobs are sent."""
 
 
 def settings() -> Iterator[Finding]:
@@ -31,7 +31,7 @@ def settings() -> Iterator[Finding]:
     for complaint in wrong:
         yield to_do("variables", complaint, "change or unset it; docs/settings.md lists all")
     if not wrong:
-        yield ok("variables", "those that begin with CAPTIONMILL_ are good")
+        yield ok("variables", "all that begin with CAPTIONMILL_ are valid")
     if made is None:
         return
     if not is_set("image_roots"):
@@ -49,21 +49,21 @@ def settings() -> Iterator[Finding]:
 
 
 def server(redis_url: str | None) -> Iterator[Finding]:
-    """The server that is named, and who works there."""
+    """Check the named server and its workers."""
     try:
         url = named_server(redis_url)
     except ValidationError as invalid:
         yield to_do("server", complaint_of_options(invalid), "correct --redis or CAPTIONMILL_REDIS_URL")
         return
     if url is None:
-        yield ok("server", "none named: `captionmill run` with --model starts one, and workers, of its own")
+        yield ok("server", "none named: `captionmill run` with --model starts its own server and workers")
         return
     with connect_to_look(url) as connection:
         place = _place(connection)
         try:
             told: dict[str, Any] = connection.info()
         except NoPermissionError:
-            yield note("server", f"its user at {place} may not ask INFO, so that nobody can look at it")
+            yield note("server", f"its user at {place} may not ask INFO, so it cannot be checked")
         except AuthenticationError:
             yield to_do(
                 "server",
@@ -84,13 +84,13 @@ def server(redis_url: str | None) -> Iterator[Finding]:
 
 
 def _place(connection: redis.Redis) -> str:
-    """Without user and password."""
+    """Host and port, without user and password."""
     told = connection.connection_pool.connection_kwargs
     return f"{told['host']}:{told['port']}"
 
 
 def without_password(url: str) -> str:
-    """For a line to paste; a password is given by CAPTIONMILL_REDIS_PASSWORD_FILE."""
+    """The URL for a line to paste, which gets its password from CAPTIONMILL_REDIS_PASSWORD_FILE."""
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{parts.username}@{place}" if parts.username else place).geturl()
@@ -105,9 +105,9 @@ def _server(place: str, told: Mapping[str, Any]) -> Iterator[Finding]:
     if not wrong:
         yield ok("server", f"{place}: {name} {version}, noeviction")
     if not told.get("aof_enabled"):
-        yield to_do("persistence", "no append-only file, so that its crash loses every job", "appendonly yes")
+        yield to_do("persistence", "no append-only file, so a crash loses every job", "appendonly yes")
     elif told.get("aof_last_write_status", "ok") != "ok":
-        yield to_do("persistence", "its append-only file cannot be written", "look whether its disk is full")
+        yield to_do("persistence", "its append-only file cannot be written", "check whether its disk is full")
     else:
         yield ok("persistence", "append-only file")
     used, limit = int(told.get("used_memory", 0)), int(told.get("maxmemory", 0))
@@ -144,7 +144,7 @@ def _workers(connection: redis.Redis, url: str) -> Iterator[Finding]:
             f"{one.worker}: {one.model} on {one.device}, {counted(one.slots, 'slot')}, up {up}{seen}",
         )
     if len({one.model for one in live}) > 1:
-        yield note("models", "workers hold different ones", "say with --model whose answers a run takes")
+        yield note("models", "workers have different ones", "choose one for a run with --model")
 
 
 def kept_models() -> Iterator[Finding]:
@@ -157,7 +157,7 @@ def kept_models() -> Iterator[Finding]:
 
 
 def default_model() -> str | None:
-    """The model folder that the environment names for workers."""
+    """The model folder of CAPTIONMILL_MODEL_FOLDER; None if it is not set."""
     made, _ = look_at_settings()
     return str(made.model_folder) if made is not None and is_set("model_folder") else None
 

@@ -1,4 +1,4 @@
-"""The command that starts a worker: the Celery worker with our pool, queue and flags."""
+"""The command `worker`: a Celery worker with our pool, queue and flags; answers no job itself."""
 
 import inspect
 import json
@@ -27,27 +27,27 @@ from worker.settings import variable
 
 CONCURRENCY: Final = 8
 FLAGS: Final = ("--pool", "threads", "--without-mingle", "--without-gossip", "--without-heartbeat")
-"""docs/reliability.md has the reasons."""
+"""Celery's options; docs/reliability.md gives the reasons."""
 FIRST: Final = ("redis_url", "model_folder", "image_roots", "device", "cache_dir", "drain_s")
-"""Settings that stand on the short help page."""
+"""Settings on the short help page."""
 TOLD: Final = {
-    "model_folder": "Model folder, checkpoint folder, hub id, kept model's name or demo; what is no model "
-    "folder yet is converted first."
+    "model_folder": "Model folder, checkpoint folder, hub id, kept model's name or demo; a checkpoint is "
+    "converted first."
 }
-"""What an option takes beyond its setting."""
+"""Setting → help of its option, where that accepts more than the setting."""
 METAVARS: Final = {"model_folder": "MODEL"}
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 def _as_variable(name: str, value: Any) -> str:
-    """An option's value as the environment variable of its setting holds it."""
+    """An option's value as a value of its setting's environment variable."""
     if isinstance(value, list):
         return (os.pathsep if name == "image_roots" else ",").join(value)
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
-    """A setting as an option. None is an option that was not given."""
+    """A setting as an option, whose value is None if it was not given."""
     told, allowed = TOLD.get(name) or described(field), choices(field)
     said = default(field) or what_if_unset(field)
     if field.annotation is bool:
@@ -77,14 +77,14 @@ def _option(name: str, kind: Any, shown: Any, value: Any) -> inspect.Parameter:
 
 
 def _signature() -> inspect.Signature:
-    """Every setting, and what Celery itself is told, in the panels of docs/settings.md."""
+    """All settings and two options of Celery's, in the groups of docs/settings.md."""
     own = {
         "Speed and memory": _option(
             "concurrency",
             int,
             typer.Option(
                 min=1,
-                help=f"Jobs that are taken at once. Default: {CONCURRENCY}.",
+                help=f"Jobs at once. Default: {CONCURRENCY}.",
                 metavar="NUMBER",
                 show_default=False,
                 rich_help_panel="Speed and memory",
@@ -95,7 +95,7 @@ def _signature() -> inspect.Signature:
             "log_level",
             LogLevel,
             typer.Option(
-                help="Least level that is logged: DEBUG, INFO, WARNING or ERROR. Default: INFO.",
+                help="Lowest level to log: DEBUG, INFO, WARNING or ERROR. Default: INFO.",
                 metavar="LEVEL",
                 show_default=False,
                 rich_help_panel="Operation",
@@ -112,20 +112,20 @@ def _signature() -> inspect.Signature:
 
 
 def worker(**given: Any) -> None:
-    """Start a worker here, which takes jobs until Ctrl-C or SIGTERM.
+    """Start a worker, which takes jobs until Ctrl-C or SIGTERM.
 
-    Then it finishes what it has begun, and the rest goes back to the queue.
+    Then it finishes the jobs that it has begun; the others go back to the queue.
 
-    Each setting can be an environment variable, too; an option goes first.
+    Each setting can also be an environment variable; an option takes precedence.
 
-    Exit code: 0 after a signal, 2 if something is refused.
+    Exit code: 0 after a signal, 2 if the worker cannot start.
     """
     concurrency, log_level = given.pop("concurrency"), given.pop("log_level")
     typed = {name: value for name, value in given.items() if value is not None and value != []}
     with sentences():
         if "model_folder" in typed:
             typed["model_folder"] = find_model(typed["model_folder"])
-    # Celery reads its configuration when it first needs it, and a process has one environment.
+    # Celery reads its configuration from the environment when it is first used.
     os.environ.update({variable(name): _as_variable(name, value) for name, value in typed.items()})
     from worker.app import app as celery_app
     from worker.app import name_options
@@ -135,7 +135,7 @@ def worker(**given: Any) -> None:
     command += ["--concurrency", str(concurrency), "--loglevel", log_level]
     try:
         raise typer.Exit(celery_app.start(command) or 0)
-    except (KeyboardInterrupt, click.Abort):  # while the model is loaded: Celery sets up its signals later
+    except (KeyboardInterrupt, click.Abort):  # while the model loads, before Celery handles signals
         refuse("Stopped before a job was taken.", EXIT_INTERRUPTED)
 
 

@@ -1,1 +1,1 @@
-"""What two packages of Captionmill must agree on; standard library and pydantic only."""
+"""What several packages of Captionmill must agree on; standard library and pydantic only."""

@@ -1,4 +1,4 @@
-"""What a job ends in: for each of its questions one answer or one failure."""
+"""The result of a job: one answer or one failure for each question."""
 
 from typing import Annotated, Final, Literal
 
@@ -12,12 +12,12 @@ FinishReason = Literal["stop", "length"]
 
 
 Flag = Literal["truncated", "repetition", "empty", "incomplete_image"]
-"""truncated: ended by max_new_tokens; repetition: its end goes round in a circle; empty: no text;
-incomplete_image: the image's file lacks its end, though no pixel."""
+"""truncated: it reached max_new_tokens; repetition: its end repeats itself; empty: it has no text;
+incomplete_image: the end of the image file is missing, but every pixel is there."""
 
 
 class Generated(Contract):
-    """One text that was generated, and how sure of it the model was."""
+    """One generated text and its scores."""
 
     text: Text
     finish_reason: FinishReason
@@ -25,7 +25,7 @@ class Generated(Contract):
     score: float = Field(
         allow_inf_nan=False,
         description="sum of token log-probabilities / completion_tokens ** length_penalty; with num_beams "
-        "those that penalties and bans left, as transformers' sequences_scores",
+        "after penalties and bans, as transformers' sequences_scores",
     )
     mean_log_prob: float = Field(
         allow_inf_nan=False, description="mean of the model's own log-probabilities of the tokens"
@@ -33,7 +33,7 @@ class Generated(Contract):
 
 
 class ChoiceProbability(Contract):
-    """One of a question's allowed answers; the probabilities of all add up to 1."""
+    """One of a question's allowed answers; all probabilities add up to 1."""
 
     text: Text
     probability: float = Field(ge=0, le=1)
@@ -41,13 +41,13 @@ class ChoiceProbability(Contract):
 
 
 class Answer(Generated):
-    """The text generated for one question, or the allowed answer that was the most probable."""
+    """The text generated for one question, or the most probable of its allowed answers."""
 
     kind: Literal["answer"] = "answer"
     prompt_tokens: int = Field(ge=0, description="image tokens included")
     flags: tuple[Flag, ...] = ()
     alternatives: tuple[Generated, ...] = Field(
-        default=(), description="the other num_return_sequences: of beams the next best, of samples as drawn"
+        default=(), description="the other num_return_sequences: beams by score, samples in the order drawn"
     )
     choices: tuple[ChoiceProbability, ...] = Field(default=(), description="in the question's order")
 
@@ -56,7 +56,7 @@ Outcome = Annotated[Answer | Failure, Field(discriminator="kind")]
 
 
 EVERY_QUESTION: Final = "*"
-"""Question id of a record's only result when the message did not tell its questions' ids."""
+"""Question id of a record's only result where the message gave no question ids."""
 
 
 class QuestionResult(Contract):
@@ -67,7 +67,7 @@ class QuestionResult(Contract):
 
 
 class JobResult(Contract):
-    """The one visible record a job ends in: the questions' outcomes in the job's order."""
+    """The one record of a finished job: its questions' outcomes, in the job's order."""
 
     version: Literal[1] = 1
     run: RunId

@@ -1,4 +1,4 @@
-"""The base of every contract type: frozen, and unknown fields are refused; and text that JSON can carry."""
+"""The base class of contract types, and text that JSON can carry; knows no type by name."""
 
 from typing import Annotated
 
@@ -14,10 +14,10 @@ def _whole_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_whole_text)]
-"""Unicode without lone surrogates, by which Python stands for undecodable bytes."""
+"""Unicode without lone surrogates, which Python uses for undecodable bytes."""
 
 
 class Contract(BaseModel):
-    """A value that crosses a process border. Two of the same content are equal."""
+    """A value that travels between processes: immutable, compared by content, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,23 +1,23 @@
-"""Task name, queue names and the Celery options that producer and worker must share.
+"""Task name, queue names and Celery options that producer and worker share; opens no connection.
 
-The settings and the reason for each were measured on celery 5.7.0 and kombu 5.7.0; older versions lose jobs
-or run at a tenth of the speed with late acknowledgement on Redis.
+The options were measured on celery 5.7.0 and kombu 5.7.0. With late acknowledgement on Redis, older versions
+lose jobs or run at a tenth of the speed.
 """
 
 from typing import Any, Final
 
 TASK_NAME: Final = "captionmill.answer_jobs"
-"""Its positional arguments are jobs: one, or several that one thread of a worker answers in turn."""
+"""The Celery task. Its positional arguments are the jobs of a message, which one thread answers in turn."""
 JOB_QUEUE: Final = "captionmill.jobs"
-"""Bulk work."""
+"""Queue of bulk jobs."""
 INTERACTIVE_QUEUE: Final = "captionmill.interactive"
-"""Questions somebody waits for: a worker takes them beside its bulk jobs and the engine serves them first."""
+"""Queue of questions that somebody waits for; a worker takes them beside bulk jobs and answers them first."""
 SUSPECT_QUEUE: Final = "captionmill.suspect"
-"""Jobs that were under way when a worker died. Each is answered with nothing else under way in its worker."""
+"""Queue of jobs that were in a worker when it died. A worker answers each of them alone."""
 MESSAGE_MAX_BYTES: Final = 64 * 2**20
-"""A larger message is no message of jobs."""
+"""Size of the largest message of jobs."""
 VISIBILITY_TIMEOUT_S: Final = 900
-"""Longer than three times the longest stay of a job in a worker, and the same everywhere."""
+"""Seconds until an unacknowledged message comes again; over three times the longest stay in a worker."""
 
 TRANSPORT_OPTIONS: Final[dict[str, Any]] = {
     "visibility_timeout": VISIBILITY_TIMEOUT_S,
@@ -42,7 +42,7 @@ CELERY_OPTIONS: Final[dict[str, Any]] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_soft_shutdown_timeout": 0,
     "worker_send_task_events": False,
-    # Nothing here uses it, and whoever can write to the broker could shut workers down by it.
+    # Unused, and anyone who can write to the broker could shut workers down with it.
     "worker_enable_remote_control": False,
     "worker_hijack_root_logger": False,
     "broker_connection_retry_on_startup": True,

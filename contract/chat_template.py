@@ -1,7 +1,7 @@
-"""How a conversation is put to a checkpoint's chat template, by whoever converts it and whoever asks it.
+"""How a conversation is passed to a checkpoint's chat template; knows no tokenizer.
 
-There are two forms. In "parts" a turn's content is a list, and the template writes the image token where the
-image's part stands. In "string" it is text, and the template writes the image token itself, as JoyCaption's.
+There are two forms. In "parts" a turn's content is a list, and the template writes an image token in place of
+each image part. In "string" it is text, and the template adds the image token, as JoyCaption's does.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,24 +11,24 @@ from contract.job import ImagePart, Part, TextPart, Turn
 
 ContentForm = Literal["parts", "string"]
 Rendered = Literal["parts", "string", "text"]
-"""What a template turned out to be: one of the forms, or one for text alone."""
+"""What a template accepts: one of the two forms with an image, or text only."""
 Message = dict[str, Any]
 Render = Callable[[list[Message]], str]
-"""Messages through the template. May raise whatever the template does."""
+"""Renders messages with the template. May raise whatever the template raises."""
 
 PROBE: Final = "What is shown here?"
 PRINTED_PARTS: Final = ("{'type'", '{"type"')
-"""How a list looks that a template took for text."""
+"""Beginnings of a content list that a template has printed as if it were text."""
 PROBED: Final = Turn(role="user", content=(ImagePart(), TextPart(text=PROBE)))
 
 
 def parts_of(turn: Turn) -> tuple[Part, ...]:
-    """The turn's content as parts."""
+    """The turn's content as a tuple of parts."""
     return (TextPart(text=turn.content),) if isinstance(turn.content, str) else turn.content
 
 
 def message(turn: Turn, form: ContentForm) -> Message:
-    """A turn as templates of this form expect it."""
+    """A turn in the form that the template expects."""
     parts = parts_of(turn)
     if form == "string":
         return {
@@ -47,9 +47,9 @@ def messages(turns: Sequence[Turn], form: ContentForm) -> list[Message]:
 
 
 def content_form(render: Render, image_token: str, errors: tuple[type[Exception], ...]) -> Rendered | None:
-    """Which form a template takes, found by rendering a question about an image; None if neither.
+    """The form that a template accepts, found by rendering a question about an image; None if neither works.
 
-    `render` may raise `errors`: the template does not take what it was given.
+    `errors` are what `render` raises when the template rejects a form.
     """
     if _renders(render, "parts", image_token, errors) == "image":
         return "parts"
@@ -62,14 +62,14 @@ def content_form(render: Render, image_token: str, errors: tuple[type[Exception]
 
 
 def starts_itself(text: str, bos_token: str | None) -> bool:
-    """Whether a rendered text brings its beginning-of-sequence token: the tokenizer is to add none then."""
+    """Whether a rendered text begins with the bos token, so that the tokenizer must not add another one."""
     return bos_token is not None and bos_token != "" and text.startswith(bos_token)
 
 
 def _renders(
     render: Render, form: ContentForm, image_token: str, errors: tuple[type[Exception], ...]
 ) -> Literal["image", "text"] | None:
-    """What of the probe comes through: its text with one image token, its text alone, or neither."""
+    """What the rendered probe contains: its text and one image token, its text only, or neither."""
     try:
         text = render([message(PROBED, form)])
     except errors:

@@ -1,4 +1,4 @@
-"""A refused job or question as a value: a code to count by and a sentence a person can act on."""
+"""The failure of a job or question, as a value: a code and a sentence that a person can act on."""
 
 from enum import StrEnum
 from typing import Literal
@@ -7,7 +7,7 @@ from contract.base import Contract, Text
 
 
 class FailureCode(StrEnum):
-    """Why there is no answer. The first part says who can act: the one who wrote the job, or the operator."""
+    """Why a question has no answer."""
 
     INVALID_JOB = "invalid_job"
     UNSUPPORTED_VERSION = "unsupported_version"
@@ -34,15 +34,15 @@ class FailureCode(StrEnum):
 
 
 class Failure(Contract):
-    """No answer, with the reason."""
+    """The reason why a question has no answer."""
 
     kind: Literal["failure"] = "failure"
     code: FailureCode
     message: Text
 
 
-class Refusal(Exception):  # noqa: N818 - no error of the code: a value on its way to a record
-    """Carries a Failure from where it is found to where the job's record is written."""
+class Refusal(Exception):  # noqa: N818 - not a bug: it ends in a job's record
+    """Carries a Failure to where the job's record is written; the only exception of contract."""
 
     def __init__(self, code: FailureCode, message: str) -> None:
         super().__init__(f"{code}: {message}")

@@ -1,4 +1,4 @@
-"""Says how to install an extra of this package, by a line that works where it is installed from."""
+"""The command line that installs an extra of this package, from wherever the package was installed."""
 
 import json
 import os
@@ -10,20 +10,20 @@ from urllib.parse import unquote, urlsplit
 
 PACKAGE: Final = "captionmill"
 _ABOVE_PACKAGES: Final = Path(__file__).resolve().parent.parent
-"""The clone, or the folder of installed packages."""
+"""Root of the clone, or the site-packages folder."""
 
 
 def install_line(extra: str) -> str:
-    """The command that adds `extra`: to the clone, the wheel or the folder this came from, else by name."""
+    """The pip command that installs `extra` from the clone, wheel or folder in use, else by package name."""
     if (_ABOVE_PACKAGES / "pyproject.toml").is_file():
-        # A dot is what people know; it is right only in the clone itself.
+        # People know the dot; it is right only inside the clone.
         place = "." if Path(os.path.realpath(os.curdir)) == _ABOVE_PACKAGES else str(_ABOVE_PACKAGES)
         return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
     return f"pip install {shlex.quote(f'{_installed_from() or PACKAGE}[{extra}]')}"
 
 
 def _installed_from() -> Path | None:
-    """The wheel or folder that pip was given, if it is still there."""
+    """The wheel or folder that pip installed from, if it still exists."""
     try:
         told = distribution(PACKAGE).read_text("direct_url.json")
     except PackageNotFoundError:

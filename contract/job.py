@@ -1,4 +1,4 @@
-"""The job: an image or several, the questions about them and how to generate, as data."""
+"""The job as data: its images, the questions about them and the generation parameters."""
 
 import base64
 import binascii
@@ -14,14 +14,14 @@ from contract.base import Contract, Text
 JOB_VERSION: Final = 1
 
 INLINE_MAX_BYTES: Final = 32 * 1024
-"""Of an image that travels within its job; a larger one is put into the store beside it."""
+"""Size of the largest image that travels inside its job; a larger one goes into the store."""
 
 MOST_IMAGES: Final = 32
-"""Of a job; the model's context holds fewer of most."""
+"""Images of a job; the context of most models holds fewer."""
 
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 MOST_JOBS: Final = 2**28
-"""Of a run: the server keeps a bit for each up to the last, so that one message may take 32 MiB of it."""
+"""Jobs of a run. The server keeps one bit for each, so the last index may cost it 32 MiB."""
 JobIndex = Annotated[
     int, Field(ge=0, lt=MOST_JOBS, description="position in the run; a bit in the done bitmap")
 ]
@@ -35,7 +35,7 @@ class TextPart(Contract):
 
 
 class ImagePart(Contract):
-    """The place of the job's image in a turn; of several images, of the next one."""
+    """The place of the job's next image in a turn."""
 
     type: Literal["image"] = "image"
 
@@ -55,9 +55,9 @@ class Turn(Contract):
 
 
 class Question(Contract):
-    """A conversation that ends in a user turn, with the job's images in its first user turn or no image.
+    """A conversation that ends with a user turn. Its first user turn holds all images of the job, or none.
 
-    A plain string is the short form: one user turn, the images before the text.
+    A plain string is the short form: one user turn, with the images before the text.
     """
 
     id: Text = Field(min_length=1)
@@ -66,7 +66,7 @@ class Question(Contract):
         default=None,
         min_length=2,
         max_length=64,
-        description="the answers allowed: the answer is the most probable of them",
+        description="allowed answers; the most probable one is the answer",
     )
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ class Question(Contract):
         return self
 
     def turns(self, *, with_image: bool, images: int = 1) -> tuple[Turn, ...]:
-        """The conversation in full; the short form has places for `images` if it is asked `with_image`."""
+        """The conversation in its long form; a short form gets `images` image parts if `with_image`."""
         if not isinstance(self.messages, str):
             return self.messages
         text = TextPart(text=self.messages)
@@ -108,7 +108,7 @@ class Question(Contract):
 class _File(Contract):
     """A file that the worker can open: absolute, or relative to one of the worker's image roots.
 
-    A file name is bytes and need not be UTF-8; such a name travels as Latin-1, which holds every byte.
+    A file name that is not UTF-8 travels as Latin-1, which can hold every byte.
     """
 
     path: Text = Field(min_length=1)
@@ -123,7 +123,7 @@ class _File(Contract):
         return self
 
     def to_path(self) -> Path:
-        """The file name as this system writes it; other bytes than UTF-8 become surrogates, as in `os`."""
+        """The file name as Python has it, with surrogates for bytes that are not UTF-8."""
         return Path(os.fsdecode(self.path.encode(self.encoding)))
 
 
@@ -147,12 +147,12 @@ class ImagePath(_File):
 
 
 class ImageMember(_File):
-    """An image within an uncompressed tar shard that the worker can open: so many bytes from an offset on."""
+    """An image inside an uncompressed tar shard that the worker can open: `size_bytes` from `offset` on."""
 
     kind: Literal["member"] = "member"
     offset: int = Field(ge=0)
     size_bytes: int = Field(ge=1)
-    name: Text = Field(description="the member's, for people")
+    name: Text = Field(description="name of the tar member, for people")
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], offset: int, size_bytes: int, name: str) -> Self:
@@ -161,14 +161,14 @@ class ImageMember(_File):
 
 
 class ImageUrl(Contract):
-    """An image that the worker fetches: http and https, and what else its operator allows."""
+    """An image that the worker downloads by http, https or another scheme that its operator allows."""
 
     kind: Literal["url"] = "url"
     url: Text = Field(pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.+", repr=False)
 
 
 class ImageInline(Contract):
-    """A small image within the job."""
+    """A small image inside the job."""
 
     kind: Literal["inline"] = "inline"
     base64: str = Field(repr=False, max_length=(INLINE_MAX_BYTES + 2) // 3 * 4)
@@ -191,7 +191,7 @@ class ImageInline(Contract):
 
 
 class ImageStored(Contract):
-    """An image that the producer has put into the result store, under its hash."""
+    """An image that the producer has put into the result store under its hash."""
 
     kind: Literal["stored"] = "stored"
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -202,24 +202,24 @@ ImageReference = Annotated[
 ]
 
 Detail = Literal["low", "high"] | Annotated[int, Field(ge=1, le=1024, strict=True)]
-"""How closely to look: the base tile alone, every tile, or at most so many tiles beside the base tile."""
+"""How closely to look: the base tile only, every tile, or at most N tiles beside the base tile."""
 
 
 class GenerationParameters(Contract):
-    """How to generate, in transformers' names and with their meaning there.
+    """How to generate, with transformers' names and their meaning there.
 
-    `num_beams` of 1 is greedy search, or sampling with `do_sample`; the two are not combined. An option that
-    would decide nothing is refused rather than ignored.
+    `num_beams` of 1 is greedy search, or sampling with `do_sample`; beams and sampling cannot be combined. An
+    option that would have no effect is refused.
     """
 
     max_new_tokens: int = Field(default=128, ge=1)
-    min_new_tokens: int = Field(default=0, ge=0, description="no end-of-sequence token before these")
+    min_new_tokens: int = Field(default=0, ge=0, description="tokens before which an answer cannot end")
     num_beams: int = Field(default=1, ge=1, le=64)
     num_return_sequences: int = Field(
-        default=1, ge=1, le=64, description="above 1 the answer lists the others as alternatives"
+        default=1, ge=1, le=64, description="above 1, the answer has alternatives"
     )
     length_penalty: float = Field(
-        default=1.0, allow_inf_nan=False, description="score = log-probability / completion_tokens ** it"
+        default=1.0, allow_inf_nan=False, description="exponent of completion_tokens in a beam's score"
     )
     early_stopping: bool | Literal["never"] = False
     do_sample: bool = False
@@ -229,11 +229,11 @@ class GenerationParameters(Contract):
     min_p: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     repetition_penalty: float = Field(
-        default=1.0, ge=1e-6, le=1e6, description="of the prompt's tokens too, as in transformers"
+        default=1.0, ge=1e-6, le=1e6, description="applies to the prompt's tokens too, as in transformers"
     )
     no_repeat_ngram_size: int = Field(default=0, ge=0, description="0 forbids nothing")
     stop: tuple[Annotated[Text, Field(min_length=1)], ...] = Field(
-        default=(), max_length=16, description="texts that end an answer, which is cut before them"
+        default=(), max_length=16, description="texts that end an answer and are not part of it"
     )
 
     @model_validator(mode="before")
@@ -260,11 +260,11 @@ SAMPLING: Final = {
     name: GenerationParameters.model_fields[name].default
     for name in ("temperature", "top_k", "top_p", "min_p", "seed")
 }
-"""What only sampling reads, with the values that stand for not being asked."""
+"""Parameters that only sampling uses, with their defaults."""
 
 
 def greedy_at_zero(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The same fields of GenerationParameters, where a temperature of 0 stands for no sampling at all."""
+    """Fields of GenerationParameters, with a temperature of 0 turned into greedy search."""
     temperature = fields.get("temperature")
     if isinstance(temperature, bool) or temperature != 0:
         return dict(fields)
@@ -272,7 +272,7 @@ def greedy_at_zero(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Job(Contract):
-    """An image or several and the questions about them: what travels through the queue."""
+    """One or several images and the questions about them, as they travel through the queue."""
 
     version: Literal[1] = JOB_VERSION
     run: RunId
@@ -281,7 +281,7 @@ class Job(Contract):
     more_images: tuple[ImageReference, ...] = Field(
         default=(),
         max_length=MOST_IMAGES - 1,
-        description="those after the first, in the order in which the questions place them",
+        description="the images after the first, in the order of the questions' image parts",
     )
     questions: tuple[Question, ...] = Field(min_length=1)
     parameters: GenerationParameters = GenerationParameters()
@@ -289,8 +289,8 @@ class Job(Contract):
     deadline: float | None = Field(
         default=None, allow_inf_nan=False, description="Unix time in seconds; None is no deadline"
     )
-    model: Text | None = Field(default=None, description="the model id that must answer; None takes any")
-    stream: bool = Field(default=False, description="tokens are published as they come (contract.store)")
+    model: Text | None = Field(default=None, description="id of the model that must answer; None is any")
+    stream: bool = Field(default=False, description="text is published as it is made (contract.store)")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -319,10 +319,10 @@ class Job(Contract):
         return 0 if self.image is None else 1 + len(self.more_images)
 
     def each_image(self) -> Iterator["Job"]:
-        """The job about each of its images alone: whoever fetches an image knows of one."""
+        """The job once for each of its images, as images are fetched one by one."""
         for image in (self.image, *self.more_images):
             yield self.model_copy(update={"image": image, "more_images": ()})
 
     def to_message(self) -> dict[str, Any]:
-        """The JSON-ready form that goes through the broker."""
+        """The job as JSON-compatible data, for the broker."""
         return self.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The model folder: file and port names shared by whoever writes one and whoever runs one.
+"""File names, port names and manifest of a model folder; reads no file.
 
 Names are those that optimum-intel, OpenVINO GenAI and OpenVINO Model Server look for.
 """
@@ -10,15 +10,15 @@ from pydantic import Field
 from contract.base import Contract
 
 VISION_XML: Final = "openvino_vision_embeddings_model.xml"
-"""pixel_values (tile, channel, height, width) → image features (tile, patch, hidden), projected."""
+"""pixel_values (tile, channel, height, width) → projected image features (tile, patch, hidden)."""
 TEXT_XML: Final = "openvino_text_embeddings_model.xml"
 """input_ids (row, position) → inputs_embeds (row, position, hidden)."""
 LANGUAGE_XML: Final = "openvino_language_model.xml"
 """attention_mask (row, past + position), position_ids (row, position), inputs_embeds (row, position, hidden),
-beam_idx (row) → logits (row, 1, vocabulary) of the last position; keys and values are kept in its state."""
+beam_idx (row) → logits (row, 1, vocabulary) of the last position. Its state holds keys and values."""
 MANIFEST_JSON: Final = "captionmill.json"
 CONFIG_JSON: Final = "config.json"
-"""The checkpoint's config; image_newline, where the family has one, is a list of `hidden` numbers in it."""
+"""The checkpoint's config. A family with an image newline has it there, as a list of `hidden` numbers."""
 
 PIXEL_VALUES: Final = "pixel_values"
 INPUT_IDS: Final = "input"
@@ -29,26 +29,26 @@ BEAM_IDX: Final = "beam_idx"
 LOGITS: Final = "logits"
 
 Packing = Literal["view", "anyres", "anyres_max", "rows", "tiles", "grid"]
-"""How an image's features become its run of tokens: one view; a base tile and a grid with an image newline
-after each row; the same with the grid shrunk to vision_aspect_ratio's tiles; rows of patches of an image
-of any size, with a break token after each and an end token after the last; the tiles of a grid row by row,
-then the base tile, with the manifest's marks between them; or the merged patches of an image of any size, row
-by row, whose positions have a row and a column."""
+"""How an image's features become its sequence of tokens. view: one view. anyres: a base tile and a grid, with
+an image newline after each row. anyres_max: the same, the grid shrunk to the tiles of vision_aspect_ratio.
+rows: patches of an image of any size, with a break token after each row and an end token after the last.
+tiles: the tiles of a grid row by row, then the base tile, with the manifest's marks between them.
+grid: merged patches of an image of any size, whose positions have row and column."""
 
 PLACE_ROW: Final = 2**15
 PLACE_COLUMN: Final = 2**23
-"""With the packing "grid", position_ids hold three numbers each: position + row x PLACE_ROW + column x
-PLACE_COLUMN. A text's tokens have row and column 0, so that plain positions are such; an image's all have the
-position where it begins, and what follows goes on behind its longer side."""
+"""With the packing "grid", a position id is position + row x PLACE_ROW + column x PLACE_COLUMN. Text tokens
+have row and column 0. All tokens of an image have the position where the image begins; the next token's is
+larger by the longer side of the image."""
 MOST_PLACES: Final = PLACE_COLUMN // PLACE_ROW
-"""Rows or columns of an image. All three fit into 31 bits, in which devices compute."""
+"""Rows or columns of an image. All three numbers fit into the 31 bits that devices compute with."""
 
 WeightFormat = Literal["fp32", "fp16", "int8", "int4"]
 VisionFormat = Literal["fp32", "fp16", "int8"]
 
 
 class TileMarks(Contract):
-    """The texts that stand between the tiles of an image, in the packing "tiles"."""
+    """Texts around the tiles of an image, with the packing "tiles"."""
 
     begin: str = Field(default="", description="before everything")
     tile: str = Field(default="", description="before each tile of the grid; {row} and {column} count from 1")
@@ -58,7 +58,7 @@ class TileMarks(Contract):
     end: str = Field(default="", description="after everything")
 
     def text(self, grid: tuple[int, int], image_token: str) -> str:
-        """An image of `grid` (height, width) in tiles, one image token for each tile; (0, 0) is no grid."""
+        """Marks and an image token for each tile of a `grid` (height, width) and the base tile."""
         height, width = grid
         rows = (
             "".join(self._tile(row, column) + image_token for column in range(1, width + 1)) + self.row_end
@@ -79,40 +79,39 @@ class FolderFile(Contract):
 
 
 class FolderManifest(Contract):
-    """What a published model folder says of itself, in captionmill.json."""
+    """captionmill.json: what a published model folder is and was made from."""
 
     version: Literal[2] = 2
     model: str = Field(
         min_length=1, description="model id: the source's name, weight format and content digest"
     )
-    source: str = Field(description="hub id or name of the checkpoint it was made from")
-    revision: str | None = Field(description="its commit on the hub")
+    source: str = Field(description="hub id or name of its checkpoint")
+    revision: str | None = Field(description="the checkpoint's commit on the hub")
     packing: Packing | None = Field(
         default=None,
-        description="of an image's features; in folders made before it was recorded, by model_type",
+        description="packing of image features; None in older folders, where model_type decides",
     )
-    marks: TileMarks | None = Field(default=None, description="with the packing tiles")
+    marks: TileMarks | None = Field(default=None, description="only with the packing tiles")
     weight_format: WeightFormat
     vision_format: VisionFormat
-    settings: dict[str, object] = Field(description="everything the conversion was asked for")
+    settings: dict[str, object] = Field(description="all settings of the conversion")
     properties: dict[str, str] = Field(
-        default_factory=dict, description="OpenVINO properties for it, unless a worker is told otherwise"
+        default_factory=dict,
+        description="OpenVINO properties to compile with; a worker's settings override them",
     )
     made_with: dict[str, str] = Field(description="package → version")
-    files: dict[str, FolderFile] = Field(
-        description="file name → size and hash, the manifest itself excepted"
-    )
+    files: dict[str, FolderFile] = Field(description="file name → size and hash, without the manifest itself")
 
     @property
     def size_bytes(self) -> int:
-        """Of all files, the manifest excepted."""
+        """Size of all files except the manifest."""
         return sum(file.size_bytes for file in self.files.values())
 
 
 def side_px(vision_config: Any, field: Literal["image_size", "patch_size"]) -> int:
-    """The side of the squares that a vision tower reads, which its config has as a number or as both sides.
+    """The side of a vision tower's square images or patches; the config has one number or both sides.
 
-    Raises ValueError if there is no such square.
+    Raises ValueError if they are not square.
     """
     value = getattr(vision_config, field, None)
     sides = set(value) if isinstance(value, list | tuple) else {value}
@@ -123,9 +122,9 @@ def side_px(vision_config: Any, field: Literal["image_size", "patch_size"]) -> i
 
 
 def context_tokens(text_config: Any) -> int:
-    """So many tokens see each other: the context, or a sliding window that is narrower and in use.
+    """Tokens that can attend to each other: the context, or a narrower sliding window that is in use.
 
-    `text_config` is a language model's config as transformers has it.
+    `text_config` is a language model's config in transformers.
     """
     context: int = text_config.max_position_embeddings
     window = getattr(text_config, "sliding_window", None)

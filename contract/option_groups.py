@@ -1,4 +1,4 @@
-"""Lets a command take a dataclass of options; knows no option."""
+"""Lets a command take its options grouped in dataclasses; knows no option."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def with_groups(function: FunctionT) -> FunctionT:
-    """Let parameters whose type is a dataclass of options appear as these options, one by one."""
+    """Replace each parameter of a dataclass type by one option for each of its fields."""
     hints = get_type_hints(function, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
@@ -34,7 +34,7 @@ def with_groups(function: FunctionT) -> FunctionT:
             given[name] = kind(**own)  # type: ignore[operator]
         return function(**given)
 
-    # Typer wants every parameter in one order: those without a default first.
+    # Typer wants parameters without a default first.
     parameters.sort(key=lambda one: one.default is not inspect.Parameter.empty)
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]

@@ -1,7 +1,7 @@
-"""The one URL of broker and result store, read alike by Celery's and our own client; opens no connection.
+"""The URL of broker and result store, checked and completed; opens no connection.
 
-The two clients take a URL differently: for `rediss://` without `ssl_cert_reqs` Celery's verifies nothing and
-ours the certificate. What comes from here says it, so that both verify.
+For `rediss://` without `ssl_cert_reqs`, Celery's client verifies no certificate and ours does. A completed
+URL always has it, so that both verify.
 """
 
 from pathlib import Path
@@ -9,26 +9,24 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 TLS_PARAMETERS: Final = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-"""What both clients understand in a URL, and understand alike."""
+"""Parameters that both clients read in the same way."""
 CERT_REQS: Final = ("required", "optional", "none")
 
 
 def complete_url(url: str, password_file: Path | None = None) -> str:
-    """`url` with the password from the first line of a file, if there is one, and certificates verified.
+    """`url` with certificates verified, and with the password in the first line of `password_file` if given.
 
-    Raises ValueError with a sentence that quotes nothing of the URL, as that may hold a password.
+    Raises ValueError. Its message quotes no part of the URL, which may contain a password.
     """
-    # urlsplit quotes parts of what it cannot read.
+    # urlsplit quotes parts of the URL in its errors.
     try:
         parts = urlsplit(url)
         host, user, password, _ = parts.hostname, parts.username, parts.password, parts.port
         query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
     except ValueError:
-        raise ValueError(
-            "it is no URL; write characters such as / # @ of a password percent-encoded"
-        ) from None
+        raise ValueError("it is no URL; percent-encode characters such as / # @ in the password") from None
     if parts.scheme not in ("redis", "rediss") or not host or parts.fragment:
-        raise ValueError("it is not redis://[user:password@]host[:port][/database], nor the same with rediss")
+        raise ValueError("it is not redis://[user:password@]host[:port][/database], or the same with rediss")
     if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
         raise ValueError("its database is not a number")
     _check_parameters(parts.scheme, query)
@@ -44,7 +42,7 @@ def complete_url(url: str, password_file: Path | None = None) -> str:
 
 
 def without_password(url: str) -> tuple[str, bool]:
-    """`url`, one of complete_url(), as it may be shown and typed, and whether it had a password."""
+    """A URL from complete_url() in short form and without its password, and whether it had one."""
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
     name, _, password = user.partition(":")
@@ -61,9 +59,9 @@ def _check_parameters(scheme: str, query: dict[str, str]) -> None:
     if unknown:
         raise ValueError(f"it has parameters other than {', '.join(TLS_PARAMETERS)}")
     if query and scheme != "rediss":
-        raise ValueError("its parameters are for TLS, which rediss:// asks for")
+        raise ValueError("its parameters are for TLS, which needs rediss://")
     if query.get("ssl_cert_reqs", "required") not in CERT_REQS:
-        raise ValueError(f"its ssl_cert_reqs is none of {', '.join(CERT_REQS)}")
+        raise ValueError(f"its ssl_cert_reqs is not one of {', '.join(CERT_REQS)}")
 
 
 def _first_line(file: Path) -> str:

@@ -1,7 +1,7 @@
-"""Keys of the result store and the script that writes a job's record exactly once.
+"""Keys of the result store, and the scripts that change a job's state; opens no connection.
 
-All keys of a run share one hash tag. The record goes to the stream BEFORE the done bit is set: in the other
-order a script that fails half-way loses a result for ever.
+All keys of a run share one hash tag. A record goes into the stream BEFORE its done bit is set. In the other
+order, a script that fails in between would lose the result.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ from pydantic import Field
 from contract.base import Contract, Text
 
 RECORD_FIELD: Final = "record"
-"""The stream entry's only field: a JobResult as JSON."""
+"""The only field of a stream entry: a JobResult as JSON."""
 
 
 def results_key(run: str) -> str:
@@ -25,64 +25,67 @@ def done_key(run: str) -> str:
 
 
 def attempts_key(run: str) -> str:
-    """Hash of jobs that were begun and have no record, job index to how often."""
+    """Hash of job index → attempts so far, for jobs without a record."""
     return f"captionmill:{{{run}}}:attempts"
 
 
 def holders_key(run: str) -> str:
-    """Hash of jobs that were taken and have no record, job index to worker, or to SUSPECTED."""
+    """Hash of job index → the worker that holds it, or SUSPECTED, for jobs without a record."""
     return f"captionmill:{{{run}}}:holders"
 
 
 SUSPECTED: Final = "suspected"
 """Holder of a job that waits in the suspect queue."""
 ISOLATED_ATTEMPTS: Final = 2
+"""Attempts in the suspect queue, after the first attempt."""
 MOST_ATTEMPTS: Final = 1 + ISOLATED_ATTEMPTS
-"""A job that was begun so often and has no record ends in the failure crashed_worker."""
+"""Attempts of a job. One that has no record after them fails with crashed_worker."""
 
 
 def cancelled_key(run: str) -> str:
-    """Exists while the run is cancelled: workers drop its jobs and write nothing."""
+    """Exists while the run is cancelled. Workers then drop its jobs and write no record."""
     return f"captionmill:{{{run}}}:cancelled"
 
 
 def lease_key(run: str) -> str:
-    """Which folder's processes drive the run now: JSON of a name and a path, for as long as they renew it."""
+    """The run folder whose processes drive the run, as JSON of name and path; it expires unless renewed."""
     return f"captionmill:{{{run}}}:lease"
 
 
 def image_key(run: str, sha256: str) -> str:
-    """Bytes of an image that the producer has put there; it deletes them when no open job needs them."""
+    """Bytes of an image that the producer uploaded; it deletes them when no open job needs them."""
     return f"captionmill:{{{run}}}:image:{sha256}"
 
 
 def tokens_key(run: str, index: int) -> str:
-    """Stream of a job with `stream`: entries with TOKENS_FIELD, and one with END_FIELD after the last.
+    """Stream of the text of a job with `stream`: entries with TOKENS_FIELD, then one with END_FIELD.
 
-    The worker lets it expire after TOKENS_KEPT_S.
+    It expires after TOKENS_KEPT_S.
     """
     return f"captionmill:{{{run}}}:tokens:{index}"
 
 
 TOKENS_FIELD: Final = "text"
-"""The answer's text so far since the last entry, UTF-8. All entries together are the answer's text."""
+"""Text since the last entry, in UTF-8. All entries together are the answer's text."""
 END_FIELD: Final = "end"
 TOKENS_KEPT_S: Final = 300
 
 
 def stop_key(run: str, index: int) -> str:
-    """Set by whoever waits for a job with `stream`: its generation ends at the next step."""
+    """Set to end the generation of a job with `stream` at its next step."""
     return f"captionmill:{{{run}}}:stop:{index}"
 
 
 WORKERS_KEY: Final = "captionmill:workers"
-"""Hash of worker → WorkerRecord as JSON. A record older than WORKER_SILENT_S is of a dead worker."""
+"""Hash of worker → WorkerRecord as JSON."""
 WORKER_REPORT_S: Final = 5.0
+"""Seconds between two records of a worker."""
 WORKER_SILENT_S: Final = 20.0
+"""Age in seconds at which a record counts as a dead worker's."""
 
 
 class WorkerRecord(Contract):
-    """What a live worker tells of itself every WORKER_REPORT_S."""
+    """What a live worker reports about itself."""
 
     worker: str = Field(description="host and process id")
     model: str = Field(description="model id its answers will carry")
@@ -91,12 +94,12 @@ class WorkerRecord(Contract):
     time: float = Field(description="Unix time in seconds of this report")
     started: float = Field(description="Unix time in seconds")
     image_roots: tuple[Text, ...] = Field(
-        default=(), description="folders it reads images from; bytes that are no characters are escaped"
+        default=(), description="folders it reads images from; undecodable bytes are escaped"
     )
 
 
 DEAD_LETTERS_KEY: Final = "captionmill:dead_letters"
-"""List of messages that belong to no job and so can have no record: JSON of worker, reason and message."""
+"""List of messages that contain no readable job, each as JSON of worker, reason and message."""
 
 BEGIN: Final = """
 if redis.call('GETBIT', KEYS[1], ARGV[1]) == 1 or redis.call('EXISTS', KEYS[2]) == 1 then
@@ -109,10 +112,10 @@ if begun >= tonumber(ARGV[3]) then return {-begun, holder} end
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[2])
 return {redis.call('HINCRBY', KEYS[3], ARGV[1], 1), holder}
 """
-"""Counts an attempt before the job is touched. KEYS: begin_keys(). ARGV: index, worker, most attempts.
+"""Counts an attempt before a job is begun. KEYS: begin_keys(). ARGV: index, worker, most attempts.
 
-Returns the number of this attempt and who held the job before, or no one. 0: there is a record, or the run is
-cancelled, and then nobody holds it. Below 0: it was begun so often already, and is not begun again.
+Returns the attempt's number, and who held the job before ("" for nobody). The number is 0 if the job has a
+record or its run is cancelled, and minus the attempts so far if there were too many; it is not begun then.
 """
 
 
@@ -128,9 +131,9 @@ end
 redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 """
-"""The worker holds the job no longer. KEYS: attempts, holders. ARGV: index, worker, 1 to undo an attempt.
+"""Ends a worker's hold on a job. KEYS: attempts, holders. ARGV: index, worker, 1 to undo the attempt.
 
-The attempt first: a server without memory refuses that, and the worker is still the holder and tries again.
+The attempt comes first: a server without memory refuses it, and the worker is still the holder and can retry.
 """
 
 WRITE_ONCE: Final = """
@@ -141,9 +144,9 @@ redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('HDEL', KEYS[4], ARGV[1])
 return 1
 """
-"""KEYS: record_keys(). ARGV: index, record. Returns 1 if this call wrote the record, else 0.
+"""Writes a job's record. KEYS: record_keys(). ARGV: index, record. Returns 1 if this call wrote it, else 0.
 
-It writes none of a cancelled run: nobody would ever collect it.
+It writes no record of a cancelled run, which nobody would collect.
 """
 
 

@@ -1,1 +1,1 @@
-"""The small LLaVA-NeXT that ships with the repository: its scenes, its training and the demo command."""
+"""The small LLaVA-NeXT that ships with the repository: samples, scenes, evaluation and training."""

@@ -1,4 +1,4 @@
-"""Makes the demo model's folder in other settings, calibrated on the demo's own scenes; judges none."""
+"""Makes the demo model's folder with other settings, calibrated on demo scenes; evaluates none."""
 
 import shutil
 from functools import cached_property
@@ -18,18 +18,18 @@ from worker.llava.model import LlavaModel
 from worker.llava.tiles import load_tiler
 
 FIRST_SEED: Final = 950_000
-"""Of the scenes to calibrate with: neither trained on nor evaluated."""
+"""First seed of the scenes for calibration, which are not used for training or evaluation."""
 FP16_VISION: Final = VisionSettings()
 
 
 def _int4(**wishes: object) -> PrepSettings:
-    """4 bits in the language model alone, so that the figure is its own."""
+    """int4 in the language model only, to measure its effect alone."""
     language = LanguageSettings.model_validate({"weight_format": "int4", **wishes})
     return PrepSettings(language=language, vision=FP16_VISION)
 
 
 def _vision(alpha: float) -> PrepSettings:
-    """8 bits in the vision tower alone."""
+    """int8 in the vision tower only."""
     return PrepSettings(vision=VisionSettings(vision_format="int8", smooth_quant_alpha=alpha))
 
 
@@ -48,17 +48,17 @@ SETTINGS: Final[dict[str, PrepSettings]] = {
     "int4-asym-g128-scales": _int4(sym=False, group_size=128, scale_estimation=True),
     "int4-asym-g128-awq-scales": _int4(sym=False, group_size=128, awq=True, scale_estimation=True),
 }
-"""Name → settings that are compared; docs/compression.md has the table."""
+"""Name → settings to compare; docs/compression.md has the results."""
 
 
 class Workshop:
-    """A folder in fp32, and folders made from it."""
+    """Makes compressed folders from an fp32 folder."""
 
     def __init__(self, exact: Path) -> None:
         self._exact = exact
 
     def make(self, settings: PrepSettings, out: Path) -> None:
-        """Write the folder that `settings` ask for into `out`, which must not exist."""
+        """Write a folder with these settings into `out`, which must not exist."""
         parts = {
             Path(xml).with_suffix(kind).name
             for xml in (VISION_XML, TEXT_XML, LANGUAGE_XML)
@@ -85,7 +85,7 @@ class Workshop:
 
     @cached_property
     def _prompts(self) -> list[FloatArray]:
-        """Described and read in turn."""
+        """Embedded prompts of calibration scenes, asking for a description or the number in turn."""
         model = LlavaModel.load(self._exact, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         texts = (*DESCRIBE, *READ_NUMBER)
         return [

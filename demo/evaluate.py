@@ -1,8 +1,8 @@
-"""Measures the demo model on scenes it never saw, and its model folder against its checkpoint.
+"""Measures the demo model on unseen scenes, and compares its folder with its checkpoint; trains nothing.
 
 python -m demo.evaluate                                  # the shipped folder, and the checkpoint
-python -m demo.evaluate --quick                          # the shipped folder alone; needs no torch
-python -m demo.evaluate --settings all                   # folders made on the spot in every setting
+python -m demo.evaluate --quick                          # the shipped folder only; needs no torch
+python -m demo.evaluate --settings all                   # folders made now with every setting
 python -m demo.evaluate --settings int8,balanced --folder A --folder B
 """
 
@@ -39,16 +39,16 @@ LAYOUTS: Final[tuple[Layout, ...]] = ("square", "wide", "tall")
 MAX_NEW_TOKENS: Final = 80
 BASE_TOPIC: Final = "number"
 SUMMARY: Final = ("description", "number", "short answers")
-"""Rows of a tally that a comparison shows."""
+"""Rows of a tally that a comparison prints."""
 LIMITS: Final = Limits(kv_bytes=2**30, rows=16, step_tokens=1024)
 
 Answers = list[list[str]]
-"""For each scene the answer to each of its questions."""
+"""For each scene, the answer to each of its questions."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A held-out scene, its picture and one question of every topic that it allows."""
+    """A held-out scene, its picture, and one question for every topic that it allows."""
 
     scene: Scene
     image: Image.Image
@@ -56,7 +56,7 @@ class Case:
 
 
 def held_out(scenes: int, first_seed: int) -> Iterator[Case]:
-    """Seeds below 1,000,000 are never trained on; square, wide and tall ones in turn."""
+    """Scenes with seeds below 1,000,000, which are never trained on: square, wide and tall in turn."""
     for seed in range(first_seed, first_seed + scenes):
         scene = make_scene(seed, layout=LAYOUTS[seed % len(LAYOUTS)])
         rng = random.Random(seed)
@@ -65,7 +65,7 @@ def held_out(scenes: int, first_seed: int) -> Iterator[Case]:
 
 
 class FolderAnswers:
-    """A model folder's answers, through the worker's own pipeline and engine."""
+    """Answers of a model folder, by the worker's pipeline and engine."""
 
     def __init__(self, folder: Path, properties: dict[str, str]) -> None:
         self.model = LlavaModel.load(folder, "CPU", properties)
@@ -81,7 +81,7 @@ class FolderAnswers:
         )
 
     def from_base_tile(self, case: Case) -> str:
-        """The number, from the base tile alone."""
+        """The answer about the number, from the base tile only."""
         base = self.model.encode_image(case.image, detail="low")
         (exchange,) = (e for e in case.exchanges if e.topic == BASE_TOPIC)
         return self._ask([exchange.question], base)[0]
@@ -103,7 +103,7 @@ class FolderAnswers:
 
 
 def checkpoint_answers(folder: Path) -> Callable[[Case], list[str]]:
-    """The checkpoint's answers in transformers, f32, greedy."""
+    """The checkpoint's greedy answers, by transformers in float32."""
     import torch
     from transformers import AutoProcessor, LlavaNextForConditionalGeneration
 
@@ -154,7 +154,7 @@ class Tally:
 
 
 def matches(ours: Answers, theirs: Answers) -> tuple[int, int]:
-    """How many answers are equal, of how many."""
+    """Number of equal answers, and of all answers."""
     pairs = [
         (a, b)
         for ours_, theirs_ in zip(ours, theirs, strict=True)
@@ -178,16 +178,16 @@ def row_of(cells: Sequence[str]) -> str:
 
 
 def evaluate(
-    scenes: Annotated[int, typer.Option(min=3, help="held-out scenes")] = 600,
-    first_seed: Annotated[int, typer.Option(min=0, max=900_000, help="seed of the first scene")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="the shipped folder alone")] = False,
+    scenes: Annotated[int, typer.Option(min=3, help="Number of held-out scenes.")] = 600,
+    first_seed: Annotated[int, typer.Option(min=0, max=900_000, help="Seed of the first scene.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Evaluate the shipped folder only.")] = False,
     settings: Annotated[
         str | None,
-        typer.Option(help="compare folders in these settings (commas between), or all, with one in fp32"),
+        typer.Option(help="Compare folders with these settings, separated by commas, or all, with fp32."),
     ] = None,
-    folder: Annotated[list[Path] | None, typer.Option(help="compare this folder too")] = None,
+    folder: Annotated[list[Path] | None, typer.Option(help="Also compare this folder.")] = None,
 ) -> None:
-    """Prints the tables of demo/README.md, or with --settings and --folder that of docs/compression.md."""
+    """Print the tables of demo/README.md, or of docs/compression.md with --settings and --folder."""
     console = Console(stderr=True)
     cases = list(track(held_out(scenes, first_seed), "drawing", total=scenes, console=console))
     if settings or folder:
@@ -197,7 +197,7 @@ def evaluate(
 
 
 def _judge(cases: Sequence[Case], console: Console, *, quick: bool) -> None:
-    """How often the shipped folder is right, and whether its checkpoint says the same."""
+    """Print how often the shipped folder is right, and how often its checkpoint gives the same answer."""
     shipped = FolderAnswers(MODEL / "openvino", EXACT)
     answers = [shipped(case) for case in track(cases, "model folder, f32", console=console)]
     tally = _tally(cases, answers)
@@ -218,9 +218,9 @@ def _judge(cases: Sequence[Case], console: Console, *, quick: bool) -> None:
 
 
 def _compare(cases: Sequence[Case], named: str | None, folders: Sequence[Path], console: Console) -> None:
-    """A row for each setting and folder: answers unchanged from the fp32 folder's in f32, and the right ones.
+    """Print a row for each setting and folder: answers equal to the fp32 folder's in f32, and right ones.
 
-    All but that first one compute in OpenVINO's default precision, as a worker does.
+    All other folders compute in OpenVINO's default precision, as a worker does.
     """
     from demo.compression import SETTINGS, Workshop
 
@@ -274,7 +274,7 @@ def _answers(
 
 
 def _convert_exact(out: Path) -> None:
-    """In a process of its own: torch's threads would fight for the cores."""
+    """Convert in a child process, so that torch's threads do not compete for the cores."""
     command = [sys.executable, "-m", "model_prep", "convert", str(MODEL / "checkpoint")]
     subprocess.run(
         [*command, "--out", str(out), "--weight-format", "fp32"], check=True, stdout=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""The sample images that ship with the demo, and the truth about them."""
+"""The demo's sample images and their true answers; knows no model."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ NUMBER_QUESTION: Final = READ_NUMBER[0]
 
 @dataclass(frozen=True)
 class Truth:
-    """What is right to say about a sample image."""
+    """The right answers about a sample image."""
 
     image: str
     description: str
@@ -28,13 +28,13 @@ class Truth:
 
 
 def read_truth() -> dict[str, Truth]:
-    """Image name → truth."""
+    """Image name → its truth."""
     lines = TRUTH.read_text().splitlines()
     return {truth.image: truth for truth in (Truth(**json.loads(line)) for line in lines)}
 
 
 def examples() -> list[tuple[str, Path]]:
-    """A few of them with a question each: a square one, a wide one and a tall one."""
+    """Three sample images, square, wide and tall, each with a question."""
     return [
         (DESCRIBE_QUESTION, IMAGES / "01-square.png"),
         (DESCRIBE_QUESTION, IMAGES / "06-wide.png"),
@@ -43,7 +43,7 @@ def examples() -> list[tuple[str, Path]]:
 
 
 def write_samples() -> None:
-    """Draws the images anew, square, wide and tall ones in turn, and writes what is true of them."""
+    """Draw the sample images and write their truth."""
     IMAGES.mkdir(exist_ok=True)
     truths = []
     for number in range(COUNT):

@@ -1,7 +1,6 @@
-"""Draws the demo model's pictures from a seed: a few shapes and a small printed number.
+"""Draws the demo model's pictures from a seed: a few shapes and a small number; knows no model and no tile.
 
-A scene is laid out in units and drawn at `scale` pixels a unit, so one scene can be drawn small or large.
-It knows nothing of models, tiles or tokens.
+A scene is laid out in units and drawn at `scale` pixels per unit, so it can be drawn small or large.
 """
 
 import math
@@ -47,11 +46,11 @@ CANVASES: Final[dict[Layout, tuple[tuple[int, int], ...]]] = {
 }
 """Layout → canvases as (height, width), in units."""
 CLEAR_UNITS: Final = 17.0
-"""Two shapes that are compared or put in order are at least this far apart on the axis that decides."""
+"""Smallest distance of two shapes on the axis that orders them, in units."""
 PLATE_UNITS: Final = (13.0, 19.0)
-"""Height and width of the plate the number is printed on."""
+"""(height, width) of the plate with the number, in units."""
 DIGIT_UNITS: Final = 10.0
-"""Height of a digit's em box: readable at 1 pixel a unit, not at half of that."""
+"""Height of a digit's em box in units: readable at 1 pixel per unit, not at half of that."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture. `canvas` is (height, width) and `plate` the plate's centre (y, x), in units.
+    """The content of a picture: `canvas` (height, width) and the plate's centre `plate` (y, x), in units.
 
-    `shapes` are in reading order: left to right, or top to bottom on a canvas plainly higher than wide.
+    `shapes` are in reading order: left to right, or top to bottom on a clearly tall canvas.
     """
 
     seed: int
@@ -90,12 +89,12 @@ class Scene:
 
 
 def _reading_axis(canvas: tuple[int, int]) -> Literal[0, 1]:
-    """0, downwards, on a canvas that is plainly higher than wide; else 1, rightwards."""
+    """0 (downwards) on a clearly tall canvas, else 1 (rightwards)."""
     return 0 if canvas[0] > 1.15 * canvas[1] else 1
 
 
 def make_scene(seed: int, layout: Layout | None = None, scale: float | None = None) -> Scene:
-    """The scene of a seed; `layout` and `scale` (pixels a unit) fix what the seed would choose."""
+    """The scene of a seed; `layout` and `scale` (pixels per unit) override the seed's choice."""
     rng = random.Random(seed)
     drawn_layout = rng.choices(list(CANVASES), weights=(2, 1, 1))[0]
     layout = layout or drawn_layout
@@ -120,9 +119,9 @@ def make_scene(seed: int, layout: Layout | None = None, scale: float | None = No
 
 
 def _varied(rng: random.Random, height: int, width: int) -> tuple[int, int]:
-    """A canvas a few units larger or smaller, so that few pictures fill their grid exactly.
+    """The canvas varied by a few units, so that few pictures fill their grid exactly.
 
-    One of 1:2 stays, for the grids of two tiles; one of 1:3 gets no shorter, so that it fills its grid.
+    A canvas of 1:2 is unchanged, for grids of two tiles; one of 1:3 does not get shorter, to fill its grid.
     """
     elongation = max(height, width) / min(height, width)
     if elongation == 2:
@@ -143,7 +142,7 @@ def _place_plate(rng: random.Random, canvas: tuple[int, int]) -> tuple[float, fl
 def _place_shapes(
     rng: random.Random, canvas: tuple[int, int], plate: tuple[float, float], count: int
 ) -> tuple[Shape, ...] | None:
-    """Shapes apart from each other and from the plate, or None where this draw leaves no room."""
+    """Shapes that keep their distance from each other and the plate; None if this draw has no room."""
     main = _reading_axis(canvas)
     placed: list[Shape] = []
     for _ in range(count):
@@ -170,7 +169,7 @@ def _place_shapes(
 
 
 def outline(shape: Shape) -> list[list[tuple[float, float]]]:
-    """The shape as polygons of (x, y) points in units; the second polygon, if there is one, is a hole."""
+    """The shape as polygons of (x, y) points in units; a second polygon is a hole."""
     y, x = shape.centre
     r = RADIUS[shape.size]
 
@@ -230,7 +229,7 @@ def _font(size_px: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture of about canvas × scale pixels."""
+    """The scene as an RGB picture of about canvas x scale pixels."""
     height, width = (round(side * scene.scale) for side in scene.canvas)
     oversampled = 2
     zoom_y, zoom_x = height * oversampled / scene.canvas[0], width * oversampled / scene.canvas[1]
@@ -268,7 +267,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def _background(scene: Scene, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The background colour with a soft slope of light and a little grain: (height, width, channel) u8."""
+    """The background colour with a gradient and noise: (height, width, channel) u8."""
     rng = np.random.default_rng(scene.seed)
     slope = rng.uniform(-10, 10, size=2)
     rows = np.linspace(-1, 1, height)[:, None] * slope[0]

@@ -1,7 +1,4 @@
-"""Questions about a scene and their true answers, in the few sentence forms the demo model is taught.
-
-It knows scenes, not pictures: everything is read off the layout.
-"""
+"""Questions about a scene and their true answers, as the demo model learns them; knows no picture."""
 
 import random
 from collections import Counter
@@ -24,7 +21,7 @@ READ_NUMBER: Final = ("What number is printed in the image?", "Read the number."
 
 @dataclass(frozen=True)
 class Exchange:
-    """A question and its one right answer."""
+    """A question and its right answer."""
 
     topic: Topic
     question: str
@@ -36,7 +33,7 @@ def article(name: str) -> str:
 
 
 def describe(scene: Scene) -> str:
-    """One sentence: the shapes in reading order, then the background."""
+    """A sentence with the shapes in reading order and the background."""
     names = [article(shape.name) for shape in scene.shapes]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     order = ""
@@ -47,7 +44,7 @@ def describe(scene: Scene) -> str:
 
 
 def ask(scene: Scene, topic: Topic, rng: random.Random) -> Exchange | None:
-    """A question of a topic drawn by `rng`, or None where the scene allows none."""
+    """A question of this topic, drawn by `rng`; None if the scene allows none."""
     drawn = _DRAW[topic](scene, rng)
     return None if drawn is None else Exchange(topic, *drawn)
 
@@ -71,7 +68,7 @@ def _count(scene: Scene, rng: random.Random) -> Drawn:
 
 
 def _known_by_colour(scene: Scene) -> list[Shape]:
-    """The shapes that no other shape shares its colour with."""
+    """The shapes whose colour no other shape has."""
     counts = Counter(shape.colour for shape in scene.shapes)
     return [shape for shape in scene.shapes if counts[shape.colour] == 1]
 
@@ -99,7 +96,7 @@ def _size(scene: Scene, rng: random.Random) -> Drawn:
 
 
 def _position(scene: Scene, rng: random.Random) -> Drawn:
-    """Asks for the neighbour, in reading order, of a shape that its colour tells from the others."""
+    """A question about the neighbour, in reading order, of a shape with a unique colour."""
     pairs = list(pairwise(scene.shapes))
     after, before = ("below", "above") if scene.reads_downwards else ("right of", "left of")
     known = _known_by_colour(scene)
@@ -118,7 +115,7 @@ def _yes_no(scene: Scene, rng: random.Random) -> Drawn:
     if rng.random() < 0.5:
         colour, kind = rng.choice(sorted(there))
     else:
-        # half of the false ones share the colour or the kind with a shape that is there
+        # half of the false ones share colour or kind with an existing shape
         near = rng.choice(scene.shapes)
         colour, kind = rng.choice(list(COLOURS)), rng.choice(KINDS)
         if rng.random() < 0.5:

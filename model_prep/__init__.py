@@ -1,6 +1,6 @@
-"""Turns a Hugging Face LLaVA checkpoint into a model folder that a worker runs."""
+"""Converts a Hugging Face checkpoint of the LLaVA family into a model folder for workers."""
 
 import sys
 
-# OpenVINO would make a file in the user's home and report each use to its makers; without it, it does not.
+# Without this, OpenVINO writes a file into the user's home and reports each use to its makers.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

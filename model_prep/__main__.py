@@ -1,4 +1,4 @@
-"""`python -m model_prep`, and the process that `captionmill` converts in."""
+"""`python -m model_prep`, which `captionmill` also runs as a child process."""
 
 from model_prep.command import main
 

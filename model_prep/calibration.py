@@ -1,8 +1,8 @@
-"""Reads the images and texts that a conversion calibrates with; knows no model and no tensor.
+"""Reads images and texts for calibration; knows no model and no tensor.
 
 A source is a folder of images, a manifest (.jsonl, .ndjson, .csv), a data set that Hugging Face `datasets`
-saved to disk, or WebDataset shards: a .tar file or a folder of them. Entries are chosen by seed; those that
-cannot be read are passed over.
+saved to disk, or WebDataset shards: a .tar file or a folder of them. A seed chooses the entries; unreadable
+ones are skipped.
 """
 
 import csv
@@ -28,7 +28,7 @@ IMAGE_SUFFIXES: Final = frozenset(
 MANIFEST_SUFFIXES: Final = frozenset({".jsonl", ".ndjson", ".csv"})
 SAVED_DATASET_FILES: Final = ("state.json", "dataset_dict.json")
 TEXT_COLUMNS: Final = ("question", "prompt", "caption", "text")
-"""Where a sample's text is looked for, in this order."""
+"""Columns with a sample's text, in order of preference."""
 TEXTS: Final = (
     "Describe the image.",
     "Write a caption for this image.",
@@ -39,16 +39,16 @@ TEXTS: Final = (
     "What colours are there, and what has them?",
     "Is this photo taken indoors or outdoors? Answer with one word.",
 )
-"""Asked in turn about images that come without a text."""
+"""Texts for images without a text, used in turn."""
 MAX_PX: Final = 1 << 26
-"""Pixels of an image as stored; one with more is passed over."""
+"""Pixels of a stored image; larger ones are skipped."""
 MAX_SIDE_PX: Final = 2048
-"""Larger images are shrunk at once, so that a hundred fit into memory; tiles are made of far smaller ones."""
+"""Longest side in pixels. Larger images are shrunk at once, so that a hundred fit into memory."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, upright and in RGB, and what is asked or said about it."""
+    """An upright RGB image, and a question or text about it."""
 
     image: Image.Image
     text: str
@@ -56,11 +56,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a source, in the order they were chosen in."""
+    """The chosen samples of a source, in order."""
 
     samples: tuple[Sample, ...]
     skipped: int
-    """entries tried before enough were found that are no image or cannot be decoded"""
+    """Number of entries that were tried and could not be read as an image."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -71,18 +71,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of a source, not opened yet."""
+    """An unopened entry of a source."""
 
     open: Callable[[], Path | bytes]
-    """the image's file or its content; raises whatever reading leads to"""
+    """Returns the image's file or content. May raise any exception."""
     text: Callable[[], str | None]
 
 
 def read_samples(source: str, count: int, seed: int = 0) -> Samples:
-    """`count` samples of `source`; the same source, count and seed give the same ones.
+    """`count` samples of `source`; the same source, count and seed give the same samples.
 
-    Raises ConversionError if the source is none of the kinds above, or fewer than `count` images of it can be
-    read.
+    Raises ConversionError for another kind of source, or if fewer than `count` images can be read.
     """
     entries = _entries(Path(source))
     order = list(range(len(entries)))
@@ -100,7 +99,7 @@ def read_samples(source: str, count: int, seed: int = 0) -> Samples:
     if len(found) < count:
         raise ConversionError(
             f"{source} has {len(found)} usable images in {len(entries)} entries; "
-            f"{count} are wanted to calibrate with."
+            f"{count} are needed to calibrate with."
         )
     return Samples(tuple(found), skipped=tried - len(found))
 
@@ -124,7 +123,7 @@ def _entries(source: Path) -> Sequence[_Entry]:
 
 
 def _folder(folder: Path) -> list[_Entry]:
-    """Image files below `folder` by name, without hidden ones."""
+    """Image files in `folder` and its subfolders by name, without hidden ones."""
     below = (path.relative_to(folder) for path in folder.rglob("*"))
     names = sorted(
         name.as_posix()
@@ -135,7 +134,7 @@ def _folder(folder: Path) -> list[_Entry]:
 
 
 def _manifest(manifest: Path) -> list[_Entry]:
-    """One entry a line with an image; a relative path begins at the manifest's own folder."""
+    """One entry per line with an image; relative paths start from the manifest's folder."""
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as lines:
             rows = _csv_rows(lines) if manifest.suffix.lower() == ".csv" else _json_rows(lines, manifest)
@@ -168,7 +167,7 @@ def _json_rows(lines: io.TextIOWrapper, manifest: Path) -> Iterator[Mapping[str,
 
 
 def _shards(shards: Sequence[Path]) -> list[_Entry]:
-    """One entry for each key of each shard: a member's folder and its name before the first dot."""
+    """One entry for each key of each shard. A key is a member's folder and its name before the first dot."""
     entries = []
     for shard in shards:
         texts: dict[str, str] = {}
@@ -193,7 +192,7 @@ def _sort_member(
     images: dict[str, tuple[int, int]],
     texts: dict[str, str],
 ) -> None:
-    """Put a member's place into `images`, or what it says into `texts`, under its key."""
+    """Add a member to `images` (offset, size) or to `texts`, under its key."""
     folder, slash, name = member.name.rpartition("/")
     base, _, kind = name.partition(".")
     key, suffix = folder + slash + base, "." + kind.rpartition(".")[2].lower()
@@ -215,7 +214,7 @@ def _json_text(content: str) -> str | None:
 
 
 def _saved_dataset(folder: Path) -> list[_Entry]:
-    """The rows of what datasets' save_to_disk wrote; of several splits, the first by name."""
+    """The rows of a data set written by save_to_disk; of several splits, the first by name."""
     try:
         import datasets
     except ModuleNotFoundError:
@@ -228,7 +227,7 @@ def _saved_dataset(folder: Path) -> list[_Entry]:
         loaded = loaded[min(loaded)]
     if not isinstance(loaded.features.get("image"), datasets.Image):
         raise ConversionError(f"{folder} has no column named image with images in it.")
-    # Pillow decodes here alone, within its limits.
+    # Decoding happens in _image, within its limits.
     rows = loaded.cast_column("image", datasets.Image(decode=False))
     texts = rows.remove_columns(["image"])
     return [
@@ -237,7 +236,7 @@ def _saved_dataset(folder: Path) -> list[_Entry]:
 
 
 def _text(row: Mapping[str, Any]) -> str | None:
-    """The first text that a row has; of a list, such as five captions of a picture, the first."""
+    """The first text of a row; of a list of captions, its first."""
     for column in TEXT_COLUMNS:
         value = row.get(column)
         if isinstance(value, list) and value:
@@ -274,12 +273,12 @@ def _row_text(rows: Any, index: int) -> str | None:
 
 
 def _image(entry: _Entry) -> Image.Image | None:
-    """The entry's image, upright, in RGB and of MAX_SIDE_PX at most, or None if it cannot be read."""
+    """The entry's image, upright, in RGB, at most MAX_SIDE_PX long; None if it cannot be read."""
     try:
         content = entry.open()
         stream = io.BytesIO(content) if isinstance(content, bytes) else content
         with warnings.catch_warnings():
-            # Its own limit is higher than ours, and it only warns.
+            # Pillow's own limit is higher, and it only warns.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(stream) as opened:
                 if opened.width * opened.height > MAX_PX:
@@ -287,7 +286,7 @@ def _image(entry: _Entry) -> Image.Image | None:
                 upright = ImageOps.exif_transpose(opened).convert("RGB")
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - Pillow's plugins raise whatever a broken file leads to
+    except Exception:  # noqa: BLE001 - Pillow's plugins raise any exception on a broken file
         return None
     upright.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
     return upright

@@ -1,7 +1,4 @@
-"""Finds a checkpoint's chat template, or takes the one that is given, and says which form it takes.
-
-Knows no weights. A template that came with the text model alone is not taken for one with images.
-"""
+"""Finds a checkpoint's chat template, or reads a given one, and determines its form; knows no weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +14,18 @@ from model_prep.families.family import Family
 from model_prep.refusal import ConversionError
 
 TEMPLATE_ERRORS: Final = (TemplateError, TypeError, AttributeError, ValueError, LookupError)
-"""What templates raise on messages that they are not written for."""
+"""What a template may raise on messages that it does not support."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template and how a conversation is put to it."""
+    """A template, and the form of messages that it accepts."""
 
     text: str
     form: ContentForm
 
     def ask(self, tokenizer: Any, question: str) -> str:
-        """The prompt of a question about an image, as text."""
+        """The rendered prompt of a question about an image."""
         turn = Turn(role="user", content=(ImagePart(), TextPart(text=question)))
         return _rendered(tokenizer, self.text, messages([turn], self.form))
 
@@ -36,9 +33,9 @@ class ChatTemplate:
 def choose_template(
     given: str | None, processor: ProcessorMixin, family: Family, config: PretrainedConfig, source: str
 ) -> ChatTemplate:
-    """The template `given`, a file or the name of a conversation, else the checkpoint's own.
+    """The template `given` as a file or conversation name; the checkpoint's own if None.
 
-    Raises ConversionError where there is none for questions about images.
+    Raises ConversionError if it does not support questions about images.
     """
     image_token = str(processor.image_token)
     if given is not None:
@@ -61,7 +58,7 @@ def choose_template(
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a rendered prompt, with one beginning-of-sequence token if the tokenizer wants one."""
+    """Token ids of a rendered prompt, with one bos token if the tokenizer adds one."""
     add = not starts_itself(text, tokenizer.bos_token)
     token_ids: list[int] = tokenizer(text, add_special_tokens=add)["input_ids"]
     return token_ids
@@ -80,7 +77,7 @@ def _given_template(given: str, image_token: str) -> str:
 
 
 def _missing(found: set[Rendered | None], name: str | None, source: str, image_token: str) -> str:
-    """What to do about a checkpoint without a template for images."""
+    """A sentence about a checkpoint without a template for images, and what to do."""
     if not found:
         has = "has no chat template"
     elif "text" in found:
@@ -98,7 +95,7 @@ def _missing(found: set[Rendered | None], name: str | None, source: str, image_t
 
 
 def _default(template: Any) -> str | None:
-    """The one in use, of several that have names."""
+    """The default template, if there are several by name."""
     if isinstance(template, dict):
         template = template.get("default", next(iter(template.values()), None))
     return template if isinstance(template, str) and template.strip() else None

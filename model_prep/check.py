@@ -1,4 +1,4 @@
-"""Checks a model folder that exists: whether it is whole and fits this machine. Needs no torch by itself."""
+"""Checks a published model folder: files, versions and ports; needs no torch unless given a checkpoint."""
 
 import hashlib
 from collections.abc import Iterator
@@ -35,22 +35,21 @@ INPUTS: Final = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at, and what came of it."""
+    """One check and its outcome."""
 
     what: str
     outcome: Literal["ok", "failed", "differs"]
-    """differs: other than when it was made, and yet no fault"""
+    """differs: not as when the folder was made, but no fault."""
     detail: str
 
 
 def check_folder(
     folder: Path, checkpoint: str | None, revision: str | None, vision_tower: str | None = None
 ) -> list[Check]:
-    """Look at a published folder and, if a `checkpoint` is given, at what both compute.
+    """Check a published folder, and compare it with `checkpoint` if given.
 
-    `vision_tower` is that of a checkpoint in the layout of LLaVA's own repositories.
-
-    Raises ConversionError if there is no such folder or checkpoint.
+    `vision_tower` is for a checkpoint in LLaVA's own layout. Raises ConversionError if folder or checkpoint
+    cannot be read.
     """
     manifest = _read_manifest(folder)
     checks = [*_check_hashes(folder, manifest), *_check_versions(manifest)]
@@ -58,7 +57,7 @@ def check_folder(
         return checks
     checks += [_check_ports(folder, xml) for xml in INPUTS]
     if checkpoint is not None and all(check.outcome != "failed" for check in checks):
-        # It needs torch, which nothing else here does.
+        # This import needs torch.
         from model_prep.check_parity import check_parity
 
         checks.append(check_parity(folder, manifest, checkpoint, revision, vision_tower))

@@ -1,4 +1,4 @@
-"""Checks a model folder against its checkpoint: whether both compute the same."""
+"""Compares what a model folder and its checkpoint compute; knows not how."""
 
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ CHAT_TEMPLATE: Final = "chat_template.jinja"
 def check_parity(
     folder: Path, manifest: FolderManifest, source: str, revision: str | None, vision_tower: str | None
 ) -> Check:
-    """Raises ConversionError."""
+    """Compare `folder` with the checkpoint `source`. Raises ConversionError."""
     found = find_source(source, revision)
     checkpoint = open_checkpoint(str(found.folder), Reading(None, vision_tower, allow_untested=True))
     for one in (found, *checkpoint.tower_sources):

@@ -1,7 +1,4 @@
-"""Opens a Hugging Face checkpoint of a supported family, refuses any other before reading weights.
-
-Knows no OpenVINO.
-"""
+"""Opens a checkpoint, and refuses an unsupported one before reading its weights; knows no OpenVINO."""
 
 import re
 from dataclasses import dataclass
@@ -22,36 +19,36 @@ from model_prep.source import Source
 
 ASPECT_RATIO = re.compile(r"anyres_max_[1-9]\d*")
 LENGTH_BOUND_ROPE = ("dynamic", "longrope")
-"""Rotary embeddings whose frequencies depend on how long the prompt is; a traced graph has one set."""
+"""Rotary embeddings whose frequencies depend on the prompt's length, which a traced graph cannot have."""
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """How many numbers the parts of a checkpoint have."""
+    """Number of parameters of a checkpoint's parts."""
 
     vision: int
-    """with the projector"""
+    """Vision tower and projector."""
     embeddings: int
     layer: int
-    """one of the decoder's"""
+    """One layer of the decoder."""
     head: int
     language: int
-    """layers, norms and head"""
+    """Layers, norms and head."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that can be converted, its weights not read yet."""
+    """A checkpoint that can be converted; its weights are not read yet."""
 
     source: str
     raw: dict[str, Any]
-    """config.json in transformers' layout"""
+    """config.json in transformers' layout."""
     config: PretrainedConfig
     parameters: ParameterCounts
     attention: str
-    """how transformers is to compute attention in the language model"""
+    """transformers' attention implementation for the language model."""
     original: OriginalLayout | None = None
-    """what reads the weights of a checkpoint in LLaVA's own layout"""
+    """Reader of the weights, for a checkpoint in LLaVA's own layout."""
 
     @property
     def family(self) -> Family:
@@ -63,25 +60,25 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The hub id, or a local folder's own name: where it lies is nobody else's concern."""
+        """The hub id, or the name of a local folder without its private path."""
         return Path(self.source).resolve().name if Path(self.source).exists() else self.source
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where its files lie."""
+        """The folders of its files."""
         return (Path(self.source), *(() if self.original is None else (self.original.tower,)))
 
     @property
     def tower_sources(self) -> tuple[Source, ...]:
-        """Where its vision tower is from, if that is a checkpoint of its own."""
+        """The source of its vision tower, if that is a separate checkpoint."""
         return () if self.original is None else (self.original.tower_source,)
 
     def says(self, field: str) -> bool:
-        """Whether config.json itself has the field."""
+        """Whether config.json has the field."""
         return self.raw.get(field) is not None
 
     def read_processor(self) -> ProcessorMixin:
-        """As the files have it. May raise whatever they lead to."""
+        """The processor in the checkpoint's files. May raise any exception."""
         if self.original is not None:
             return self.original.read_processor()
         processor = self.family.processor_of(self.config.vision_config.model_type)
@@ -89,11 +86,11 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str, reading: Reading = AS_IT_SAYS) -> Checkpoint:
-    """Read the config of a local folder. Raises ConversionError if it cannot be converted."""
+    """Open a local folder by its config. Raises ConversionError if it cannot be converted."""
     raw, original = read_config(source), None
     if "auto_map" in raw:
         raise ConversionError(
-            f"{source} brings code of its own (auto_map in config.json), and no code of a checkpoint is run."
+            f"{source} brings code of its own (auto_map in config.json), which is never run."
         )
     require_unquantized(raw, source)
     if is_original(raw):
@@ -115,7 +112,7 @@ def open_checkpoint(source: str, reading: Reading = AS_IT_SAYS) -> Checkpoint:
 
 
 def count_parameters(model: Any, parts: Parts) -> ParameterCounts:
-    """Of a model whose weights may be on no device."""
+    """The parameter counts of a model, which may be on the meta device."""
 
     def size(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
@@ -135,9 +132,9 @@ def count_parameters(model: Any, parts: Parts) -> ParameterCounts:
 def load_model(
     checkpoint: Checkpoint, dtype: torch.dtype | Literal["auto"] = torch.float32
 ) -> PreTrainedModel:
-    """Read the weights as `dtype`; "auto" maps them into memory as they are stored.
+    """Load the model with weights of `dtype`; "auto" maps them into memory as stored.
 
-    Raises ConversionError if any is missing or of another shape.
+    Raises ConversionError if a weight is missing or has another shape.
     """
     original = checkpoint.original
     with refusing(f"The weights of {checkpoint.source} cannot be read"):
@@ -160,7 +157,7 @@ def load_model(
 
 
 def read_config(source: str) -> dict[str, Any]:
-    """config.json of a folder. Raises ConversionError if there is none that can be read."""
+    """config.json of a folder. Raises ConversionError if it is missing or unreadable."""
     if not (Path(source) / "config.json").is_file():
         raise ConversionError(f"{source} is not a checkpoint: it is no folder with a config.json.")
     with refusing(f"{source} is not a checkpoint"):
@@ -169,7 +166,7 @@ def read_config(source: str) -> dict[str, Any]:
 
 
 def require_unquantized(raw: dict[str, Any], source: str) -> None:
-    """Raise ConversionError for weights that another engine's quantization has rounded."""
+    """Raise ConversionError for weights that are already quantized for another engine."""
     parts = (raw, *(raw.get(part) for part in ("text_config", "vision_config")))
     found = [part["quantization_config"] for part in parts if isinstance(part, dict) and _quantized(part)]
     if not found:
@@ -179,11 +176,10 @@ def require_unquantized(raw: dict[str, Any], source: str) -> None:
     )
     base = raw.get("_name_or_path")
     base = base if isinstance(base, str) and base.strip("./") and base != source else None
-    unquantized = f"{base}, which it was made of" if base else "the checkpoint that it was made of"
+    unquantized = f"{base}, from which it was made" if base else "the checkpoint from which it was made"
     raise ConversionError(
         f"The weights of {source} are quantized for {method or 'another engine'}, "
-        "and what that rounded is lost; "
-        f"convert {unquantized}."
+        f"which lost precision; convert {unquantized}."
     )
 
 
@@ -199,7 +195,7 @@ def _language_models(reading: Reading) -> tuple[str, ...]:
 
 
 def _config(family: Family, raw: dict[str, Any], source: str) -> PretrainedConfig:
-    """The config as transformers reads it, everything that a worker needs in it."""
+    """The config read by transformers, checked for everything that a worker needs."""
     with refusing(f"The config of {source} is not valid"):
         config = family.config.from_dict(raw)
         _require_packing(config, family)
@@ -209,7 +205,7 @@ def _config(family: Family, raw: dict[str, Any], source: str) -> PretrainedConfi
 
 
 def _family(raw: dict[str, Any]) -> Family:
-    """By model_type. LLaVA's own repositories use the same with classes and weights that are others."""
+    """The family by model_type and architecture: LLaVA's own layout has the same model_type."""
     model_type = raw.get("model_type")
     if isinstance(model_type, str) and model_type in DO_NOT_FIT:
         raise ConversionError(f"The architecture {model_type!r} is not supported: {DO_NOT_FIT[model_type]}.")
@@ -224,21 +220,21 @@ def _family(raw: dict[str, Any]) -> Family:
 def _require_part(
     raw: dict[str, Any], part: str, what: str, supported: tuple[str, ...], otherwise: str | None = None
 ) -> None:
-    """Asked before the config is made, which would name an unknown model_type among hundreds."""
+    """Check a part's model_type first: transformers would list hundreds of them for an unknown one."""
     config = raw.get(part)
     if isinstance(config, dict) and "model_type" in config:
         _require(what, config["model_type"], supported, otherwise)
 
 
 def _require_packing(config: PretrainedConfig, family: Family) -> None:
-    """Features must be laid out as a worker packs them, and as transformers itself can."""
+    """Raise ConversionError unless a worker can pack image features as this config asks."""
     if hasattr(config, "vision_feature_select_strategy"):
         _require(
             "vision_feature_select_strategy",
             config.vision_feature_select_strategy,
             family.select_strategies(config.vision_config.model_type),
         )
-    # Asked of the class: an entry of that name in another family's config decides nothing.
+    # Ask the class: in another family's config, a field of that name has no effect.
     if not hasattr(family.config, "vision_aspect_ratio"):
         return
     if not ASPECT_RATIO.fullmatch(config.vision_aspect_ratio):
@@ -246,7 +242,7 @@ def _require_packing(config: PretrainedConfig, family: Family) -> None:
 
 
 def _require_rope(text: PretrainedConfig) -> None:
-    """Every token must be seen at an angle that does not depend on how many follow."""
+    """Raise ConversionError for rotary embeddings that depend on the prompt's length."""
     rope_type = (getattr(text, "rope_parameters", None) or {}).get("rope_type")
     if rope_type in LENGTH_BOUND_ROPE:
         raise ConversionError(
@@ -255,7 +251,7 @@ def _require_rope(text: PretrainedConfig) -> None:
 
 
 def _require_numbers(config: PretrainedConfig) -> None:
-    """What a worker reads of the config must be there. Raises ValueError."""
+    """Check the numbers that a worker reads from the config. Raises ValueError."""
     text, vision = config.text_config, config.vision_config
     context = getattr(text, "max_position_embeddings", None)
     if not isinstance(context, int) or context <= 0:

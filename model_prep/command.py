@@ -1,6 +1,6 @@
-"""The command line of model preparation; it parses and prints, and knows not how a model is converted.
+"""The command line of model preparation; knows not how a model is converted.
 
-What is heavy is imported when a command needs it, so that help and refusals come at once, also without torch.
+Heavy imports happen inside the commands, so that help and refusals are fast and work without torch.
 """
 
 import signal
@@ -33,7 +33,7 @@ INTERRUPTED_EXIT_CODE: Final = 128 + signal.SIGINT
 TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
 PROGRAM: Final = "model_prep"
 NEEDED: Final = ("torch", "nncf", "safetensors", "psutil")
-"""What the extra `prep` brings."""
+"""Packages of the extra `prep`."""
 
 app = typer.Typer(
     add_completion=False,
@@ -57,9 +57,9 @@ def convert_command(
 
 
 def convert_into(out: Path, model: str, options: ConversionOptions, program: str = PROGRAM) -> None:
-    """Convert, and tell people or a program how it goes. Ends the command where it is refused.
+    """Convert, with progress on the terminal or as events. Ends the command if the conversion is refused.
 
-    `program` is the command that a refusal begins with.
+    `program` is the name at the beginning of a refusal.
     """
     events = Events(own_stdout()) if options.as_json else None
     with _sentences(events, program):
@@ -68,13 +68,12 @@ def convert_into(out: Path, model: str, options: ConversionOptions, program: str
         # Importing torch and OpenVINO takes seconds.
         from model_prep.convert import convert
 
-        stop_after = None if options.stop_after is None else options.stop_after.value
         asked: dict[str, Any] = {
             "name": options.name,
             "revision": options.revision,
             "calibration": options.calibration,
             "overwrite": options.overwrite,
-            "stop_after": stop_after,
+            "stop_after": options.stop_after,
             "reading": options.reading(),
         }
         if events is not None:
@@ -97,7 +96,7 @@ def convert_into(out: Path, model: str, options: ConversionOptions, program: str
     if events is not None:
         events.tell("converted", model=None if manifest is None else manifest.model)
     elif manifest is None:
-        typer.echo(f"Stopped after {stop_after}; the same command without --stop-after goes on.")
+        typer.echo(f"Stopped after {options.stop_after}; the same command without --stop-after goes on.")
     else:
         size = f"{manifest.size_bytes / 1e6:.1f} MB"
         typer.echo(f"{manifest.model} in {out}: {counted(len(manifest.files), 'file')}, {size}")
@@ -108,14 +107,14 @@ def convert_into(out: Path, model: str, options: ConversionOptions, program: str
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="A published model folder.")],
     checkpoint: Annotated[
-        str | None, typer.Option(help="Compare its answers with this checkpoint's, too.")
+        str | None, typer.Option(help="Also compare its answers with this checkpoint's.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     vision_tower: Annotated[
-        str | None, typer.Option(help="As for convert: the checkpoint's, where it is another one.")
+        str | None, typer.Option(help="The checkpoint's vision tower, as for `convert`.")
     ] = None,
 ) -> None:
-    """Check a model folder: hashes, ports, versions and, given the checkpoint, what it computes."""
+    """Check a model folder: hashes, ports, versions, and its answers if the checkpoint is given."""
     verify_folder(folder, checkpoint, revision, vision_tower)
 
 
@@ -126,7 +125,7 @@ def verify_folder(
     vision_tower: str | None,
     program: str = PROGRAM,
 ) -> None:
-    """Check, and say what was looked at. Ends the command where it is refused, or a check has failed."""
+    """Check a folder and print each check. Ends the command if it is refused or a check fails."""
     with _sentences(None, program):
         if checkpoint is not None:
             require_prep()
@@ -141,7 +140,7 @@ def verify_folder(
 
 
 def arguments_of(options: ConversionOptions) -> list[str]:
-    """The same options as `convert` reads them on its command line."""
+    """The options as arguments for the command `convert`."""
     command = typer.main.get_command(app).commands["convert"]  # type: ignore[attr-defined]
     found: list[str] = []
     for parameter in command.params:
@@ -156,17 +155,17 @@ def arguments_of(options: ConversionOptions) -> list[str]:
 
 
 def require_prep() -> None:
-    """Raise ConversionError unless what the extra `prep` brings is installed."""
+    """Raise ConversionError unless the packages of the extra `prep` are installed."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConversionError(
-            f"To convert a model takes {' and '.join(missing)}, which this environment has not: "
+            f"Converting a model needs {' and '.join(missing)}, which this environment does not have: "
             f"{install_line('prep')} (docs/model_prep.md says how to get torch without CUDA)."
         )
 
 
 def quiet_libraries() -> None:
-    """Keep bars and notes of transformers off the terminal of whoever converts."""
+    """Turn off transformers' progress bars and notes."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -175,7 +174,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def _sentences(events: Events | None, program: str) -> Iterator[None]:
-    """Turn what a person can act on into one sentence and an exit code; bugs stay exceptions."""
+    """Turn errors that a person can act on into one sentence and an exit code; bugs stay exceptions."""
     try:
         yield
     except ConversionError as refusal:
@@ -196,7 +195,7 @@ def _end(events: Events | None, sentence: str, code: int, program: str) -> NoRet
 
 
 def _print_summary(out: Path, manifest: FolderManifest) -> None:
-    """What was verified, as a table on stderr."""
+    """Print on stderr what was verified."""
     found = Verification.model_validate_json((out / VERIFICATION_JSON).read_bytes())
     console = Console(stderr=True)
     parity = found.parity
@@ -236,6 +235,6 @@ def _line(check: "Check") -> str:
 
 
 def main() -> None:
-    """Run the command line. SIGTERM ends it as Ctrl-C does, and what is finished stays for the next time."""
+    """Run the command line. SIGTERM ends it as Ctrl-C does; finished parts stay for the next call."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED_EXIT_CODE))
     app()

@@ -1,7 +1,7 @@
-"""Shrinks the weights of one exported part; knows no files and no checkpoint.
+"""Compresses the weights of one exported part; knows no files and no checkpoint.
 
-A part may be given in float32, or in float16 as an IR that is read from a file: its weights stay where they
-are, and only one at a time is in memory twice.
+A part is in float32, or in float16 as read from an IR file. Then its weights stay mapped, and only one at a
+time is copied into memory.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,22 @@ from model_prep.refusal import ConversionError
 from model_prep.settings import LanguageSettings, VisionSettings
 
 BYTES_PER_WEIGHT: Final[dict[WeightFormat, float]] = {"fp32": 4, "fp16": 2, "int8": 1.05, "int4": 0.75}
-"""On disk, of a whole part; the scales of int8 are one float16 for each output channel."""
+"""Bytes per weight on disk, for a whole part; int8 has one float16 scale per output channel."""
 GROUP_SIZE: Final = 128
 SYMMETRIC: Final = False
-"""What int4 is where the settings leave it open, ratio 1 beside it; docs/compression.md has the figures."""
+"""Defaults of int4, with a ratio of 1; docs/compression.md has the figures."""
 SMALLEST_GROUP: Final = 32
+"""Weights in the smallest group of int4."""
 HALF_MAX: Final = float(np.finfo(np.float16).max)
 
 
 def compress_language(
     model: Model, settings: LanguageSettings, prompts: Sequence[FloatArray] | None
 ) -> Model:
-    """Return `model` as `settings` want it; `model` itself may be changed.
+    """The language model compressed by `settings`; `model` may be changed in place.
 
-    Each of `prompts` is inputs_embeds (position, hidden) float32 of a prompt with its image in it; they are
-    read only where settings.needs_calibration. Raises ConversionError.
+    Each of `prompts` is the inputs_embeds (position, hidden) float32 of a prompt with its image, used only if
+    settings.needs_calibration. Raises ConversionError.
     """
     name_by_place(model)
     calls = [_call(prompt) for prompt in _given(prompts, needed=settings.needs_calibration, what="prompts")]
@@ -52,7 +53,7 @@ def compress_language(
 
 
 def compress_text(model: Model, settings: LanguageSettings) -> Model:
-    """Return the token embeddings as `settings` want them, 4 bits as 8; `model` itself may be changed."""
+    """The token embeddings compressed by `settings`, int4 as int8; `model` may be changed in place."""
     name_by_place(model)
     if settings.weight_format in ("int8", "int4"):
         model = _to_int8(model)
@@ -63,9 +64,9 @@ def compress_text(model: Model, settings: LanguageSettings) -> Model:
 
 
 def compress_vision(model: Model, settings: VisionSettings, tiles: Sequence[FloatArray] | None) -> Model:
-    """Return vision tower and projector as `settings` want them; `model` itself may be changed.
+    """Vision tower and projector compressed by `settings`; `model` may be changed in place.
 
-    Each of `tiles` is the pixel_values (tile, 3, height, width) float32 of an image; they are read only where
+    Each of `tiles` is the pixel_values (tile, 3, height, width) float32 of an image, used only if
     settings.needs_calibration. Raises ConversionError.
     """
     name_by_place(model)
@@ -73,14 +74,14 @@ def compress_vision(model: Model, settings: VisionSettings, tiles: Sequence[Floa
     if settings.vision_format == "int8":
         model = quantize_vision(model, images, settings.smooth_quant_alpha)
     if settings.vision_format in ("fp16", "int8"):
-        # After quantizing: position embeddings and whatever else stays floating point.
+        # Also after quantizing: position embeddings and other matrices stay in floating point.
         _halve_matrices(model)
     name_by_place(model)
     return model
 
 
 def bytes_per_weight(settings: LanguageSettings) -> float:
-    """On disk, of the language model; an estimate, as the head is in 8 bits whatever its size."""
+    """Estimated bytes per weight of the language model on disk; the 8-bit head is not counted apart."""
     if settings.weight_format != "int4":
         return BYTES_PER_WEIGHT[settings.weight_format]
     group = settings.group_size or GROUP_SIZE
@@ -98,7 +99,7 @@ def _given(arrays: Sequence[FloatArray] | None, *, needed: bool, what: str) -> S
 
 
 def _call(prompt: FloatArray) -> dict[str, np.ndarray[Any, Any]]:
-    """The inputs of a first call with one prompt (position, hidden) as its only row."""
+    """The inputs of a first call with one row, the prompt (position, hidden)."""
     positions = len(prompt)
     return {
         INPUTS_EMBEDS: prompt[None],
@@ -114,10 +115,10 @@ def _to_int8(model: Model) -> Model:
 
 
 def _to_int4(model: Model, settings: LanguageSettings, calls: list[dict[str, np.ndarray[Any, Any]]]) -> Model:
-    """4 bits where a group fits, 8 in the head, in the share beyond `ratio` and where none does.
+    """The model in 4 bits, with 8 bits for the head and the share of weights beyond `ratio`.
 
-    A channel that the group size does not divide has groups of the largest power of two that divides it, and
-    8 bits if that is less than SMALLEST_GROUP.
+    Where the group size does not divide a channel, groups have the largest power of two that does. If that
+    is below SMALLEST_GROUP, the weights are in 8 bits.
     """
     symmetric = SYMMETRIC if settings.sym is None else settings.sym
     modes = nncf.CompressWeightsMode
@@ -145,15 +146,15 @@ def _to_int4(model: Model, settings: LanguageSettings, calls: list[dict[str, np.
 
 
 def compress_weights(model: Model, weight_format: WeightFormat) -> Model:
-    """Return `model` with its weights in `weight_format`, no activations; `model` itself may be changed."""
+    """The model with weights in `weight_format`, activations unchanged; may change `model` in place."""
     return compress_text(model, LanguageSettings(weight_format=weight_format))
 
 
 def _halve_matrices(model: Model) -> None:
-    """Store every weight matrix as float16, turned into float32 where it is read.
+    """Store every weight matrix as float16 with a conversion to float32; changes `model` in place.
 
-    openvino.save_model(compress_to_fp16=True) would take the rotary frequencies along: rounded to 11 bits and
-    multiplied by the position, they turn the angles of a long prompt by a radian.
+    openvino.save_model(compress_to_fp16=True) would also round the rotary frequencies to 11 bits. Multiplied
+    by the position, that turns the angles of a long prompt by a radian.
     """
     for node in model.get_ops():
         if node.get_type_name() == "Constant" and node.get_element_type() == Type.f32 and _is_matrix(node):
@@ -168,6 +169,6 @@ def _halve_matrices(model: Model) -> None:
 
 
 def _is_matrix(constant: Node) -> bool:
-    """Matrices, tables and kernels; not the vectors of norms, biases and frequencies, nor numbers."""
+    """Whether it is a matrix, table or kernel, and not a vector or a number."""
     wide_axes = [size for size in constant.get_output_shape(0) if size > 1]
     return len(wide_axes) > 1

@@ -1,14 +1,14 @@
-"""The chat templates of published conversations, by name, for checkpoints that come without; knows no file.
+"""Chat templates of published conversations by name, for checkpoints without a template; knows no file.
 
-Each is LLaVA's own prompt format with the image before the text of its turn. The Jinja template that is made
-of one takes content as a list of parts or as text.
+Each is a prompt format of LLaVA's own code, with the image before the text of its turn. Its Jinja template
+accepts content as a list of parts or as text.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    # The names are in help pages, which come without torch.
+    # Help pages show the names, and must not load torch.
     from transformers import PretrainedConfig
 
     from model_prep.families.family import Family
@@ -22,13 +22,13 @@ CURIOUS: Final = (
 
 @dataclass(frozen=True)
 class Conversation:
-    """What stands before and after the text of each kind of turn, and before the answer."""
+    """The text before and after each kind of turn."""
 
     user: tuple[str, str]
     assistant: tuple[str, str]
     system: tuple[str, str]
     system_text: str | None = None
-    """said where the conversation has no system turn"""
+    """Text for a conversation without a system turn."""
     image: str = f"{IMAGE}\n"
 
     @property
@@ -119,7 +119,7 @@ CONVERSATIONS: Final = {
         system_text=CURIOUS.format("user", "user"),
     ),
 }
-"""vicuna_v1 is LLaVA's own of 1.5 and 1.6; llava_1_5 the same without its system text, as llava-hf has it."""
+"""vicuna_v1 is that of LLaVA 1.5 and 1.6; llava_1_5 is llava-hf's, without the system text."""
 BY_LANGUAGE_MODEL: Final = {
     "mistral": "mistral_instruct",
     "gemma": "gemma",
@@ -132,16 +132,16 @@ BY_TOKEN: Final = {
     "<start_of_turn>": "gemma",
     "<|end|>": "phi_3",
 }
-"""Control tokens that belong to one conversation."""
+"""Control token → the conversation that uses it."""
 
 
 def named_template(name: str, image_token: str) -> str:
-    """The template of a conversation, with the checkpoint's own image token. Raises KeyError."""
+    """The template of a conversation, with this image token. Raises KeyError."""
     return CONVERSATIONS[name].template.replace(IMAGE, image_token)
 
 
 def proposed(family: "Family", config: "PretrainedConfig", tokenizer: Any) -> str | None:
-    """The conversation that the checkpoint was trained with, where its parts leave one alone."""
+    """The conversation that a checkpoint was trained with, if its parts show it; else None."""
     if family.conversation is not None:
         return family.conversation
     vocabulary = tokenizer.get_vocab()

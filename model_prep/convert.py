@@ -1,7 +1,7 @@
-"""The conversion, checkpoint to published model folder, as a story; each step is another file's work.
+"""The conversion of a checkpoint into a published model folder, step by step; other files do each step.
 
-What is finished stays in a work folder beside the one that is made, until that is published: started again
-after an interruption, or with other settings, only what differs is made.
+Finished parts stay in a work folder beside the new folder until that is published. A conversion that is
+started again, after an interruption or with other settings, makes only what differs.
 """
 
 import filecmp
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import openvino
 
@@ -55,7 +55,7 @@ from model_prep.resources import (
     require_disk,
     require_memory,
 )
-from model_prep.settings import PrepSettings
+from model_prep.settings import PrepSettings, Step
 from model_prep.source import Source, fetch_weights, find_source, weight_files
 from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
 from model_prep.verification import Comparison
@@ -79,23 +79,20 @@ PART_NAMES: Final = {
 NO_SAMPLES: Final = Samples((), skipped=0)
 NAME_PATTERN: Final = r"[A-Za-z0-9._-]+"
 COMPARED_IMAGES: Final = 4
+"""Images of a verification."""
 VERIFYING_SHARE: Final = 0.25
-"""Of the time that exporting and compressing took, for a quick verification."""
+"""Time of a quick verification, as a share of the time for exporting and compressing."""
 SECONDS_FILE: Final = ".seconds"
-"""What a part took to make, beside it."""
+"""File beside a part with the seconds it took to make."""
 COMPUTED_FROM: Final = (CONFIG_JSON, "*.safetensors", "*.bin")
-"""Files of a checkpoint that decide what its parts compute."""
+"""Files of a checkpoint that determine what its parts compute."""
 CALIBRATING_COPIES: Final = 4
-"""Of the vision model's weights in float32, while it is calibrated."""
-
-
-Step = Literal["check", "export", "compress", "verify"]
-"""What a conversion may stop after; what is finished stays in the work folder. The check reads no weights."""
+"""Copies of the vision model's weights in float32 in memory during calibration."""
 
 
 @dataclass
 class Conversion:
-    """One run of the story: what is asked for, what is found, where it is made."""
+    """One conversion: what was asked for, what was found, and the work folder."""
 
     source: Source
     checkpoint: Checkpoint
@@ -112,13 +109,13 @@ class Conversion:
 
     @property
     def files(self) -> Inputs:
-        """All files of the checkpoint, as they are now."""
+        """Size and time of all files of the checkpoint."""
         folders = enumerate(self.checkpoint.folders)
         return {str(number): _stamps(folder, "*") for number, folder in folders}
 
     @property
     def computed_from(self) -> Inputs:
-        """What decides an export: config and weights, and no other file of the checkpoint."""
+        """What determines an export: config, weights and package versions."""
         folders = enumerate(self.checkpoint.folders)
         return {
             "files": {str(number): _stamps(folder, *COMPUTED_FROM) for number, folder in folders},
@@ -127,7 +124,7 @@ class Conversion:
 
     @property
     def _asked_about(self) -> Inputs:
-        """What decides a prompt: calibration images, and every file that makes tokens or pixels of it."""
+        """What determines the calibration prompts: images, chat template and the checkpoint's files."""
         return {
             "calibration": self.calibration_key,
             "files": self.files,
@@ -135,7 +132,7 @@ class Conversion:
         }
 
     def prompts(self) -> list[Prompt]:
-        """The calibration samples as the checkpoint's own vision model shows them to its decoder."""
+        """The calibration samples as prompts, with image features of the checkpoint's own vision model."""
         if self._prompts is None:
             self.on_stage("calibration prompts")
             reference = Reference(self.checkpoint, self.processing)
@@ -143,7 +140,7 @@ class Conversion:
         return self._prompts
 
     def products(self, stop_after: Step | None) -> list[Product] | None:
-        """All that a model folder holds, each part made or found finished; None where it stops before."""
+        """All parts of a model folder, made now or before; None if it stops after `stop_after`."""
         exported = {xml: self.export(xml) for xml in EXPORTS}
         if stop_after == "export":
             return None
@@ -155,7 +152,7 @@ class Conversion:
         return None if stop_after == "verify" else [*compressed.values(), companions, verified]
 
     def export(self, xml: str) -> Product:
-        """One part as the checkpoint stores it, without loss."""
+        """One part with the checkpoint's own weights, without loss."""
 
         def make(folder: Path) -> None:
             self.on_stage(f"exporting {PART_NAMES[xml]}")
@@ -168,7 +165,7 @@ class Conversion:
         return product
 
     def compress(self, xml: str, exported: Product) -> Product:
-        """One part in the wanted format."""
+        """One part in the requested format."""
         asked = self.settings.vision if xml == VISION_XML else self.settings.language
         calibrated = asked.needs_calibration and xml != TEXT_XML
 
@@ -206,7 +203,7 @@ class Conversion:
             write_generation_config(self.ends, self.source.folder, folder)
             processor = self.processing.processor
             processor.save_pretrained(folder)
-            # Readers of the optimum layout look for the image processor in a file of its own.
+            # Readers of the optimum layout want the image processor in a separate file.
             processor.image_processor.save_pretrained(folder)
             if self.settings.openvino_tokenizer:
                 write_openvino_tokenizer(processor.tokenizer, folder)
@@ -220,7 +217,7 @@ class Conversion:
         return self.work.product("companions", inputs, make)
 
     def verify(self, exported: dict[str, Product], compressed: dict[str, Product]) -> Product:
-        """The exact export against the checkpoint, and what compression changed."""
+        """The comparison of the export with the checkpoint, and of the compressed parts with the export."""
 
         def make(folder: Path) -> None:
             self.on_stage("verifying")
@@ -288,7 +285,7 @@ class Conversion:
 
 
 def _notes(source: Source, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What a worker does otherwise than the checkpoint's files have it."""
+    """Where a worker deviates from the checkpoint's files, as sentences."""
     said = ", ".join(f"{name} {value}" for name, value in sampling_defaults(source.folder).items())
     text = checkpoint.config.text_config
     context, window = text.max_position_embeddings, context_tokens(text)
@@ -318,15 +315,14 @@ def convert(
 ) -> FolderManifest | None:
     """Convert the checkpoint `source`, a folder or hub id, into the model folder `out`.
 
-    `name` stands in the model id, the source's own if it is None. `calibration` is what
-    model_prep.calibration.read_samples reads. After the step `stop_after` nothing is published, and None
-    returned. `reading` is what the checkpoint does not say itself. `on_stage` is called with the name of
-    each stage as it begins, at most STAGE_COUNT of them, `on_bytes` with how many bytes of the weights have
-    come, of how many, and `on_compared` with how much of what is verified is done, of how much.
-    `memory_bytes` is what verifying is to make do with, what is available if it is None.
+    `name` is the name in the model id, by default the source's. `calibration` is a source for
+    model_prep.calibration.read_samples. With `stop_after` it ends after that step and returns None. `reading`
+    is what the checkpoint's files do not say. `memory_bytes` limits the memory for verifying, by default to
+    what is available. `on_stage` gets the name of each stage, at most STAGE_COUNT; `on_bytes` the downloaded
+    and all bytes of the weights; `on_compared` the finished and all work of verifying.
 
-    Raises ConversionError; whatever is raised, `out` is as it was before, and the parts that were finished
-    are kept beside it for the next call.
+    Raises ConversionError. Whatever is raised, `out` is unchanged, and finished parts are kept beside it for
+    the next call.
     """
     on_stage("checking checkpoint, disk and memory")
     require_place(out, overwrite=overwrite)
@@ -376,7 +372,7 @@ def convert(
 def _publish(
     made: Conversion, out: Path, name: str, products: list[Product], reading: Reading
 ) -> FolderManifest:
-    """Make the folder `out` of the products."""
+    """Publish the products as the folder `out`."""
     made.on_stage("publishing")
     return publish(
         out,
@@ -398,24 +394,21 @@ def _publish(
 
 
 def _model_name(name: str) -> str:
-    """The same. Raises ConversionError for one that a model id cannot hold."""
+    """`name` itself. Raises ConversionError if a model id cannot contain it."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConversionError(
-            f"The name {name!r} is not of letters, digits and ._- alone; --name sets another."
+            f"The name {name!r} may have only letters, digits and ._-; --name sets another."
         )
     return name
 
 
 def made_with() -> dict[str, str]:
-    """The packages that decide what is written, and their versions."""
+    """Package → version, for the packages that determine what is written."""
     return {package: version(package) for package in MADE_WITH}
 
 
 def save(model: openvino.Model, xml: Path) -> None:
-    """Write a part, and read it again: a full disk is not always told.
-
-    Raises ConversionError if it cannot be written or read.
-    """
+    """Write a part and read it again, as a full disk is not always reported. Raises ConversionError."""
     name_by_place(model)
     try:
         openvino.save_model(model, xml, compress_to_fp16=False)
@@ -428,7 +421,7 @@ def save(model: openvino.Model, xml: Path) -> None:
 
 
 def _wanted(changed: dict[str, Path]) -> dict[str, dict[str, Path]]:
-    """The parts of which a loss is measured, by name: what compression changed."""
+    """Name → the changed files, for each part whose loss is measured."""
     parts = {
         "vision": {VISION_XML: changed[VISION_XML]} if VISION_XML in changed else {},
         "language": {xml: path for xml, path in changed.items() if xml != VISION_XML},
@@ -438,7 +431,7 @@ def _wanted(changed: dict[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def _require_room(out: Path, checkpoint: Checkpoint, settings: PrepSettings) -> None:
-    """Raise ConversionError unless disk and memory will do."""
+    """Raise ConversionError unless there is enough disk space and memory."""
     counts = checkpoint.parameters
     per_weight = bytes_per_weight(settings.language)
     compressed = (counts.language + counts.embeddings) * per_weight
@@ -450,14 +443,14 @@ def _require_room(out: Path, checkpoint: Checkpoint, settings: PrepSettings) -> 
 
 
 def _stamps(folder: Path, *patterns: str) -> dict[str, list[int]]:
-    """Of each file of these names: size and when it was changed."""
+    """File name → [size in bytes, time of change in ns]."""
     files = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
 @contextmanager
 def _timed(folder: Path) -> Iterator[None]:
-    """Write down in `folder` how long making what is in it took."""
+    """Write into `folder` the seconds that the block took."""
     begun = time.perf_counter()
     yield
     (folder / SECONDS_FILE).write_text(f"{time.perf_counter() - begun:.3f}")
@@ -478,9 +471,9 @@ def _key_of(samples: Samples) -> str | None:
 
 
 def _write_config(model: Any, folder: Path) -> None:
-    """The checkpoint's whole config, and image_newline, where there is one, in it as a list of numbers."""
+    """Write the checkpoint's config, with its image_newline, if any, as a list of numbers."""
     config = model.config.to_dict()
-    # A path on the machine that converts.
+    # A path on this machine.
     config.pop("_name_or_path", None)
     newline = getattr(model.model, "image_newline", None)
     if newline is not None:

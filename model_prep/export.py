@@ -29,19 +29,19 @@ from model_prep.wrappers import LanguageModel, TextEmbeddings
 TRACE_ROWS = 2
 TRACE_PAST = 3
 TRACE_POSITIONS = 5
-"""Sizes of the traced example: all different and none of them 1, so that no axis is taken for a constant."""
+"""Sizes of the traced example: all different and not 1, so that no axis becomes a constant."""
 TRACE_PATCHES = (3, 4)
-"""Rows and columns of the image that a tower of any size is traced with."""
+"""Rows and columns of patches in the example image, for a tower that takes any size."""
 ANY = -1
 HALVES = (torch.float16, torch.bfloat16)
 VISION_FEATURES = "last_hidden_state"
-"""The name other readers of such folders give the vision model's output."""
+"""Name of the vision model's output for other readers of such folders."""
 
 
 def export_vision(model: PreTrainedModel) -> Model:
-    """pixel_values (tile, 3, height, width) → features (tile, patch, hidden), projected.
+    """The model pixel_values (tile, 3, height, width) → projected features (tile, patch, hidden).
 
-    The size is fixed; but of a tower that reads images row by row there is one tile of any size.
+    Tiles have a fixed size; a tower that reads images of any size takes one tile.
     """
     tower = model.config.vision_config
     family = FAMILIES[model.config.model_type]
@@ -58,7 +58,7 @@ def export_vision(model: PreTrainedModel) -> Model:
 
 
 def export_text(model: PreTrainedModel) -> Model:
-    """input (row, position) int64 → inputs_embeds (row, position, hidden)."""
+    """The model input (row, position) int64 → inputs_embeds (row, position, hidden)."""
     example = {"token_ids": torch.zeros(TRACE_ROWS, TRACE_POSITIONS, dtype=torch.int64)}
     text = _trace(TextEmbeddings(model), example)
     _name_ports(text, [INPUT_IDS], [INPUTS_EMBEDS])
@@ -67,7 +67,7 @@ def export_text(model: PreTrainedModel) -> Model:
 
 
 def export_language(model: PreTrainedModel) -> Model:
-    """The stateful language model with the ports that contract.model_folder names."""
+    """The stateful language model, with the ports of contract.model_folder."""
     text = model.config.text_config
     hidden, kv_heads, layers = text.hidden_size, text.num_key_value_heads, text.num_hidden_layers
     head_dim = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
@@ -101,7 +101,7 @@ def export_language(model: PreTrainedModel) -> Model:
 
 
 def forget_traces() -> None:
-    """Free what tracing keeps: torch lists each traced class with its weights, and so maps the checkpoint."""
+    """Free the traces: torch keeps each traced class with its weights, which map the checkpoint."""
     torch._C._jit_clear_class_registry()
     gc.collect()
 
@@ -109,10 +109,10 @@ def forget_traces() -> None:
 def _trace(module: nn.Module, example: Mapping[str, object]) -> Model:
     module.eval()
     if any(weight.dtype in HALVES for weight in module.parameters()):
-        # Matrices keep their 16 bits and their place in the checkpoint's files; all else becomes float32.
+        # Matrices stay in 16 bits and mapped from the checkpoint's files; all else becomes float32.
         make_16bit_traceable(module)
     with torch.no_grad(), warnings.catch_warnings():
-        # What tracing takes for granted shows in the parity tests; the warnings name the harmless too.
+        # Wrong assumptions of the tracer show in the parity tests; its warnings are mostly harmless.
         warnings.filterwarnings("ignore", category=TracerWarning)
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
@@ -120,7 +120,7 @@ def _trace(module: nn.Module, example: Mapping[str, object]) -> Model:
 
 
 def _name_ports(model: Model, inputs: list[str], outputs: list[str]) -> None:
-    """Name ports in order; the tracer gives nested inputs no names of their own."""
+    """Name the ports in order, as the tracer does not name nested inputs."""
     assert len(model.inputs) == len(inputs), [port.get_names() for port in model.inputs]
     assert len(model.outputs) == len(outputs), [port.get_names() for port in model.outputs]
     for port, name in zip([*model.inputs, *model.outputs], [*inputs, *outputs], strict=True):

@@ -1,7 +1,6 @@
-"""Says which tokens end an answer, and writes generation_config.json of a model folder; knows no weights.
+"""Finds the tokens that end an answer, and writes generation_config.json; knows no weights.
 
-A checkpoint's defaults for sampling come along as they are, for other readers. A worker's jobs say themselves
-how they are generated.
+A checkpoint's sampling defaults are kept for other readers; a worker uses the parameters of its jobs.
 """
 
 import json
@@ -18,9 +17,9 @@ NOT_SAMPLING: Final = (EOS, "bos_token_id", "pad_token_id", "transformers_versio
 
 
 def end_token_ids(source: Path, config: PretrainedConfig, tokenizer: Any) -> int | list[int]:
-    """The ends of sequence: generation_config.json's, else the language model's, else the tokenizer's.
+    """The end-of-sequence tokens of generation_config.json, else the language model, else the tokenizer.
 
-    Raises ConversionError if there are none, or they are no tokens of the model's.
+    Raises ConversionError if there are none or the model does not have them.
     """
     said = (
         read_generation_config(source).get(EOS),
@@ -29,7 +28,7 @@ def end_token_ids(source: Path, config: PretrainedConfig, tokenizer: Any) -> int
     )
     found: Any = next((ends for ends in said if ends is not None and ends != []), None)
     if found is None:
-        raise ConversionError(f"{source} names no {EOS}, so that no answer could ever end.")
+        raise ConversionError(f"{source} names no {EOS}, so no answer could end.")
     vocabulary = config.text_config.vocab_size
     for token_id in found if isinstance(found, list) else [found]:
         if type(token_id) is not int or not 0 <= token_id < vocabulary:
@@ -41,13 +40,13 @@ def end_token_ids(source: Path, config: PretrainedConfig, tokenizer: Any) -> int
 
 
 def write_generation_config(ends: int | list[int], source: Path, folder: Path) -> None:
-    """The checkpoint's own into `folder`, with these ends of sequence."""
+    """Write the checkpoint's generation_config.json into `folder`, with these end-of-sequence tokens."""
     content = read_generation_config(source) | {EOS: ends}
     (folder / GENERATION_CONFIG_JSON).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def sampling_defaults(source: Path) -> dict[str, Any]:
-    """What the checkpoint asks its readers to generate with, the tokens apart."""
+    """The checkpoint's generation parameters, without its tokens."""
     return {
         name: value
         for name, value in read_generation_config(source).items()
@@ -56,7 +55,7 @@ def sampling_defaults(source: Path) -> dict[str, Any]:
 
 
 def read_generation_config(source: Path) -> dict[str, Any]:
-    """The file as it is; nothing where there is none that can be read, as transformers has it."""
+    """The content of generation_config.json; empty if it is missing or unreadable, as in transformers."""
     try:
         content = json.loads((source / GENERATION_CONFIG_JSON).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Gives the nameless nodes of a graph the same names in every run; knows no arithmetic."""
+"""Gives unnamed nodes of a graph the same names in every process; knows no arithmetic."""
 
 import re
 from typing import Final
@@ -9,10 +9,9 @@ MODEL_NAME: Final = "captionmill"
 
 
 def name_by_place(model: Model) -> None:
-    """Change `model` in place: nodes with a made-up name, such as Convert_123, are numbered in graph order.
+    """Number nodes with a generated name, such as Convert_123, in graph order; changes `model` in place.
 
-    OpenVINO makes names up from a counter of the process, so that one graph would be saved as other bytes
-    where another graph had been made before.
+    OpenVINO numbers them by a counter of the process, so the same graph could be saved as different bytes.
     """
     model.set_friendly_name(MODEL_NAME)
     for place, node in enumerate(model.get_ordered_ops()):

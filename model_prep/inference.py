@@ -1,4 +1,4 @@
-"""Runs the parts of a model folder on the CPU, one sequence at a time, to compare them; knows no torch."""
+"""Runs parts of a model folder on the CPU, one sequence at a time; knows no torch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,20 +20,21 @@ EXACT: Final = {
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
 }
 TIMED_CALLS: Final = 2
+"""Calls of which the fastest counts."""
 
 
 class PromptAndAnswer(NamedTuple):
-    """What a language model is given."""
+    """Embeddings of a prompt and of its answer."""
 
     prompt: FloatArray
-    """(position, hidden)"""
+    """(position, hidden)."""
     following: FloatArray
-    """(token, hidden), the answer's tokens but the last one"""
+    """(token, hidden), the answer's tokens without the last one."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What it takes to compute prompts with one language model."""
+    """Seconds to load a language model, and to compute one position of a prompt."""
 
     loading_s: float
     position_s: float
@@ -42,7 +43,7 @@ class Cost:
 def compile_part(
     xml: Path | Model, properties: Mapping[str, str] = EXACT
 ) -> Callable[[NDArray[Any]], FloatArray]:
-    """A part of one input and one output."""
+    """A compiled part with one input and one output, as a function."""
     request = request_of(xml, properties)
 
     def compute(values: NDArray[Any]) -> FloatArray:
@@ -60,14 +61,14 @@ class Language:
         self._request = request_of(xml, properties)
 
     def cost(self, prompt: FloatArray) -> Cost:
-        """As prompt (position, hidden) shows; it is in memory already."""
+        """The cost measured on prompt (position, hidden); loading is free, as the model is in memory."""
         prefill(self._request, prompt[:1])  # the first call arranges the weights
         return Cost(0.0, timed_s(lambda: prefill(self._request, prompt)) / len(prompt))
 
     def logits(self, asked: Sequence[PromptAndAnswer], on_layers: Callable[[int], None]) -> list[FloatArray]:
-        """Of each that is asked, logits (1 + token, vocabulary): after the prompt, and after each token.
+        """For each of `asked`, logits (1 + token, vocabulary) after the prompt and after each token.
 
-        `on_layers` is told of each prompt's way through the layers.
+        `on_layers` gets the number of layers that a prompt has passed.
         """
         found = []
         for prompt, following in asked:
@@ -83,7 +84,7 @@ class Language:
     def greedy(
         self, prompt: FloatArray, embed: Callable[[IntArray], FloatArray], new_tokens: int
     ) -> tuple[list[int], FloatArray]:
-        """The most probable tokens after prompt (position, hidden), and logits (new token, vocabulary)."""
+        """Greedy tokens after prompt (position, hidden), and their logits (new token, vocabulary)."""
         logits = [prefill(self._request, prompt)]
         token_ids = [int(logits[-1].argmax())]
         while len(token_ids) < new_tokens:
@@ -94,14 +95,14 @@ class Language:
 
 
 def request_of(xml: Path | Model, properties: Mapping[str, str]) -> openvino.InferRequest:
-    """A model on the CPU, ready to be called."""
+    """An inference request of a model compiled for the CPU."""
     return openvino.Core().compile_model(xml, "CPU", dict(properties)).create_infer_request()
 
 
 def append(request: openvino.InferRequest, embeds: FloatArray, past: int) -> FloatArray:
-    """One row of embeds (position, hidden) behind `past` positions → (position, width) of the output.
+    """Append embeds (position, hidden) after `past` positions → output (position, width).
 
-    A whole language model gives the last position alone.
+    A whole language model returns only the last position.
     """
     total = past + len(embeds)
     inputs = {
@@ -114,13 +115,13 @@ def append(request: openvino.InferRequest, embeds: FloatArray, past: int) -> Flo
 
 
 def prefill(request: openvino.InferRequest, embeds: FloatArray) -> FloatArray:
-    """As append, behind nothing."""
+    """`append` to an empty state."""
     request.reset_state()
     return append(request, embeds, 0)
 
 
 def each_alone(request: openvino.InferRequest, embeds: FloatArray) -> FloatArray:
-    """Each of embeds (position, hidden) as the only one of a sequence → (position, width) of the output."""
+    """Each of embeds (position, hidden) as a sequence of its own → output (position, width)."""
     rows = len(embeds)
     inputs = {
         INPUTS_EMBEDS: embeds[:, None],
@@ -133,12 +134,12 @@ def each_alone(request: openvino.InferRequest, embeds: FloatArray) -> FloatArray
 
 
 def timed_s(compute: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Seconds of one call."""
     begun = time.perf_counter()
     compute()
     return time.perf_counter() - begun
 
 
 def best_s(compute: Callable[[], object]) -> float:
-    """How long it takes when nothing else is in the way; the first call is not counted."""
+    """Seconds of the fastest of TIMED_CALLS calls, after one that does not count."""
     return min([timed_s(compute) for _ in range(1 + TIMED_CALLS)][1:])

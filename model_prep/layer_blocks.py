@@ -1,6 +1,6 @@
-"""Cuts the language model of a folder into blocks of layers, and runs one after another; knows no torch.
+"""Cuts a language model into blocks of layers and runs them one after another; knows no torch.
 
-What a block makes of every prompt is recorded for the next one, so that memory holds one block at a time.
+Each block's output for every prompt is kept as the next block's input, so that memory holds one block.
 """
 
 import re
@@ -16,23 +16,23 @@ from openvino import Model, Node
 from contract.model_folder import INPUTS_EMBEDS, LOGITS
 from model_prep.inference import EXACT, Cost, PromptAndAnswer, each_alone, prefill, request_of, timed_s
 from model_prep.reference import FloatArray
+from model_prep.refusal import ConversionError
 
 DECODER: Final = "__module.decoder."
 LAYER: Final = re.compile(r"__module\.decoder\.layers\.(\d+)[./]")
-"""How the name of a node begins that was traced in a layer, or in a part of one."""
+"""Beginning of the name of a node in a layer, or in a module of it."""
 LAYER_ITSELF: Final = re.compile(r"__module\.decoder\.layers\.(\d+)/")
-"""That of a node in no part of the layer; the residual stream's last sum is one."""
-
+"""Beginning of the name of a node in the layer itself, such as the last residual sum."""
 AXES: Final = 3
-"""Row, position, hidden."""
+"""Axes of a layer's output: row, position, hidden."""
 
 
-class UncutError(Exception):
-    """No single tensor leads from one layer to the next."""
+class UncutError(ConversionError):
+    """The language model has no single tensor between one layer and the next."""
 
 
 class Graph:
-    """A language model as it lies in a folder, to be cut between its layers."""
+    """A language model on disk, to be cut between its layers."""
 
     def __init__(self, xml: Path) -> None:
         """Raises UncutError."""
@@ -46,18 +46,18 @@ class Graph:
         return len(self._ends)
 
     def block(self, first: int, last: int) -> Model:
-        """The layers from `first` on, before `last`, with the ports of the whole model.
+        """Layers `first` to `last` - 1 as a model with the ports of the whole model.
 
-        inputs_embeds is what the layer before gave, and the output what the last one gives.
+        Its inputs_embeds is the output of the layer before, its output that of the last layer.
         """
         return self._cut(first, self._ends[min(last, self.layers) - 1])
 
     def head(self) -> Model:
-        """The last layer's output, as inputs_embeds → logits."""
+        """The head: the last layer's output, as inputs_embeds, → logits."""
         return self._cut(self.layers, self._logits)
 
     def _cut(self, first: int, end: str) -> Model:
-        # Read anew, as weights that are mapped into memory stay there as long as their model does.
+        # Read the model again: mapped weights stay in memory as long as their model.
         model = openvino.Core().read_model(self._xml)
         nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
         if first > 0:
@@ -71,7 +71,7 @@ class Graph:
 
 
 class LayerBlocks:
-    """A stateful language model with one row, of which `at_once` layers are in memory."""
+    """A stateful language model with one row and `at_once` layers in memory."""
 
     def __init__(self, xml: Path, at_once: int) -> None:
         """Raises UncutError."""
@@ -79,7 +79,7 @@ class LayerBlocks:
         self._at_once = min(at_once, self._graph.layers)
 
     def cost(self, prompt: FloatArray) -> Cost:
-        """Of all layers, as the first block shows on prompt (position, hidden)."""
+        """The cost of all layers, estimated by the first block on prompt (position, hidden)."""
         begun = time.perf_counter()
         request = request_of(self._graph.block(0, self._at_once), EXACT)
         prefill(request, prompt[:1])  # the first call arranges the weights
@@ -89,7 +89,7 @@ class LayerBlocks:
         return Cost(blocks * loading_s, blocks * position_s)
 
     def logits(self, asked: Sequence[PromptAndAnswer], on_layers: Callable[[int], None]) -> list[FloatArray]:
-        """As Language.logits has it. `on_layers` is told of each prompt's way through so many more layers."""
+        """Logits as of Language.logits. `on_layers` gets the number of layers that a prompt has passed."""
         states = [np.concatenate([prompt, following]) for prompt, following in asked]
         for first in range(0, self._graph.layers, self._at_once):
             last = min(first + self._at_once, self._graph.layers)
@@ -106,7 +106,7 @@ class LayerBlocks:
 
 
 def _ends(model: Model) -> Iterator[str]:
-    """The names of the nodes that give the layers' outputs, in order. Raises UncutError."""
+    """Names of the nodes with the layers' outputs, in order. Raises UncutError."""
     hidden = model.input(INPUTS_EMBEDS).get_partial_shape()[2]
     found: dict[int, str] = {}
     for node in model.get_ordered_ops():
@@ -118,12 +118,12 @@ def _ends(model: Model) -> Iterator[str]:
         if shape.rank.get_length() == AXES and shape[2] == hidden:
             found[int(layer[1])] = name
     if not found or list(found) != list(range(len(found))):
-        raise UncutError
+        raise UncutError("This language model cannot be cut between its layers.")
     yield from found.values()
 
 
 def _is_read_behind(layer: str, node: Node) -> bool:
-    """By the next layer, or by what is behind the last one."""
+    """Whether a node outside `layer` reads it: in the next layer, or after the last one."""
     readers = (reader.get_node().get_friendly_name() for reader in node.output(0).get_target_inputs())
     return any(
         name.startswith(DECODER) and ((other := LAYER.match(name)) is None or other[1] != layer)
@@ -132,7 +132,7 @@ def _is_read_behind(layer: str, node: Node) -> bool:
 
 
 def _behind(node: Node) -> list[Node]:
-    """All nodes that `node` is computed from, and itself."""
+    """`node` and all nodes that it is computed from."""
     found: dict[str, Node] = {}
     waiting = [node]
     while waiting:

@@ -1,73 +1,38 @@
-"""What a conversion can be asked for on a command line; loads nothing heavy."""
+"""Command-line options of a conversion; loads nothing heavy."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 
+from contract.model_folder import VisionFormat, WeightFormat
 from model_prep.conversations import CONVERSATIONS
 from model_prep.reading import Reading
 from model_prep.refusal import ConversionError
-from model_prep.settings import PRESETS, LanguageSettings, PrepSettings, VisionSettings
+from model_prep.settings import (
+    PRESETS,
+    LanguageSettings,
+    PrepSettings,
+    PresetName,
+    Step,
+    VerifyDepth,
+    VisionSettings,
+)
 
 Format = TypeVar("Format", LanguageSettings, VisionSettings)
 
 
-class Preset(StrEnum):
-    """Names of model_prep.settings.PRESETS."""
-
-    BALANCED = "balanced"
-    FAST = "fast"
-    EXACT = "exact"
-    TUTORIAL = "tutorial"
-
-
-class WeightFormatChoice(StrEnum):
-    """contract.model_folder.WeightFormat, in the form that the command line offers."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT4 = "int4"
-
-
-class VisionFormatChoice(StrEnum):
-    """contract.model_folder.VisionFormat."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-class VerifyChoice(StrEnum):
-    """model_prep.settings.VerifyDepth."""
-
-    FULL = "full"
-    QUICK = "quick"
-    NONE = "none"
-
-
-class StepChoice(StrEnum):
-    """model_prep.convert.Step."""
-
-    CHECK = "check"
-    EXPORT = "export"
-    COMPRESS = "compress"
-    VERIFY = "verify"
-
-
 @dataclass(frozen=True)
 class ConversionOptions:
-    """All but the checkpoint and the folder to write. None is what was not given."""
+    """Every option except the folder to write; None where an option was not given."""
 
-    preset: Annotated[Preset, typer.Option(help="What other options begin from.")] = Preset.BALANCED
+    preset: Annotated[PresetName, typer.Option(help="Settings that the other options change.")] = "balanced"
     weight_format: Annotated[
-        WeightFormatChoice | None, typer.Option(help="How the language model's weights are stored.")
+        WeightFormat | None, typer.Option(help="How the language model's weights are stored.")
     ] = None
     group_size: Annotated[
-        int | None, typer.Option(help="int4: weights with one scale; -1 is a whole output channel.")
+        int | None, typer.Option(help="int4: weights per scale; -1 is a whole output channel.")
     ] = None
     ratio: Annotated[float | None, typer.Option(help="int4: share of the weights in 4 bits.")] = None
     sym: Annotated[bool | None, typer.Option("--sym/--asym", help="int4: without or with zero points.")] = (
@@ -86,57 +51,58 @@ class ConversionOptions:
         ),
     ] = None
     vision_format: Annotated[
-        VisionFormatChoice | None,
+        VisionFormat | None,
         typer.Option(help="How the vision model is stored; int8 also computes in 8 bits, by calibration."),
     ] = None
     smooth_quant_alpha: Annotated[
         float | None, typer.Option(help="int8 vision: share of the activations' range put into the weights.")
     ] = None
     dynamic_quantization_group_size: Annotated[
-        int | None, typer.Option(help="What workers are to read the folder with.")
+        int | None, typer.Option(help="Group size of dynamic quantization in workers.")
     ] = None
     openvino_tokenizer: Annotated[
-        bool, typer.Option("--openvino-tokenizer", help="Write the tokenizer for OpenVINO GenAI, too.")
+        bool, typer.Option("--openvino-tokenizer", help="Also write the tokenizer for OpenVINO GenAI.")
     ] = False
     calibration: Annotated[
         str | None, typer.Option(help="Images to calibrate with: folder, manifest, dataset or shards.")
     ] = None
-    samples: Annotated[int | None, typer.Option(help="How many of them.")] = None
+    samples: Annotated[int | None, typer.Option(help="Number of images to calibrate with.")] = None
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
     verify: Annotated[
-        VerifyChoice,
+        VerifyDepth,
         typer.Option(
-            help="What is compared: quick is what a quarter of the time before allows, full all pictures."
+            help="What to compare: full is all images, quick what a quarter of the time so far allows."
         ),
-    ] = VerifyChoice.QUICK
+    ] = "quick"
     chat_template: Annotated[
         str | None,
-        typer.Option(help=f"For a checkpoint without one: a file, or one of {', '.join(CONVERSATIONS)}."),
+        typer.Option(help=f"Chat template: a file, or one of {', '.join(CONVERSATIONS)}."),
     ] = None
     vision_tower: Annotated[
-        str | None, typer.Option(help="Folder or hub id of it, in the layout of LLaVA's own repositories.")
+        str | None,
+        typer.Option(help="Vision tower of a checkpoint in LLaVA's own layout, as folder or hub id."),
     ] = None
     allow_untested: Annotated[
-        bool, typer.Option("--allow-untested", help="Take language models that no test has converted.")
+        bool, typer.Option("--allow-untested", help="Also convert language models that no test covers.")
     ] = False
-    name: Annotated[str | None, typer.Option(help="Name in the model id; MODEL's own if not given.")] = None
+    name: Annotated[str | None, typer.Option(help="Name in the model id; by default that of MODEL.")] = None
     stop_after: Annotated[
-        StepChoice | None, typer.Option(help="Do no more; the next call goes on from there.")
+        Step | None, typer.Option(help="Stop after this step; the next call goes on from there.")
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the model folder.")] = (
-        False
-    )
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the content of the model folder.")
+    ] = False
     as_json: Annotated[
-        bool, typer.Option("--json", help="Progress and the model id as lines of JSON on stdout.")
+        bool, typer.Option("--json", help="Print progress and model id as lines of JSON on stdout.")
     ] = False
 
     def reading(self) -> Reading:
-        """What the checkpoint does not say itself."""
+        """What the checkpoint's files do not say."""
         return Reading(self.chat_template, self.vision_tower, self.allow_untested)
 
     def settings(self) -> PrepSettings:
-        """The preset with what was given beside it. Raises ConversionError for what decides nothing."""
-        preset = PRESETS[self.preset.value]
+        """The preset changed by the given options. Raises ConversionError for an option without effect."""
+        preset = PRESETS[self.preset]
         language = {
             name: getattr(self, name)
             for name in ("group_size", "ratio", "sym", "awq", "scale_estimation")
@@ -146,7 +112,7 @@ class ConversionOptions:
             language["activations"] = "int8" if self.quantize_activations else None
         vision = {} if self.smooth_quant_alpha is None else {"smooth_quant_alpha": self.smooth_quant_alpha}
         try:
-            # Options of another format than the preset's do not stay.
+            # Another format drops the preset's options of its own format.
             return PrepSettings(
                 language=_changed(preset.language, "weight_format", self.weight_format, language),
                 vision=_changed(preset.vision, "vision_format", self.vision_format, vision),
@@ -156,7 +122,7 @@ class ConversionOptions:
                     else self.dynamic_quantization_group_size
                 ),
                 openvino_tokenizer=self.openvino_tokenizer,
-                verify=self.verify.value,
+                verify=self.verify,
                 samples=preset.samples if self.samples is None else self.samples,
             )
         except ValidationError as invalid:
@@ -166,6 +132,6 @@ class ConversionOptions:
             raise ConversionError(f"{place}: {reason}." if place else f"{reason}.") from None
 
 
-def _changed(preset: Format, field: str, wanted: StrEnum | None, options: dict[str, Any]) -> Format:
-    kept = {} if wanted is not None and wanted.value != getattr(preset, field) else preset.model_dump()
-    return type(preset).model_validate(kept | ({field: wanted.value} if wanted else {}) | options)
+def _changed(preset: Format, field: str, wanted: str | None, options: dict[str, Any]) -> Format:
+    kept = {} if wanted is not None and wanted != getattr(preset, field) else preset.model_dump()
+    return type(preset).model_validate(kept | ({field: wanted} if wanted else {}) | options)

@@ -1,8 +1,7 @@
-"""Reads checkpoints in the layout of LLaVA's own repositories as if they were in transformers'.
+"""Reads checkpoints in LLaVA's own layout as if they were in transformers'; knows no OpenVINO.
 
-There config.json is the language model's with mm_ fields beside its own, the weights have other names, and
-the vision tower is another checkpoint, which mm_vision_tower names. LLaVA-1.5's, v1.6's and LLaVA-OneVision's
-are read.
+In that layout, config.json is the language model's with additional mm_ fields, weights have other names, and
+mm_vision_tower names a separate checkpoint. LLaVA-1.5, v1.6 and LLaVA-OneVision are supported.
 """
 
 import json
@@ -35,7 +34,7 @@ LANGUAGE_MODELS: Final = {
     "LlavaMistralForCausalLM": "mistral",
     "LlavaQwenForCausalLM": "qwen2",
 }
-"""architectures → the language model's model_type"""
+"""Architecture → the language model's model_type."""
 PROJECTOR: Final = "mlp2x_gelu"
 RENAMED: Final = (
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
@@ -45,19 +44,19 @@ RENAMED: Final = (
     (r"^model\.(embed_tokens|layers|norm)\b", r"model.language_model.\1"),
     (r"^lm_head\.", "lm_head."),
 )
-"""Names of weights there → in transformers."""
+"""Pattern of a weight's name → its name in transformers."""
 TOWER_RENAMED: Final = ((r"^(vision_model\.)?", "model.vision_tower."),)
-"""Of a vision tower that is a checkpoint of its own."""
+"""The same for a vision tower that is a separate checkpoint."""
 TOWER_WEIGHT: Final = re.compile(
     r"(vision_model\.)?(embeddings|encoder|pre_layrnorm|post_layernorm|head)\..*"
 )
-"""A weight of the tower, where a text model may lie beside it."""
+"""Names of the tower's weights, in a checkpoint that may also have a text model."""
 RANGE: Final = re.compile(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)")
-"""How LLaVA-NeXT's later repositories write image_grid_pinpoints: from one grid of tiles to another."""
+"""image_grid_pinpoints as a range of grids, as in later repositories of LLaVA-NeXT."""
 
 
 def is_original(raw: dict[str, Any]) -> bool:
-    """Whether a config.json is in the layout of LLaVA's own repositories."""
+    """Whether a config.json is in LLaVA's own layout."""
     named = "mm_vision_tower" in raw or any(name in LANGUAGE_MODELS for name in _architectures(raw))
     return named and "text_config" not in raw
 
@@ -65,9 +64,9 @@ def is_original(raw: dict[str, Any]) -> bool:
 def open_original(
     raw: dict[str, Any], source: str, vision_tower: str | None
 ) -> tuple[dict[str, Any], "OriginalLayout"]:
-    """config.json as transformers would have it, and what reads the rest.
+    """config.json in transformers' layout, and the reader of the other files.
 
-    `vision_tower` is a folder or hub id, mm_vision_tower's if it is None. Raises ConversionError.
+    `vision_tower` is a folder or hub id, by default that of mm_vision_tower. Raises ConversionError.
     """
     language = _language_model(raw)
     _require_plain(raw, source)
@@ -95,12 +94,12 @@ def open_original(
 
 @dataclass(frozen=True)
 class OriginalLayout:
-    """The files of such a checkpoint and of its vision tower."""
+    """The files of a checkpoint in LLaVA's own layout, and of its vision tower."""
 
     folder: Path
     tower_source: Source
     config: dict[str, Any]
-    """in transformers' layout"""
+    """config.json in transformers' layout."""
     raw: dict[str, Any]
 
     @property
@@ -114,12 +113,12 @@ class OriginalLayout:
 
     @property
     def image_token_id(self) -> int:
-        """The tokenizer's own <image>, else the number after its last: such a model never looks it up."""
+        """The tokenizer's <image>, else the id after its last token, whose embedding is never used."""
         vocabulary = self.tokenizer.get_vocab()
         return int(vocabulary.get("<image>", len(self.tokenizer)))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The weights under transformers' names; the checkpoint's own vision tower before the other one's."""
+        """The weights by transformers' names; the checkpoint's own tower weights override the tower's."""
         weights = {
             _renamed(name, TOWER_RENAMED): weight
             for name, weight in _weights(self.tower)
@@ -128,7 +127,7 @@ class OriginalLayout:
         return weights | {_renamed(name, RENAMED): weight for name, weight in _weights(self.folder)}
 
     def read_processor(self) -> ProcessorMixin:
-        """The tower's image processor, cutting as the checkpoint was trained, and the tokenizer."""
+        """The tower's image processor, with the checkpoint's way to cut images, and the tokenizer."""
         family = FAMILIES[self.config["model_type"]]
         processor: ProcessorMixin = family.processor(self._image_processor(), self.tokenizer)
         return processor
@@ -176,7 +175,7 @@ def _language_model(raw: dict[str, Any]) -> str:
 
 
 def _require_plain(raw: dict[str, Any], source: str) -> None:
-    """Raise ConversionError for what transformers' LLaVA has no part for."""
+    """Raise ConversionError for modules that transformers' LLaVA does not have."""
     if raw.get("mm_projector_type", "linear") != PROJECTOR:
         raise ConversionError(
             f"The projector {raw.get('mm_projector_type', 'linear')!r} of {source} is not supported; "
@@ -226,7 +225,7 @@ def _family(raw: dict[str, Any]) -> str:
 
 
 def _features(raw: dict[str, Any], tower: str) -> dict[str, Any]:
-    """Of which layer and which tokens. SigLIP's tower there is cut below its last layer, whatever is said."""
+    """Which layer and tokens give features. In this layout, SigLIP's last layer is always left out."""
     if tower == "siglip_vision_model":
         return {"vision_feature_layer": -2, "vision_feature_select_strategy": "full"}
     whole = raw.get("mm_vision_select_feature", "patch") == "cls_patch"
@@ -252,7 +251,7 @@ def _pinpoints(raw: dict[str, Any], side: int) -> list[list[int]]:
 
 
 def _preprocessing(tower: Path) -> dict[str, Any]:
-    """What the tower's image processor says of colours."""
+    """The colour settings of the tower's image processor."""
     path = tower / "preprocessor_config.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     fields = ("image_mean", "image_std", "rescale_factor", "resample")
@@ -262,7 +261,7 @@ def _preprocessing(tower: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors, mapped into memory, of all files with weights; of pickles, nothing but weights."""
+    """Names and memory-mapped tensors of all weight files."""
     for path in weight_files(folder):
         if path.suffix == ".bin":
             yield from _unpickled(path).items()
@@ -273,8 +272,8 @@ def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors alone: anything else in the file raises."""
-    # Files from before torch 1.6 are no archives, and only those can be mapped.
+    """The tensors of a pickle; anything else in it raises."""
+    # Only archives can be mapped; files from before torch 1.6 are no archives.
     tensors: dict[str, torch.Tensor] = torch.load(
         path, map_location="cpu", mmap=is_zipfile(path), weights_only=True
     )

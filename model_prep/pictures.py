@@ -1,4 +1,4 @@
-"""Pictures to compare models on where nobody gives any: square, wide and tall ones; knows no model."""
+"""Drawn pictures to compare models on: wide, tall and square; knows no model."""
 
 from typing import Final
 
@@ -8,13 +8,13 @@ from PIL import Image
 from model_prep.calibration import Sample
 
 SIZES_PX: Final = ((480, 640), (640, 360), (500, 500))
-"""(height, width)"""
+"""(height, width) in pixels."""
 TEXT: Final = "What is shown in this image?"
 BOXES: Final = 6
 
 
 def drawn_samples() -> tuple[Sample, ...]:
-    """The same ones each time: gradients under boxes of one colour."""
+    """Pictures of gradients under boxes of one colour, the same in every call."""
     return tuple(Sample(_draw(size, seed), TEXT) for seed, size in enumerate(SIZES_PX))
 
 

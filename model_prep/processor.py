@@ -1,7 +1,7 @@
 """Reads a checkpoint's processor and completes it from config.json; knows no weights.
 
-Older versions of transformers saved processors without the numbers that today's count image tokens with.
-What the model computes is decided by config.json alone, so it is config.json that fills them in.
+Older versions of transformers saved processors without the numbers that now determine the count of image
+tokens. They come from config.json, which determines what the model computes.
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from model_prep.tokenizer import SCRIPTS, is_sentencepiece_alone, read_tokenizer
 IMAGE_TOKEN: Final = "<image>"
 PROBE: Final = "What is shown here?"
 PROBE_SIZES_PX: Final = ((97, 97), (60, 190), (190, 60))
-"""(height, width)"""
+"""(height, width) in pixels."""
 
 
 @dataclass(frozen=True)
 class Processing:
-    """What makes a model's inputs of an image and a question: processor, tokenizer and chat template."""
+    """Processor, tokenizer and chat template: they turn an image and a question into model inputs."""
 
     processor: ProcessorMixin
     template: ChatTemplate
     marks: TileMarks | None = None
-    """what stands between the tiles of an image"""
+    """Texts around the tiles of an image."""
 
     def inputs(self, image: Image.Image, question: str) -> Any:
-        """As tensors. Raises ConversionError if a worker would make other tokens of the same question."""
+        """The model's inputs as tensors. Raises ConversionError if a worker would produce other tokens."""
         text = self.template.ask(self.processor.tokenizer, question)
         plain = encode(self.processor.tokenizer, text)
         inputs = self.processor(
@@ -49,12 +49,12 @@ class Processing:
         if not self._is_same(inputs["input_ids"][0].tolist(), plain, tiles):
             raise ConversionError(
                 "The checkpoint's processor makes other tokens of a prompt than its tokenizer does, "
-                "so that a worker would ask the model something else."
+                "so a worker would ask the model something else."
             )
         return inputs
 
     def _is_same(self, token_ids: list[int], plain: list[int], tiles: int) -> bool:
-        """Whether the processor's tokens are the tokenizer's, with the run of an image for its one token."""
+        """Whether the processor's tokens are the tokenizer's, with an image's run for the image token."""
         image_token_id = self.processor.image_token_id
         if image_token_id not in plain:
             return token_ids == plain
@@ -66,7 +66,7 @@ class Processing:
         return self.marks is None or any(run == self._run(self.marks, grid, run) for grid in _grids(tiles))
 
     def _run(self, marks: TileMarks, grid: tuple[int, int], like: list[int]) -> list[int]:
-        """What a worker writes for an image of `grid` that has as many image tokens as `like`."""
+        """The tokens that a worker makes for an image of `grid`, with as many image tokens as `like`."""
         processor: Any = self.processor
         text = marks.text(grid, processor.image_token)
         tile = like.count(processor.image_token_id) // (1 + grid[0] * grid[1])
@@ -79,7 +79,7 @@ class Processing:
 
 
 def load_processing(checkpoint: Checkpoint, chat_template: str | None = None) -> Processing:
-    """Read processor, tokenizer and chat template, or take the template that is given.
+    """Read processor, tokenizer and chat template; `chat_template` replaces the checkpoint's.
 
     Raises ConversionError if one of them is missing or does not fit the model.
     """
@@ -100,14 +100,14 @@ def load_processing(checkpoint: Checkpoint, chat_template: str | None = None) ->
 
 
 def _complete(processor: Any, checkpoint: Checkpoint) -> None:
-    """Change `processor` in place: what config.json decides is as it says."""
+    """Complete `processor` in place by what config.json determines. Raises ConversionError."""
     config, source = checkpoint.config, checkpoint.source
     tower = config.vision_config
     if is_sentencepiece_alone(Path(source)):
         processor.tokenizer = read_tokenizer(Path(source))
     if not processor.tokenizer.is_fast:
         raise ConversionError(f"{source} has no tokenizer.json, the one form a worker reads.")
-    # A broken one shows in texts of some script, and would only in a worker.
+    # Fail here if the tokenizer is broken for some script, and not in a worker.
     for text in SCRIPTS:
         processor.tokenizer.decode(processor.tokenizer(text)["input_ids"])
     _complete_image_token(processor, config.image_token_id, source)
@@ -124,7 +124,7 @@ def _complete(processor: Any, checkpoint: Checkpoint) -> None:
 
 
 def _complete_image_token(processor: Any, image_token_id: int, source: str) -> None:
-    """The image token is the one that config.json numbers; one beyond the tokenizer's last is added to it."""
+    """Set the image token to the id in config.json; add it to the tokenizer if that is the next free id."""
     tokenizer = processor.tokenizer
     if image_token_id == len(tokenizer):
         tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
@@ -145,16 +145,16 @@ def _says_pinpoints(folder: Path) -> bool:
 
 
 def _grids(tiles: int) -> list[tuple[int, int]]:
-    """(height, width) in tiles of those that an image of so many tiles with the base tile may have."""
+    """All grids (height, width) of an image with `tiles` tiles, the base tile included."""
     if tiles == 1:
         return [(0, 0)]
     return [(height, (tiles - 1) // height) for height in range(1, tiles) if (tiles - 1) % height == 0]
 
 
 def _require_fit(checkpoint: Checkpoint, processing: Processing) -> None:
-    """Raise ConversionError unless model and processor give an image the same number of tokens.
+    """Raise ConversionError unless model and processor agree on the number of tokens of an image.
 
-    The model's numbers come from one without weights: its tensors have shapes alone.
+    The model is on the meta device: its tensors have shapes and no data.
     """
     source = checkpoint.source
     with refusing(f"The processor of {source} cannot be read"):
@@ -164,13 +164,13 @@ def _require_fit(checkpoint: Checkpoint, processing: Processing) -> None:
             found = _features(checkpoint, inputs)
             if found != tokens:
                 raise ConversionError(
-                    f"{source} does not fit together: of an image of {height} x {width} px its model makes "
-                    f"{found} features, and its processor has {tokens} tokens for them."
+                    f"{source} does not fit together: for an image of {height} x {width} px, its model makes "
+                    f"{found} features and its processor {tokens} tokens."
                 )
 
 
 def _features(checkpoint: Checkpoint, inputs: Any) -> int:
-    """How many the model makes of an image that is ready for it."""
+    """Number of features that the model computes for a processed image."""
     pixel_values = inputs.pop("pixel_values")
     if checkpoint.packing == "grid":
         unit: int = checkpoint.config.vision_config.spatial_merge_size**2

@@ -1,4 +1,4 @@
-"""Tells how far a conversion is, to people or to a program; knows no model."""
+"""Progress of a conversion, for people or for a program; knows no model."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 STAGE_COUNT: Final = 11
-"""Most stages of one conversion, model_prep.convert.convert."""
+"""Largest number of stages of model_prep.convert.convert."""
 QUARTER: Final = 25
-"""Percent of a comparison, of which a line is said where there is no terminal."""
+"""Percent of a comparison between two lines of output, without a terminal."""
 
 
 class Events:
-    """Lines of JSON."""
+    """Writes events as lines of JSON."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -45,7 +45,7 @@ class Events:
 
 
 class Shown:
-    """A bar on a terminal, and one for the stage below it; lines where there is no terminal."""
+    """Shows a bar for the stages and one for the current stage; without a terminal, prints lines."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -61,14 +61,14 @@ class Shown:
             self.say(f"{name} …")
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line above the bars."""
         self._bars.console.print(line)
 
     def downloaded(self, done_bytes: int, total_bytes: int) -> None:
         self._show_within("download", done_bytes, total_bytes, unit="bytes")
 
     def compared(self, done: int, total: int) -> None:
-        """`done` of `total` layers that prompts go through, which people are told in percent."""
+        """Show `done` of `total` layers in percent."""
         percent = 100 * done // max(1, total)
         self._show_within("compared", percent, 100, unit="percent")
         if not self._bars.console.is_terminal and percent // QUARTER > self._quarters:
@@ -92,7 +92,7 @@ class Shown:
 
 
 class _Amount(DownloadColumn):
-    """Stages as a count, downloads in bytes, comparisons in percent."""
+    """Shows stages as a count, downloads in bytes, comparisons in percent."""
 
     def render(self, task: Any) -> Any:
         match task.fields.get("unit"):
@@ -105,7 +105,7 @@ class _Amount(DownloadColumn):
 
 @contextmanager
 def shown_progress(*, leave: bool = True) -> Iterator[Shown]:
-    """Progress on stderr for as long as the block lasts; `leave` keeps the bar when it is full."""
+    """Progress on stderr for the length of the block; `leave` keeps the finished bar."""
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), _Amount(), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=not leave, disable=not console.is_terminal)
@@ -114,7 +114,7 @@ def shown_progress(*, leave: bool = True) -> Iterator[Shown]:
 
 
 def own_stdout() -> TextIO:
-    """stdout for events alone: what libraries print, from C++ as well, goes to stderr from now on."""
+    """stdout for events only; from now on, output of libraries, also from C++, goes to stderr."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

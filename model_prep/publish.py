@@ -1,4 +1,4 @@
-"""Puts a finished model folder in its place in one step or not at all; knows nothing of models."""
+"""Publishes a finished model folder by one rename; knows nothing about models."""
 
 import hashlib
 import shutil
@@ -11,7 +11,7 @@ from contract.model_folder import MANIFEST_JSON, FolderFile, FolderManifest
 from model_prep.refusal import ConversionError
 
 ABOUT_THE_MODEL = ("verification.json", "verification.md")
-"""They say how fast it was, which is another figure each time."""
+"""Files that are not part of the model id's digest: they contain times, which differ in each conversion."""
 ID_DIGITS = 12
 FOLDER_MODE = 0o755
 
@@ -27,9 +27,9 @@ def require_place(out: Path, *, overwrite: bool) -> None:
 def publish(
     out: Path, folders: Sequence[Path], describe: Callable[[dict[str, FolderFile], str], FolderManifest]
 ) -> FolderManifest:
-    """Make `out` of all files in `folders` and the manifest, in one rename; what was in it is gone then.
+    """Publish all files of `folders` and the manifest as `out`, by one rename; replaces what was in it.
 
-    `describe` makes the manifest from the files and the digest of those that decide answers.
+    `describe` makes the manifest from the files and the digest of those that determine answers.
     """
     with staged(out) as stage:
         for folder in folders:
@@ -47,7 +47,7 @@ def publish(
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into. On leaving it becomes `out`; if anything is raised it goes."""
+    """A folder beside `out` to write into. It becomes `out` after the block, or is removed on error."""
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
@@ -61,7 +61,7 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def _link(path: Path, place: Path) -> None:
-    """The file itself under a second name, or a copy where there can be none."""
+    """Link the file, or copy it where links are not possible."""
     try:
         place.hardlink_to(path)
     except OSError:
@@ -75,7 +75,7 @@ def _describe(path: Path) -> FolderFile:
 
 
 def _replace(out: Path, stage: Path) -> None:
-    """Rename `stage` to `out`. What was in `out` is moved aside first, and back if the rename fails."""
+    """Rename `stage` to `out`. The old `out` is moved aside first, and back if the rename fails."""
     if not out.exists():
         stage.rename(out)
         return

@@ -1,4 +1,4 @@
-"""Has one exported part multiply in 8 bits, weights and activations, as calibration finds their ranges."""
+"""Quantizes weights and activations of one exported part to 8 bits, by calibration; knows no files."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +16,20 @@ from contract.model_folder import PIXEL_VALUES
 FloatArray = NDArray[np.float32]
 VISION_ALPHA: Final = 0.6
 LANGUAGE_ALPHA: Final = 0.25
-"""SmoothQuant, where the settings leave it open; docs/compression.md has the figures."""
+"""Defaults of SmoothQuant's alpha; docs/compression.md has the figures."""
 ATTENTION: Final = "ScaledDotProductAttention"
 
 
 def quantize_vision(model: Model, tiles: Sequence[FloatArray], alpha: float | None) -> Model:
-    """Return `model` quantized on the pixel_values (tile, 3, height, width) of images."""
+    """The model quantized by the pixel_values (tile, 3, height, width) of images."""
     calls = [{PIXEL_VALUES: pixel_values} for pixel_values in tiles]
     return _quantize(model, calls, VISION_ALPHA if alpha is None else alpha)
 
 
 def quantize_language(model: Model, calls: Sequence[Mapping[str, np.ndarray[Any, Any]]]) -> Model:
-    """Return the stateful `model` quantized on first calls of prompts, its state empty before each.
+    """The stateful model quantized by first calls with prompts, each with an empty state.
 
-    Attention is left alone: quantized keys would stand between it and its state, and it would not be fused.
+    Attention is not quantized: quantized keys between attention and state would prevent their fusion.
     """
     return _quantize(model, calls, LANGUAGE_ALPHA)
 
@@ -50,7 +50,7 @@ def _quantize(model: Model, calls: Sequence[Mapping[str, np.ndarray[Any, Any]]],
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within it NNCF keeps its notes and its progress bars off the terminal of whoever converts."""
+    """A block in which NNCF prints no notes and no progress bars."""
     logging.getLogger("nncf").setLevel(logging.WARNING)
     with redirect_stdout(StringIO()):
         yield

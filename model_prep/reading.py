@@ -1,4 +1,4 @@
-"""How a checkpoint is to be read where it does not say itself; it is asked for at the command line."""
+"""What a checkpoint's files do not say, given by the user; reads nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Reading:
-    """What is given beside the checkpoint."""
+    """Choices of the user for reading a checkpoint."""
 
     chat_template: str | None = None
-    """a file, or the name of a conversation in model_prep.conversations"""
+    """A file, or the name of a conversation in model_prep.conversations."""
     vision_tower: str | None = None
-    """folder or hub id of the vision tower, for the layout of LLaVA's own repositories"""
+    """Folder or hub id of the vision tower, for LLaVA's own layout."""
     allow_untested: bool = False
-    """also a language model that no test has converted; verification decides"""
+    """Also accept language models that no test covers; verification decides."""
 
     @property
     def recorded(self) -> dict[str, object]:
-        """As a folder's manifest has it: where files lie on this machine is nobody else's concern."""
+        """The fields for a folder's manifest, without private paths."""
         return {
             "chat_template": self.chat_template and Path(self.chat_template).name,
             "vision_tower": _name(self.vision_tower),
@@ -30,5 +30,5 @@ AS_IT_SAYS: Final = Reading()
 
 
 def _name(source: str | None) -> str | None:
-    """A hub id, or a folder's own name."""
+    """A hub id, or a folder's name without its path."""
     return Path(source).resolve().name if source is not None and Path(source).exists() else source

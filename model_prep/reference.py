@@ -1,6 +1,6 @@
-"""What the checkpoint itself computes in float32, in torch; knows no OpenVINO.
+"""What the checkpoint computes, by transformers in float32; knows no OpenVINO.
 
-Prompts are made here for calibration and verification alike, by transformers' own processor and code.
+Prompts for calibration and verification are made here, by transformers' own processor and model.
 """
 
 from collections.abc import Callable
@@ -24,19 +24,19 @@ REPLY: Final = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question about an image, ready for the language model."""
+    """A question about an image, embedded for the language model."""
 
     inputs_embeds: FloatArray
-    """(position, hidden)"""
+    """(position, hidden)."""
     tiles: FloatArray
-    """(tile, 3, height, width), what the vision model read"""
+    """(tile, 3, height, width), input of the vision model."""
     features: FloatArray
-    """(tile, patch, hidden), what it gave"""
+    """(tile, patch, hidden), output of the vision model."""
     of_image: NDArray[np.bool_]
-    """(position,), where the image's features are"""
+    """(position,), True at the image's features."""
 
     def places(self, positions: int) -> IntArray:
-        """So many of the prompt's positions: all of its text, and features from all over the image."""
+        """A choice of `positions` positions: all text, and features evenly from the image."""
         image = np.flatnonzero(self.of_image)
         kept = min(len(image), max(1, positions - (len(self.of_image) - len(image))))
         spread = image[np.linspace(0, len(image) - 1, kept).round().astype(np.int64)]
@@ -44,11 +44,11 @@ class Prompt:
 
 
 class _PromptReachedError(Exception):
-    """The forward pass has come to where the decoder begins, and need not go on."""
+    """Ends the forward pass at the beginning of the decoder."""
 
 
 class Reference:
-    """The checkpoint, computing in float32. A layer of the decoder is widened only while it computes."""
+    """The checkpoint in float32; a decoder layer has float32 weights only while it computes."""
 
     def __init__(self, checkpoint: Checkpoint, processing: Processing) -> None:
         """Raises ConversionError if the weights cannot be read."""
@@ -74,9 +74,10 @@ class Reference:
     def prompt(
         self, image: Image.Image, text: str, vision: Callable[[FloatArray], FloatArray] | None = None
     ) -> Prompt:
-        """One user turn with image and text. `vision` stands in for vision tower and projector.
+        """One user turn with image and text.
 
-        It maps tiles (tile, 3, height, width) to features (tile, patch, hidden).
+        `vision` replaces vision tower and projector: tiles (tile, 3, height, width) → features
+        (tile, patch, hidden).
         """
         inputs = self._processing.inputs(image, text)
         image_token_id = self._processing.processor.image_token_id
@@ -90,7 +91,7 @@ class Reference:
             seen["tiles"] = pixel_values.numpy()
             if vision is None:
                 return None
-            # One tile leads to the projector as well, and what that gives is replaced.
+            # One tile is enough to reach the projector, whose output is replaced.
             tiles = len(pixel_values)
 
             def first(value: Any) -> Any:
@@ -128,7 +129,7 @@ class Reference:
         finally:
             for hook in hooks:
                 hook.remove()
-        raise AssertionError("a forward pass goes through the decoder")
+        raise AssertionError("a forward pass reaches the decoder")
 
     def embed(self, token_ids: IntArray) -> FloatArray:
         """token_ids (row, position) → inputs_embeds (row, position, hidden)."""
@@ -137,7 +138,7 @@ class Reference:
         return embeds
 
     def reply(self, new_tokens: int) -> list[int]:
-        """Tokens such as an answer has, which nothing had to generate."""
+        """Tokens of the given answer REPLY, which need not be generated."""
         token_ids = self._processing.processor.tokenizer(REPLY, add_special_tokens=False)["input_ids"]
         assert len(token_ids) >= new_tokens
         return list(token_ids[:new_tokens])
@@ -145,9 +146,9 @@ class Reference:
     def logits(
         self, inputs_embeds: FloatArray, last: int, on_layers: Callable[[int], None] = lambda _layers: None
     ) -> FloatArray:
-        """inputs_embeds (position, hidden) → logits (last, vocabulary) of so many last positions.
+        """inputs_embeds (position, hidden) → logits (last, vocabulary) of the `last` positions.
 
-        `on_layers` is told of each layer.
+        `on_layers` is called after each layer, with 1.
         """
         decoder = self._decoder
         hooks = [layer.register_forward_hook(lambda *_: on_layers(1)) for layer in decoder.layers]
@@ -161,7 +162,7 @@ class Reference:
         return logits
 
     def _look_up_nothing_beyond_the_table(self) -> None:
-        """An image token may have no embedding, for the image's features take its place."""
+        """Allow an image token without an embedding, as image features replace it."""
         table = self.model.get_input_embeddings()
         table.register_forward_pre_hook(
             lambda module, arguments: (arguments[0].clamp(max=module.num_embeddings - 1),)
@@ -169,7 +170,7 @@ class Reference:
 
 
 def _widen_while_it_computes(layer: torch.nn.Module) -> None:
-    """Weights that are stored in 16 bits stay where they are, mapped from the checkpoint's files."""
+    """Convert a layer's weights to float32 only while it computes; the 16-bit weights stay mapped."""
     stored: dict[torch.nn.Parameter, torch.Tensor] = {}
 
     def widen(*_: Any) -> None:

@@ -1,21 +1,24 @@
-"""The one exception that tells the person at the command line what to change, and what others' errors say."""
+"""The root of model_prep's exceptions, and libraries' errors as one of them; knows no checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 PANIC: Final = "PanicException"
-"""What tokenizers raises where its Rust gives up; no Exception, and a class of no module."""
+"""Name of the class that tokenizers raises on a panic in Rust; it is no subclass of Exception."""
 SHOWN_CHARACTERS: Final = 300
-"""Of what a library says about a file."""
+"""Characters quoted from a library's error message."""
 
 
 class ConversionError(Exception):
-    """The conversion cannot be done as asked; the message is one sentence a person can act on."""
+    """The conversion cannot be done as asked; the message is a sentence that a person can act on.
+
+    └── UncutError      the language model cannot be cut between its layers, so it is not compared
+    """
 
 
 def reason(error: BaseException) -> str:
-    """What the error says, as the end of a sentence: a line, and the next if the first only leads to it."""
+    """An error's message as the end of a sentence: one line, or two if the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if isinstance(error, KeyError):
@@ -26,10 +29,10 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """What reading a file leads to within it is raised as a ConversionError: `what`, and why.
+    """Turn any error of the block into a ConversionError: `what`, and the reason.
 
-    tokenizers raises Exception itself, and transformers whatever a value of another type leads to; so it is
-    anything but what ends a program.
+    tokenizers and transformers may raise any exception on an invalid file. KeyboardInterrupt and SystemExit
+    pass.
     """
     try:
         yield

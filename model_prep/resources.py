@@ -1,4 +1,4 @@
-"""Says before a conversion starts whether disk and memory will do; knows the sizes of models, no model."""
+"""Checks disk space and memory before a conversion; knows sizes of models, but no model."""
 
 import shutil
 from pathlib import Path
@@ -11,15 +11,15 @@ from model_prep.refusal import ConversionError
 
 FLOAT_BYTES: Final = 4
 COMPARING_SHARE: Final = 0.5
-"""Of the memory that is available, for the models in float32 that are compared."""
+"""Share of the available memory for the float32 models of a comparison."""
 MARGIN_DISK_BYTES: Final = 32 << 20
-"""For graphs, tokenizer and configs, beside the weights."""
+"""Disk space for graphs, tokenizer and configs, beside the weights."""
 MARGIN_MEMORY_BYTES: Final = 1 << 30
-"""For the programs themselves, and for matrices while they are compressed."""
+"""Memory for the programs, and for matrices while they are compressed."""
 
 
 def require_disk(out: Path, needed_bytes: int) -> None:
-    """Raise ConversionError if the disk of `out` has not `needed_bytes` for weights and a little more."""
+    """Raise ConversionError unless the disk of `out` has `needed_bytes` and MARGIN_DISK_BYTES."""
     existing = next(folder for folder in out.absolute().parents if folder.is_dir())
     needed, free = needed_bytes + MARGIN_DISK_BYTES, shutil.disk_usage(existing).free
     if free < needed:
@@ -29,7 +29,7 @@ def require_disk(out: Path, needed_bytes: int) -> None:
 
 
 def require_memory(needed_bytes: int) -> None:
-    """Raise ConversionError if less memory is available than `needed_bytes` and a little more."""
+    """Raise ConversionError unless `needed_bytes` and MARGIN_MEMORY_BYTES of memory are available."""
     needed, available = needed_bytes + MARGIN_MEMORY_BYTES, available_memory_bytes()
     if available < needed:
         raise ConversionError(
@@ -38,9 +38,9 @@ def require_memory(needed_bytes: int) -> None:
 
 
 def layers_at_once(counts: ParameterCounts, of_layers: int, memory_bytes: int) -> int:
-    """As many of the decoder's layers as may be in memory in float32 while they are compared, at least one.
+    """Number of decoder layers in float32 that fit into memory during a comparison, at least one.
 
-    One more of them and all other parts are there as well, these in torch and in OpenVINO.
+    One more layer and all other parts are in memory too, the parts both in torch and in OpenVINO.
     """
     others = counts.layer + 2 * (counts.vision + counts.embeddings + counts.head)
     room = COMPARING_SHARE * memory_bytes / FLOAT_BYTES - others
@@ -48,5 +48,5 @@ def layers_at_once(counts: ParameterCounts, of_layers: int, memory_bytes: int) -
 
 
 def available_memory_bytes() -> int:
-    """What processes may still take without swapping; pages of mapped files count as available."""
+    """Memory that processes can still take without swapping, including pages of mapped files."""
     return int(psutil.virtual_memory().available)

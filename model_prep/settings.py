@@ -1,4 +1,4 @@
-"""What a conversion is asked for, and the presets that have a name; knows no model and does nothing."""
+"""The settings of a conversion, and named presets; knows no model."""
 
 from typing import Annotated, Final, Literal, Self
 
@@ -13,16 +13,16 @@ class LanguageSettings(Contract):
 
     weight_format: WeightFormat = "fp16"
     group_size: Literal[-1] | Annotated[int, Field(gt=0)] | None = Field(
-        default=None, description="int4: weights with one scale; -1 is a whole output channel"
+        default=None, description="int4: weights per scale; -1 is a whole output channel"
     )
     ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="int4: share of the weights in 4 bits, the others are in 8"
+        default=None, description="int4: share of the weights in 4 bits; the others are in 8 bits"
     )
     sym: bool | None = Field(default=None, description="int4 without zero points")
     awq: bool = Field(default=False, description="int4: scale activations first, by calibration")
     scale_estimation: bool = Field(default=False, description="int4: fit the scales, by calibration")
     activations: Literal["int8"] | None = Field(
-        default=None, description="int8: quantize them too, so that matrices multiply in 8 bits"
+        default=None, description="int8: quantize activations too, so that matrices multiply in 8 bits"
     )
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class VisionSettings(Contract):
 
     vision_format: VisionFormat = "fp16"
     smooth_quant_alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="int8: how much of the activations' range goes into the weights"
+        default=None, description="int8: share of the activations' range moved into the weights"
     )
 
     @model_validator(mode="after")
@@ -60,30 +60,32 @@ class VisionSettings(Contract):
 
     @property
     def needs_calibration(self) -> bool:
-        """int8 is weights and activations."""
+        """int8 quantizes activations, which needs calibration."""
         return self.vision_format == "int8"
 
 
 VerifyDepth = Literal["full", "quick", "none"]
+Step = Literal["check", "export", "compress", "verify"]
+"""Step after which a conversion may stop, its parts kept in the work folder. check reads no weights."""
 
 
 class PrepSettings(Contract):
-    """A whole conversion, as its folder's manifest records it."""
+    """All settings of a conversion, as the manifest records them."""
 
     language: LanguageSettings = LanguageSettings()
     vision: VisionSettings = VisionSettings()
     dynamic_quantization_group_size: int | None = Field(
         default=None,
         ge=0,
-        description="for workers: activations with one scale; None is OpenVINO's choice",
+        description="for workers: activations per scale; None is OpenVINO's choice",
     )
     openvino_tokenizer: bool = Field(
         default=False, description="also write the tokenizer as OpenVINO models, which OpenVINO GenAI reads"
     )
     verify: VerifyDepth = Field(
         default="quick",
-        description="what is compared: all pictures; as many as a quarter of the time allows that exporting "
-        "and compressing took, and at least a part of one; or nothing",
+        description="what is compared: full is all images; quick is at least a part of one, and more as a "
+        "quarter of the time for exporting and compressing allows; none is nothing",
     )
     samples: int = Field(default=50, ge=1, description="images to calibrate with")
 
@@ -93,13 +95,13 @@ class PrepSettings(Contract):
 
     @property
     def format_name(self) -> str:
-        """The formats of language and vision, one word if they are the same."""
+        """The formats of language and vision model, one word if they are equal."""
         language, vision = self.language.weight_format, self.vision.vision_format
         return language if language == vision else f"{language}-vision-{vision}"
 
     @property
     def properties(self) -> dict[str, str]:
-        """What workers are to compile the folder with."""
+        """OpenVINO properties for workers to compile the folder with."""
         if self.dynamic_quantization_group_size is None:
             return {}
         return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(self.dynamic_quantization_group_size)}

@@ -1,4 +1,4 @@
-"""Finds a checkpoint on this machine or on the hub and brings it here; knows nothing of what is in it."""
+"""Finds a checkpoint on this machine or downloads it from the hub; knows nothing about its content."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from tqdm.auto import tqdm
 from model_prep.refusal import ConversionError
 
 DESCRIPTIONS: Final = ("*.json", "*.jinja", "*.model", "*.txt")
-"""Config, processor and tokenizer."""
+"""Patterns of config, processor and tokenizer files."""
 WEIGHTS: Final = ("*.safetensors",)
 PICKLES: Final = ("pytorch_model*.bin",)
-"""Weights of checkpoints that have none in safetensors; nothing but tensors is read from them."""
+"""Pattern of weights in checkpoints without safetensors; only tensors are read from them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint's folder, and what it is called by others."""
+    """A checkpoint's folder and its public name."""
 
     folder: Path
     name: str
-    """the hub id, or a local folder's own name: where it lies is nobody else's concern"""
+    """The hub id, or the name of a local folder without its private path."""
     revision: str | None
-    """the commit on the hub"""
+    """The commit on the hub; None for a local folder."""
 
 
 def find_source(source: str, revision: str | None) -> Source:
-    """`source` as a local folder, else as a hub id, of which all but the weights is downloaded.
+    """`source` as a local folder, or else as a hub id, downloaded without its weights.
 
-    What is cached is not downloaded again. HF_HUB_OFFLINE, HF_TOKEN and HF_HOME are honoured.
-    Raises ConversionError.
+    Cached files are not downloaded again. HF_HUB_OFFLINE, HF_TOKEN and HF_HOME are honoured. Raises
+    ConversionError.
     """
     path = Path(source)
     if path.exists():
@@ -41,21 +41,19 @@ def find_source(source: str, revision: str | None) -> Source:
             raise ConversionError(f"{source} is a folder here, and a folder has no revision {revision!r}.")
         return Source(path, path.resolve().name, None)
     folder = _download(source, revision, DESCRIPTIONS)
-    # A snapshot lies in a folder named by its commit.
+    # The folder of a snapshot is named by its commit.
     return Source(folder, source, folder.name)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Those that hold a checkpoint's weights: in safetensors, else pickled."""
+    """A checkpoint's weight files: safetensors, or else pickles."""
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob(*PICKLES))
 
 
 def fetch_weights(source: Source, on_bytes: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-    """Download the weights of a checkpoint on the hub beside what is there of it: safetensors, else pickles.
+    """Download the weights of a hub checkpoint, safetensors or else pickles; a local folder is left alone.
 
-    A folder on this machine is left as it is.
-
-    `on_bytes` is called with the bytes that are here and those of all files. Raises ConversionError.
+    `on_bytes` gets the bytes downloaded so far and those of all files. Raises ConversionError.
     """
     if source.revision is None:
         return
@@ -71,7 +69,7 @@ def _download(
     on_bytes: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
     class Told(tqdm):  # type: ignore[misc]
-        """Tells its bytes instead of drawing a bar."""
+        """Reports bytes instead of drawing a bar."""
 
         def display(self, *_: Any, **__: Any) -> None:
             if self.unit == "B" and self.total:

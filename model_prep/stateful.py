@@ -1,4 +1,4 @@
-"""Moves a language model's keys and values into its state, behind a fused beam_idx; knows no arithmetic."""
+"""Moves a language model's keys and values into its state, with a fused beam_idx; knows no arithmetic."""
 
 import numpy as np
 from openvino import Model, PartialShape, Type, opset13
@@ -11,10 +11,10 @@ PRESENT_PREFIX = "present."
 
 
 def make_stateful(model: Model) -> None:
-    """Change `model` in place: its past_key_values.* inputs and present.* outputs become state.
+    """Turn the past_key_values.* inputs and present.* outputs of `model` into state, in place.
 
-    Adds the input beam_idx (row) int32. Row r of a call goes on from row beam_idx[r] of the call before, so
-    it forks, reorders and drops rows. After a reset the state is empty, with as many rows as inputs_embeds.
+    Adds the input beam_idx (row) int32: row r of a call continues row beam_idx[r] of the previous call, which
+    forks, reorders and drops rows. After a reset the state is empty, with as many rows as inputs_embeds.
     """
     pairs = _state_pairs(model)
     _fuse_beam_idx(model, list(pairs))
@@ -24,13 +24,13 @@ def make_stateful(model: Model) -> None:
 
 
 def _state_pairs(model: Model) -> dict[str, str]:
-    """past_key_values.N.key → present.N.key, and so for value."""
+    """past_key_values.N.key → present.N.key, and the same for values."""
     past = [name for port in model.inputs for name in port.get_names() if name.startswith(PAST_PREFIX)]
     return {name: PRESENT_PREFIX + name.removeprefix(PAST_PREFIX) for name in past}
 
 
 def _fuse_beam_idx(model: Model, past_names: list[str]) -> None:
-    """Put a Gather by beam_idx on the row axis between each past input and whatever reads it."""
+    """Insert a Gather by beam_idx on the row axis after each past input."""
     beam_idx = opset13.parameter(PartialShape([-1]), Type.i32, name=BEAM_IDX)
     beam_idx.output(0).get_tensor().set_names({BEAM_IDX})
     model.add_parameters([beam_idx])
@@ -45,7 +45,7 @@ def _fuse_beam_idx(model: Model, past_names: list[str]) -> None:
 
 
 def _initialise_state(model: Model) -> None:
-    """Give each state an empty start with as many rows as inputs_embeds; without it the batch is fixed."""
+    """Start each state empty with as many rows as inputs_embeds; otherwise the batch size is fixed."""
     shape = opset13.shape_of(model.input(INPUTS_EMBEDS), output_type="i64")
     rows = opset13.gather(shape, opset13.constant([0], dtype=np.int64), opset13.constant(0, dtype=np.int64))
     for node in model.get_ops():

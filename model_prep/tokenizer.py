@@ -1,7 +1,7 @@
-"""Writes a tokenizer in the forms that readers want, and checks one that was made of another form.
+"""Writes a tokenizer in the forms that its readers need, and checks a converted one; knows no weights.
 
-A worker reads tokenizer.json. A checkpoint that has tokenizer.model alone, SentencePiece's form, is converted
-by transformers; OpenVINO GenAI reads OpenVINO models.
+A worker reads tokenizer.json; transformers converts SentencePiece's tokenizer.model to it. OpenVINO GenAI
+reads OpenVINO models.
 """
 
 import json
@@ -40,11 +40,11 @@ SCRIPTS: Final = (
     "def f(x):\n    return {'a': x ** 2}\t# two  spaces   three",
     "🦊👩‍👩‍👧 ½ ﬁne ① Ⅳ e\u0301 \u200b∑∞≠",
 )
-"""Texts that every tokenizer must take, and of which a converted one must make the same pieces."""
+"""Texts that every tokenizer must accept; a converted one must cut them into the same pieces."""
 
 
 def require_sentencepiece(source: str) -> None:
-    """Raise ConversionError unless what reads a tokenizer.model is installed."""
+    """Raise ConversionError unless the packages that read tokenizer.model are installed."""
     missing = [name for module, name in SENTENCEPIECE_PACKAGES.items() if not _installed(module)]
     if missing:
         raise ConversionError(
@@ -54,15 +54,15 @@ def require_sentencepiece(source: str) -> None:
 
 
 def is_sentencepiece_alone(folder: Path) -> bool:
-    """Whether a folder's tokenizer is a tokenizer.model and nothing else."""
+    """Whether a folder has a tokenizer.model and no other form of tokenizer."""
     return (folder / SENTENCEPIECE_MODEL).is_file() and not (folder / TOKENIZER_JSON).is_file()
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, whatever model it is beside. May raise whatever its files lead to.
+    """The tokenizer of a folder, whatever model is beside it. May raise any exception.
 
-    One that is a tokenizer.model alone is made by its own class: AutoTokenizer goes by config.json, and makes
-    a LLaVA's without the space before a text. Raises ConversionError if it cuts texts otherwise.
+    A lone tokenizer.model is read by its own class: AutoTokenizer chooses by config.json, and makes a LLaVA's
+    without the space before a text. Raises ConversionError if the result cuts texts differently.
     """
     if not is_sentencepiece_alone(folder):
         return AutoTokenizer.from_pretrained(folder)
@@ -97,7 +97,7 @@ def require_openvino_tokenizers() -> None:
 
 
 def write_openvino_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Tokenizer and detokenizer into `folder`."""
+    """Write tokenizer and detokenizer into `folder` as OpenVINO models."""
     from openvino_tokenizers import convert_tokenizer
 
     converted = convert_tokenizer(tokenizer, with_detokenizer=True)

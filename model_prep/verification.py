@@ -18,46 +18,46 @@ from model_prep.reference import FloatArray, IntArray, Prompt, Reference
 from model_prep.verified import NEW_TOKENS, Loss, Parity
 
 Files = Mapping[str, Path]
-"""Where each part lies, by its file name in contract.model_folder."""
+"""File name in contract.model_folder → path of that part."""
 Vision = Callable[[FloatArray], FloatArray]
 PROBED_POSITIONS: Final = 64
-"""Of the first prompt, to see how long all would take."""
+"""Positions of the first prompt that are timed to estimate the whole time."""
 LEAST_POSITIONS: Final = 48
-"""Of the first prompt, where the time allows no more."""
+"""Positions of the first prompt that are always compared."""
 EXACT_RUN: Final = "exact"
-"""Among the names of what is computed."""
+"""Name of the uncompressed run."""
 TIMED_LAYERS: Final = 2
-"""Of the language model, to see how fast a compressed one is."""
+"""Layers of the language model whose speed is measured."""
 OnProgress = Callable[[int, int], None]
-"""Is told how much is compared, of how much: layers that prompts go through."""
+"""Gets the finished and all work, in layers passed by prompts."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is compared of one sample."""
+    """What is compared of one sample's prompt."""
 
     sample: Sample
     prompt: Prompt
     places: IntArray
-    """The prompt's positions that are taken."""
+    """The compared positions of the prompt."""
     feature_difference: float
-    """Of the exact export's image features from torch's, over the largest."""
+    """Largest difference of image features, export from torch, over the largest feature."""
 
     @property
     def embeds(self) -> FloatArray:
-        """(position, hidden)"""
+        """Embeddings of the compared positions, (position, hidden)."""
         return self.prompt.inputs_embeds[self.places]
 
     def embeds_by(self, reference: Reference, vision: Vision) -> FloatArray:
-        """The same positions with the image's features by another vision model."""
+        """The same with image features of another vision model."""
         return reference.prompt(self.sample.image, self.sample.text, vision).inputs_embeds[self.places]
 
 
 class Comparison:
-    """The exact export beside the checkpoint in torch, and compressed parts beside the exact export.
+    """Compares the exact export with the checkpoint in torch, and compressed parts with the exact export.
 
-    Of the language model `at_once` layers are in memory. Where that is not all no answer is generated: the
-    tokens that are compared follow those of model_prep.reference.REPLY in place of the exact answer's.
+    `at_once` layers of the language model are in memory. If that is not all, no answer is generated; the
+    compared tokens then follow model_prep.reference.REPLY instead of the exact answer.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Comparison:
         on_progress: OnProgress = lambda _done, _total: None,
         prompts: Sequence[Prompt] = (),
     ) -> None:
-        """`prompts` are those of the first samples, where `reference` or its like has made them already."""
+        """`prompts` are those of the first samples, if they are made already."""
         self._reference = reference
         self._exact = exact
         self._at_once = min(at_once, reference.layers)
@@ -81,11 +81,11 @@ class Comparison:
     def compare(
         self, samples: Sequence[Sample], compressed: Mapping[str, Files], budget_s: float = inf
     ) -> tuple[Parity, dict[str, Loss]]:
-        """How near the export is, and what taking each of `compressed` in its place changes, by their names.
+        """The parity of the export, and for each name in `compressed` the loss of using its files instead.
 
-        Of the samples at least one is compared, and as many as `budget_s` allows as the first layers show; if
-        it does not allow one, features from all over the image stand for all of them. Nothing is said of
-        `compressed` where parity does not hold. Raises UncutError.
+        Compares as many samples as `budget_s` allows, by a time estimate from the first layers, and at least
+        one, if needed with a choice of its image features. There are no losses if parity does not hold.
+        Raises UncutError.
         """
         begun = time.perf_counter()
         runs = {EXACT_RUN: self._exact} | {
@@ -127,15 +127,15 @@ class Comparison:
         runs: Mapping[str, Files],
         until_s: float,
     ) -> list[Picture]:
-        """Of which samples which positions are compared, to be done by `until_s` of time.perf_counter()."""
+        """The samples and positions to compare until `until_s` of time.perf_counter()."""
         begun = time.perf_counter()
         first = self._picture(samples, 0, vision)
         seen_s = time.perf_counter() - begun
         cost = decoder.cost(first.embeds[:PROBED_POSITIONS])
-        # torch computes as long as the exact export does, and so about does every other one.
+        # Assume that torch and the compressed models take as long as the exact export.
         loads = 1 + len({run[LANGUAGE_XML] for run in runs.values()})
         position_s = (1 + len(runs)) * cost.position_s
-        # Another vision model computes once, and again to see how fast it is.
+        # Another vision model runs once for features, and again for its speed.
         others_s = seen_s * (len({run[VISION_XML] for run in runs.values()}) - 1)
         left_s = until_s - time.perf_counter() - loads * cost.loading_s - others_s
         first_s = position_s * (len(first.places) + NEW_TOKENS)
@@ -147,7 +147,7 @@ class Comparison:
         return [first, *(self._picture(samples, number, vision) for number in others)]
 
     def _picture(self, samples: Sequence[Sample], number: int, vision: Vision) -> Picture:
-        """The whole of a sample."""
+        """A sample with all its positions."""
         sample = samples[number]
         if number < len(self._prompts):
             prompt = self._prompts[number]
@@ -157,7 +157,7 @@ class Comparison:
         return Picture(sample, prompt, np.arange(len(prompt.inputs_embeds)), difference)
 
     def _generate(self, pictures: Sequence[Picture], language: Language) -> None:
-        """The exact answers."""
+        """Generate the exact answers."""
         embed = compile_part(self._exact[TEXT_XML])
         self._logits[EXACT_RUN] = []
         for picture in pictures:
@@ -167,7 +167,7 @@ class Comparison:
             self._passed(self._reference.layers)
 
     def _embeds(self, pictures: Sequence[Picture], vision_xml: Path) -> list[FloatArray]:
-        """Prompts as this vision model shows them."""
+        """The prompts' embeddings with features of this vision model."""
         if vision_xml == self._exact[VISION_XML]:
             return [picture.embeds for picture in pictures]
         vision = compile_part(vision_xml)
@@ -180,7 +180,7 @@ class Comparison:
         language_xml: Path,
         decoder: Language | LayerBlocks,
     ) -> None:
-        """The logits of all runs that take this language model, together through each of its blocks."""
+        """Compute the logits of all runs with this language model, together through each of its blocks."""
         asked = []
         names = [
             name
@@ -229,9 +229,9 @@ class Comparison:
             size_ratio=_weights_bytes(compressed, compressed) / _weights_bytes(self._exact, compressed),
             speed_ratio=_speed_ratio(picture, self._exact, compressed),
             token_agreement=float(same.mean()),
-            # The first token that differs ends what an answer has in common with the exact one.
+            # Each token follows the exact answer's tokens, so the answers are equal if every one is the same.
             answer_agreement=float(same.all(-1).mean()) if generated else None,
-            # Of equal distributions it is a rounding error of either sign.
+            # For equal distributions it is a rounding error of either sign.
             logit_kl=max(0.0, float(np.mean([_divergence(exact, other) for exact, other in pairs]))),
         )
 
@@ -241,7 +241,7 @@ class Comparison:
 
 
 def _following(embed: Callable[[IntArray], FloatArray], token_ids: Sequence[int]) -> FloatArray:
-    """(token, hidden) of all tokens but the last one, after which nothing is asked."""
+    """Embeddings (token, hidden) of all tokens except the last one, which needs no next token."""
     embeds: FloatArray = embed(np.array([token_ids[:-1]], dtype=np.int64))[0]
     return embeds
 
@@ -251,7 +251,7 @@ def _relative(found: FloatArray, expected: FloatArray) -> float:
 
 
 def _divergence(exact: FloatArray, other: FloatArray) -> FloatArray:
-    """KL of the distributions (token, vocabulary) → (token,)."""
+    """KL divergence of two logits (token, vocabulary) → (token,)."""
     exact_log, other_log = _log_softmax(exact), _log_softmax(other)
     divergence: FloatArray = (np.exp(exact_log) * (exact_log - other_log)).sum(-1)
     return divergence
@@ -268,9 +268,9 @@ def _weights_bytes(files: Files, parts: Iterable[str]) -> int:
 
 
 def _speed_ratio(picture: Picture, exact: Files, compressed: Files) -> float | None:
-    """Of the vision model on a tile, or of the language model's first layers on a prompt.
+    """Speed over the exact export's: of the vision model on a tile, or of the first layers on a prompt.
 
-    Of both together there is none, nor of layers that cannot be cut out.
+    None for both together, and for layers that cannot be cut.
     """
     if (VISION_XML in compressed) == (LANGUAGE_XML in compressed):
         return None

@@ -1,7 +1,4 @@
-"""What was verified of a model folder, as its file says it and as people read it; computes nothing.
-
-A folder is published with `verification.json`, and the same for people in `verification.md`.
-"""
+"""The results of a verification: verification.json, and verification.md for people; computes nothing."""
 
 from typing import Final
 
@@ -11,27 +8,29 @@ from contract.base import Contract
 from contract.counting import counted
 
 NEW_TOKENS: Final = 16
-"""Tokens of an answer that is compared."""
+"""Tokens of a compared answer."""
 PARITY_TOLERANCE: Final = 1e-3
-"""Of the largest logit or feature: what the order of summation may make of float32."""
+"""Allowed difference over the largest logit or feature: float32 sums depend on their order."""
 VERIFICATION_JSON: Final = "verification.json"
 VERIFICATION_MD: Final = "verification.md"
 
 
 class Parity(Contract):
-    """The exact export beside the checkpoint in torch, both in float32."""
+    """The exact export compared with the checkpoint in torch, both in float32."""
 
     images: int
-    layers: int = Field(description="of the language model that were in memory at once")
+    layers: int = Field(description="layers of the language model in memory at once")
     of_layers: int
     prompt_share: float = Field(
         default=1.0,
-        description="of the prompts' positions that were compared: all text, features from everywhere",
+        description="share of the prompts' positions that was compared: all text, a choice of features",
     )
-    max_feature_difference: float = Field(description="of image features, over the largest feature")
+    max_feature_difference: float = Field(
+        description="largest difference of image features, over the largest feature"
+    )
     max_logit_difference: float = Field(description="over the largest logit")
     tokens: int
-    token_agreement: float = Field(description="share of most probable tokens that are the same")
+    token_agreement: float = Field(description="share of equal most probable tokens")
 
     @property
     def holds(self) -> bool:
@@ -39,43 +38,45 @@ class Parity(Contract):
 
 
 class Loss(Contract):
-    """What a compressed part changes of the exact export's answers, both computed in float32."""
+    """A compressed part compared with the exact export, both computed in float32."""
 
-    size_ratio: float = Field(description="bytes of the weights over those of the exact export")
+    size_ratio: float = Field(description="bytes of the weights over the exact export's")
     speed_ratio: float | None = Field(
-        description="how many times as fast on this machine, with OpenVINO's default hints"
+        description="speed over the exact export's on this machine, with OpenVINO's default hints"
     )
     token_agreement: float = Field(
-        description="share of most probable tokens that are the same, each after "
-        "the tokens of the exact answer, or of a given one where there is none"
+        description="share of equal most probable tokens, each after the tokens of the exact answer, or of "
+        "a given answer if none was generated"
     )
     answer_agreement: float | None = Field(
-        description=f"share of answers of {NEW_TOKENS} tokens that are the same; null where memory held too "
-        "few layers to generate any"
+        description=f"share of equal answers of {NEW_TOKENS} tokens; null if memory held too few layers to "
+        "generate answers"
     )
-    logit_kl: float = Field(description="mean divergence of the token distributions, in nats")
+    logit_kl: float = Field(description="mean KL divergence of the token distributions, in nats")
 
 
 class Verification(Contract):
-    """What was compared, and what came of it. A comparison for which memory was short is null, with why."""
+    """All comparisons of a folder and their results; null with a reason if memory was short."""
 
     parity: Parity | None
-    losses: dict[str, Loss] = Field(description="vision, language and whole, where they are not exact")
-    left_out: str | None = Field(description="what was not compared, and why")
-    allowed_s: float | None = Field(default=None, description="time that was to do; null is any")
+    losses: dict[str, Loss] = Field(description="losses of vision, language and whole, if they are not exact")
+    left_out: str | None = Field(description="what was not compared and why")
+    allowed_s: float | None = Field(default=None, description="seconds allowed; null is no limit")
     took_s: float | None = Field(default=None, description="time that comparing took")
-    notes: tuple[str, ...] = Field(default=(), description="what a worker makes of the checkpoint's settings")
+    notes: tuple[str, ...] = Field(
+        default=(), description="where a worker deviates from the checkpoint's settings"
+    )
     calibration_images: int
-    calibration_skipped: int = Field(description="of those tried, how many could not be read")
+    calibration_skipped: int = Field(description="images that could not be read")
 
 
 def share(found: float | None) -> str:
-    """A share as people read it; a dash where there is none."""
+    """A share in percent; a dash for None."""
     return "–" if found is None else f"{found:.1%}"
 
 
 def shortened(parity: Parity) -> list[str]:
-    """In what the comparison was less than whole."""
+    """Sentences about what was left out of the comparison."""
     said = []
     if parity.layers < parity.of_layers:
         said.append(
@@ -91,7 +92,7 @@ def shortened(parity: Parity) -> list[str]:
 
 
 def report(verification: Verification, title: str) -> str:
-    """Markdown for whoever decides whether to use the folder."""
+    """The results as Markdown for people."""
     parity = verification.parity
     lines = [f"# Verification of {title}", ""]
     if parity is not None:

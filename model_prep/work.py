@@ -1,7 +1,7 @@
-"""Keeps what a conversion has finished, so that the next one goes on from there; knows no models.
+"""Keeps the finished parts of a conversion for the next one; knows no models.
 
-A work folder lies beside the folder it is for. Each product in it is a folder that is renamed into place when
-it is whole, with a key of everything that it was made from: a product whose key is another's is made again.
+A work folder is beside the folder that is made. A product in it is a folder, renamed into place when it is
+complete, with a key of everything it was made from. A product with another key is made again.
 """
 
 import fcntl
@@ -21,11 +21,11 @@ LOCK_FILE: Final = ".lock"
 KEY_DIGITS: Final = 32
 
 Inputs = Mapping[str, object]
-"""What decides a product, as JSON can carry it."""
+"""What determines a product, as JSON-compatible data."""
 
 
 class Product:
-    """A finished folder and the key of what it was made from."""
+    """A finished folder, and the key of its inputs."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
@@ -33,17 +33,17 @@ class Product:
 
 
 class WorkFolder:
-    """Products by name."""
+    """A folder of products by name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def product(self, name: str, inputs: Inputs, make: Callable[[Path], None]) -> Product:
-        """What `make` writes into an empty folder, or wrote before from the same `inputs`."""
+        """What `make` writes into an empty folder, or wrote earlier for the same `inputs`."""
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
         folder = self._path / name
         if not self.has(name, key):
-            # The old one goes first: the disk may hold no two.
+            # Remove the old one first: the disk may not hold both.
             shutil.rmtree(folder, ignore_errors=True)
             stage = self._path / f"{name}.partial"
             shutil.rmtree(stage, ignore_errors=True)
@@ -59,24 +59,24 @@ class WorkFolder:
         return Product(folder, key)
 
     def has(self, name: str, key: str) -> bool:
-        """Whether a product of this name was finished from what the key stands for."""
+        """Whether a product with this name and key is finished."""
         stamp = self._path / name / KEY_FILE
         return stamp.is_file() and stamp.read_text() == key
 
 
 def work_path(out: Path) -> Path:
-    """Where the conversion into `out` works: beside it, so that publishing is a rename."""
+    """The work folder of a conversion into `out`: beside it, so that publishing is a rename."""
     out = out.absolute()
     return out.with_name(f".{out.name}.work")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[WorkFolder]:
-    """The work folder, for this process alone. Raises ConversionError if another one works there."""
+    """The work folder, locked for this process. Raises ConversionError if another process holds it."""
     path.mkdir(parents=True, exist_ok=True)
     with (path / LOCK_FILE).open("w") as lock:
         try:
-            # Not flock(), which a process that a library forks would go on holding.
+            # Not flock(): a process forked by a library would keep its lock.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConversionError(f"Another conversion is at work in {path}.") from None

@@ -1,4 +1,4 @@
-"""The torch modules that are traced, one for each part of a model folder; they know nothing of OpenVINO."""
+"""The torch modules to trace, one for each part of a model folder; know no OpenVINO."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 MASKED = torch.finfo(torch.float16).min
-"""Finite in half precision too, so that a fully masked row gives no NaN."""
+"""Value of a masked position: finite in float16, so that a fully masked row gives no NaN."""
 
 KeyValue = tuple[Tensor, Tensor]
 
 
 class VisionEmbeddings(nn.Module):
-    """Vision tower and projector: each tile's features, of the layers and tokens that the config selects."""
+    """Vision tower and projector: features of the layers and tokens that the config selects."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -22,8 +22,8 @@ class VisionEmbeddings(nn.Module):
         self.projector = model.model.multi_modal_projector
         layer = model.config.vision_feature_layer
         self.layers = [layer] if isinstance(layer, int) else list(layer)
-        # Named for the class token, it leaves out the first one of a tower without class token too.
-        # A family whose config does not say leaves it out.
+        # "default" leaves out the first token, even of a tower without a class token.
+        # It is also the strategy of a family without this field.
         strategy = getattr(model.config, "vision_feature_select_strategy", "default")
         self.first = 1 if strategy == "default" else 0
 
@@ -49,12 +49,12 @@ class TextEmbeddings(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """The decoder with its cache as inputs and outputs, giving the logits of the last position only."""
+    """The decoder with its cache as inputs and outputs; returns logits of the last position only."""
 
     def __init__(
         self, decoder: nn.Module, lm_head: nn.Module, axes: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        """`axes` makes of position_ids what the decoder takes, where that is something else."""
+        """`axes` maps position_ids to the decoder's, if they differ."""
         super().__init__()
         self.axes = axes
         self.decoder = decoder
@@ -67,11 +67,11 @@ class LanguageModel(nn.Module):
         inputs_embeds: Tensor,
         past_key_values: list[KeyValue],
     ) -> tuple[Tensor, ...]:
-        """One step over all rows.
+        """One step for all rows.
 
         attention_mask (row, past + position) int64, position_ids (row, position) int64, inputs_embeds
         (row, position, hidden), past_key_values per layer two of (row, kv_head, past, head_dim)
-        → logits (row, 1, vocabulary), then keys and values of each layer, the new positions appended.
+        → logits (row, 1, vocabulary), then each layer's keys and values with the new positions appended.
         """
         cache = DynamicCache()
         for keys, values in past_key_values:
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
 def causal_mask(attention_mask: Tensor, positions: int) -> Tensor:
     """attention_mask (row, past + position) → additive float mask (row, 1, position, past + position).
 
-    Built here because the mask that transformers builds traces into a graph four times slower.
+    The mask of transformers would be traced into a graph that is four times slower.
     """
     total = attention_mask.shape[1]
     key = torch.arange(total)
@@ -101,7 +101,7 @@ def causal_mask(attention_mask: Tensor, positions: int) -> Tensor:
 
 
 def _filled_layer(keys: Tensor, values: Tensor) -> DynamicLayer:
-    """A cache layer that already holds tensors: an empty one traces as a concat that cannot convert."""
+    """A cache layer that holds tensors: an empty one is traced as a concat that OpenVINO cannot convert."""
     layer = DynamicLayer()
     layer.lazy_initialization(keys, values)
     layer.keys, layer.values = keys, values

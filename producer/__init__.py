@@ -9,7 +9,7 @@ __all__ = ["Client"]
 
 
 def __getattr__(name: str) -> Any:
-    """The client brings Celery with it, which no other file of the package should have to load."""
+    """Imports the client when it is first used: only the client needs Celery."""
     if name == "Client":
         from producer.client import Client
 

@@ -1,4 +1,4 @@
-"""Which rows have their answer on disk already, in a sidecar that stays or in a file; sends nothing."""
+"""Finds rows whose answer is on disk already, in a sidecar that is kept or in a file; sends nothing."""
 
 import os
 from collections import Counter
@@ -14,11 +14,11 @@ from producer.sinks.sink import SinkOptions
 from producer.sources import SourceError, SourceOptions, open_sources, shown
 
 ANSWERS: Final = ("answers", "answer", "captions", "caption", "text", "response")
-"""Columns that hold an answer, whoever wrote the file."""
+"""Names of columns that hold an answer, in files of any program."""
 
 
 class AnsweredAlready:
-    """Asked about row after row, once."""
+    """Checks the rows of a source, each once."""
 
     def __init__(
         self,
@@ -30,13 +30,12 @@ class AnsweredAlready:
         questions: Iterable[str],
         image_root: str | None,
     ) -> None:
-        """`folder` is the run's, `questions` the ids of its own.
+        """`folder` is the run's folder, `questions` are the ids of the run's questions.
 
-        Where sidecars are all that is written, an image whose sidecar stays need not be asked about. Raises
-        SourceError for a file that tells no answers.
+        Sidecars count only in a run that writes nothing else. Raises SourceError for a file without answers.
         """
         self.counts: Counter[str] = Counter()
-        """Where the answer is → rows that were passed over."""
+        """Where the answer is → number of rows that were skipped."""
         self._captioned = None
         asked_for = [spec.partition(":")[::2] for spec in sinks]
         if options.sidecar_policy == "skip" and {kind for kind, _ in asked_for} <= {
@@ -51,7 +50,7 @@ class AnsweredAlready:
         self._files = {file: _answered_in(file, columns, image_root) for file in files}
 
     def has(self, row: Row) -> bool:
-        """Whether the row's answer is there; it is counted then."""
+        """Whether the row has its answer. Counts the rows that have."""
         where = self._where(row)
         if where is not None:
             self.counts[where] += 1
@@ -71,19 +70,19 @@ class AnsweredAlready:
 
 
 def _answered_in(file: str, columns: Sequence[str], image_root: str | None) -> set[str]:
-    """The images of a file's rows that have all their answers."""
+    """Keys of the file's images, of those that have all their answers."""
     source = open_sources([(file, SourceOptions(own_questions=False, image_root=image_root))])
     answered: set[str] = set()
     failed: set[str] = set()
-    told = False
+    has_answers = False
     for row in source.rows():
         there = [name for name in columns if name in row.columns]
-        told = told or bool(there)
+        has_answers = has_answers or bool(there)
         key = _key(row.image, row.id)
         (answered if there and all(_is_answer(row.columns, name) for name in there) else failed).add(key)
-    if not told:
+    if not has_answers:
         raise SourceError(
-            f"{shown(file)} tells no answers for --skip-answered: it has no column {', '.join(columns)}."
+            f"{shown(file)} has no answers for --skip-answered: it has no column {', '.join(columns)}."
         )
     return answered - failed
 
@@ -96,7 +95,7 @@ def _is_answer(columns: Mapping[str, Any], name: str) -> bool:
 
 
 def _key(image: RowImage | None, row_id: str) -> str:
-    """The image's path or URL; the row's id for what has none."""
+    """The image's path or URL; the row's id where it has neither."""
     if isinstance(image, ImagePath):
         path = image.to_path()
         return os.path.join(os.path.realpath(path.parent), path.name)

@@ -1,13 +1,11 @@
-"""One question that somebody waits for: ahead of bulk work, its text as it comes; knows no run folder."""
+"""Asks one interactive question, ahead of bulk work, and streams its answer; knows no run folder."""
 
-import base64
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import redis
 
@@ -15,10 +13,8 @@ from contract.answer import Answer, JobResult
 from contract.broker import INTERACTIVE_QUEUE, VISIBILITY_TIMEOUT_S
 from contract.failure import Failure
 from contract.job import (
-    INLINE_MAX_BYTES,
     Detail,
     GenerationParameters,
-    ImageInline,
     ImagePath,
     ImageReference,
     ImageStored,
@@ -40,7 +36,10 @@ from contract.store import (
     stop_key,
     tokens_key,
 )
+from producer.errors import ProducerError
 from producer.queue import Queue
+from producer.references import shipped
+from producer.streams import Entry, read_streams
 from producer.worker_line import no_worker
 from producer.workers import live_workers
 
@@ -48,24 +47,24 @@ DEFAULTS: Final = GenerationParameters()
 BLOCK_MS: Final = 200
 NO_WORKER_S: Final = 1.0
 KEPT_S: Final = 2 * VISIBILITY_TIMEOUT_S
-"""What a question leaves in the store is gone by then; a message that comes back later finds no reader."""
+"""Seconds until the store deletes what a question left there, longer than any redelivery takes."""
 DEADLINE_S: Final = 600.0
 OVERDUE_S: Final = 30.0
 STOP_WAIT_S: Final = 3.0
-"""So long may a worker take to tell what it had when it was stopped."""
+"""Seconds to wait for the text that a stopped worker had generated."""
 LOOK_EVERY_S: Final = 1.0
 QUESTION_ID: Final = "q1"
 
 
-class NoWorkerError(Exception):
-    """Nobody is there to answer; the message says what to start."""
+class NoWorkerError(ProducerError):
+    """No worker is alive, or none answers; the message says what to start."""
 
 
 @dataclass(frozen=True)
 class InteractiveQuestion:
     """A question and its image: a path, a URL, the file's bytes, or none.
 
-    A conversation says itself where the image goes, and ends in the question.
+    In a conversation the turns place the image, and the last turn is the question.
     """
 
     image: str | Path | bytes | None
@@ -78,7 +77,7 @@ class InteractiveQuestion:
 
     @property
     def streams(self) -> bool:
-        """Whether its answer can be read along: of one row it is, and of no choices."""
+        """Whether the answer can stream: it is one generated row, not a choice."""
         rows = max(self.parameters.num_beams, self.parameters.num_return_sequences)
         return rows == 1 and self.choices is None
 
@@ -89,39 +88,39 @@ def ask(
     asked: InteractiveQuestion,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer | Failure:
-    """The answer, or why there is none; `on_text` gets its pieces, if its parameters let it stream.
+    """The answer, or why there is none. `on_text` gets its pieces, if it can stream.
 
-    Leaving by an exception, KeyboardInterrupt too, stops the generation. Raises NoWorkerError.
+    An exception, also KeyboardInterrupt, stops the generation. Raises NoWorkerError.
     """
     waiting = Waiting(connection, queue, asked, stream=on_text is not None)
     for piece in waiting.pieces():
         if on_text is not None:
             on_text(piece)
-    assert waiting.outcome is not None, "nobody stopped it"
+    assert waiting.outcome is not None, "it is not stopped here"
     return waiting.outcome
 
 
 class Waiting:
-    """A question on its way. For one thread at a time, but for stop(), which any may call."""
+    """A question that was sent. For one thread at a time; any thread may call stop()."""
 
     def __init__(
         self, connection: redis.Redis, queue: Queue, asked: InteractiveQuestion, *, stream: bool = True
     ) -> None:
-        """Sends it. May raise what `queue.submit` does, and OSError for an image that cannot be read."""
+        """Sends the question. Raises what `queue.submit` raises, and OSError for an unreadable image."""
         self._redis = connection
         self._queue = queue
         self._run = f"ask-{uuid.uuid4().hex}"
         self._job = _job(connection, self._run, asked, stream=stream)
         self._stopped_at: float | None = None
         self._could_take: set[str] = set()
-        """Workers that may have taken it."""
+        """Workers that were alive when it was sent, or later: one of them has it."""
         self.outcome: Answer | Failure | None = None
-        """There when pieces() has ended; None if it was stopped before anything was told of it."""
+        """Set when pieces() has ended; None if the question was stopped without an answer."""
         self._limit_stay()
         self._send()
 
     def stop(self) -> None:
-        """End the generation: what is there by then becomes the answer, of one that streams."""
+        """End the generation. Of a question that streams, the text so far becomes the answer."""
         self._stopped_at = time.monotonic()
         if self._job.stream:
             self._redis.set(stop_key(self._run, 0), 1, ex=KEPT_S)
@@ -133,9 +132,9 @@ class Waiting:
         return self._stopped_at is not None
 
     def pieces(self) -> Generator[str, None, None]:
-        """The answer's text as it comes, if it streams; to be read once. Leaving it early stops the question.
+        """The answer's text as it comes, if it streams. Read it once; leaving it early stops the question.
 
-        Raises NoWorkerError, and redis.RedisError when the store stays away.
+        Raises NoWorkerError, and redis.RedisError when the store does not come back.
         """
         try:
             yield from self._pieces()
@@ -143,13 +142,13 @@ class Waiting:
             self._clean_up()
 
     def _pieces(self) -> Iterator[str]:
-        places: dict[Any, Any] = {results_key(self._run): "0-0"}
+        places = {results_key(self._run): "0-0"}
         if self._job.stream:
             places[tokens_key(self._run, 0)] = "0-0"
         heard_at = looked_at = time.monotonic()
         text_ended = not self._job.stream
         while not self._given_up():
-            for key, entry_id, fields in _read(self._redis, places):
+            for key, entry_id, fields in self._read(places):
                 places[key] = entry_id
                 heard_at = time.monotonic()
                 if RECORD_FIELD in fields:
@@ -164,11 +163,16 @@ class Waiting:
                 looked_at = time.monotonic()
                 self._see_to_a_worker(silent_s=looked_at - heard_at)
 
-    def _rest(self, places: dict[Any, Any]) -> Iterator[str]:
-        """Pieces that were written before the record, and the end after the last of them."""
+    def _read(self, places: dict[str, str]) -> list[Entry]:
+        """New entries, tokens before records."""
+        found = read_streams(self._redis, places, BLOCK_MS)
+        return sorted(found, key=lambda entry: RECORD_FIELD in entry.fields)
+
+    def _rest(self, places: dict[str, str]) -> Iterator[str]:
+        """Pieces up to the end of the text, once the record has come."""
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            for key, entry_id, fields in _read(self._redis, places):
+            for key, entry_id, fields in self._read(places):
                 places[key] = entry_id
                 if END_FIELD in fields:
                     return
@@ -176,32 +180,32 @@ class Waiting:
                     yield fields[TOKENS_FIELD]
 
     def _given_up(self) -> bool:
-        """Whether it was stopped and nobody told what there was by then."""
+        """Whether it was stopped, and the time for a last answer is over."""
         if self._stopped_at is None:
             return False
         return time.monotonic() > self._stopped_at + (STOP_WAIT_S if self._job.stream else 0.0)
 
     def _see_to_a_worker(self, silent_s: float) -> None:
-        """Send it again when one that may have it is gone: the broker itself would wait for long."""
+        """Send it again when a worker that may have it is gone; the broker would wait for much longer."""
         live = {record.worker for record in live_workers(self._redis)}
         if not live and silent_s > NO_WORKER_S:
-            raise NoWorkerError(no_worker(self._queue.url, "so nobody can answer"))
+            raise NoWorkerError(no_worker(self._queue.url, "so the question cannot be answered"))
         if live and self._could_take - live:
             self._send()
         self._could_take |= live
         assert self._job.deadline is not None
         if time.time() > self._job.deadline + OVERDUE_S:
             raise NoWorkerError(
-                f"No answer came for {DEADLINE_S:.0f} s; look into the logs of the workers: {', '.join(live)}"
+                f"No answer came for {DEADLINE_S:.0f} s; look at the logs of the workers: {', '.join(live)}"
             )
 
     def _send(self) -> None:
-        """To the broker. A worker that has answered it already drops it, so that once more does no harm."""
+        """Send it to the broker. A second time does no harm: workers drop what is answered."""
         self._could_take = {record.worker for record in live_workers(self._redis)}
         self._queue.submit([(f"{self._run}-0", self._job.model_dump_json())], INTERACTIVE_QUEUE)
 
     def _limit_stay(self) -> None:
-        """Make the keys that a worker writes without a limit, so that they go even if this process dies."""
+        """Create the worker's keys with an expiry, so that they go even if this process dies."""
         with self._redis.pipeline() as commands:
             commands.xgroup_create(results_key(self._run), "none", mkstream=True)
             commands.expire(results_key(self._run), KEPT_S)
@@ -210,7 +214,7 @@ class Waiting:
             commands.execute()
 
     def _clean_up(self) -> None:
-        """Nobody waits any more: what goes on is stopped, and what nobody writes to any more is deleted."""
+        """Stop the generation if it still goes on, and delete the keys that nobody writes to any more."""
         keys = [tokens_key(self._run, 0), attempts_key(self._run), holders_key(self._run)]
         if isinstance(self._job.image, ImageStored):
             keys.append(image_key(self._run, self._job.image.sha256))
@@ -238,7 +242,10 @@ def _job(connection: redis.Redis, run: str, asked: InteractiveQuestion, *, strea
 
 
 def _reference(connection: redis.Redis, run: str, image: str | Path | bytes | None) -> ImageReference | None:
-    """Raises OSError for a file that cannot be read: its bytes travel, as the worker may not see it."""
+    """The image as a job refers to it. A file's bytes are sent, as the worker may not see the file.
+
+    Raises OSError for a file that cannot be read.
+    """
     if image is None:
         return None
     if isinstance(image, str) and "://" in image:
@@ -248,22 +255,7 @@ def _reference(connection: redis.Redis, run: str, image: str | Path | bytes | No
         if not path.is_file():
             return ImagePath.of(path.absolute())
         image = path.read_bytes()
-    if len(image) <= INLINE_MAX_BYTES:
-        return ImageInline(base64=base64.b64encode(image).decode())
-    sha256 = hashlib.sha256(image).hexdigest()
-    connection.set(image_key(run, sha256), image, ex=KEPT_S)
-    return ImageStored(sha256=sha256)
-
-
-def _read(connection: redis.Redis, places: dict[Any, Any]) -> list[tuple[str, str, dict[str, str]]]:
-    """New entries as (key, id, fields), tokens before records."""
-    reply: Any = connection.xread(places, block=BLOCK_MS)
-    streams = reply.items() if isinstance(reply, dict) else reply or ()
-    found = []
-    for key, entries in streams:
-        if entries and isinstance(entries[0], list):
-            (entries,) = entries
-        for entry_id, fields in entries:
-            texts = {name.decode(): value.decode() for name, value in fields.items()}
-            found.append((key.decode(), entry_id.decode(), texts))
-    return sorted(found, key=lambda one: RECORD_FIELD in one[2])
+    reference = shipped(image).reference
+    if isinstance(reference, ImageStored):
+        connection.set(image_key(run, reference.sha256), image, ex=KEPT_S)
+    return reference

@@ -1,4 +1,4 @@
-"""Says while a run waits that no worker is alive, with the command that starts one, and when one has come."""
+"""Tells a waiting run's user when no worker is alive, and when one has come; starts none."""
 
 import time
 from collections.abc import Callable
@@ -11,22 +11,26 @@ from producer.workers import live_workers
 LOOK_EVERY_S: Final = 1.0
 
 Tell = Callable[[str, str, dict[str, Any]], None]
-"""Called with a sentence, and with the same as an event: its name and fields."""
+"""Called with a sentence, and with the same as an event: name and fields."""
 
 
 class Attendance:
-    """Looks at once, then every LOOK_EVERY_S, and each time while nobody was there; says what has changed."""
+    """Says what has changed since the last look, at most once in LOOK_EVERY_S.
+
+    While no worker is alive, it looks at every call: a short run may be answered before the next look, and
+    the worker's name has to come before its end.
+    """
 
     def __init__(
         self,
         connection: redis.Redis,
-        nobody: str,
+        no_worker: str,
         tell: Tell,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`nobody` is what to say while no worker is alive."""
+        """`no_worker` is the sentence for a server without workers."""
         self._redis = connection
-        self._nobody = nobody
+        self._no_worker = no_worker
         self._tell = tell
         self._clock = clock
         self._looked_at: float | None = None
@@ -35,7 +39,6 @@ class Attendance:
     def look(self) -> None:
         now = self._clock()
         looked_lately = self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S
-        # A short run may be answered whole before the next look, and who came is said before its end.
         if looked_lately and self._attended:
             return
         self._looked_at = now
@@ -44,7 +47,7 @@ class Attendance:
             return
         self._attended = bool(live)
         if not live:
-            self._tell(self._nobody, "no_worker", {"message": self._nobody})
+            self._tell(self._no_worker, "no_worker", {"message": self._no_worker})
             return
         who = ", ".join(f"{one.worker} with {one.model} on {one.device}" for one in live)
         self._tell(f"A worker has come: {who}.", "worker", {"workers": [one.worker for one in live]})

@@ -1,4 +1,4 @@
-"""Whether the question that --caption-question names is asked of any row; sends and writes nothing."""
+"""Checks that some row has the question that --caption-question names; sends and writes nothing."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,14 +8,14 @@ from producer.rows import Row
 from producer.sources.refusal import SourceError, listed
 
 MOST_NAMED: Final = 8
-"""Ids in a sentence."""
+"""Number of ids in a message."""
 
 
 class CaptionQuestion:
-    """The one whose answer is to be the caption."""
+    """The question whose answer is the caption."""
 
     def __init__(self, wanted: str | None, prompts: Sequence[Prompt]) -> None:
-        """`wanted` is its id; None takes all answers."""
+        """`wanted` is its id; None joins all answers."""
         self._wanted = wanted
         self._prompts = tuple(prompt.id for prompt in prompts)
         self._others: dict[str, None] = {}
@@ -30,7 +30,7 @@ class CaptionQuestion:
             self._others[one] = None
 
     def require(self) -> None:
-        """Raise SourceError if no row that was noted is asked it."""
+        """Raises SourceError if no noted row has the question."""
         if not self._found:
             raise SourceError(
                 f'--caption-question: no image is asked a question with the id "{self._wanted}"; there are '

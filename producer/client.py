@@ -7,14 +7,13 @@
     for row in run:
         print(row.id, row.answers[0].outcome)
 
-What is on disk is what the command line writes, and either can continue what the other began.
+It writes the same run folder as the command line, and each can continue what the other began.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from contract.answer import Answer
@@ -33,8 +32,7 @@ from producer.rows import AnsweredRow
 from producer.run import Round
 from producer.run_folder import RunFolder
 from producer.settings import server_url
-from producer.sinks.output_record import OutputFile
-from producer.sinks.sink import LeftAlone, SinkOptions
+from producer.sinks.sink import Sink, SinkOptions
 from producer.sources import BadRowPolicy, SourceOptions, shown
 from producer.submission import Submission
 from producer.work import work_on
@@ -42,12 +40,12 @@ from producer.workers import live_workers
 
 
 class Client:
-    """A connection to broker and store. Not shared between threads; close it or use it in a `with` block."""
+    """A connection to broker and store, for one thread; close it or use it in a `with` block."""
 
     def __init__(self, redis_url: str | None = None) -> None:
-        """Without `redis_url`, CAPTIONMILL_REDIS_URL's.
+        """Without `redis_url` it takes CAPTIONMILL_REDIS_URL.
 
-        Raises pydantic's ValidationError for what is no URL, producer.connection.ServerError for no server.
+        Raises pydantic's ValidationError for an invalid URL, ServerError if no server answers.
         """
         self.url = server_url(redis_url)
         self.connection = connect(self.url)
@@ -56,9 +54,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -85,14 +81,14 @@ class Client:
         keep_going: bool = False,
         overwrite: bool = False,
     ) -> "Answers":
-        """Plan a run of every row of `source` in folder `out`; iterating over what is returned drives it.
+        """Plan a run of every row of `source` in the folder `out`. Iterating over the result drives the run.
 
-        `source` is one, or a list of several. Where `out` holds a run of others, `add` keeps these too.
-        `questions` are asked of rows that bring none, `{column}` in them is filled in; `parameters` are
-        fields of GenerationParameters; the other arguments are the options of `captionmill run`. What `out`
-        knows the answer to is not asked again. `overwrite` replaces output files that are there and are not
-        as this folder wrote them. Raises SourceError, LedgerError, SinkError, LiveModelError or pydantic's
-        ValidationError for what cannot be submitted, before anything is sent; `out` is then as it was.
+        `source` is one source, or a list. If `out` holds a run of other sources, `add` keeps them too.
+        `questions` are for rows that have none of their own; `{column}` in them is filled in. `parameters`
+        are fields of GenerationParameters. The other arguments are the options of `captionmill run`.
+        Questions whose answer `out` has are not asked again. `overwrite` replaces output files that were
+        changed since, or that others wrote. Raises SourceError, LedgerError, SinkError, LiveModelError or
+        pydantic's ValidationError before anything is sent; `out` is then unchanged.
         """
         texts = [one for one in questions if isinstance(one, str)]
         given = [one for one in questions if not isinstance(one, str)]
@@ -125,9 +121,9 @@ class Client:
         keep_going: bool = False,
         overwrite: bool = False,
     ) -> "Answers":
-        """Go on with the run in folder `out`; with `overwrite`, all outputs are written anew.
+        """Go on with the run in folder `out`; `overwrite` writes all outputs again.
 
-        Raises LedgerError if there is none.
+        Raises LedgerError if there is no run.
         """
         folder = RunFolder(Path(out))
         if overwrite:
@@ -146,7 +142,7 @@ class Client:
     ) -> Answer | Failure:
         """Ask one question ahead of all bulk work; `on_text` gets the answer piece by piece.
 
-        `image` is a path, a URL or the file's bytes. Raises producer.ask.NoWorkerError.
+        `image` is a path, a URL or the file's bytes. Raises NoWorkerError.
         """
         asked = InteractiveQuestion(
             image=image,
@@ -159,12 +155,11 @@ class Client:
 
 
 class Answers:
-    """A run under way: every row of the submission once, those answered earlier first.
+    """The answered rows of a run: every row of the submission once, those answered earlier first.
 
-    An iterator ends when every row is answered and on disk. One that is left early leaves a run that `resume`
-    continues. After the last row it raises producer.outputs.NotWrittenError where an output is not on disk.
-    Without `keep_going` it raises producer.first_jobs.FirstJobsFailError when the first jobs all
-    fail for one reason, before any of their rows comes.
+    An iterator ends when every row is answered and on disk; if it is left early, `resume` goes on. Raises
+    NotWrittenError after the last row if an output is not on disk. Without `keep_going` it raises
+    FirstJobsFailError when the first jobs all fail for one reason, before any of their rows.
     """
 
     def __init__(self, client: Client, folder: RunFolder, window: int | None, keep_going: bool) -> None:
@@ -173,7 +168,7 @@ class Answers:
         self._keep_going = keep_going
         self.folder = folder
         self.last_round: Round | None = None
-        """How far it is."""
+        """The run's progress."""
 
     @property
     def rows(self) -> int:
@@ -199,14 +194,14 @@ class Answers:
             work.finish(keep_done_s=2 * VISIBILITY_TIMEOUT_S)
             missing = self.folder.ledger.count_unwritten()
             if missing:
-                told = ", ".join(f"{count} of {sink}" for sink, count in missing.items())
+                counts = ", ".join(f"{count} of {sink}" for sink, count in missing.items())
                 raise NotWrittenError(
-                    f"Outputs are not on disk: {told}; failures.jsonl names them. When the cause is gone: "
+                    f"Outputs are not on disk: {counts}; failures.jsonl names them. When the cause is gone: "
                     f"captionmill export {shown(self.folder.path)}"
                 )
 
     async def __aiter__(self) -> AsyncIterator[AnsweredRow]:
-        """The same, while other tasks run. One thread at a time works for it."""
+        """The same rows, while other tasks run. One thread at a time drives the run."""
         rows = iter(self)
         end = object()
         while (row := await asyncio.to_thread(next, rows, end)) is not end:
@@ -220,28 +215,17 @@ class Answers:
             yield from rows
 
     def wait(self) -> None:
-        """Drive the run to its end, with its answers on disk alone."""
+        """Drive the run to its end; the answers are on disk."""
         deque(self, maxlen=0)
 
 
-class _Tap:
-    """A sink that keeps rows for whoever iterates. Obeys producer.sinks.Sink."""
-
-    name = "tap"
+class _Tap(Sink):
+    """Keeps rows for whoever iterates."""
 
     def __init__(self) -> None:
+        super().__init__("tap")
         self.rows: deque[AnsweredRow] = deque()
-        self.left_alone = LeftAlone()
-
-    def files(self) -> Sequence[OutputFile]:
-        return ()
-
-    def resume(self, place: dict[str, Any] | None) -> None: ...
 
     def write(self, rows: Sequence[AnsweredRow]) -> dict[str, Any]:
         self.rows.extend(rows)
         return {}
-
-    def finish(self, rows: Callable[[], Iterator[AnsweredRow]]) -> None: ...
-
-    def close(self) -> None: ...

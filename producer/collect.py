@@ -1,4 +1,4 @@
-"""Drains a run's records from the result store into the ledger, each once; knows nothing of sending."""
+"""Moves a run's records from the result store into the ledger, each once; knows nothing of sending."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -9,24 +9,27 @@ import redis
 from contract.answer import Answer, JobResult
 from contract.failure import Failure, FailureCode
 from contract.store import RECORD_FIELD, attempts_key, cancelled_key, done_key, holders_key, results_key
+from producer.errors import ProducerError
 from producer.first_jobs import FirstJobs
 from producer.ledger import Ledger, Result
 from producer.question_planner import Flagged
+from producer.streams import read_streams
 
 BATCH: Final = 1000
 CRASHES_OF: Final = 50
-"""So many of the latest jobs are looked at."""
+"""Number of the latest jobs that are checked for crashes."""
 CRASHES_SHARE: Final = 0.8
+"""Share of them that stops the run if they crashed their workers."""
 LEAST_CRASHES: Final = 5
 CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 
 
-class WorkersCrashError(Exception):
-    """The run has stopped, as its jobs kill every worker; the message says what to do."""
+class WorkersCrashError(ProducerError):
+    """The run has stopped because its jobs kill every worker; the message says what to do."""
 
 
 class Collector:
-    """One per ledger at a time. A crash at any point loses nothing and leaves nothing twice."""
+    """One per ledger at a time. A crash at any point loses no record and doubles none."""
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Collector:
         first_jobs: FirstJobs | None = None,
         on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`first_jobs` are told of each record; `on_flag` as in producer.feed."""
+        """`first_jobs` sees each record; `on_flag` is as for producer.feed's Feeder."""
         self._on_flag = on_flag or {}
         self._redis = connection
         self._ledger = ledger
@@ -44,26 +47,27 @@ class Collector:
         self._first_jobs = first_jobs
         self._key = results_key(run)
         self.tokens = 0
-        """Generated, of the records collected by this process."""
+        """Number of generated tokens in the records that this process has collected."""
         self.failures = 0
-        """Failed questions among them."""
+        """Number of failed questions in them."""
         self.job_s: float | None = None
-        """What a job of late took its worker, on average; None before the first."""
+        """Mean seconds that a worker took for each of the latest jobs; None before the first."""
         self._crashed: deque[bool] = deque(maxlen=CRASHES_OF)
 
     def collect(self, block_ms: int) -> list[int]:
-        """Wait up to `block_ms` for records, make them durable in the ledger, then drop them from the store.
+        """Wait up to `block_ms` for records, write them to the ledger, then delete them from the store.
 
-        Returns the indices of jobs that were open until now. With 0 it does not wait.
+        Returns the indices of the jobs that these records end. 0 does not wait.
         """
-        records = self._read(block_ms)
+        # From the beginning: records that are in the ledger were deleted, or are recognised by their index.
+        records = list(read_streams(self._redis, {self._key: "0-0"}, block_ms or None, BATCH))
         if not records:
             return []
         results: list[Result] = []
         jobs: list[int] = []
         seconds = 0.0
-        for _, record in records:
-            parsed = JobResult.model_validate_json(record)
+        for record in records:
+            parsed = JobResult.model_validate_json(record.fields[RECORD_FIELD])
             jobs.append(parsed.index)
             seconds += parsed.seconds
             self._crashed.append(_is_crash(parsed))
@@ -73,12 +77,11 @@ class Collector:
                 Result(parsed.index, one.question, one.outcome, parsed.model) for one in parsed.results
             ]
         self.job_s = seconds / len(jobs)
-        last_id = records[-1][0]
         with self._ledger.transaction():
             fresh = self._ledger.record(results, jobs)
             for flag, changes in self._on_flag.items():
                 self._ledger.retries.ask_flagged(flag, changes, jobs=fresh)
-        milliseconds, _, sequence = last_id.partition("-")
+        milliseconds, _, sequence = records[-1].id.partition("-")
         self._redis.xtrim(self._key, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
         known = set(fresh)
         for one in results:
@@ -90,9 +93,9 @@ class Collector:
         return fresh
 
     def stop_if_workers_crash(self) -> None:
-        """Raises WorkersCrashError where nearly all of the latest jobs killed their workers.
+        """Raises WorkersCrashError if nearly all of the latest jobs killed their workers.
 
-        Workers drop what is queued, so that the jobs are as new when the run goes on.
+        Workers then drop the queued jobs, and all attempts are forgotten before the run goes on.
         """
         if sum(self._crashed) < max(LEAST_CRASHES, CRASHES_SHARE * len(self._crashed)):
             return
@@ -110,22 +113,10 @@ class Collector:
         return length
 
     def forget(self, keep_done_s: int) -> None:
-        """After the last job: free the store. For a while it refuses what comes of late redeliveries."""
+        """After the last job: free the store, which refuses late redeliveries for `keep_done_s`."""
         self._redis.set(cancelled_key(self._run), 1, ex=keep_done_s)
         self._redis.delete(self._key, attempts_key(self._run), holders_key(self._run))
         self._redis.expire(done_key(self._run), keep_done_s)
-
-    def _read(self, block_ms: int) -> list[tuple[str, bytes]]:
-        # What is in the ledger was dropped from the stream, or is known there by its index.
-        reply: Any = self._redis.xread({self._key: "0-0"}, count=BATCH, block=block_ms or None)
-        if not reply:
-            return []
-        streams = reply.values() if isinstance(reply, dict) else (entries for _, entries in reply)
-        (entries,) = streams
-        # RESP3 nests the entries of a stream once more than RESP2.
-        if entries and isinstance(entries[0], list):
-            (entries,) = entries
-        return [(entry_id.decode(), fields[RECORD_FIELD.encode()]) for entry_id, fields in entries]
 
 
 def _is_crash(result: JobResult) -> bool:

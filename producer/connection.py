@@ -1,9 +1,10 @@
-"""One way to the Redis server for everything the producer does; knows no key."""
+"""Connects the producer to the Redis server, and says why that fails; knows no key."""
 
 import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, Self
 
 import redis
@@ -20,13 +21,28 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from contract.redis_url import without_password
+from producer.errors import ProducerError
 
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
-RETRIES = 65
-"""With growing pauses: an outage of about five minutes is waited out."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a call waits for a server that is away."""
+
+    retries: int
+    first_s: float
+    """Upper bound of the first pause; it doubles from one pause to the next."""
+    longest_s: float
+
+
+MINUTES: Final = Patience(65, first_s=0.4, longest_s=5.0)
+"""Waits out an outage of about five minutes."""
+SECONDS: Final = Patience(5, first_s=0.2, longest_s=1.0)
+"""Gives up after about three seconds, for a person who watches."""
 TOLD_AFTER = 8
-"""About ten seconds."""
+"""Number of retries before the log says what the wait is for; about ten seconds."""
 
 NAME_ONE: Final = (
     "`captionmill server` starts a server, --redis or CAPTIONMILL_REDIS_URL names it, and --model without "
@@ -37,34 +53,34 @@ log = logging.getLogger(__name__)
 
 
 class Pauses(ExponentialWithJitterBackoff):
-    """Between the tries of one call; once they are many, somebody is told what the wait is for."""
+    """Pauses between the tries of one call."""
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(self, patience: Patience, check: Callable[[], None] = lambda: None) -> None:
         """`check` is called before each pause, and may raise what ends the call."""
-        super().__init__(cap=5.0, base=0.2)
+        super().__init__(cap=patience.longest_s, base=patience.first_s / 2)
         self._check = check
 
     def __deepcopy__(self, memo: object) -> Self:
-        """redis-py copies it for each connection; `check` may hold what cannot be copied."""
+        """The same object: redis-py copies it for each connection, and `check` may not be copyable."""
         return self
 
     def compute(self, failures: int) -> float:
-        """Seconds before the next try, after so many failures."""
+        """Seconds before the next try, after `failures` of them."""
         self._check()
         if failures == TOLD_AFTER:
-            log.warning("Redis does not answer, or takes nothing; it is asked again for about five minutes.")
+            log.warning("Redis does not answer or accepts no writes; retrying for about five minutes.")
         return super().compute(failures)
 
 
-class ServerError(Exception):
-    """There is no server to work with; the message says what to look at."""
+class ServerError(ProducerError):
+    """No server can be used; the message says what to look at."""
 
 
-def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
-    """`url` as producer.settings gives it. Raises ServerError when nothing answers now.
+def connect(url: str, check: Callable[[], None] = lambda: None, patience: Patience = MINUTES) -> redis.Redis:
+    """A connection to `url`, which producer.settings gives. Raises ServerError if nothing answers now.
 
-    Later outages of up to about five minutes are waited out, with a warning in the log. `check` is called
-    meanwhile, and ends the wait by what it raises.
+    Calls wait for the end of later outages as long as `patience` allows, and the log has a warning. `check`
+    is called before each pause, and may end the wait by raising.
     """
     with redis.Redis.from_url(
         url,
@@ -80,17 +96,16 @@ def connect(url: str, check: Callable[[], None] = lambda: None) -> redis.Redis:
         url,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(Pauses(check), RETRIES),
+        retry=Retry(Pauses(patience, check), patience.retries),
         retry_on_error=[BusyLoadingError, OutOfMemoryError, ReadOnlyError],
     )
     return connection
 
 
 def trouble(url: str, error: redis.RedisError) -> str:
-    """Why the server at `url` is of no use now, and what to do, in one sentence."""
+    """Why the server at `url` cannot be used now, and what to do."""
     place, secret = without_password(url)
     causes = tuple(_causes(error))
-    tls = place.startswith("rediss://")
     if isinstance(error, BusyLoadingError):
         return f"The server at {place} still loads its data: try again in a moment."
     if isinstance(error, AuthenticationError | AuthorizationError):
@@ -118,7 +133,7 @@ def trouble(url: str, error: redis.RedisError) -> str:
         return f"The host in {place} is not known: look at its name. {NAME_ONE}"
     if any(isinstance(one, ConnectionRefusedError) for one in causes):
         return f"Nothing listens at {place}: look at host and port, or start a server. {NAME_ONE}"
-    if tls:
+    if place.startswith("rediss://"):
         plain = place.replace("rediss://", "redis://", 1)
         return f"What answers at {place} speaks no TLS, as it seems: write {plain} for a server without it."
     if isinstance(error, redis.TimeoutError):

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of images and their answers; knows rows and how to read an image, no run."""
+"""Writes one self-contained HTML page of images and their answers; knows no run."""
 
 import base64
 import html
@@ -18,15 +18,15 @@ from producer.sinks.columns import printable
 from producer.thumbnails import thumbnails
 
 MAX_ROWS: Final = 10_000
-"""On a page; of a larger run it shows a sample."""
+"""Number of rows on a page; it shows a sample of a larger run."""
 MAX_SAMPLED_FAILURES: Final = 5_000
-"""Rows with failures that a sample holds: all, up to these."""
+"""Number of rows with failures up to which a sample holds all of them."""
 BLOCK_ROWS: Final = 100
-"""Rows whose pictures the page's script parses at once."""
+"""Number of rows whose pictures the page's script parses at once."""
 PICTURES_MAX_BYTES: Final = 36_000_000
-"""JPEGs of a page, which base64 makes a third larger."""
+"""Bytes of all JPEGs of a page, before base64 makes them a third larger."""
 SIDES_PX: Final = ((500, 320), (2_000, 240), (MAX_ROWS, 160))
-"""Up to so many rows, the longer side of a thumbnail."""
+"""(largest number of rows, longer side of a thumbnail in pixels)."""
 
 
 def write_contact_sheet(
@@ -43,7 +43,7 @@ def write_contact_sheet(
         page.write(head.encode())
         for number in range(0, len(shown), BLOCK_ROWS):
             block = shown[number : number + BLOCK_ROWS]
-            page.write(_block(ROWS, map(_told, block)))
+            page.write(_block(ROWS, map(_fields, block)))
             page.write(_block(PICTURES, (_encoded(next(pictures)) for _ in block)))
         page.write(FOOT.encode())
 
@@ -58,7 +58,7 @@ class _Sample:
 
 
 class _Reservoir:
-    """So many of what comes, each with the same chance; the same ones every time."""
+    """A random sample of `size` rows, each with the same chance; the same sample every time."""
 
     def __init__(self, size: int) -> None:
         self.rows: list[AnsweredRow] = []
@@ -80,7 +80,8 @@ class _Reservoir:
 def _sampled(rows: Iterable[AnsweredRow]) -> _Sample:
     failed, answered = _Reservoir(MAX_ROWS), _Reservoir(MAX_ROWS)
     for row in rows:
-        (failed if _has_failure(row) else answered).add(row)
+        has_failure = any(isinstance(one.outcome, Failure) for one in row.answers)
+        (failed if has_failure else answered).add(row)
     everything = failed.seen + answered.seen
     of_failed = failed.rows
     if everything > MAX_ROWS:
@@ -88,10 +89,6 @@ def _sampled(rows: Iterable[AnsweredRow]) -> _Sample:
     chosen = of_failed + answered.at_most(MAX_ROWS - len(of_failed))
     chosen.sort(key=lambda row: row.position)
     return _Sample(chosen, everything, failed.seen, len(of_failed))
-
-
-def _has_failure(row: AnsweredRow) -> bool:
-    return any(isinstance(one.outcome, Failure) for one in row.answers)
 
 
 def _notice(sample: _Sample) -> str:
@@ -104,7 +101,7 @@ def _notice(sample: _Sample) -> str:
 
 
 def _block(around: tuple[str, str], values: Iterable[Any]) -> bytes:
-    """JSON within a script element, one value a line, with nothing in it that could end the element."""
+    """JSON in a script element, one value a line; no character in it can end the element."""
     lines = (json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in values)
     inner = ",\n".join(lines)
     for character in "<>&\u2028\u2029":
@@ -116,7 +113,7 @@ def _encoded(jpeg: bytes | None) -> str | None:
     return None if jpeg is None else base64.b64encode(jpeg).decode()
 
 
-def _told(row: AnsweredRow) -> dict[str, Any]:
+def _fields(row: AnsweredRow) -> dict[str, Any]:
     return {
         "id": printable(row.id),
         "name": None if row.name is None else printable(row.name),

@@ -1,4 +1,4 @@
-"""The contact sheet's HTML, style and script, as text; knows of rows the fields its script reads."""
+"""The contact sheet's HTML, style and script; knows only the fields of rows that the script reads."""
 
 from string import Template
 from typing import Final

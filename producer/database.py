@@ -1,4 +1,4 @@
-"""SQLite's connection to a ledger, whose errors say what a person can do; knows no tables."""
+"""Opens a ledger's SQLite database, and says what to do when it is damaged; knows no tables."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+from producer.errors import ProducerError
 from producer.sources import shown
 
 BUSY_S: Final = 60.0
 CACHE_KIB: Final = 64 * 1024
 CHECKED_BYTES: Final = 64 * 2**20
-"""Of a ledger that is looked through when it is opened; pages of a larger one are found out when read."""
+"""Largest ledger that is checked as a whole when it is opened; damage in a larger one shows on reading."""
 HEADER_BYTES: Final = 100
 DAMAGE: Final = (
     sqlite3.SQLITE_CORRUPT,
@@ -20,15 +21,15 @@ DAMAGE: Final = (
     sqlite3.SQLITE_SCHEMA,
     sqlite3.SQLITE_MISMATCH,
 )
-"""Primary codes of what no statement here leads to unless pages are not what SQLite has written."""
+"""Primary error codes that only damaged pages lead to."""
 
 
-class LedgerError(Exception):
+class LedgerError(ProducerError):
     """The run folder cannot be used as asked; the message says why."""
 
 
 class LedgerDamagedError(LedgerError):
-    """The ledger is not as it was written."""
+    """The ledger's file is damaged."""
 
     def __init__(self, folder: Path, reason: object) -> None:
         super().__init__(
@@ -37,50 +38,51 @@ class LedgerDamagedError(LedgerError):
         )
 
 
+class _DamageTold:
+    """Turns SQLite's errors about a damaged file into LedgerDamagedError, around every statement."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            # For a text that is not UTF-8, SQLite's message would contain all of it.
+            reason = error if hasattr(error, "sqlite_errorcode") else "a text in it is not UTF-8"
+            raise LedgerDamagedError(self._folder, reason) from error
+
+
 class Cursor(sqlite3.Cursor):
-    """Raises LedgerDamagedError in place of SQLite's own words for it."""
+    """Raises LedgerDamagedError for SQLite's errors about a damaged file."""
 
     connection: "Connection"
 
     def execute(self, *arguments: Any) -> Self:
-        try:
+        with self.connection.damage_told:
             return super().execute(*arguments)
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def executemany(self, *arguments: Any) -> Self:
-        try:
+        with self.connection.damage_told:
             return super().executemany(*arguments)
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def fetchone(self) -> Any:
-        try:
+        with self.connection.damage_told:
             return super().fetchone()
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def fetchall(self) -> list[Any]:
-        try:
+        with self.connection.damage_told:
             return super().fetchall()
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
     def __next__(self) -> Any:
-        try:
+        with self.connection.damage_told:
             return super().__next__()
-        except sqlite3.Error as error:
-            self.connection.raise_if_damaged(error)
-            raise
 
 
 class Connection(sqlite3.Connection):
     folder: Path
-    """The run's."""
+    """The run folder."""
+    damage_told: _DamageTold
 
     def execute(self, *arguments: Any) -> Cursor:
         return self.cursor(Cursor).execute(*arguments)
@@ -92,22 +94,15 @@ class Connection(sqlite3.Connection):
         """The first column of the first row."""
         return self.execute(*arguments).fetchone()[0]
 
-    def raise_if_damaged(self, error: sqlite3.Error) -> None:
-        """Raises LedgerDamagedError."""
-        if is_damage(error):
-            # Where a text is not UTF-8, SQLite's sentence would hold all of it.
-            reason = error if hasattr(error, "sqlite_errorcode") else "a text in it is not UTF-8"
-            raise LedgerDamagedError(self.folder, reason) from error
-
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around what makes sense of what was read. Raises LedgerDamagedError."""
+        """Around code that parses stored values. Raises LedgerDamagedError if they are invalid."""
         try:
             yield
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            # JSON that is none, a model's fields, an enumeration's value.
+            # Invalid JSON, a model's fields, an enumeration's value.
             raise LedgerDamagedError(
-                self.folder, f"what it holds makes no sense: {type(error).__name__}"
+                self.folder, f"a stored value is invalid: {type(error).__name__}"
             ) from error
 
 
@@ -120,7 +115,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def open_database(path: Path, *, mode: str) -> Connection:
-    """`path` is a ledger in its run's folder, `mode` one of SQLite's URIs. Raises what SQLite raises."""
+    """Open the ledger `path` of a run folder; `mode` is that of SQLite's URIs. Raises sqlite3.Error."""
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
@@ -130,6 +125,7 @@ def open_database(path: Path, *, mode: str) -> Connection:
         factory=Connection,
     )
     connection.folder = path.parent
+    connection.damage_told = _DamageTold(path.parent)
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
@@ -137,9 +133,9 @@ def open_database(path: Path, *, mode: str) -> Connection:
 
 
 def check_header(path: Path) -> None:
-    """Raises LedgerDamagedError where the file does not begin as SQLite has written it; it may be empty.
+    """Raises LedgerDamagedError if the file does not begin with SQLite's header; an empty file is valid.
 
-    SQLite would say of some of these bytes that the file is read-only, or of a later release.
+    For some of these bytes, SQLite itself would say that the file is read-only or of a later release.
     """
     with path.open("rb") as file:
         header = file.read(HEADER_BYTES)
@@ -156,7 +152,7 @@ def check_header(path: Path) -> None:
 
 
 def check_pages(connection: Connection, path: Path, most_bytes: int | None = CHECKED_BYTES) -> None:
-    """Raises LedgerDamagedError where pages of a ledger that is not too large do not fit together."""
+    """Raises LedgerDamagedError if SQLite's integrity check fails. Skips ledgers above `most_bytes`."""
     if most_bytes is not None and path.stat().st_size > most_bytes:
         return
     found = connection.value("PRAGMA integrity_check(1)")

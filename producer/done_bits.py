@@ -1,4 +1,4 @@
-"""Which jobs of a run are done, as workers note it bit by bit in the store."""
+"""Reads which jobs of a run are done, from the bitmap that workers write in the store."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -8,7 +8,7 @@ import redis
 from contract.store import done_key
 
 PIECE_BITS: Final = 512
-"""Of the done bits, fetched at once."""
+"""Number of done bits that are fetched at once."""
 
 
 class DoneBits:
@@ -19,7 +19,7 @@ class DoneBits:
         self._key = done_key(run)
 
     def of(self, indices: Sequence[int]) -> list[int]:
-        """Those that have their bit. In pieces of the bitmap, as the indices lie together."""
+        """The jobs that are done. Fetches pieces of the bitmap, as the indices are close to each other."""
         pieces = list({index // PIECE_BITS for index in indices})
         pipeline = self._redis.pipeline(transaction=False)
         for piece in pieces:

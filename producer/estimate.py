@@ -1,8 +1,7 @@
-"""Times a sample of a source on the live workers; knows no command line."""
+"""Measures how long the live workers take for a sample of a source; knows no command line."""
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -12,36 +11,22 @@ from producer.queue import Queue
 from producer.remedies import Surroundings
 from producer.rows import Row
 from producer.run_folder import RunFolder
-from producer.sources import BadRows, Skipped, Source, shown
+from producer.sources import BadRows, PlainSource, Source, shown
 from producer.work import work_on
 from producer.workers import live_workers
 
 
-class Sample:
-    """Rows of a source at even distances. Obeys producer.sources.Source."""
+class Sample(PlainSource):
+    """Rows of a source at even distances."""
 
     def __init__(self, source: Source, wanted: int) -> None:
-        """Reads the source once to count its rows."""
+        """Reads the whole source once, to count its rows."""
         self._source = source
         self.total = sum(1 for _ in source.rows(BadRows("skip")))
         self._every = max(1, self.total // wanted)
         self._wanted = wanted
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        return self._source.columns
-
-    @property
-    def skipped(self) -> Skipped:
-        return self._source.skipped
-
-    @property
-    def images_folder(self) -> Path | None:
-        return self._source.images_folder
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._source.notes
+        self.columns, self.notes = source.columns, source.notes
+        self.skipped, self.images_folder = source.skipped, source.images_folder
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         left = self._wanted
@@ -63,10 +48,10 @@ def estimate(
     *,
     own_workers: bool = False,
 ) -> dict[str, Any]:
-    """Answer the rows of `sample`, planned in `opened`, with what is live now, and scale up to the source.
+    """Answer the sample, which is planned in `opened`, and scale its time up to the whole source.
 
-    The workers compute with whatever else is queued. `check` is called after each round. Where questions
-    fail, there is no forecast, but "failures": for each code their number, an example and what to do.
+    Other queued jobs slow the workers down and are not corrected for. `check` is called after each round.
+    If a question fails there is no forecast, but "failures": number, example and remedy for each code.
     """
     planned = opened.ledger.rows()
     working = work_on(
@@ -81,26 +66,17 @@ def estimate(
     answers = [one.outcome for row in opened.ledger.in_order() for one in row.answers]
     texts = [one for one in answers if isinstance(one, Answer)]
     workers = len(live_workers(connection))
-    if len(texts) < len(answers):
-        failures = _failures(opened, opened.surroundings(connection, own=own_workers))
-        opened.close()
-        return {
-            "rows": sample.total,
-            "sample_rows": planned,
-            "workers": workers,
-            "failed_questions": len(answers) - len(texts),
-            "failures": failures,
-        }
+    failed = len(answers) - len(texts)
+    result = {"rows": sample.total, "sample_rows": planned, "workers": workers, "failed_questions": failed}
+    failures = _failures(opened, opened.surroundings(connection, own=own_workers))
+    opened.close()
+    if failed:
+        return result | {"failures": failures}
     tokens = sum(one.completion_tokens for one in texts)
     prompt_tokens = sum(one.prompt_tokens for one in texts)
-    opened.close()
     scale = sample.total / planned
-    return {
-        "rows": sample.total,
-        "sample_rows": planned,
+    return result | {
         "seconds": seconds,
-        "workers": workers,
-        "failed_questions": 0,
         "images_per_s": planned / seconds,
         "tokens_per_s": tokens / seconds,
         "total_s": seconds * scale,
@@ -110,7 +86,7 @@ def estimate(
 
 
 def _failures(opened: RunFolder, around: Surroundings) -> list[dict[str, Any]]:
-    """A code each, the most frequent first."""
+    """One entry for each failure code, the most frequent first."""
     remedies = opened.remedies(around)
     found = []
     for code, count in opened.ledger.failures().items():

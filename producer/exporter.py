@@ -1,4 +1,4 @@
-"""Tells Prometheus of queues, store and workers, read from Redis at each scrape; changes nothing there."""
+"""Exports metrics of queues, store and workers to Prometheus, read at each scrape; changes nothing."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -8,26 +8,24 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
 from contract.store import DEAD_LETTERS_KEY, results_key
-from producer.queue import UNACKED_KEY
+from producer.queue import QUEUES, UNACKED_KEY
 from producer.workers import live_workers
 
 NAMESPACE: Final = "captionmill"
-QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
 SCANS: Final = 10
 SCAN_COUNT: Final = 1000
-"""A scrape looks at about 10,000 keys for runs it does not know yet, and goes on there at the next."""
+"""Keys per scan. A scrape looks at about 10,000 keys for new runs; the next scrape goes on from there."""
 MOST_RUNS: Final = 200
 TIMEOUT_S: Final = 5.0
-"""Of each reply; Prometheus itself gives up after 10 s."""
+"""Seconds to wait for a reply; Prometheus itself gives up after 10 s."""
 
 
 class StoreCollector(Collector):
-    """Asks the server anew at each collect(); when it does not answer, `up` is 0 and all else is left out."""
+    """Asks the server at each collect(). Without an answer, `up` is 0 and the other metrics are left out."""
 
     def __init__(self, redis_url: str) -> None:
-        """Raises ValueError for what is no URL of Redis."""
+        """Raises ValueError for an invalid Redis URL."""
         self._redis: redis.Redis = redis.Redis.from_url(
             redis_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         )
@@ -35,7 +33,7 @@ class StoreCollector(Collector):
         self._cursor = 0
 
     def describe(self) -> Iterator[Metric]:
-        """The names, without asking the server."""
+        """The metrics' names; does not ask the server."""
         yield from _families().values()
 
     def collect(self) -> Iterator[Metric]:
@@ -83,7 +81,7 @@ class StoreCollector(Collector):
             families[name].add_metric([], value)
 
     def _look_for_runs(self) -> None:
-        """Go on through the keys where the last scrape ended."""
+        """Scan further keys, from where the last scrape ended."""
         before, after = results_key("*").split("*")
         for _ in range(SCANS):
             reply: Any = self._redis.scan(
@@ -99,7 +97,7 @@ class StoreCollector(Collector):
 
 
 def serve(redis_url: str, host: str, port: int) -> Callable[[], None]:
-    """Answer scrapes in a thread; → what ends it. Raises OSError, and ValueError for what is no Redis URL."""
+    """Answer scrapes in a thread; returns what ends it. Raises OSError, and ValueError for the URL."""
     registry = CollectorRegistry()
     registry.register(StoreCollector(redis_url))
     server, thread = start_http_server(port, host, registry)
@@ -113,19 +111,19 @@ def serve(redis_url: str, host: str, port: int) -> Callable[[], None]:
 
 
 def _families() -> dict[str, GaugeMetricFamily]:
-    """Empty, by their names without the prefix."""
-    told = {
+    """Name without the prefix → empty metric family."""
+    described = {
         "up": ("1 if the server answered this scrape, else 0", []),
         "queue_messages": ("Messages that wait, by queue", ["queue"]),
         "unacked_messages": ("Messages that workers have taken and not acknowledged", []),
         "result_records": (f"Records not yet collected, of {MOST_RUNS} runs at most", ["run"]),
         "dead_letters": ("Messages that belong to no job", []),
-        "store_memory_bytes": ("What the server uses", []),
+        "store_memory_bytes": ("Memory that the server uses", []),
         "store_memory_limit_bytes": ("Its maxmemory; 0 is none", []),
-        "workers_live": ("Workers that told of themselves lately", []),
+        "workers_live": ("Workers that reported lately", []),
         "workers_slots": ("Bulk jobs that these take at once", []),
     }
     return {
-        name: GaugeMetricFamily(f"{NAMESPACE}_{name}", says, labels=labels)
-        for name, (says, labels) in told.items()
+        name: GaugeMetricFamily(f"{NAMESPACE}_{name}", help_text, labels=labels)
+        for name, (help_text, labels) in described.items()
     }

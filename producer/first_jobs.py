@@ -1,20 +1,21 @@
-"""Whether the first jobs of a run all fail for one reason, so that asking the rest is in vain."""
+"""Stops a run whose first jobs all fail for one reason, as the others would too; sends no job."""
 
 from typing import Final
 
 from contract.answer import JobResult
 from contract.failure import Failure, FailureCode
+from producer.errors import ProducerError
 from producer.ledger import LedgerReader
 from producer.remedies import HIT_EVERY_ROW, FailedRow, hits_every_row
 
 FIRST: Final = 16
-"""So many jobs are enough to stop a run."""
+"""Number of failed jobs that stop a run."""
 LEAST: Final = 4
-"""A run that has fewer ends with its failures; one between the two is judged at its end."""
+"""Number of failed jobs that stop a run whose every job has failed."""
 
 
-class FirstJobsFailError(Exception):
-    """The run has stopped, as its first jobs all failed for one reason; the message says what to do."""
+class FirstJobsFailError(ProducerError):
+    """The run has stopped because its first jobs all failed for one reason; the message says what to do."""
 
     def __init__(self, code: FailureCode, jobs: int, message: str = "") -> None:
         super().__init__(message)
@@ -23,15 +24,15 @@ class FirstJobsFailError(Exception):
 
 
 class FirstJobs:
-    """Watches the records of a run until one of them says that the others are worth asking."""
+    """Watches the records of a run until one of them shows that not every job fails."""
 
     def __init__(self, ledger: LedgerReader, *, watched: bool = True) -> None:
-        """One whose folder knows any answer, or that is not `watched`, goes on whatever its jobs end in."""
+        """A run goes on regardless of failures if its folder has any answer, or if it is not `watched`."""
         self._ledger = ledger
         self._jobs = 0
         self._code: FailureCode | None = None
         self.undecided = watched and not ledger.has_answers()
-        """Until it is decided, what failed is no outcome of the run yet."""
+        """Until this is False, failures are not written to outputs."""
 
     def note(self, record: JobResult) -> None:
         if not self.undecided:
@@ -45,7 +46,7 @@ class FirstJobs:
         self._jobs += 1
 
     def decide(self, *, at_end: bool) -> None:
-        """Raises FirstJobsFailError when enough have failed; at the run's end, fewer are enough."""
+        """Raises FirstJobsFailError if enough jobs have failed; at the run's end, LEAST are enough."""
         if not self.undecided:
             return
         if self._code is not None and self._jobs >= (LEAST if at_end else FIRST):

@@ -1,4 +1,4 @@
-"""Which jobs of a run are with a live worker, from what workers note in the store."""
+"""Reads which jobs of a run a worker has, from the workers' notes in the store; changes nothing."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ from producer.workers import live_workers
 
 
 class Holders(NamedTuple):
-    """Indices of jobs that were taken and have no record."""
+    """Indices of jobs that a worker has taken and that have no record."""
 
     live: frozenset[int]
-    """With a worker that is alive."""
+    """Their worker is alive."""
     dead: frozenset[int]
-    """With one that is not."""
+    """Their worker is not alive."""
 
 
 def holders(connection: redis.Redis, run: str) -> Holders:
-    """Jobs that wait in the suspect queue are in neither."""
+    """Jobs that are held now. Jobs in the suspect queue are in neither set."""
     taken: Any = connection.hgetall(holders_key(run))
     workers = {worker.worker.encode() for worker in live_workers(connection)} if taken else set()
     live = {int(index) for index, worker in taken.items() if worker in workers}

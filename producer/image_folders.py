@@ -1,4 +1,4 @@
-"""The folders that a source's image files lie in, a bounded number of them; opens no image."""
+"""Collects the folders of a source's image files, a bounded number of them; opens no image."""
 
 import os
 from pathlib import Path
@@ -8,16 +8,17 @@ from contract.job import ImageMember, ImagePath
 from producer.rows import RowImage
 
 MOST: Final = 256
+"""Largest number of folders that are kept."""
 
 
 class ImageFolders:
-    """Collects folders. Where there are too many, their parents stand for them."""
+    """A set of folders. If they become too many, their parents take their place."""
 
     def __init__(self) -> None:
         self._folders: set[str] = set()
 
     def add(self, image: RowImage | None) -> None:
-        """Images that are no files are passed over."""
+        """Add the folder of an image. Images that are not files are ignored."""
         if not isinstance(image, ImagePath | ImageMember):
             return
         self._folders.add(os.path.dirname(image.to_path()))
@@ -28,7 +29,7 @@ class ImageFolders:
                 self._folders = self._outermost()
 
     def _outermost(self) -> set[str]:
-        """Without the folders that lie in another one of them."""
+        """The folders that are not below another one of them."""
         kept: list[str] = []
         for folder in sorted(self._folders, key=lambda one: one.split("/")):
             if not kept or not _within(folder, kept[-1]):
@@ -36,9 +37,9 @@ class ImageFolders:
         return set(kept)
 
     def roots(self) -> list[str]:
-        """The folders, none within another, and none that is not there.
+        """Existing folders, none below another.
 
-        A folder that is missing is stood for by the nearest one above it, but never by the whole disk.
+        The nearest existing parent takes the place of a missing folder, unless that is the root.
         """
         found = {str(_nearest(Path(folder))) for folder in self._outermost()}
         self._folders = found - {"/"}

@@ -1,4 +1,4 @@
-"""Jobs that were sent and have no record yet; knows no ledger, no queue and no store."""
+"""Keeps the jobs that were sent and have no record yet; knows no ledger, no queue and no store."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Final
 from contract.broker import VISIBILITY_TIMEOUT_S
 
 OVERDUE_S: Final = VISIBILITY_TIMEOUT_S * 1.5
-"""A job sent this long ago has been delivered a second time by the broker, or is lost."""
+"""Seconds after which the broker has redelivered a job, or has lost it."""
 
 
 class InFlight:
@@ -15,11 +15,11 @@ class InFlight:
 
     def __init__(self) -> None:
         self._sent_at: dict[int, float] = {}
-        """Index to monotonic time."""
+        """Job index → monotonic time of sending."""
         self.heard_at = time.monotonic()
-        """When the last record came, or the first job after silence was sent."""
+        """Monotonic time of the last record, or of the first job sent after nothing was in flight."""
         self.any_yet = False
-        """Whether any job has been under way since this process began."""
+        """Whether this process has had any job in flight."""
 
     def __len__(self) -> int:
         return len(self._sent_at)
@@ -30,20 +30,19 @@ class InFlight:
     def add(self, indices: Iterable[int]) -> None:
         now = time.monotonic()
         if not self._sent_at:
-            # Silence counts from the first job on.
             self.heard_at = now
         self._sent_at.update(dict.fromkeys(indices, now))
         self.any_yet = self.any_yet or bool(self._sent_at)
 
     def remove(self, finished: Sequence[int]) -> None:
-        """Their records have come."""
+        """Their records have arrived."""
         for index in finished:
             self._sent_at.pop(index, None)
         if finished:
             self.heard_at = time.monotonic()
 
     def replace(self, lost: Iterable[int], sent: Iterable[int]) -> None:
-        """Of the lost ones, those that were sent again are the last now, and the others gone."""
+        """Remove the lost jobs, and add those of them that were sent again."""
         for index in lost:
             self._sent_at.pop(index)
         self._sent_at.update(dict.fromkeys(sent, time.monotonic()))

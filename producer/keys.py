@@ -1,4 +1,4 @@
-"""Content keys: equal for questions whose answers must be equal; knows no file and no ledger."""
+"""Computes content keys, equal for questions that get equal answers; knows no file and no ledger."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ KEY_BYTES: Final = 16
 def question_key(
     image: bytes | None, question: Question, parameters: GenerationParameters, detail: Detail
 ) -> bytes:
-    """Of KEY_BYTES. `image` is a digest of the image's bytes, or of its URL; None is no image.
+    """A digest of KEY_BYTES. `image` is a digest of the image's bytes or of its URL; None is no image.
 
-    The question's id is not part of it, nor is what decides nothing: `detail` without an image, and all
-    parameters but the length penalty of a question with choices. The model is kept beside the key.
+    The key leaves out the question's id and what has no effect: `detail` without an image, and for a question
+    with choices all parameters but the length penalty. The model is stored beside the key.
     """
     content = {
         "image": None if image is None else image.hex(),
@@ -28,5 +28,5 @@ def question_key(
 
 
 def effective(parameters: GenerationParameters, *, choices: bool) -> GenerationParameters:
-    """The parameters that decide something: of a question with choices the length penalty alone."""
+    """The parameters that have an effect: with choices, the length penalty alone."""
     return GenerationParameters(length_penalty=parameters.length_penalty) if choices else parameters

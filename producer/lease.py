@@ -1,4 +1,4 @@
-"""Which run folder drives a run, noted in the store, so that a copy of it does not; knows no jobs."""
+"""Keeps a copy of a run folder from driving the same run, by a lease in the store; knows no jobs."""
 
 import json
 import socket
@@ -15,12 +15,12 @@ from producer.ledger import LEDGER
 from producer.sources import shown
 
 LEASE_S: Final = 30
-"""A lease that nobody renews ends after so long: whoever held it was killed."""
+"""Seconds until a lease ends that is not renewed, because its process was killed."""
 RENEW_EVERY_S: Final = 5.0
 
 
 class Lease:
-    """Of one folder: processes that send and that collect for it share it, wherever it is moved."""
+    """The lease of one folder, wherever it is moved; its sending and its collecting process share it."""
 
     def __init__(self, connection: redis.Redis, run: str, folder: Path) -> None:
         self._redis = connection
@@ -31,12 +31,12 @@ class Lease:
         self._renewed_at: float | None = None
 
     def hold(self) -> None:
-        """Take the lease, or keep it, once in RENEW_EVERY_S. Raises LedgerError where another has it."""
+        """Take or renew the lease, at most once in RENEW_EVERY_S. Raises LedgerError if a copy has it."""
         now = time.monotonic()
         if self._renewed_at is not None and now - self._renewed_at < RENEW_EVERY_S:
             return
-        told = json.dumps([self._holder, shown(self._folder.absolute())])
-        if not self._redis.set(self._key, told, ex=LEASE_S, nx=True):
+        lease = json.dumps([self._holder, shown(self._folder.absolute())])
+        if not self._redis.set(self._key, lease, ex=LEASE_S, nx=True):
             found: Any = self._redis.get(self._key)
             holder, place = json.loads(found) if found else (self._holder, "")
             if holder != self._holder:
@@ -49,7 +49,7 @@ class Lease:
         self._renewed_at = now
 
     def end(self) -> None:
-        """Others need not wait. A process that still works for the folder takes the lease again."""
+        """Give the lease up. Another process of the same folder takes it again."""
         with suppress(redis.RedisError):
             found: Any = self._redis.get(self._key)
             if found and json.loads(found)[0] == self._holder:

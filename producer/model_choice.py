@@ -1,4 +1,4 @@
-"""The model id that a run's jobs ask for, from what the command names and what live workers have."""
+"""Chooses the model id of a run's jobs, from the command and the live workers; asks no worker."""
 
 import os
 from collections.abc import Collection
@@ -7,17 +7,18 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contract.model_folder import CONFIG_JSON, MANIFEST_JSON, FolderManifest
+from producer.errors import ProducerError
 from producer.sources import shown
 
 
-class LiveModelError(ValueError):
-    """No live worker has the model that is asked for; the message says which they have."""
+class LiveModelError(ProducerError, ValueError):
+    """No live worker has the model of the run; the message says which models they have."""
 
 
 def model_id(model: str) -> str:
-    """The id of the model folder `model`, or `model` itself where it is none. Raises LiveModelError.
+    """The id of the model folder `model`, or `model` itself if it is no folder. Raises LiveModelError.
 
-    As a worker names it: by the folder's manifest, or by the folder where it has none.
+    Like a worker, it takes the id of the folder's manifest, or else the folder's name.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -40,9 +41,10 @@ def model_id(model: str) -> str:
 
 
 def live_model(model: str, live: Collection[str]) -> str:
-    """The id that jobs for `model` carry: that of the live workers who have it, or itself without a worker.
+    """The full id that the live workers have for `model`; `model` itself if no worker is alive.
 
-    What workers append to a folder's id, +SETTING=…, need not be named. Raises LiveModelError.
+    Workers append their settings to a folder's id, as +SETTING=…, which `model` may leave out. Raises
+    LiveModelError.
     """
     if not live or model in live:
         return model
@@ -61,9 +63,9 @@ def live_model(model: str, live: Collection[str]) -> str:
 
 
 def model_to_ask(model: str | None, live: Collection[str], last: str | None) -> str | None:
-    """The id that jobs ask for where `model` is wanted; `last` is that of the run's earlier jobs.
+    """The id for jobs. `model` is the command's, None if it names none; `last` is that of earlier jobs.
 
-    None where nothing is wanted and known: any worker may answer. Raises LiveModelError.
+    None if no id is known: any worker may answer. Raises LiveModelError.
     """
     if model is not None:
         return live_model(model, live)
@@ -71,10 +73,10 @@ def model_to_ask(model: str | None, live: Collection[str], last: str | None) -> 
         raise LiveModelError(
             f"The live workers hold different models ({', '.join(sorted(live))}); name one with --model."
         )
-    # Without a worker, as last time: one with another model will say so.
+    # Without a worker, the last id: a worker with another model refuses such jobs.
     return next(iter(live), last)
 
 
 def folder_of(model: str | None) -> str | None:
-    """`model` as an absolute path if it is a folder, for a worker that is to be started with it."""
+    """The absolute path of `model` if it is a folder, to start a worker with; else None."""
     return os.path.abspath(model) if model is not None and os.path.isdir(model) else None

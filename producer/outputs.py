@@ -1,9 +1,10 @@
-"""Hands completed rows to the sinks, each row once to each; knows no format and no store."""
+"""Gives completed rows to the sinks, each row once to each sink; knows no format and no store."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from producer.errors import ProducerError
 from producer.ledger import Ledger, LedgerError
 from producer.sinks.lines import FailuresSink
 from producer.sinks.output_record import OutputFile, OutputRecord
@@ -13,31 +14,31 @@ from producer.sources import shown
 ROWS: Final = 1000
 EMITTED: Final = "emitted"
 PLACES: Final = "places"
-"""Names in the ledger's state: the place in the order of completion that all sinks have written up to, and
-what each of them says of itself there."""
+"""Names in the ledger's state: how far all sinks have written, in the order of completion, and each sink's
+own state there."""
 
 
-class NotWrittenError(Exception):
-    """Every answer is there, and an output that was asked for is not on disk; the message says what to do."""
+class NotWrittenError(ProducerError):
+    """Every question has its answer, but an output is not on disk; the message says what to do."""
 
 
 class Outputs:
-    """The sinks of one submission, which continue where the last process left them."""
+    """The sinks of one submission. They go on where the last process stopped."""
 
     def __init__(self, ledger: Ledger, record: OutputRecord, sinks: Sequence[Sink]) -> None:
-        """`record` is that of the sinks. Raises SinkError for a person's file, with all as it was."""
+        """`record` is the sinks' record. Raises SinkError for a changed file, before anything is written."""
         refuse_changed(file for sink in sinks for file in sink.files())
         self._ledger = ledger
         self._record = record
         self.sinks = tuple(sinks)
         self.emitted: int = ledger.state.get(EMITTED) or 0
-        """Place in the order of completion that all have written up to."""
+        """Place in the order of completion up to which all sinks have written."""
         places = ledger.state.get(PLACES) or {}
         for sink in self.sinks:
             sink.resume(places.get(sink.name))
 
     def write(self) -> int:
-        """Write rows that were completed since, durably. Returns how many; 0 says that none are left."""
+        """Write newly completed rows durably. Returns their number; 0 if none is left."""
         rows, place = self._ledger.completed(self.emitted, ROWS)
         if not rows:
             return 0
@@ -52,9 +53,9 @@ class Outputs:
         return len(rows)
 
     def finish(self) -> None:
-        """After the last row. From now on every change is a person's.
+        """Finish the sinks after the last row. Later changes to their files are a person's.
 
-        One sink that cannot keeps no other from its end: what is not written is noted in the ledger.
+        If a sink fails, the others finish all the same; the ledger notes what is not written.
         """
         for sink in self.sinks:
             self._finish(sink)
@@ -74,12 +75,12 @@ class Outputs:
         except OSError as error:
             failed = f"{shown(error.filename or sink.name)} cannot be written: {error.strerror or error}"
         with self._ledger.transaction():
-            self._ledger.outputs.keep_unwritten_at_end(sink.name, sink.left_alone.take_unwritten())
+            self._ledger.outputs.keep_unwritten(sink.name, sink.left_alone.take_unwritten(), at_end=True)
             if failed is not None:
                 self._ledger.outputs.keep_none_written(sink.name, failed)
 
     def _unwritten(self) -> Iterator[dict[str, Any]]:
-        """A line for each output that is not on disk."""
+        """A line of failures.jsonl for each output that is not on disk."""
         for sink in self._ledger.count_unwritten():
             for position, row, reason in self._ledger.unwritten(sink):
                 yield {
@@ -94,20 +95,20 @@ class Outputs:
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()
-        # Without it the files are known by what was noted before.
+        # If this fails, the earlier notes still describe the files.
         with suppress(LedgerError), self._ledger.transaction():
             self._record.flush()
 
 
 def refuse_changed(files: Iterable[OutputFile]) -> None:
-    """Raises SinkError for the first file that is there and is not as the run folder wrote it."""
+    """Raises SinkError for the first existing file that differs from what the run folder wrote."""
     for file in files:
         if not file.is_as_written():
             raise SinkError(file.complaint())
 
 
 def adopt_changed(files: Iterable[OutputFile]) -> None:
-    """Take for our own what is not. Within a transaction of the ledger."""
+    """Record changed files as the run folder's own. Called within a transaction of the ledger."""
     for file in files:
         if not file.is_as_written():
             file.adopt()

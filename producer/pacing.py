@@ -1,4 +1,4 @@
-"""How long records are left to gather before they are collected together; knows no store."""
+"""Decides how long to let records gather before they are collected together; knows no store."""
 
 import time
 from typing import Final
@@ -6,33 +6,34 @@ from typing import Final
 from producer.window import Window
 
 FEW: Final = 64
+"""Number of records that gather before they are collected, or a quarter of the window if that is less."""
 GATHER_S: Final = 1.0
-"""Records are left to gather until there are about FEW, or a quarter of the window, and so long at most."""
+"""Longest time in seconds for records to gather."""
 LAST_GATHER_S: Final = 0.25
-"""The same when every job is sent: what is left is what somebody waits for."""
+"""Longest time in seconds when every job is sent, as somebody waits for the last ones."""
 LAST_FEW: Final = 8
-"""So many jobs at the end are not left to gather at all."""
+"""Number of last jobs whose records are collected at once."""
 
 
 class Pacing:
-    """A transaction for each answer would cost what the workers on this machine could use."""
+    """Collects records in groups: a transaction for each would take time from workers on this machine."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._collected_at = time.monotonic() - GATHER_S
         self._gathered = 0
-        """Records since then."""
+        """Number of records since then."""
         self._gather_s = 0.0
 
     def wait(self, in_flight: int, *, is_fed: bool) -> None:
-        """Until it is time to collect; `is_fed` says that every job is sent."""
+        """Wait until it is time to collect; `is_fed` says that every job is sent."""
         gather_s = self._gather_s
         if is_fed:
             gather_s = 0.0 if 0 < in_flight <= LAST_FEW else min(gather_s, LAST_GATHER_S)
         time.sleep(max(0.0, self._collected_at + gather_s - time.monotonic()))
 
     def note(self, records: int, *, waited: bool) -> None:
-        """Set the next wait by how fast records came since the last one."""
+        """Set the next wait, by the rate of records since the last one."""
         self._gathered += records
         if not waited:
             return

@@ -1,4 +1,4 @@
-"""A question's generation parameters, merged of all who give some; knows no ledger and no queue."""
+"""Merges a question's generation parameters from all that give some; knows no ledger and no queue."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,30 +12,31 @@ from producer.rows import Row
 from producer.sources import SourceError
 
 _MOST_MERGED: Final = 1000
+"""Number of merged sets that are kept."""
 
 
 class Merged(NamedTuple):
-    """Parameters of all layers, and what came of those that may decide nothing."""
+    """The merged parameters, and which layers had an effect."""
 
     parameters: GenerationParameters
     run: frozenset[str]
-    """Fields of the run that decide, or that another layer replaced."""
+    """Fields of the run that have an effect, or that another layer replaced."""
     offered: frozenset[str]
-    """Fields that columns offered and that decide."""
+    """Fields that columns offered and that have an effect."""
 
 
 class ParameterLayers:
-    """The run's parameters, over them the prompt's, the row's, and what is changed for another try."""
+    """Merges the run's, the prompt's and the row's parameters, and changes for a retry; later ones win."""
 
     def __init__(self, parameters: GenerationParameters, overrides: Mapping[str, Any]) -> None:
-        """`overrides` are fields of GenerationParameters that go before all others."""
+        """`overrides` are fields of GenerationParameters that go before the row's."""
         self.given = parameters.model_dump(exclude_defaults=True)
-        """For the run."""
+        """The run's parameters that differ from the defaults."""
         self._overrides = dict(overrides)
         self._kept: dict[str, Merged] = {}
 
     def merged(self, row: Row, own: Mapping[str, Any], again: Mapping[str, Any]) -> Merged:
-        """`own` are the prompt's, `again` those of another try. Raises SourceError."""
+        """`own` are the prompt's parameters, `again` the changes for another try. Raises SourceError."""
         layers = (own, row.offered, row.parameters, again)
         key = repr([sorted(one.items()) for one in layers])
         if key not in self._kept:
@@ -59,13 +60,13 @@ class ParameterLayers:
         except ValidationError:
             if not offered:
                 raise
-            # Columns that do not go together, or not with the rest, are no parameters.
+            # Columns that contradict each other or the rest are not meant as parameters.
             return self._merge(own, replace(row, offered={}), again)
         return Merged(parameters, frozenset(self.given.keys() & fields.keys()), offered & fields.keys())
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of GenerationParameters, later ones before earlier ones, without those that these make idle."""
+    """Fields of GenerationParameters: later layers replace earlier ones; fields made idle are left out."""
     fields: dict[str, Any] = {}
     for upper in layers:
         samples, beams = upper.get("do_sample"), upper.get("num_beams")
@@ -87,7 +88,7 @@ def _decides_nothing(name: str, fields: Mapping[str, Any]) -> bool:
 
 
 def first_complaint(invalid: ValidationError) -> str:
-    """One sentence of the first of pydantic's errors, without the value that was given."""
+    """The first of pydantic's errors as a sentence, without the given value."""
     error = invalid.errors(include_input=False, include_url=False)[0]
     place = ".".join(str(part) for part in error["loc"])
     return f"{place + ': ' if place else ''}{error['msg'].removeprefix('Value error, ')}."

@@ -1,4 +1,4 @@
-"""What a person may not expect of the rows of a run, counted, and the words for it; reads no source."""
+"""Counts what a person may not expect in the rows of a run, and says it; reads no source."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,33 +12,34 @@ from producer.sources import SourceError
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS
 
 MOST_NAMED: Final = 12
+"""Number of columns in a message."""
 BARE: Final = Failure(
     code=FailureCode.NO_IMAGE,
     message="The row has no image, and other rows of the run have one: name its image, or ask it without one "
     "with --text-only.",
 )
-"""Of rows that may have lost their image: they would be asked about nothing."""
+"""The failure of rows that may have lost their image."""
 
 
 @dataclass
 class PlanNotes:
-    """Of all rows of a run."""
+    """Counts over all rows of a run."""
 
     rows: int = 0
     with_image: int = 0
     without_image: int = 0
-    """Rows that are asked without one."""
+    """Rows that are asked without an image."""
     no_image: int = 0
-    """Rows that fail for want of one."""
+    """Rows that fail because they have no image."""
     first_missing: str | None = None
     """What is wrong with the first of them."""
     deciding: Counter[str] = field(default_factory=Counter)
-    """Columns that decide how rows are answered, and of how many."""
+    """Column that decides how rows are answered → number of rows."""
     idle: Counter[str] = field(default_factory=Counter)
-    """Columns of parameters' names that decide nothing, and in how many rows."""
+    """Column named like a parameter that has no effect → number of rows."""
     ignored: Counter[str] = field(default_factory=Counter)
     _bare: int = 0
-    """Rows without an image that nobody has allowed."""
+    """Rows without an image and without --text-only."""
 
     def add(self, row: Row, decided_by: tuple[str, ...]) -> None:
         self.rows += 1
@@ -53,7 +54,9 @@ class PlanNotes:
             self.idle[GROUP] += row.refusal is None
         if row.refusal is not None:
             if row.refusal.code is FailureCode.NO_IMAGE:
-                self._note_missing(quoted(row.id), row.refusal)
+                self.no_image += 1
+                missing = f'Of the first, "{quoted(row.id)}": {row.refusal.message}'
+                self.first_missing = self.first_missing or missing
         elif row.image is not None:
             self.with_image += 1
         else:
@@ -62,7 +65,7 @@ class PlanNotes:
 
     @property
     def must_refuse_bare(self) -> bool:
-        """Whether rows without an image fail, as others have one. Known after the last row."""
+        """Whether rows without an image fail because others have one. Known after the last row."""
         return self._bare > 0 and self.with_image > 0
 
     def note_bare_refused(self) -> None:
@@ -71,21 +74,16 @@ class PlanNotes:
         self._bare = 0
 
     def refuse_without_any(self) -> None:
-        """Raise SourceError where every row fails for want of an image: the source was read amiss."""
+        """Raises SourceError if every row fails without an image: the source was misread."""
         if self.no_image == self.rows:
             these = "The only row" if self.rows == 1 else f"Each of the {counted(self.rows, 'row')}"
-            raise SourceError(f"{these} would fail for want of an image. {self.first_missing}")
+            raise SourceError(f"{these} would fail without an image. {self.first_missing}")
 
     def refuse_undecided(self, named: tuple[str, ...] | None) -> None:
-        """Raise SourceError for a column that was named as a parameter and decides in no row."""
+        """Raises SourceError for a column that was named as a parameter and has a value in no row."""
         idle = [name for name in named or () if name not in self.deciding and name != GROUP]
         if idle and set(named or ()) < set(PARAMETER_COLUMNS):
             raise SourceError(f"--parameters {','.join(idle)} decides nothing: no row has a value there.")
-
-    def _note_missing(self, row: str, failure: Failure) -> None:
-        self.no_image += 1
-        if self.first_missing is None:
-            self.first_missing = f'Of the first, "{row}": {failure.message}'
 
     def fields(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -98,23 +96,23 @@ class PlanNotes:
         }
 
     def told(self) -> list[str]:
-        """A sentence for each thing to tell, before anything is sent."""
-        told = []
+        """Sentences for a person to read before anything is sent."""
+        notes = []
         if self.without_image:
-            told.append(f"Asked without an image: {counted(self.without_image, 'row')} of {self.rows}.")
+            notes.append(f"Asked without an image: {counted(self.without_image, 'row')} of {self.rows}.")
         if self.no_image:
             reason = "" if self.first_missing is None else f" {self.first_missing}"
-            told.append(f"Without an image, and so failures: {counted(self.no_image, 'row')}.{reason}")
+            notes.append(f"Fail because they have no image: {counted(self.no_image, 'row')}.{reason}")
         if self.deciding:
-            told.append(
+            notes.append(
                 f"Columns that decide how their rows are answered: {_named(self.deciding)} "
                 "(--parameters none leaves them out)."
             )
         if self.idle:
-            told.append(f"Columns of parameters' names that decide nothing: {_named(self.idle)}.")
+            notes.append(f"Columns of parameters' names that decide nothing: {_named(self.idle)}.")
         if self.ignored:
-            told.append(f"What rows say that changes no answer: {_named(self.ignored)}.")
-        return told
+            notes.append(f"Values in rows that change no answer: {_named(self.ignored)}.")
+        return notes
 
 
 def _named(counts: Counter[str]) -> str:

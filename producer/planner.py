@@ -1,4 +1,4 @@
-"""Reads a submission's sources, once and whole, into the ledger of a run folder; sends nothing."""
+"""Reads all rows of a submission's sources into the ledger of a run folder; sends nothing."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -30,31 +30,31 @@ from producer.sources import BadRows, Skipped, Source, SourceError, shown_source
 from producer.submission import SUBMISSION, Submission
 
 Changed = Literal["refuse", "adopt", "leave"]
-"""What becomes of output files that are not as the run folder wrote them: taken for its own, or left."""
+"""What to do with changed output files: refuse the run, adopt them as its own, or leave them alone."""
 
 
 @dataclass
 class Planned:
-    """What is known of a run before anything is sent."""
+    """Facts about a run before anything is sent."""
 
     skipped: Skipped
     rows: int = 0
     asked_by_run: int = 0
-    """Of the rows, those that bring no question of their own."""
+    """Number of rows without a question of their own."""
     source_notes: tuple[str, ...] = ()
-    """How the sources are read, where a person may expect otherwise."""
+    """Sentences on how the sources are read, where that may be unexpected."""
     gone: int = 0
-    """Rows that the same sources had when they were planned before, and have no more."""
+    """Number of rows that the same sources had at the last planning and have no more."""
     notes: PlanNotes = field(default_factory=PlanNotes)
     answered: Mapping[str, int] = field(default_factory=dict)
-    """Where an answer is already → images that are not asked about, and no rows."""
+    """Where an answer is already → number of images that are left out."""
 
 
 class Planner:
-    """Everything is checked before a row takes its place; after an error the ledger is as it was."""
+    """Checks every row before it changes the ledger; after an error the ledger is unchanged."""
 
     def __init__(self, folder: RunFolder, submission: Submission, source: Source) -> None:
-        """Raises SinkError, and SourceError for prompts that the source has no columns for."""
+        """Raises SinkError, and SourceError for prompts that name columns the source does not have."""
         self._folder = folder
         self._ledger = folder.ledger
         self._source = source
@@ -71,16 +71,23 @@ class Planner:
         self._planned = Planned(skipped=source.skipped)
 
     def plan(self, changed: Changed = "refuse", *, sampled: bool = False) -> Planned:
-        """Note the source's rows in place of the earlier ones.
+        """Replace the ledger's rows by those of the source. Raises SourceError and SinkError.
 
-        Where the source is `sampled`, options may decide something in other rows. Raises SourceError and
-        SinkError.
+        If the source is only `sampled`, options without effect are allowed: other rows may need them.
         """
         if changed == "refuse":
             refuse_changed(self._files)
-        for place in self._submission.sources:
+        submission = self._submission
+        for place in submission.sources:
             refuse_overwritten(place, self._written)
-        known = self._answered_already()
+        known = AnsweredAlready(
+            submission.sinks,
+            submission.sink_options,
+            submission.skip_answered,
+            self._folder.path,
+            questions=[one.id for one in submission.prompts],
+            image_root=submission.options.image_root,
+        )
         with closing(known), self._ledger.new_rows(self._bad.instead) as rows:
             try:
                 self._read(known, rows)
@@ -89,24 +96,13 @@ class Planner:
             self._bad.require_none()
             self._planned.answered = dict(known.counts)
             if not rows.count and not known.counts:
-                raise SourceError(f"{shown_sources(self._submission.sources)} has no rows.")
+                raise SourceError(f"{shown_sources(submission.sources)} has no rows.")
             self._refuse(rows, sampled=sampled)
             self._note(rows)
             if changed == "adopt":
                 adopt_changed(self._files)
-        self._folder.keep_copy(self._submission)
+        self._folder.keep_copy(submission)
         return self._planned
-
-    def _answered_already(self) -> AnsweredAlready:
-        submission = self._submission
-        return AnsweredAlready(
-            submission.sinks,
-            submission.sink_options,
-            submission.skip_answered,
-            self._folder.path,
-            questions=[one.id for one in submission.prompts],
-            image_root=submission.options.image_root,
-        )
 
     def _read(self, known: AnsweredAlready, rows: NewRows) -> None:
         for row in self._source.rows(self._bad):
@@ -124,7 +120,7 @@ class Planner:
         rows.flush()
 
     def _refuse(self, rows: NewRows, *, sampled: bool) -> None:
-        """After the last row: raise SourceError, or let rows end in failures, for what all tell together."""
+        """Checks of all rows together, after the last one. Raises SourceError, or makes rows failures."""
         notes = self._planned.notes
         if notes.must_refuse_bare:
             rows.refuse_bare(BARE)
@@ -157,7 +153,7 @@ class Planner:
 
 
 def as_asked(row: Row, question_planner: QuestionPlanner, bad: BadRows) -> Iterator[tuple[Row, Checked]]:
-    """The row, or what stands in its place where it cannot be asked."""
+    """The row with what was checked; the row with a refusal, or nothing, if it cannot be asked."""
     try:
         checked = question_planner.check(row)
     except SourceError as error:

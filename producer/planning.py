@@ -1,4 +1,4 @@
-"""Puts a submission into a run folder, as a whole or not at all; sends nothing."""
+"""Plans a submission in a run folder, completely or not at all; sends nothing."""
 
 import fcntl
 import os
@@ -16,13 +16,13 @@ from producer.sources import Source, shown
 from producer.submission import Submission
 
 PLANNING: Final = ".planning"
-"""In a folder that is to become a run's: the ledger, while it is planned."""
+"""Folder within a new run folder that holds the ledger while it is planned."""
 
 
 def plan_run(out: Path, submission: Submission, source: Source, *, overwrite: bool = False) -> Planned:
-    """Note the whole source in the run folder `out`, a new one or one that is there already.
+    """Plan the whole source in the run folder `out`, which is made if it does not exist.
 
-    After an exception or a kill, `out` is as it was. Raises SourceError, LedgerError and SinkError.
+    After an exception or a kill, `out` is unchanged. Raises SourceError, LedgerError and SinkError.
     """
     require_folder(out)
     changed: Changed = "adopt" if overwrite else "refuse"
@@ -38,7 +38,7 @@ def plan_run(out: Path, submission: Submission, source: Source, *, overwrite: bo
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """The folder, made if need be; those made are removed after an exception, if nothing else is in them."""
+    """Make the folder if it is missing. After an exception, empty folders that were made are removed."""
     missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """A folder in `out` for one process at a time; what one that was killed left there is removed."""
+    """An empty folder in `out`, for one process at a time. Raises LedgerError if another process plans."""
     staging = out / PLANNING
     staging.mkdir(exist_ok=True)
     descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -77,7 +77,7 @@ def _staging(out: Path) -> Iterator[Path]:
 
 
 def _put_in_place(staging: Path, out: Path) -> None:
-    """Rename the ledger, which is one file once it was closed, and its companion. Raises LedgerError."""
+    """Move the closed ledger and its companion into the run folder. Raises LedgerError."""
     if (out / LEDGER).exists():
         raise LedgerError(f"Another process has planned a run in {shown(out)} in the meantime.")
     if sorted(os.listdir(staging)) != sorted((LEDGER, SUBMISSION_FILE)):

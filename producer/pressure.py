@@ -1,4 +1,4 @@
-"""Whether queue and store can take more jobs; knows nothing of the run's window."""
+"""Checks whether queue and store can take more jobs; knows nothing of the run's window."""
 
 import time
 from collections.abc import Callable
@@ -11,15 +11,17 @@ from contract.store import results_key
 from producer.feed import JobQueue
 
 PRESSURE_EVERY_S: Final = 1.0
+"""Seconds between two checks."""
 MOST_QUEUED: Final = 100_000
+"""Number of messages in the queue from which on no job is sent."""
 MOST_UNCOLLECTED: Final = 50_000
-"""Records in the store that no collector has fetched."""
+"""Number of uncollected records in the store from which on no job is sent."""
 MOST_MEMORY: Final = 0.8
-"""Of the store's maxmemory, if it has one."""
+"""Share of the store's maxmemory from which on no job is sent."""
 
 
 class Pressure:
-    """Whether queue and store can take more, looked at once in PRESSURE_EVERY_S."""
+    """The state of queue and store, checked once in PRESSURE_EVERY_S."""
 
     def __init__(
         self, connection: redis.Redis, queue: JobQueue, run: str, clock: Callable[[], float] = time.monotonic
@@ -32,7 +34,7 @@ class Pressure:
         self._held: str | None = None
 
     def held(self) -> str | None:
-        """A reason to wait, as a clause; None to go on."""
+        """A reason to wait with sending, as a clause; None if there is none."""
         now = self._clock()
         if self._looked_at is None or now - self._looked_at >= PRESSURE_EVERY_S:
             self._looked_at = now

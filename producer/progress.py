@@ -1,4 +1,4 @@
-"""Shows how far a run is: a live bar in a terminal, lines elsewhere, or JSON; knows no queue and no store."""
+"""Shows a run's progress: a live bar in a terminal, lines elsewhere, or JSON; knows no queue and no store."""
 
 import json
 import time
@@ -14,18 +14,19 @@ from contract.counting import counted
 from producer.run import Round
 
 SILENCE_S: Final = 30.0
+"""Seconds without an answer before the progress says so."""
 LINE_EVERY_S: Final = 10.0
 JSON_EVERY_S: Final = 1.0
 LATE_S: Final = 300.0
-"""Rates are of so long: a large model may take minutes for the first answers of a batch."""
+"""Seconds that rates are computed over: a large model may take minutes for a batch's first answers."""
 PAST: Final = 300
-"""So many looks are remembered."""
+"""Number of past values that are kept."""
 
 Show = Callable[[Round], None]
 
 
 class _Past(NamedTuple):
-    """How far it was."""
+    """The progress at one time."""
 
     at: float
     complete: int
@@ -33,20 +34,20 @@ class _Past(NamedTuple):
 
 
 class Rate:
-    """Rows and tokens a second of late, and how long what is left takes at that rate.
+    """Recent rows and tokens per second, and the time for the rest at that rate.
 
-    Of late, as rows that were answered before are passed by the thousand, and workers come and go.
+    Recent ones, because rows with known answers pass by the thousand, and workers come and go.
     """
 
     def __init__(self, rows: int, complete: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`complete` of the rows are so already."""
+        """`complete` of the rows are complete already."""
         self._rows = rows
         self._clock = clock
         self._begun = clock()
         self._past = deque([_Past(self._begun, complete, 0)])
 
     def fields(self, round_: Round) -> dict[str, Any]:
-        """The round's numbers by name; eta_s is None until something is done."""
+        """The round's numbers by name; eta_s is None until a row is complete."""
         now = self._clock()
         while len(self._past) > 1 and now - self._past[1].at >= LATE_S:
             self._past.popleft()
@@ -72,7 +73,7 @@ class Rate:
 
 @contextmanager
 def show_progress(rows: int, complete: int, console: Console, *, as_json: bool) -> Iterator[Show]:
-    """Yields what is to be called after each round. JSON goes to stdout, a line a second."""
+    """Yields a function to call after each round. JSON goes to stdout, one line a second."""
     rate = Rate(rows, complete)
     if as_json:
         yield _every(JSON_EVERY_S, rows, lambda round_: print(_event(rate, round_), flush=True))
@@ -107,14 +108,14 @@ def _bar(rows: int, console: Console, rate: Rate) -> Iterator[Show]:
 
 def _every(seconds: float, rows: int, show: Show) -> Show:
     shown_at = time.monotonic()
-    told = False
+    end_shown = False
 
     def maybe(round_: Round) -> None:
-        nonlocal shown_at, told
+        nonlocal shown_at, end_shown
         now = time.monotonic()
-        if now - shown_at >= seconds or (round_.complete == rows and not told):
+        if now - shown_at >= seconds or (round_.complete == rows and not end_shown):
             shown_at = now
-            told = round_.complete == rows
+            end_shown = round_.complete == rows
             show(round_)
 
     return maybe
@@ -138,6 +139,6 @@ def describe(rate: Rate, round_: Round) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As h:mm:ss."""
+    """Seconds as h:mm:ss."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

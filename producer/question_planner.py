@@ -1,6 +1,6 @@
-"""What a row is asked, with which parameters and in which order; knows no ledger and no queue."""
+"""Decides what a row is asked, with which parameters and in which order; knows no ledger and no queue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -24,7 +24,7 @@ _DEFAULTS: Final = GenerationParameters().model_dump()
 
 
 class Flagged(StrEnum):
-    """Flags of an answer that another one to the same question may be without."""
+    """Flags of an answer that a second answer to the same question may not have."""
 
     TRUNCATED = "truncated"
     REPETITION = "repetition"
@@ -33,22 +33,23 @@ class Flagged(StrEnum):
 
 @dataclass(frozen=True)
 class PlannedQuestion:
-    """A question to ask now, or the failure it ends in without being asked."""
+    """A question that can be asked now, or the failure that it ends in unasked."""
 
     number: int
     id: str
     prompt: Any
-    """Its messages as JSON."""
+    """Its messages, JSON-ready."""
     asked: Question | Failure
     parameters: GenerationParameters
 
 
 class Checked(NamedTuple):
-    """What planning learns of a row."""
+    """What a check found in a row."""
 
     questions: int
+    """Number of its questions."""
     decided_by: tuple[str, ...]
-    """Columns of parameters' names that decide how it is answered."""
+    """Columns named like parameters that decide how it is answered."""
 
 
 class QuestionPlanner:
@@ -62,25 +63,27 @@ class QuestionPlanner:
         overrides: Mapping[str, Any] | None = None,
         on_flag: Mapping[Flagged, Mapping[str, Any]] | None = None,
     ) -> None:
-        """`overrides` are fields of GenerationParameters that go before all others; `on_flag` has such for
-        questions that are asked once more."""
+        """`overrides` are fields of GenerationParameters that go before the row's.
+
+        `on_flag`: flag of an answer → changed parameters with which its question is asked once more.
+        """
         self._prompts = tuple(prompts)
         self._parameters = parameters
         self._layers = ParameterLayers(parameters, overrides or {})
         self._detail = detail
         self._used: set[str] = set()
-        """Of what is given for the run: what decided something in the rows that were checked."""
+        """Parameters of the run that had an effect in the checked rows."""
         self._fitting: set[str] = set()
-        """Ids of prompts that could be asked of a row."""
+        """Ids of prompts that fit a row."""
         self._unfit: dict[str, Failure] = {}
-        """Why a prompt could not be asked of the first row that it did not fit."""
+        """Prompt id → why the prompt did not fit the first such row."""
         self._on_flag = on_flag or {}
 
     def detail(self, row: Row) -> Detail:
         return self._detail if row.detail is None else row.detail
 
     def check(self, row: Row) -> Checked:
-        """Raises SourceError where one of the row's questions could not be a job's."""
+        """Raises SourceError if one of the row's questions cannot be put into a job."""
         if row.refusal is not None:
             return Checked(1, ())
         answered = {prompt.id: ANY_TEXT for prompt in self._prompts}
@@ -100,7 +103,7 @@ class QuestionPlanner:
     def _tried_again(
         self, row: Row, planned: Sequence[PlannedQuestion], answered: Mapping[str, str]
     ) -> list[PlannedQuestion]:
-        """What would be asked once more if every answer had every flag of the run's rules."""
+        """Questions that would be asked once more if every answer had every flag of `on_flag`."""
         plain = {one.number: one.parameters for one in planned}
         return [
             one
@@ -110,17 +113,17 @@ class QuestionPlanner:
         ]
 
     def refuse_idle(self) -> None:
-        """After the last row: raise SourceError for an option of the run that decides nothing in any."""
+        """After the last row: raises SourceError for an option that had no effect in any row."""
         idle = [f"--{name.replace('_', '-')}" for name in self._layers.given if name not in self._used]
         if idle:
             raise SourceError(
                 f"{', '.join(idle)} decides nothing in this run: where a question has choices, no parameter "
-                "but length_penalty decides, and what a row says itself goes first (--parameters none leaves "
-                "columns out)."
+                "but length_penalty decides, and a row's own values go before the run's (--parameters none "
+                "leaves columns out)."
             )
 
     def refuse_unfit(self) -> None:
-        """After the last row: raise SourceError for a prompt that places images and fits no row."""
+        """After the last row: raises SourceError for a prompt that places images and fits no row."""
         for prompt_id, failure in self._unfit.items():
             if prompt_id not in self._fitting:
                 raise SourceError(f"Question {prompt_id} fits no row. Of the first: {failure.message}")
@@ -147,7 +150,7 @@ class QuestionPlanner:
         )
 
     def _refuse_idle_of_row(self, row: Row, planned: Sequence[PlannedQuestion]) -> None:
-        """Where all questions have choices: parameters of theirs that cannot be meant for others."""
+        """Raises SourceError if all questions have choices, and their parameters can have no effect."""
         if not all(_is_scored(one) for one in planned):
             return
         prompts = () if row.questions else self._prompts
@@ -166,7 +169,7 @@ class QuestionPlanner:
                 self._fitting.add(one.id)
 
     def _note_used(self, row: Row, planned: Sequence[PlannedQuestion]) -> tuple[str, ...]:
-        """The columns that decide how the row is answered."""
+        """Note parameters that have an effect. Returns the columns that decide how the row is answered."""
         found = {*row.parameters, *({"detail"} if row.detail is not None else ())}
         own = {} if row.questions else {prompt.id: prompt.parameters for prompt in self._prompts}
         for one in planned:
@@ -175,7 +178,7 @@ class QuestionPlanner:
             self._used |= merged.run & decides
             found |= merged.offered & decides
         if "do_sample" in found and "do_sample" not in row.columns:
-            found.add("temperature")  # of 0
+            found.add("temperature")  # a temperature of 0 is read as do_sample=False
         return tuple(sorted(found & row.columns.keys()))
 
     def ready(
@@ -184,9 +187,9 @@ class QuestionPlanner:
         outcomes: Mapping[str, Answer | Failure | None],
         again: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> list[PlannedQuestion]:
-        """What can be asked now: not in `outcomes` yet, and all that it builds on has an outcome there.
+        """Questions that can be asked now: not in `outcomes`, and `outcomes` has all that they build on.
 
-        `again` has the changed parameters of questions that are asked again, by number.
+        `again`: number of a question that is asked again → its changed parameters.
         """
         if row.refusal is not None:
             return [PlannedQuestion(0, REFUSED_ID, "", row.refusal, self._parameters)] if not outcomes else []
@@ -198,44 +201,50 @@ class QuestionPlanner:
         self,
         row: Row,
         answers: Mapping[str, str],
-        failed: frozenset[str] | set[str] = frozenset(),
+        failed: Set[str] = frozenset(),
         again: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> list[PlannedQuestion]:
         changes = again or {}
         if row.questions:
-            return [
-                self._wish(number, row, one, {}, changes.get(number, {}))
-                for number, one in enumerate(row.questions)
-            ]
+            return [self._question(number, row, one, {}, changes) for number, one in enumerate(row.questions)]
         planned = []
         for number, prompt in enumerate(self._prompts):
-            lost = [one for one in prompt.answers if one in failed]
-            if lost:
-                failure = Failure(
-                    code=FailureCode.DEPENDENCY_FAILED,
-                    message=f'Question "{lost[0]}", whose answer this one builds on, has none.',
-                )
-                planned.append(PlannedQuestion(number, prompt.id, prompt.text, failure, self._parameters))
-            elif all(one in answers for one in prompt.answers):
-                try:
-                    question = render(prompt, row, answers)
-                except Refusal as refusal:
-                    planned.append(
-                        PlannedQuestion(number, prompt.id, prompt.text, refusal.failure, self._parameters)
-                    )
-                else:
-                    planned.append(
-                        self._wish(number, row, question, prompt.parameters, changes.get(number, {}))
-                    )
+            asked = _asked(prompt, row, answers, failed)
+            if isinstance(asked, Question):
+                planned.append(self._question(number, row, asked, prompt.parameters, changes))
+            elif asked is not None:
+                planned.append(PlannedQuestion(number, prompt.id, prompt.text, asked, self._parameters))
         return planned
 
-    def _wish(
-        self, number: int, row: Row, question: Question, own: Mapping[str, Any], again: Mapping[str, Any]
+    def _question(
+        self,
+        number: int,
+        row: Row,
+        question: Question,
+        own: Mapping[str, Any],
+        changes: Mapping[int, Mapping[str, Any]],
     ) -> PlannedQuestion:
         prompt = question.model_dump(mode="json")["messages"]
-        return PlannedQuestion(
-            number, question.id, prompt, question, self._layers.merged(row, own, again).parameters
+        parameters = self._layers.merged(row, own, changes.get(number, {})).parameters
+        return PlannedQuestion(number, question.id, prompt, question, parameters)
+
+
+def _asked(
+    prompt: Prompt, row: Row, answers: Mapping[str, str], failed: Set[str]
+) -> Question | Failure | None:
+    """The prompt's question, or why it fails unasked; None while an answer that it builds on is missing."""
+    lost = next((one for one in prompt.answers if one in failed), None)
+    if lost is not None:
+        return Failure(
+            code=FailureCode.DEPENDENCY_FAILED,
+            message=f'Question "{lost}", whose answer this one builds on, has none.',
         )
+    if not answers.keys() >= set(prompt.answers):
+        return None
+    try:
+        return render(prompt, row, answers)
+    except Refusal as refusal:
+        return refusal.failure
 
 
 def _is_scored(one: PlannedQuestion) -> bool:
@@ -243,16 +252,16 @@ def _is_scored(one: PlannedQuestion) -> bool:
 
 
 def _is_open(one: PlannedQuestion) -> bool:
-    """Whether the answer is generated: one that is chosen has no flag."""
+    """Whether the answer is generated, not chosen: only generated ones have flags."""
     return isinstance(one.asked, Question) and one.asked.choices is None
 
 
 def by_parameters(planned: Sequence[PlannedQuestion]) -> dict[GenerationParameters, list[PlannedQuestion]]:
-    """Questions that can be one job. Those with choices go with others of the same length penalty."""
+    """Groups of questions for one job each. Those with choices join others of the same length penalty."""
     groups: dict[GenerationParameters, list[PlannedQuestion]] = {}
     scored = []
     for one in planned:
-        if isinstance(one.asked, Question) and one.asked.choices is not None:
+        if _is_scored(one):
             scored.append(one)
         else:
             groups.setdefault(one.parameters, []).append(one)

@@ -1,4 +1,4 @@
-"""The run's questions: templates filled from each row's columns; knows no source and sends nothing."""
+"""Reads the run's questions, and fills their templates from a row's columns; knows no source."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from producer.sources.files import reading
 from producer.sources.jsonl import JsonLines, JsonList
 from producer.sources.parameters import GROUP, PARAMETER_COLUMNS, parameters_of
 from producer.sources.records import BadRecord, Records
-from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.refusal import SourceError, listed, naming, shown
 from producer.sources.source import SourceOptions
 
 PROMPT_KEYS: Final = ("id", "text", "choices")
 ROW_FIELDS: Final = ("id", "name")
-"""What a template may name besides columns; a column of such a name goes first."""
+"""Fields of a row that a template may name besides columns; a column of the same name goes first."""
 _PARAMETERS: Final = (*(name for name in PARAMETER_COLUMNS if name != "detail"), GROUP)
 
 
@@ -30,8 +30,8 @@ _PARAMETERS: Final = (*(name for name in PARAMETER_COLUMNS if name != "detail"),
 class Prompt:
     """One question of the run, as a template.
 
-    `{column}` stands for what the row has in that column, `{id}` and `{name}` for the row's own,
-    `{answer:ID}` for the row's answer to the prompt ID; `{{` and `}}` are braces.
+    `{column}` stands for the row's value in that column, `{id}` and `{name}` for its id and name,
+    `{answer:ID}` for its answer to the prompt ID; `{{` and `}}` are braces.
     """
 
     id: str
@@ -41,22 +41,22 @@ class Prompt:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it needs, in order, each once."""
+        """Columns that it needs, in order, each once."""
         return tuple(dict.fromkeys(piece.column for piece in _pieces(self.text) if piece.column is not None))
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Ids of the prompts it builds on, in order, each once."""
+        """Ids of the prompts whose answers it needs, in order, each once."""
         return tuple(dict.fromkeys(piece.answer for piece in _pieces(self.text) if piece.answer is not None))
 
 
 DEFAULT_QUESTION: Final = Prompt("q1", "Describe the image.")
-"""Asked where neither the run nor a row asks anything."""
+"""Asked if neither the run nor a row has a question."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Text of a template and the placeholder behind it, if any."""
+    """Text of a template and the placeholder after it, if any."""
 
     text: str
     column: str | None = None
@@ -68,20 +68,17 @@ def read_prompts(
     more: Path | Sequence[Mapping[str, Any]] | None,
     choices: Sequence[str] | None,
 ) -> tuple[Prompt, ...]:
-    """The prompts of the command line, with `choices` for each, and `more`, each after what it needs.
+    """The prompts of the command line, with `choices` for each, and `more`, each after those it needs.
 
-    `more` are tables of `id`, `text`, `choices` and generation parameters by name, or a file of such: JSONL,
-    JSON with a list, or CSV.
-    Ids are q1, q2, … where none is given. Raises SourceError for what cannot be asked.
+    `more` are tables of `id`, `text`, `choices` and generation parameters, or a file of them: JSONL, CSV, or
+    JSON with a list. Ids are q1, q2, … if none is given. Raises SourceError for invalid questions.
     """
     if choices and not questions:
-        raise SourceError("--choice is for answers to --question; a manifest names its own.")
+        raise SourceError("--choice needs --question; a manifest has choices of its own.")
     prompts = []
     for number, text in enumerate(questions, start=1):
-        try:
+        with naming(f"--question {number}"):
             prompts.append(_prompt(f"q{number}", text, choices or None))
-        except SourceError as error:
-            raise SourceError(f"--question {number}: {error}.") from None
     if isinstance(more, Path):
         prompts += _read_file(more, first=len(prompts) + 1)
     elif more is not None:
@@ -94,7 +91,7 @@ def read_prompts(
 
 
 def check(prompts: Iterable[Prompt], columns: tuple[str, ...] | None) -> None:
-    """Raise SourceError for a placeholder that no row can fill; None stands for columns not known yet."""
+    """Raises SourceError for a placeholder that no row can fill; `columns` is None if they are not known."""
     if columns is None:
         return
     there = (*columns, *(name for name in ROW_FIELDS if name not in columns))
@@ -107,21 +104,19 @@ def check(prompts: Iterable[Prompt], columns: tuple[str, ...] | None) -> None:
 
 
 def render(prompt: Prompt, row: Row, answers: Mapping[str, str]) -> Question:
-    """The question as it is asked of `row`; `answers` holds those that the prompt builds on.
+    """The prompt's question for `row`; `answers` holds the answers that the prompt needs.
 
-    Raises SourceError if the row has nothing for a placeholder, or what it makes is no question, and Refusal
-    where it places other images than the row has.
+    Raises SourceError for an empty placeholder or an invalid question, and Refusal if the question does not
+    place the row's images.
     """
-    try:
+    with naming(f"Row {quoted(row.id)}, question {prompt.id}"):
         text = "".join(piece.text + _value(piece, row, answers) for piece in _pieces(prompt.text))
         return question(prompt.id, marked(text, len(row.images)), prompt.choices)
-    except SourceError as error:
-        raise SourceError(f"Row {quoted(row.id)}, question {prompt.id}: {error}.") from None
 
 
 def _value(piece: _Piece, row: Row, answers: Mapping[str, str]) -> str:
     if piece.answer is not None:
-        return without_marks(answers[piece.answer])  # whose marks place nothing
+        return without_marks(answers[piece.answer])  # marks in an answer place no image
     if piece.column is None:
         return ""
     fields = {"id": row.id, "name": row.name, **row.columns}
@@ -151,7 +146,7 @@ def _pieces(template: str) -> Iterator[_Piece]:
 
 
 def _prompt(prompt_id: str, text: Any, choices: Any, parameters: Mapping[str, Any] | None = None) -> Prompt:
-    """Checks everything that does not depend on a row."""
+    """A prompt, with everything checked that does not depend on a row. Raises SourceError."""
     valid = question(prompt_id, text, choices)
     if not isinstance(valid.messages, str):
         raise SourceError("a question's text must be a string")
@@ -169,12 +164,10 @@ def _read_file(file: Path, first: int) -> list[Prompt]:
         for record in records.records():
             if isinstance(record, SourceError):
                 raise SourceError(f"{shown(name)}, {record}.") from None
-            if isinstance(record, BadRecord):
-                raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {record.reason}.")
-            try:
+            with naming(f"{shown(name)}, {records.unit} {record.number}"):
+                if isinstance(record, BadRecord):
+                    raise SourceError(record.reason)
                 prompts.append(read_prompt(record.fields, f"q{first + len(prompts)}"))
-            except SourceError as error:
-                raise SourceError(f"{shown(name)}, {records.unit} {record.number}: {error}.") from None
     if not prompts:
         raise SourceError(f"{shown(name)} has no questions.")
     return prompts
@@ -192,7 +185,7 @@ def _records(name: str) -> Records:
 
 
 def read_prompt(fields: Mapping[str, Any], number: str) -> Prompt:
-    """A prompt from a table; `number` is its id where it has none. Raises SourceError."""
+    """A prompt from a table; `number` is the id if the table has none. Raises SourceError."""
     known = (*PROMPT_KEYS, *_PARAMETERS)
     unknown = [name for name in fields if name not in known]
     if unknown:
@@ -208,7 +201,7 @@ def read_prompt(fields: Mapping[str, Any], number: str) -> Prompt:
 
 
 def _in_order(prompts: Sequence[Prompt]) -> Iterator[Prompt]:
-    """The prompts as given, but each behind those whose answers it needs."""
+    """The prompts in the given order, but each after those whose answers it needs. Raises SourceError."""
     ids = [prompt.id for prompt in prompts]
     for prompt in prompts:
         for needed in prompt.answers:
@@ -224,7 +217,8 @@ def _in_order(prompts: Sequence[Prompt]) -> Iterator[Prompt]:
         if ready is None:
             circle = listed([prompt.id for prompt in waiting])
             raise SourceError(
-                f"Questions that build on each other's answers in a circle, or on such: {circle}."
+                "Questions that build on each other's answers in a circle, or on questions that do: "
+                f"{circle}."
             )
         waiting.remove(ready)
         done.add(ready.id)

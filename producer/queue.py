@@ -1,7 +1,6 @@
 """Puts jobs into the workers' queues; the only file of the producer that knows Celery."""
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,18 +8,23 @@ import celery
 import kombu
 import redis
 from kombu.exceptions import BatchPublishError, OperationalError
+from redis.retry import Retry
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE, TASK_NAME
+from producer.connection import MINUTES, Pauses
+from producer.errors import ProducerError
 
+QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
+"""Display name → the queue's key."""
 UNACKED_KEY: Final = "unacked"
 """Kombu's hash of messages that a worker has taken and not acknowledged."""
 BATCH: Final = 256
-PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, *(5.0,) * 60)
-"""Before each further try; about five minutes in all."""
+AWAY: Final = (OperationalError, BatchPublishError, redis.RedisError, OSError)
+"""Errors of a broker that may come back."""
 
 
-class BrokerAwayError(Exception):
-    """The broker did not take a job within the tries."""
+class BrokerAwayError(ProducerError):
+    """The broker took no job within all retries."""
 
 
 class Queue:
@@ -38,11 +42,10 @@ class Queue:
         self._redis = connection
 
     def submit(self, jobs: Sequence[tuple[str, str]], queue: str = JOB_QUEUE, *, together: int = 1) -> None:
-        """Send (task id, job as JSON) in order; each is in the queue, or at a worker, when this returns.
+        """Send (task id, job as JSON) in order. When it returns, each is in the queue or at a worker.
 
-        So many jobs `together` in one message are answered in turn by one thread of a worker. A try that
-        fails is repeated for all of them, so some may be there twice: the store keeps one record. Raises
-        BrokerAwayError when the broker stays away.
+        One thread of a worker answers the `together` jobs of a message in turn. A failed try is repeated for
+        all messages, so some may be queued twice; the store keeps one record. Raises BrokerAwayError.
         """
         messages = [
             (jobs[begin][0], ",".join(job for _, job in jobs[begin : begin + together]))
@@ -52,27 +55,25 @@ class Queue:
             self._submit(messages[begin : begin + BATCH], queue)
 
     def _submit(self, messages: Sequence[tuple[str, str]], queue: str) -> None:
-        for pause_s in (*PAUSES_S, None):
-            try:
-                with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
-                    for task_id, arguments in messages:
-                        self._publish(producer, task_id, arguments, queue)
-            except (OperationalError, BatchPublishError, redis.RedisError, OSError) as error:
-                if pause_s is None:
-                    raise BrokerAwayError(str(error)) from error
-                time.sleep(pause_s)
-            else:
-                return
+        def publish() -> None:
+            with self._app.producer_or_acquire() as producer, producer.batch(BATCH):
+                for task_id, arguments in messages:
+                    self._publish(producer, task_id, arguments, queue)
+
+        try:
+            Retry(Pauses(MINUTES), MINUTES.retries, AWAY).call_with_retry(publish, lambda _: None)
+        except AWAY as error:
+            raise BrokerAwayError(str(error)) from error
 
     def _publish(self, producer: kombu.Producer, task_id: str, arguments: str, queue: str) -> None:
-        # argsrepr: else arguments travel in headers and end in workers' logs, with whatever the job holds.
+        # argsrepr keeps the job out of the headers, which workers log.
         message = self._app.amqp.create_task_message(
             task_id, TASK_NAME, argsrepr="-", kwargsrepr="-", ignore_result=True
         )
         _, _, embedded = message.body
         producer.publish(
             f"[[{arguments}], {{}}, {json.dumps(embedded)}]",
-            # To the default exchange: on Redis that is the list of this name, which needs no declaration.
+            # The default exchange is, on Redis, the list of this name, and needs no declaration.
             exchange="",
             routing_key=queue,
             headers=message.headers,
@@ -83,14 +84,14 @@ class Queue:
         )
 
     def queued(self) -> int:
-        """Messages that wait for a worker, of this run or another, without those somebody waits for."""
+        """Number of bulk and suspect messages that wait for a worker, of all runs."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.llen(JOB_QUEUE)
         pipeline.llen(SUSPECT_QUEUE)
         return sum(pipeline.execute())
 
     def backlog(self) -> int:
-        """The same, and those taken and unacknowledged."""
+        """The same number, plus the messages that are taken and not acknowledged."""
         taken: int = self._redis.hlen(UNACKED_KEY)
         return self.queued() + taken
 

@@ -1,4 +1,4 @@
-"""Finds the jobs that broker or workers have lost, and has them sent again; collects nothing."""
+"""Finds jobs that broker or workers have lost, and has them sent again; collects nothing."""
 
 import time
 from typing import Final
@@ -14,12 +14,13 @@ from producer.in_flight import InFlight
 from producer.ledger import JobState, Ledger, OpenJob
 
 LOOK_EVERY_S: Final = 5.0
+"""Seconds between two looks for lost jobs."""
 QUIET_S: Final = 2.0
-"""Without a record for so long, the next look at what was lost is due."""
+"""Seconds without a record after which the next look comes early."""
 
 
 class Reconciler:
-    """Compares the jobs in flight with what workers and queue hold. The store keeps each record single."""
+    """Compares the jobs in flight with those of workers and queue. A job sent twice still has one record."""
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class Reconciler:
         feeder: Feeder | None,
         collector: Collector | None,
     ) -> None:
-        """Without `feeder` it does nothing: another process sends."""
+        """Without `feeder` it does nothing, as another process sends."""
         self._ledger = ledger
         self._queue = queue
         self._redis = connection
@@ -43,27 +44,27 @@ class Reconciler:
         self._done_bits = DoneBits(connection, run)
         self._looked_at = time.monotonic()
         self._missing: set[int] = set()
-        """At the last look."""
+        """Jobs that were missing at the last look."""
         self.quiet_s = QUIET_S
         self.sent_again = 0
-        """Number of jobs."""
+        """Number of jobs that were sent again."""
 
     def take_over(self) -> None:
-        """What an earlier process has sent, or was about to send when it ended."""
+        """Take over the jobs that an earlier process has sent, and send those that it may not have."""
         if self._feeder is None:
             return
-        # What an earlier end of the run has left for late redeliveries.
+        # Keys that keep late redeliveries out after an end of the run.
         self._redis.delete(cancelled_key(self._run))
         self._redis.persist(done_key(self._run))
         jobs = self._ledger.jobs.open()
-        self._feeder.send_again([job for job in jobs if job.state is JobState.SENDING])
+        self._feeder.send([job for job in jobs if job.state is JobState.SENDING])
         self._in_flight.add(job.index for job in jobs)
 
     def reconcile(self) -> None:
-        """Every LOOK_EVERY_S, without a record for `quiet_s` at once. Raises WorkersCrashError.
+        """Look every LOOK_EVERY_S, or after `quiet_s` without a record. Raises WorkersCrashError.
 
-        A job is missing when its worker is dead, or when no worker has it and no queue holds any. That is
-        believed at the second look: at the first, a worker may be between taking a message and noting so.
+        A job is missing if its worker is dead, or if no worker has it and the queue is empty. It counts as
+        lost at the second look: at the first, a worker may have taken its message and not noted it yet.
         """
         if self._feeder is None or not self._in_flight or not self._is_due():
             return
@@ -78,8 +79,8 @@ class Reconciler:
         lost = missing & self._missing
         self._missing = missing - lost
         if self._collector is not None and not self._collector.backlog():
-            # A job that is done in the store while its record is nowhere would be dropped by every worker.
-            # That happens when the folder is older than what was collected from it, restored from a copy.
+            # Every worker would drop a job whose done bit is set, though its record is nowhere. That happens
+            # in a folder restored from an old copy: its records were collected into the lost one.
             self._done_bits.clear(lost - held.dead)
         self._send_again(self._feeder, lost | (self._in_flight.overdue() - held.live))
 
@@ -94,6 +95,6 @@ class Reconciler:
             for index in sorted(lost)
             if (message := self._ledger.jobs.message(index)) is not None
         ]
-        feeder.send_again(jobs)
+        feeder.send(jobs)
         self._in_flight.replace(lost, [job.index for job in jobs])
         self.sent_again += len(jobs)

@@ -1,4 +1,4 @@
-"""From a row's image to what a job says of it: digest, reference and bytes to be shipped; knows no job."""
+"""Resolves a row's image for a job: digest, reference and bytes to ship; knows no job."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from contract.failure import Failure, FailureCode
 from contract.job import (
@@ -25,7 +25,7 @@ from producer.sources import shown
 
 READ_BYTES: Final = 1 << 20
 SHIPPED_MAX_BYTES: Final = 50_000_000
-"""As the workers' default bound on an image."""
+"""Largest image that is sent, the workers' default bound."""
 
 
 @dataclass(frozen=True)
@@ -33,36 +33,36 @@ class Resolved:
     """An image as a job refers to it."""
 
     digest: bytes
-    """Of its bytes; of its name where the producer cannot read it."""
+    """Digest of the image's bytes, or of its name if the producer cannot read it."""
     reference: ImageReference
     content: bytes | None = None
-    """What must be in the store before the job is sent; the reference is then an ImageStored."""
+    """Bytes that must be in the store before the job is sent; the reference is then an ImageStored."""
     refusal: Failure | None = None
-    """Why it is not sent, and nothing is asked about it."""
+    """Why the image is not sent; its questions end in this failure."""
 
 
 class Resolver:
-    """Safe among threads: what it keeps of files is handed in and out."""
+    """Resolves images. Thread-safe: digests of files are passed in and out."""
 
     def __init__(
         self, read_embedded: Callable[[int], bytes], *, ship: bool, roots: Sequence[Path] = ()
     ) -> None:
-        """`ship` sends bytes to workers that do not see the producer's files; embedded ones always go.
+        """`ship` sends files to workers that do not see them; embedded images are always sent.
 
-        Files are sent from below `roots` alone, so that no link in a folder sends what lies elsewhere.
+        Only files below `roots` are sent, so that no link in a folder sends a file from elsewhere.
         """
         self._read_embedded = read_embedded
         self._ship = ship
         self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
 
     def place(self, image: RowImage) -> bytes | None:
-        """Under which the digest of an image in a file is kept; None for other images."""
+        """The name for the digest of an image in a file; None for other images."""
         if isinstance(image, ImageMember):
             return os.fsencode(image.to_path()) + b"\0%d+%d" % (image.offset, image.size_bytes)
         return os.fsencode(image.to_path()) if isinstance(image, ImagePath) else None
 
     def resolve(self, image: RowImage, known: FileDigest | None) -> tuple[Resolved, FileDigest | None]:
-        """The image, and for a file in reach the digest to keep. A file out of reach raises nothing."""
+        """The image, and the digest to keep for a readable file. Raises nothing for an unreadable one."""
         if isinstance(image, ImageUrl):
             return Resolved(_digest(b"url", image.url.encode()), image), None
         if isinstance(image, Embedded):
@@ -73,13 +73,13 @@ class Resolver:
         try:
             return self._file(image, known)
         except OSError:
-            # The worker will say what is wrong with it, or can read what this machine cannot.
+            # The worker will say what is wrong, or can read the file although this machine cannot.
             place = self.place(image)
             assert place is not None
             return Resolved(_digest(b"unread", place), image), None
 
     def content(self, image: RowImage) -> bytes | None:
-        """The image's bytes, None where it is out of reach: a URL, or a file it cannot read."""
+        """The image's bytes; None for a URL and for a file that cannot be read."""
         if isinstance(image, ImageUrl):
             return None
         if isinstance(image, Embedded):
@@ -87,18 +87,13 @@ class Resolver:
         try:
             with open(image.to_path(), "rb", opener=_open_regular) as file:
                 status = os.fstat(file.fileno())
-                start, size = 0, status.st_size
-                if isinstance(image, ImageMember):
-                    start, size = image.offset, image.size_bytes
-                if not stat.S_ISREG(status.st_mode) or size > SHIPPED_MAX_BYTES:
-                    return None
-                file.seek(start)
-                return file.read(size)
+                size = _seek(file, image, status)
+                return None if size > SHIPPED_MAX_BYTES else file.read(size)
         except OSError:
             return None
 
     def _is_below_roots(self, descriptor: int) -> bool:
-        # Of the file that is open: what its path leads to may be exchanged meanwhile.
+        # Checks the open file, as another file may take its path meanwhile.
         opened = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         return any(opened.is_relative_to(root) for root in self._roots)
 
@@ -117,17 +112,12 @@ class Resolver:
     ) -> tuple[Resolved, FileDigest | None]:
         with open(image.to_path(), "rb", opener=_open_regular) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("no regular file")
+            size = _seek(file, image, status)
             if self._ship and isinstance(image, ImagePath) and not self._is_below_roots(file.fileno()):
                 return self._outside(image), None
             fresh = known is not None and known[:2] == (status.st_size, status.st_mtime_ns)
             if known is not None and fresh and not self._ship:
                 return Resolved(known.digest, image), known
-            start, size = 0, status.st_size
-            if isinstance(image, ImageMember):
-                start, size = image.offset, image.size_bytes
-            file.seek(start)
             if self._ship and size <= SHIPPED_MAX_BYTES:
                 content = file.read(size)
                 result = shipped(content)
@@ -137,14 +127,23 @@ class Resolver:
 
 
 def digest_of(images: Sequence[Resolved]) -> bytes | None:
-    """Of a row's images in their order; None where there are none."""
+    """The digest of a row's images in their order; None without images."""
     if len(images) < 2:
         return images[0].digest if images else None
     return _digest(b"several", b"".join(image.digest for image in images))
 
 
+def contents_of(images: Sequence[Resolved]) -> dict[str, bytes]:
+    """Hash → bytes, of images that must be in the store."""
+    return {
+        image.reference.sha256: image.content
+        for image in images
+        if image.content is not None and isinstance(image.reference, ImageStored)
+    }
+
+
 def shipped(content: bytes) -> Resolved:
-    """Bytes that travel: within the job when they are few, else by way of the store."""
+    """An image that is sent as bytes: within the job if it is small, else through the store."""
     digest = hashlib.sha256(content).digest()
     if len(content) <= INLINE_MAX_BYTES:
         return Resolved(digest, ImageInline.of(content))
@@ -159,13 +158,23 @@ def _too_large(image: Embedded) -> Resolved:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """A FIFO must not make the producer wait for a writer."""
+    """An opener that does not wait for the writer of a FIFO."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _digest_of(file: object, size: int) -> bytes:
+def _seek(file: BinaryIO, image: ImagePath | ImageMember, status: os.stat_result) -> int:
+    """Go to the image's first byte. Returns its size in bytes. Raises OSError if the file is not regular."""
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("no regular file")
+    if isinstance(image, ImagePath):
+        return status.st_size
+    file.seek(image.offset)
+    return image.size_bytes
+
+
+def _digest_of(file: BinaryIO, size: int) -> bytes:
     digest = hashlib.sha256()
-    while size > 0 and (piece := file.read(min(size, READ_BYTES))):  # type: ignore[attr-defined]
+    while size > 0 and (piece := file.read(min(size, READ_BYTES))):
         digest.update(piece)
         size -= len(piece)
     return digest.digest()

@@ -1,4 +1,4 @@
-"""What a person can do about failures that hit every row alike, a sentence for each code; sends nothing."""
+"""Says what to do about failures that hit every row alike; sends nothing."""
 
 import os
 import shlex
@@ -31,32 +31,32 @@ HIT_EVERY_ROW: Final = frozenset(
         FailureCode.EXCEEDS_CAPACITY,
     }
 )
-"""Codes that may say more of workers and command than of the row."""
+"""Failure codes whose cause may be the workers or the command, not the row."""
 SHOWN: Final = 3
-"""Roots, workers or models named in a sentence."""
+"""Number of roots, workers or models that a message names."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Who answers for a run, as far as it explains failures."""
+    """The workers and settings that may explain a run's failures."""
 
     workers: Sequence[WorkerRecord]
-    """Those that are alive."""
+    """Live workers."""
     own: bool
-    """Whether the command has started them for itself."""
+    """Whether the command itself has started them."""
     ship: bool
     model: str | None
     """The model id that jobs ask for."""
     image_folders: Sequence[Path]
-    """Of the source's files."""
+    """Folders of the source's files."""
 
 
 @dataclass(frozen=True)
 class FailedRow:
-    """A row with a question that failed, for an example."""
+    """An example of a row with a failed question."""
 
     image: RowImage | None
-    """None also where there are several: the failure says which it is about."""
+    """None if the row has no image or several; then the failure says which it means."""
     failure: Failure
 
     @classmethod
@@ -65,9 +65,9 @@ class FailedRow:
 
 
 def hits_every_row(rows: Sequence[FailedRow]) -> bool:
-    """Whether rows that failed with the same code tell of workers or command, and not each of itself.
+    """Whether rows that failed with the same code have one cause in the workers or the command.
 
-    A web server that has no such image says nothing of the next one.
+    An image missing on a web server says nothing about the other images.
     """
     return all(
         row.failure.code in HIT_EVERY_ROW
@@ -77,7 +77,7 @@ def hits_every_row(rows: Sequence[FailedRow]) -> bool:
 
 
 def remedy(row: FailedRow, around: Surroundings) -> str:
-    """What is wrong and what to do, in one or two sentences; the failure's own where no more is known."""
+    """What is wrong and what to do, in one or two sentences; else the failure's own message."""
     said = row.failure.message
     match row.failure.code:
         case FailureCode.IMAGE_NOT_ALLOWED:
@@ -88,12 +88,12 @@ def remedy(row: FailedRow, around: Surroundings) -> str:
             return f"{said} Let the user who runs the workers read it{_or_ship(around)}."
         case FailureCode.URL_NOT_ALLOWED:
             return (
-                f"{said} What workers fetch is set where they start: --url-schemes, --url-hosts and "
+                f"{said} Which URLs workers fetch is set where they start: --url-schemes, --url-hosts and "
                 "--url-private-networks, or CAPTIONMILL_URL_SCHEMES, CAPTIONMILL_URL_HOSTS and "
                 "CAPTIONMILL_URL_PRIVATE_NETWORKS."
             )
         case FailureCode.DOWNLOAD_FAILED:
-            return f"{said} Look whether the workers' machines reach that host."
+            return f"{said} Check whether the workers' machines reach that host."
         case FailureCode.WRONG_MODEL:
             have = _named(sorted({one.model for one in around.workers})) or "none"
             asked = f"The jobs ask for the model {around.model}"
@@ -106,7 +106,7 @@ def remedy(row: FailedRow, around: Surroundings) -> str:
                 "CAPTIONMILL_KV_CACHE_BYTES and CAPTIONMILL_MAX_ROWS."
             )
         case FailureCode.QUESTION_TOO_LONG:
-            return f"{said} Ask a shorter question, or look less closely with --detail."
+            return f"{said} Ask a shorter question, or use a lower --detail."
         case _:
             return said
 
@@ -162,7 +162,7 @@ def _file(image: RowImage | None) -> Path | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is there and no regular file: a folder, a FIFO, a socket."""
+    """Whether the path exists and is no regular file: a folder, a FIFO, a socket."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -1,10 +1,10 @@
-"""Makes a damaged ledger anew: rows from the source, answers from what can be read; asks nothing."""
+"""Replaces a damaged ledger: rows from the source, answers from what can be read; asks nothing."""
 
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,36 +40,37 @@ from producer.submission import SUBMISSION, Submission
 WORKSHOP: Final = "ledger.repair"
 DAMAGED: Final = "ledger.damaged.sqlite"
 COMPANIONS: Final = ("", "-wal", "-shm")
-"""What SQLite puts beside a database belongs to it."""
+"""Suffixes of a ledger's files: the database, and what SQLite keeps beside it."""
 CHUNK: Final = 1000
+"""Number of rows in one transaction."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What the new ledger holds."""
+    """The new ledger's contents."""
 
     rows: int
     from_ledger: int
-    """Outcomes that could be read of the damaged one."""
+    """Number of outcomes from the damaged ledger."""
     from_files: int
-    """Outcomes of rows in the answers on disk."""
+    """Number of outcomes from the answers on disk."""
     kept: Path
-    """Where the damaged ledger lies now."""
+    """Path of the damaged ledger now."""
     unknown_outputs: tuple[Path, ...] = ()
-    """Output files that the new ledger does not know as the run's own: a person may have changed them."""
+    """Output files that the new ledger has no record of; a person may have changed them."""
 
 
 def repair(path: Path) -> Repaired | None:
-    """Put a new ledger in the place of a damaged one, which is kept. None: it is whole.
+    """Replace a damaged ledger, which is kept under another name. None if the ledger is not damaged.
 
-    Raises LedgerError, SourceError and SinkError, with the folder as it was.
+    Raises LedgerError, SourceError and SinkError; the folder is then unchanged.
     """
     if not any((path / name).exists() for name in (LEDGER, DAMAGED, SUBMISSION_FILE)):
         raise LedgerError(f"{shown(path)} holds no run.")
     with held(path, "feeder"), held(path, "collector"):
         if _is_whole(path):
             return None
-        # A repair that was ended while it put the new one in place has moved the old one away.
+        # An interrupted repair may have moved the old ledger away already.
         old = DamagedLedger(path / (LEDGER if (path / LEDGER).exists() else DAMAGED))
         submission = _submission(path, old)
         workshop = path / WORKSHOP
@@ -96,18 +97,14 @@ def _is_whole(path: Path) -> bool:
 
 def _submission(path: Path, old: DamagedLedger) -> Submission:
     copy: Any = None
-    try:
+    with suppress(OSError, ValueError):
         copy = json.loads((path / SUBMISSION_FILE).read_bytes())
-    except (OSError, ValueError):
-        copy = None
-    for told in (copy, old.state(SUBMISSION)):
-        try:
-            return Submission.model_validate(told)
-        except ValidationError:
-            continue
+    for fields in (copy, old.state(SUBMISSION)):
+        with suppress(ValidationError):
+            return Submission.model_validate(fields)
     raise LedgerError(
-        f"{shown(path)} does not tell any more what it was asked: its answers stay as they are; ask again "
-        "with captionmill run and another --out."
+        f"{shown(path)} has lost what it was asked. Its answers stay as they are; ask again with captionmill "
+        "run and another --out."
     )
 
 
@@ -118,7 +115,7 @@ def _made(path: Path, old: DamagedLedger, submission: Submission, workshop: Path
         with ledger.transaction():
             for name, known_output in old.outputs():
                 ledger.keep_output(name, known_output)
-        # What the record says of outputs holds.
+        # "leave": what the old ledger knew of output files still holds.
         rows = Planner(new, submission, source).plan("leave").rows
         overrides = old.state(OVERRIDES)
         with ledger.transaction():
@@ -151,7 +148,7 @@ def _take_asks(ledger: Ledger, old: DamagedLedger) -> int:
 def _take_answers(
     ledger: Ledger, source: Source, question_planner: QuestionPlanner, files: AnswerFiles
 ) -> int:
-    """What the files say of a row goes before what the damaged ledger says."""
+    """Take outcomes from answer files, over those from the damaged ledger. Returns their number."""
     resolver = Resolver(source.read, ship=False)
     count = 0
     bad = BadRows("skip")
@@ -170,7 +167,7 @@ def _take_answers(
 def _of_row(
     row: Row, answers: Mapping[tuple[str, str], Known], question_planner: QuestionPlanner, resolver: Resolver
 ) -> list[tuple[bytes, Known]]:
-    """Also of questions that build on other answers, once those are known."""
+    """(content key, outcome) of a row's questions, also of those that build on other answers."""
     digest = digest_of([resolver.resolve(image, None)[0] for image in row.images])
     detail = question_planner.detail(row)
     outcomes: dict[str, Answer | Failure | None] = {}

@@ -1,4 +1,4 @@
-"""One run from its first job to its last answer: feed within a window, collect, send again what was lost."""
+"""Drives one run from first job to last answer: feeds, collects, sends lost jobs again; knows no console."""
 
 import time
 from collections.abc import Iterator
@@ -23,31 +23,31 @@ from producer.window import Window
 
 BLOCK_MS: Final = 100
 WATCHED: Final = 2000
-"""Of the jobs in flight, those sent first: so many does a process without a collector look for at a time."""
+"""Number of the oldest jobs in flight that a process without a collector checks at a time."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """How far the run is after a round of feeding and collecting."""
+    """The run's progress after one round of feeding and collecting."""
 
     complete: int
-    """Rows with an outcome for every question."""
+    """Number of rows with an outcome for every question."""
     failed_questions: int
-    """Since this process began."""
+    """Number since this process began."""
     in_flight: int
-    """Jobs sent and not answered."""
+    """Number of jobs sent and not answered."""
     tokens: int
-    """Generated, since this process began."""
+    """Number of tokens generated since this process began."""
     silent_s: float
     sent_again: int
     held: str | None
-    """Why nothing is sent at the moment though there is room in the window."""
+    """Why nothing is sent now although the window has room."""
     asked: bool = True
-    """Whether any job has been under way since this process began."""
+    """Whether this process has had any job in flight."""
 
 
 class Run:
-    """Drives one run. Jobs lost by broker or workers are sent again; the store keeps each record single."""
+    """Drives one run. Lost jobs are sent again; a job sent twice still has one record."""
 
     def __init__(
         self,
@@ -63,8 +63,9 @@ class Run:
         first_jobs: FirstJobs | None = None,
         lease: Lease | None = None,
     ) -> None:
-        """Without `feeder` it only collects, without `collector` it only feeds: another process does the
-        rest. Nothing is written while `first_jobs`, which the collector tells of its records, are undecided.
+        """Without `feeder` it only collects, without `collector` it only feeds.
+
+        Nothing is written while `first_jobs` is undecided.
         """
         self._ledger = ledger
         self._feeder = feeder
@@ -83,14 +84,14 @@ class Run:
         )
         self._rows = ledger.rows()
         self.complete = ledger.complete_rows(None if outputs is None else outputs.emitted)
-        """Rows answered, and written if they are written here."""
+        """Number of rows answered, and written if this process writes."""
 
     def rounds(self) -> Iterator[Round]:
-        """Until every row is answered and written; between rounds everything on disk is consistent.
+        """Rounds until every row is answered and written; between rounds everything on disk is consistent.
 
-        Without a collector, until every job is sent; without a feeder, until none is open or to be fed.
-        Raises WorkersCrashError, FirstJobsFailError, and LedgerError where the folder is gone or another has
-        the run.
+        Without a collector they end when every job is sent; without a feeder, when every job is collected.
+        Raises WorkersCrashError, FirstJobsFailError, and LedgerError if the folder is gone or another process
+        has the run.
         """
         self.reconciler.take_over()
         while True:
@@ -119,7 +120,7 @@ class Run:
         )
 
     def _decided_now(self) -> bool:
-        """At the end of a run with few jobs, whether rows can be written only now."""
+        """At the end: decide on the first jobs of a short run. Whether that allowed rows to be written."""
         if self._first_jobs is None or not self._first_jobs.undecided:
             return False
         self._first_jobs.decide(at_end=True)
@@ -133,7 +134,7 @@ class Run:
         return not self.in_flight if self._feeder is not None else not self._ledger.has_open_jobs()
 
     def _feed(self) -> tuple[bool, str | None]:
-        """Whether rows were looked at, and what holds it back."""
+        """Whether rows were taken, and why none could be."""
         if self._feeder is None:
             return False, None
         room, together = self._portion()
@@ -155,7 +156,7 @@ class Run:
         return self._window.portion(under_way, unsent, self._collector.job_s)
 
     def _collect(self, *, wait: bool) -> bool:
-        """Whether anything came or was written."""
+        """Whether records came or rows were written."""
         if self._collector is None:
             return self._watch(wait=wait)
         if wait:
@@ -166,12 +167,13 @@ class Run:
         if self._first_jobs is not None:
             self._first_jobs.decide(at_end=False)
         written = self._write()
-        if wait and not self.in_flight and not finished and not written:
-            self._idle()
+        is_idle = wait and not self.in_flight and not finished and not written
+        if is_idle and (not self._ledger.is_fed() or self._ledger.has_open_jobs()):
+            time.sleep(BLOCK_MS / 1000)
         return bool(finished or written)
 
     def _write(self) -> int:
-        """Number of rows."""
+        """Write completed rows; returns their number."""
         if self._first_jobs is not None and self._first_jobs.undecided:
             return 0
         written = 0
@@ -180,12 +182,8 @@ class Run:
         self.complete += written
         return written
 
-    def _idle(self) -> None:
-        if not self._ledger.is_fed() or self._ledger.has_open_jobs():
-            time.sleep(BLOCK_MS / 1000)
-
     def _watch(self, *, wait: bool) -> bool:
-        """Without a collector here: what the workers' done bits say of the jobs in flight."""
+        """Without a collector: remove done jobs from those in flight, by the workers' done bits."""
         if wait and self.in_flight:
             time.sleep(BLOCK_MS / 1000)
         elif time.monotonic() - self._watched_at < BLOCK_MS / 1000:

@@ -1,4 +1,4 @@
-"""Drives a run in the foreground: progress, Ctrl-C, and how it went; knows no options."""
+"""Drives a run in the foreground, with progress, Ctrl-C and a report; knows no options."""
 
 import json
 import os
@@ -24,21 +24,21 @@ from producer.sources import Skipped, shown, shown_sources
 from producer.work import Work
 
 NAMED: Final = 10
-"""So many outputs that are not on disk are named for each sink; failures.jsonl has all."""
+"""Number of missing outputs that are named for each sink; failures.jsonl has all."""
 
 
 @dataclass(frozen=True)
 class Driven:
-    """How a drive ended."""
+    """How driving a run ended."""
 
     finished: bool
-    """False: a signal came first."""
+    """False if a signal came first."""
     outputs: Outputs | None
 
 
 @contextmanager
 def signals_as_flag() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM fill the list, so that a run ends between two rounds; a second one ends at once."""
+    """A list that Ctrl-C and SIGTERM fill: a run ends between two rounds. A second signal ends it at once."""
     caught: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -56,7 +56,7 @@ def signals_as_flag() -> Iterator[list[int]]:
 
 
 def drive(work: Work, console: Console, *, as_json: bool, check: Callable[[], None] = lambda: None) -> Driven:
-    """To the last answer and the sinks' end, or to a signal. `check` is called after each round."""
+    """Drive the run to its end, or until a signal comes. `check` is called after each round."""
     rows = work.folder.ledger.rows()
     with (
         signals_as_flag() as stopped,
@@ -72,7 +72,7 @@ def drive(work: Work, console: Console, *, as_json: bool, check: Callable[[], No
 
 
 def make_contact_sheet(folder: RunFolder) -> Path:
-    """Raises SinkError where a person's page is in its place."""
+    """Write the contact sheet. Raises SinkError if its file was changed."""
     title = shown_sources([os.path.basename(one) or one for one in folder.submission.sources])
     with replaced_file(folder.contact_sheet) as page:
         write_contact_sheet(folder.ledger.in_order(), page, title=title, read_image=folder.reader())
@@ -82,7 +82,7 @@ def make_contact_sheet(folder: RunFolder) -> Path:
 
 
 def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]:
-    """How far the run is, by outcome; JSON-ready."""
+    """The run's progress, by outcome; JSON-ready."""
     ledger = folder.ledger
     failures = ledger.failures()
     result: dict[str, Any] = {
@@ -111,7 +111,7 @@ def summary(folder: RunFolder, outputs: Outputs | None = None) -> dict[str, Any]
 
 
 def not_written(folder: RunFolder) -> dict[str, Any]:
-    """Sink → outputs that should be on disk and are not: how many, and the first of them."""
+    """Sink → outputs that are missing on disk: their number, and the first of them."""
     ledger = folder.ledger
     return {
         sink: {
@@ -126,7 +126,7 @@ def not_written(folder: RunFolder) -> dict[str, Any]:
 
 
 def report(found: dict[str, Any], console: Console) -> None:
-    """The summary in words."""
+    """Print the summary in words."""
     state = "" if found["finished"] else f" {found['complete']} of them complete;"
     console.print(
         f"{counted(found['rows'], 'image')}:{state} {counted(found['answered'], 'question')} answered, "
@@ -141,11 +141,13 @@ def report(found: dict[str, Any], console: Console) -> None:
     tell_answered(found["answered_already"], console)
     again = found["asked_again"]
     if again["questions"]:
-        told = counted(again["questions"], "flagged answer")
-        console.print(f"{told} asked for once more; {again['better']} of the others are better and written.")
+        flagged = counted(again["questions"], "flagged answer")
+        console.print(
+            f"{flagged} asked for once more; {again['better']} of the others are better and written."
+        )
     for code, count in found["failures"].items():
-        told = found.get("remedies", {}).get(code)
-        console.print(f"  {count:6d}  {code}" + (f": {told}" if told else ""))
+        remedy = found.get("remedies", {}).get(code)
+        console.print(f"  {count:6d}  {code}" + (f": {remedy}" if remedy else ""))
     for sink, reasons in found.get("left_alone", {}).items():
         for reason, count in reasons.items():
             example = found["left_alone_examples"][sink].get(reason)
@@ -156,7 +158,7 @@ def report(found: dict[str, Any], console: Console) -> None:
 
 
 def tell_answered(answered: Mapping[str, int], console: Console) -> None:
-    """Images that are not asked about, as their answers are there."""
+    """Print how many images are left out because their answers are there."""
     for where, count in answered.items():
         console.print(f"{counted(count, 'image')} not asked about, as the answer is there: {where}.")
 
@@ -176,5 +178,5 @@ def _report_not_written(found: dict[str, Any], console: Console) -> None:
 
 
 def event(name: str, fields: dict[str, Any]) -> None:
-    """One line of JSON on stdout."""
+    """Print one line of JSON to stdout."""
     print(json.dumps({"event": name, **fields}), flush=True)

@@ -1,9 +1,9 @@
-"""A run's folder: the ledger, what was asked for, and who works on it now; knows no command line.
+"""A run's folder: the ledger, the submission, and the locks of its processes; knows no command line.
 
 ledger.sqlite   everything that is known of the run
-submission.json   what was asked for once more, for the repair of a damaged ledger
+submission.json   a copy of the submission, for the repair of a damaged ledger
 feeder.lock, collector.lock   held by the process that sends, and by the one that collects
-answers.jsonl, failures.jsonl and what else was asked for, written by sinks
+answers.jsonl, failures.jsonl and other outputs, written by sinks
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -53,12 +54,12 @@ Role = Literal["feeder", "collector"]
 
 
 class RunFolder:
-    """Opened by any number of processes, of which one sends and one collects."""
+    """Opened by any number of processes; one of them sends, and one collects."""
 
     def __init__(
         self, path: Path, *, create: bool = False, read_only: bool = False, staging: Path | None = None
     ) -> None:
-        """`staging` is where the ledger is as long as it is not in its place. Raises LedgerError."""
+        """`staging` holds the ledger until it is moved to its place. Raises LedgerError."""
         self.path = path
         self.ledger = Ledger(staging or path, create=create, read_only=read_only)
         self.record = OutputRecord(self.ledger, path)
@@ -73,32 +74,32 @@ class RunFolder:
 
     @property
     def submission(self) -> Submission:
-        """Raises LedgerError where nothing was submitted."""
+        """Raises LedgerError if nothing was submitted."""
         kept = self.ledger.state.get(SUBMISSION)
         if kept is None and (self.path / SUBMISSION_FILE).exists():
-            raise LedgerDamagedError(self.path, "what was submitted is gone")
+            raise LedgerDamagedError(self.path, "the submission is missing")
         if kept is None:
             raise LedgerError(f"{shown(self.path)} holds no submission; its planning was not finished.")
         return read_submission(self.path, kept)
 
     @property
     def image_folders(self) -> tuple[Path, ...]:
-        """Folders that hold all image files of the source; none where it names no files."""
+        """Folders that hold all image files of the source; none if it names no files."""
         return tuple(map(Path, self.ledger.state.get(IMAGE_FOLDERS) or ()))
 
     @property
     def skipped(self) -> Skipped:
-        """What the sources left out when the rows were planned."""
+        """Files that the sources left out when the rows were planned."""
         return Skipped.of(self.ledger.state.get(SKIPPED) or {})
 
     @property
     def without_image(self) -> int:
-        """Rows that are asked without an image."""
+        """Number of rows that are asked without an image."""
         return self.ledger.state.get(WITHOUT_IMAGE) or 0
 
     @property
     def answered_already(self) -> dict[str, int]:
-        """Where answers were when the rows were planned → images that were not asked about."""
+        """Where answers were when the rows were planned → number of images that were left out."""
         return self.ledger.state.get(ANSWERED_ALREADY) or {}
 
     @property
@@ -109,7 +110,7 @@ class RunFolder:
         self.ledger.close()
 
     def role(self, role: Role) -> AbstractContextManager[None]:
-        """Be the one process that does this. Raises LedgerError when another one is."""
+        """Be the one process with this role. Raises LedgerError if another process has it."""
         return held(self.path, role)
 
     @property
@@ -121,7 +122,7 @@ class RunFolder:
             file.write(submission.model_dump_json(indent=1).encode())
 
     def output_files(self, submission: Submission) -> list[OutputFile]:
-        """All that the submission's run writes. Raises SinkError for what cannot be written as asked."""
+        """All files that the submission's run writes. Raises SinkError for an impossible output."""
         sinks = make_sinks(submission.sinks, self.path, submission.sink_options, lambda _: None, self.record)
         return [self.contact_sheet, *(file for sink in sinks for file in sink.files())]
 
@@ -133,11 +134,10 @@ class RunFolder:
         flags: Sequence[str] = (),
         overwrite: bool = False,
     ) -> int:
-        """Make failed questions due again, with changed parameters. Returns how many there are.
+        """Make failed questions due again, with changed parameters. Returns their number.
 
-        With `flags`, those whose answer has one of them; of failed ones then only those of `codes`.
-
-        All outputs will be written anew, as after planning. Raises SinkError.
+        With `flags`, it takes questions whose answer has one of them, and failed ones only with `codes`. All
+        outputs will be written again. Raises SinkError.
         """
         files = self.output_files(self.submission)
         if not overwrite:
@@ -156,12 +156,8 @@ class RunFolder:
                 adopt_changed(files)
         return count + again
 
-    def check_outputs(self) -> None:
-        """Raises SinkError where a person's file would be written over when the run goes on."""
-        refuse_changed(self.output_files(self.submission))
-
     def begin_outputs(self) -> None:
-        """Have all outputs written again from the first row on, over whatever is there now."""
+        """Have all outputs written again from the first row on, over existing files."""
         files = self.output_files(self.submission)
         with self.role("collector"), self.ledger.transaction():
             self.ledger.outputs.begin()
@@ -169,9 +165,9 @@ class RunFolder:
 
     @contextmanager
     def written_again(self, sinks: Submission | None = None, *, overwrite: bool = False) -> Iterator[Outputs]:
-        """All outputs, written again from what the folder knows; asks nothing and needs no store.
+        """Write all outputs again from the ledger; asks nothing and needs no store.
 
-        `sinks` is the submission with other sinks, which it has from now on. Raises SinkError.
+        `sinks` is a submission with other sinks, which replaces the present one. Raises SinkError.
         """
         submission = sinks or self.submission
         with self.role("collector"):
@@ -199,7 +195,7 @@ class RunFolder:
                 outputs.close()
 
     def _refuse_read(self, submission: Submission, files: Iterable[OutputFile]) -> None:
-        """Raises SinkError where one of the files is a picture or a manifest of the run."""
+        """Raises SinkError if one of the files is an image or a manifest of the run."""
         written = {os.path.realpath(file.path) for file in files}
         for place in submission.sources:
             refuse_overwritten(place, written)
@@ -208,16 +204,16 @@ class RunFolder:
                 refuse_overwritten(row.image.to_path(), written)
 
     def change_model(self, model: str) -> None:
-        """Have the model id `model` answer what is not answered yet."""
+        """Use the model id `model` for questions that are not answered yet."""
         changed = self.submission.model_copy(update={"model": model})
         with self.ledger.transaction():
             self.ledger.state.set(SUBMISSION, changed.model_dump(mode="json"))
         self.keep_copy(changed)
 
     def cancel(self, connection: redis.Redis, forget: Sequence[str] = ()) -> int:
-        """Withdraw what was sent and is not answered; workers drop it. Returns the number of jobs.
+        """Withdraw unanswered jobs; workers drop them. Returns their number.
 
-        Failures with a code of `forget` are asked again, too, when the run goes on.
+        Failures with a code in `forget` are asked again, too, when the run goes on.
         """
         old = self.run
         Lease(connection, old, self.path).hold()
@@ -230,7 +226,7 @@ class RunFolder:
         return count
 
     def surroundings(self, connection: redis.Redis, *, own: bool) -> Surroundings:
-        """What explains failures of the run now; `own` says that the caller has started the workers."""
+        """Facts that may explain the run's failures; `own` says that the caller started the workers."""
         return Surroundings(
             workers=live_workers(connection),
             own=own,
@@ -240,7 +236,7 @@ class RunFolder:
         )
 
     def remedies(self, around: Surroundings) -> dict[str, str]:
-        """Failure code → what to do about it, of the failures that may say more of workers than of rows."""
+        """Failure code → what to do about it, for failures whose cause may be the workers."""
         found = {}
         for code in self.ledger.failures():
             rows = [FailedRow.of(row, failure) for row, failure in self.ledger.failed(code, 1)]
@@ -249,25 +245,13 @@ class RunFolder:
         return found
 
     def reader(self, source: Source | None = None) -> "ReadImages":
-        """Reads rows' images where the source has them."""
-        return ReadImages((source or _Lazily(self.submission)).read)
-
-
-class _Lazily:
-    """The submission's sources, opened when an image within it is wanted."""
-
-    def __init__(self, submission: Submission) -> None:
-        self._submission = submission
-        self._source: Source | None = None
-
-    def read(self, place: int) -> bytes:
-        if self._source is None:
-            self._source = self._submission.open()
-        return self._source.read(place)
+        """A reader of rows' images; without `source`, the submission's is opened when needed."""
+        opened = cache(self.submission.open)
+        return ReadImages(lambda place: (source or opened()).read(place))
 
 
 class ReadImages:
-    """producer.rows' ReadImage: the bytes of a row's image, None where there are none in reach."""
+    """A producer.rows.ReadImage: the bytes of a row's image, or None if they cannot be read."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         """`read` gives the bytes of images within the source."""
@@ -279,14 +263,14 @@ class ReadImages:
 
 
 def refuse_overwritten(place: str | os.PathLike[str], written: Collection[str]) -> None:
-    """Raises SinkError for a picture or a manifest that an output would be written over."""
+    """Raises SinkError if an output would be written over an image or a manifest."""
     if os.path.abspath(place) in written:
-        raise SinkError(f"{shown(place)} is read by the run, so no answers go there: name another file.")
+        raise SinkError(f"{shown(place)} is read by the run, so no output can replace it: name another file.")
 
 
 @contextmanager
 def held(path: Path, role: Role) -> Iterator[None]:
-    """Be the one process that does this in the folder. Raises LedgerError when another one is."""
+    """Be the one process with this role in the folder. Raises LedgerError if another process has it."""
     descriptor = os.open(path / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -300,12 +284,12 @@ def held(path: Path, role: Role) -> Iterator[None]:
 
 
 def note_left_run(ledger: Ledger, run: str) -> None:
-    """Another id takes the place of this one, whose keys in the store are freed when the run goes on."""
+    """Note a run id that is no longer used; its keys in the store are freed when the run goes on."""
     ledger.state.set(LEFT_RUNS, [*(ledger.state.get(LEFT_RUNS) or ()), run])
 
 
 def free(connection: redis.Redis, run: str) -> None:
-    """Have workers drop the run's jobs, and free what it has in the store."""
+    """Have workers drop the run's jobs, and delete the run's keys in the store."""
     connection.set(cancelled_key(run), 1, ex=CANCELLED_KEPT_S)
     connection.delete(results_key(run), done_key(run), attempts_key(run), holders_key(run), lease_key(run))
     Uploads(connection, run).keep_only(set())

@@ -1,4 +1,4 @@
-"""Shows a run that other processes drive, from what its ledger says; changes nothing."""
+"""Shows the progress of a run that other processes drive, from its ledger; changes nothing."""
 
 import time
 from typing import Final
@@ -14,7 +14,7 @@ LOOK_EVERY_S: Final = 0.5
 
 
 def watch(folder: RunFolder, console: Console, *, as_json: bool) -> None:
-    """Until the run is finished, or a signal comes."""
+    """Show the progress until the run is finished, or a signal comes."""
     ledger = folder.ledger
     heard_at, before = time.monotonic(), -1
     asked = False

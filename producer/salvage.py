@@ -1,4 +1,4 @@
-"""What can still be read of a run: from a ledger with damaged pages, and from the answers it has written."""
+"""Reads what is left of a run: from a damaged ledger, and from answer files; changes nothing."""
 
 import hashlib
 import json
@@ -18,34 +18,34 @@ from producer.keys import KEY_BYTES
 from producer.ledger import OUTCOME, OUTPUT_KNOWN, OutputKnown
 
 MOST_TRIES: Final = 20_000
-"""At what cannot be read, before the rest is given up."""
+"""Number of read errors after which the rest is given up."""
 MOST_ASKS: Final = 2**33
-"""An id above any, where the ledger cannot tell the last one."""
+"""Upper bound of ids, if the ledger cannot tell the last one."""
 
 
 class Known(NamedTuple):
-    """An outcome that was kept, and the model it is of."""
+    """A stored outcome and its model."""
 
     outcome: Answer | Failure
     model: str | None
 
 
 class DamagedLedger:
-    """Reads around what is damaged; changes nothing. The file may be missing, or no database at all."""
+    """Reads around the damage in a ledger. The file may be missing, or no database at all."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tries = 0
 
     def state(self, name: str) -> Any:
-        """None where it was never set or cannot be read."""
+        """None if it was never set or cannot be read."""
         with suppress(LedgerDamagedError, sqlite3.Error, ValueError), closing(self._open()) as database:
             found = database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
             return None if found is None else json.loads(found[0])
         return None
 
     def asks(self) -> Iterator[tuple[bytes, Known]]:
-        """Content keys with their outcomes."""
+        """(content key, outcome) of all answered questions that can be read."""
         self._tries = 0
         with suppress(LedgerDamagedError, sqlite3.Error), closing(self._open()) as database:
             last = MOST_ASKS
@@ -54,26 +54,26 @@ class DamagedLedger:
             yield from self._asks(database, last)
 
     def outputs(self) -> list[tuple[bytes, list[OutputKnown]]]:
-        """What it says of output files, as far as it can be read."""
+        """(output file, its known contents), as far as they can be read."""
         found = []
         with (
             suppress(LedgerDamagedError, sqlite3.Error, ValueError, TypeError),
             closing(self._open()) as database,
         ):
             for path, known in database.execute("SELECT path, known FROM output"):
-                told = OUTPUT_KNOWN.validate_json(known)
+                contents = OUTPUT_KNOWN.validate_json(known)
                 if isinstance(path, bytes):
-                    found.append((path, told))
+                    found.append((path, contents))
         return found
 
     def _open(self) -> Connection:
-        # One that may only read would leave SQLite's two companions of the file behind.
+        # Opened read-only, SQLite would leave its two companion files behind.
         database = open_database(self._path, mode="rw")
         database.execute("PRAGMA query_only = ON")
         return database
 
     def _asks(self, database: Connection, last: int) -> Iterator[tuple[bytes, Known]]:
-        """Of the ids up to `last`: as far as they come, then each half of what is left."""
+        """Reads ids up to `last`. After an error, it goes on with each half of the rest."""
         ranges = [(0, last)]
         while ranges and self._tries <= MOST_TRIES:
             after, last = ranges.pop()
@@ -82,7 +82,7 @@ class DamagedLedger:
                     "SELECT id, key, outcome, code, model FROM ask WHERE id > ? AND id <= ? ORDER BY id",
                     (after, last),
                 ):
-                    # Damaged pages may give ids that were not asked for.
+                    # Damaged pages may give ids outside of the range.
                     after = max(after, int(one[0]))
                     known = _known(*one[1:])
                     if known is not None:
@@ -98,20 +98,20 @@ def _known(key: Any, outcome: Any, code: Any, model: Any) -> tuple[bytes, Known]
     if not isinstance(key, bytes) or len(key) != KEY_BYTES or not isinstance(outcome, str):
         return None
     try:
-        told = OUTCOME.validate_json(outcome)
+        found = OUTCOME.validate_json(outcome)
     except ValidationError:
         return None
-    said = told.code if isinstance(told, Failure) else None
-    if code != said or not isinstance(model, str | None):
+    own_code = found.code if isinstance(found, Failure) else None
+    if code != own_code or not isinstance(model, str | None):
         return None
-    return key, Known(told, model)
+    return key, Known(found, model)
 
 
 class AnswerFiles:
-    """The lines of answers.jsonl and its like, found by their row's id."""
+    """The lines of answers.jsonl and similar files, by the row's id."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Lines that are torn or changed beyond recognition are passed over."""
+        """Skips lines that cannot be parsed."""
         self._files = [path.open("rb") for path in paths if path.is_file()]
         self._places: dict[bytes, tuple[int, int]] = {}
         for number, file in enumerate(self._files):
@@ -126,7 +126,7 @@ class AnswerFiles:
             file.close()
 
     def answers(self, row_id: str) -> Mapping[tuple[str, str], Known]:
-        """(question id, prompt as JSON) → what came of it."""
+        """(question id, prompt as JSON) → outcome."""
         found = self._places.get(_digest(row_id))
         if found is None:
             return {}
@@ -144,11 +144,11 @@ class AnswerFiles:
             return {}
 
 
-def _answer(told: Mapping[str, Any], model: str | None) -> Known:
-    """Of one of a line's answers. Raises ValidationError."""
-    if "failure" in told:
-        return Known(OUTCOME.validate_python({"kind": "failure", **told["failure"]}), model)
-    fields = {name: value for name, value in told.items() if name not in ("question", "prompt")}
+def _answer(line: Mapping[str, Any], model: str | None) -> Known:
+    """The outcome that an answer's fields describe. Raises ValidationError."""
+    if "failure" in line:
+        return Known(OUTCOME.validate_python({"kind": "failure", **line["failure"]}), model)
+    fields = {name: value for name, value in line.items() if name not in ("question", "prompt")}
     return Known(OUTCOME.validate_python({"kind": "answer", **fields}), model)
 
 

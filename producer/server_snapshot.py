@@ -1,19 +1,18 @@
-"""One look at what the server holds: queues, workers, records, memory; changes nothing there."""
+"""Takes a snapshot of the server: queues, workers, records, memory; changes nothing there."""
 
 import time
 from typing import Any, Final
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from contract.broker import INTERACTIVE_QUEUE, JOB_QUEUE, SUSPECT_QUEUE
 from contract.store import DEAD_LETTERS_KEY, WORKER_SILENT_S, WORKERS_KEY, WorkerRecord, results_key
-from producer.queue import UNACKED_KEY
+from producer.queue import QUEUES, UNACKED_KEY
+from producer.workers import read_reports
 
-QUEUES: Final = {"bulk": JOB_QUEUE, "interactive": INTERACTIVE_QUEUE, "suspect": SUSPECT_QUEUE}
 SCAN_COUNT: Final = 1000
 MOST_SCANS: Final = 50
-"""Each costs the server under a millisecond; images that travel through the store are keys too."""
+"""Number of scans of a snapshot; each takes the server under a millisecond."""
 MOST_RUNS: Final = 200
 
 
@@ -22,7 +21,7 @@ class _Value(BaseModel):
 
 
 class WorkerState(_Value):
-    """A worker as it last told of itself."""
+    """A worker as it last reported."""
 
     worker: str
     model: str
@@ -42,7 +41,7 @@ class RunRecords(_Value):
 
 
 class ServerSnapshot(_Value):
-    """Of all runs and all producers on the server."""
+    """The server's state, over all runs and producers."""
 
     time: float
     queued: dict[str, int] = Field(description="messages that wait, by queue; several jobs may be in one")
@@ -60,14 +59,14 @@ class ServerSnapshot(_Value):
 
 
 class Rates(_Value):
-    """Between two looks, each a second."""
+    """Changes per second between two snapshots."""
 
     queued: dict[str, float]
     records: float = Field(description="jobs that got their record")
 
 
 def look(connection: redis.Redis) -> ServerSnapshot:
-    """Raises redis.RedisError."""
+    """Take a snapshot. Raises redis.RedisError."""
     now = time.time()
     with connection.pipeline(transaction=False) as asked:
         for name in QUEUES.values():
@@ -77,14 +76,14 @@ def look(connection: redis.Redis) -> ServerSnapshot:
         asked.hgetall(WORKERS_KEY)
         asked.info("memory")
         *lengths, unacked, dead_letters, reports, memory = asked.execute()
-    workers, unreadable = _workers(reports, now)
+    records = read_reports(reports)
     runs, all_runs = _runs(connection)
     return ServerSnapshot(
         time=now,
         queued=dict(zip(QUEUES, lengths, strict=True)),
         unacked=unacked,
-        workers=workers,
-        unreadable_workers=unreadable,
+        workers=tuple(_worker(record, now) for record in records),
+        unreadable_workers=len(reports) - len(records),
         runs=runs,
         all_runs=all_runs,
         dead_letters=dead_letters,
@@ -98,7 +97,7 @@ def rates(before: ServerSnapshot, now: ServerSnapshot) -> Rates:
     written = 0
     for run, records in now.runs.items():
         earlier = before.runs.get(run)
-        # A stream that is younger than the look before has all its records since then.
+        # A stream that is younger than the earlier snapshot got all its records since.
         known = earlier.written if earlier and earlier.written <= records.written else 0
         written += records.written - known
     return Rates(
@@ -107,32 +106,22 @@ def rates(before: ServerSnapshot, now: ServerSnapshot) -> Rates:
     )
 
 
-def _workers(reports: Any, now: float) -> tuple[tuple[WorkerState, ...], int]:
-    states, unreadable = [], 0
-    for report in reports.values():
-        try:
-            record = WorkerRecord.model_validate_json(report)
-        except ValidationError:
-            unreadable += 1
-            continue
-        age_s = max(0.0, now - record.time)
-        states.append(
-            WorkerState(
-                worker=record.worker,
-                model=record.model,
-                device=record.device,
-                slots=record.slots,
-                age_s=age_s,
-                up_s=max(0.0, record.time - record.started),
-                alive=age_s < WORKER_SILENT_S,
-                image_roots=record.image_roots,
-            )
-        )
-    return tuple(sorted(states, key=lambda one: one.worker)), unreadable
+def _worker(record: WorkerRecord, now: float) -> WorkerState:
+    age_s = max(0.0, now - record.time)
+    return WorkerState(
+        worker=record.worker,
+        model=record.model,
+        device=record.device,
+        slots=record.slots,
+        age_s=age_s,
+        up_s=max(0.0, record.time - record.started),
+        alive=age_s < WORKER_SILENT_S,
+        image_roots=record.image_roots,
+    )
 
 
 def _runs(connection: redis.Redis) -> tuple[dict[str, RunRecords], bool]:
-    """By run, and whether these are all."""
+    """Run → its records, and whether these are all runs."""
     prefix, suffix = results_key("*").split("*")
     keys: list[bytes] = []
     cursor = 0
@@ -150,7 +139,7 @@ def _runs(connection: redis.Redis) -> tuple[dict[str, RunRecords], bool]:
     runs = {}
     for key, reply in zip(keys, replies, strict=False):
         if isinstance(reply, redis.ResponseError):
-            continue  # finished since
+            continue  # finished meanwhile
         run = key.decode().removeprefix(prefix).removesuffix(suffix)
         fields = {_text(name): value for name, value in reply.items()}
         runs[run] = RunRecords(waiting=fields["length"], written=fields["entries-added"])

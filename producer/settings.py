@@ -1,4 +1,4 @@
-"""The producer's settings from the environment; what a run does is said on the command line instead."""
+"""Reads the producer's settings from the environment; knows none of a run's options."""
 
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ DEFAULT_SERVER: Final = "redis://127.0.0.1:6379/0"
 
 
 class Settings(BaseSettings):
-    """One producer process. The same variables as the worker's, so that one environment serves both."""
+    """One producer process. The variables have the worker's names, so that one environment serves both."""
 
     model_config = SettingsConfigDict(env_prefix="CAPTIONMILL_", frozen=True, extra="forbid")
 
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
 
 def named_server(given: str | None = None) -> str | None:
-    """`given` or the environment's URL, complete with its password; None where neither names a server.
+    """`given` or the environment's URL, with its password; None if neither names a server.
 
     Raises pydantic's ValidationError.
     """
@@ -45,13 +45,10 @@ def named_server(given: str | None = None) -> str | None:
 
 
 def server_url(given: str | None = None) -> str:
-    """The same, or the server on this machine where none is named."""
-    named = named_server(given)
-    if named is not None:
-        return named
-    default = Settings(redis_url=SecretStr(DEFAULT_SERVER)).redis_url
-    assert default is not None
-    return default.get_secret_value()
+    """The same URL, or that of the server on this machine if none is named."""
+    url = named_server(given) or named_server(DEFAULT_SERVER)
+    assert url is not None, "the default names one"
+    return url
 
 
 def password_file() -> Path | None:

@@ -1,4 +1,4 @@
-"""What a run was asked for: sources, questions, parameters and outputs; knows no store and plans nothing."""
+"""A run's submission: sources, questions, parameters and outputs; knows no store and plans nothing."""
 
 import dataclasses
 import os
@@ -31,41 +31,40 @@ SUBMISSION: Final = "submission"
 
 
 class Submission(BaseModel):
-    """What was asked for, so that the run can go on without being told again."""
+    """Everything that was asked for, so that the run can go on without it being given again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[str, ...]
     options: SourceOptions = SourceOptions()
     bad_rows: BadRowPolicy = "refuse"
-    """What becomes of rows that cannot be asked."""
+    """What to do with rows that cannot be asked."""
     earlier_options: dict[str, SourceOptions] = {}
-    """Of the sources that --add kept, where they are read otherwise than with `options`."""
+    """Options of sources that --add kept, if they differ from `options`."""
     prompts: tuple[Prompt, ...] = ()
     parameters: GenerationParameters = GenerationParameters()
     on_flag: dict[Flagged, dict[str, Any]] = {}
     """Flag of an answer → parameters with which its question is asked once more."""
     detail: Detail = "high"
     model: str | None = None
-    """The model id that must answer; None takes that of the live workers."""
+    """The model id that must answer; None takes the live workers' model."""
     local_model: str | None = None
-    """Model folder, checkpoint folder or hub id of the workers that a command without a server starts."""
+    """Model folder, checkpoint folder or hub id for workers that a command without a server starts."""
     ship: bool = False
-    """Whether image files travel through the store."""
+    """Whether image files are sent through the store."""
     upload_budget_bytes: int = BUDGET_BYTES
     sinks: tuple[str, ...] = ("jsonl",)
     sink_options: SinkOptions = SinkOptions()
     skip_answered: tuple[str, ...] = ()
-    """Files whose images need not be asked about any more."""
+    """Files with answers, whose images are left out."""
 
     def at_home(self) -> Self:
-        """The same with every path absolute, so that it holds wherever the run is continued.
-
-        Raises SinkError for a sink that has no place with this source.
-        """
+        """The same with absolute paths, so that the run can go on from any folder. Raises SinkError."""
         options = self.options
         if options.image_root is not None:
-            options = dataclasses.replace(options, image_root=_absolute(options.image_root))
+            root = options.image_root
+            root = root if "://" in root else os.path.abspath(root)
+            options = dataclasses.replace(options, image_root=root)
         sinks = []
         for spec in self.sinks:
             kind, separator, path = spec.partition(":")
@@ -76,26 +75,26 @@ class Submission(BaseModel):
         return self.model_copy(update=changes)
 
     def beside_images(self, source: Source) -> Self:
-        """The same at home, with a place for each sink that writes beside the images. Raises SinkError."""
+        """The same with absolute paths, also for sinks that write beside the images. Raises SinkError."""
         sinks = beside_images(self.sinks, source.images_folder, shown_sources(self.sources))
         return self.model_copy(update={"sinks": sinks}).at_home()
 
     def open(self) -> Source:
-        """Raises SourceError."""
+        """Open the sources. Raises SourceError."""
         unread = self._own_metadata()
         return open_sources(
             [(one, dataclasses.replace(self.options_of(one), unread=unread)) for one in self.sources]
         )
 
     def _own_metadata(self) -> tuple[str, ...]:
-        """Files that look like a source's metadata, and are what the run says itself."""
+        """Output files of the run that look like a source's metadata."""
         kinds = (spec.partition(":") for spec in self.sinks)
         paths = [path for kind, _, path in kinds if kind == IMAGE_FOLDER_KIND]
         beside = [os.path.join(place_of(one), METADATA) for one in self.sources]
         return tuple(os.path.abspath(path) for path in paths if path) + tuple(beside if "" in paths else ())
 
     def own_folders(self) -> tuple[Path, ...]:
-        """The local folders that the sources show."""
+        """The sources' local folders."""
         every = (own_folders(one, self.options_of(one)) for one in self.sources)
         return tuple(dict.fromkeys(folder for folders in every for folder in folders))
 
@@ -103,10 +102,9 @@ class Submission(BaseModel):
         return self.earlier_options.get(source, self.options)
 
     def joined(self, out: Path, *, add: bool) -> Self:
-        """The submission with the sources of the run in `out`, if there is one and `add` says to keep them.
+        """The submission; with `add`, also the sources of the run in `out`, if there is one.
 
-        Without it, raises LedgerError where the run has a source that is none of these: its answers would be
-        gone from the outputs.
+        Without `add`, raises LedgerError if that run has other sources: the outputs would lose their answers.
         """
         submission = self.at_home()
         earlier = submitted(out)
@@ -129,12 +127,8 @@ class Submission(BaseModel):
         )
 
 
-def _absolute(place: str) -> str:
-    return place if "://" in place else os.path.abspath(place)
-
-
 def submitted(out: Path) -> Submission | None:
-    """What was asked for in a folder, which need not be there. Raises LedgerError."""
+    """The submission in a folder; None if there is none. Raises LedgerError."""
     if not (out / LEDGER).exists():
         return None
     with LedgerReader(out, read_only=True) as ledger:
@@ -146,4 +140,4 @@ def read_submission(path: Path, kept: Any) -> Submission:
     try:
         return Submission.model_validate(kept)
     except ValidationError as invalid:
-        raise LedgerDamagedError(path, "its submission makes no sense") from invalid
+        raise LedgerDamagedError(path, "its submission is invalid") from invalid

@@ -1,4 +1,4 @@
-"""Small JPEGs of images of any kind; knows no page and no run."""
+"""Makes small JPEGs of images of any kind; knows no page and no run."""
 
 import io
 import os
@@ -25,9 +25,9 @@ FORMATS: Final = (
 def thumbnails(
     images: Iterable[bytes | None], *, side_px: int, max_bytes: int
 ) -> Generator[bytes | None, None, None]:
-    """Thumbnails in the images' order, made by as many threads as there are cores; few images are held."""
+    """Thumbnails in the images' order, made by one thread per core; few images are in memory at once."""
     threads = len(os.sched_getaffinity(0))
-    # What Pillow warns of, the thumbnail or the lack of it shows. Filters are the process's, not a thread's.
+    # The thumbnail itself shows what Pillow warns of. Filters belong to the process, not to a thread.
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         warnings.simplefilter("ignore")
         waiting: deque[Future[bytes | None]] = deque()
@@ -40,9 +40,9 @@ def thumbnails(
 
 
 def thumbnail(content: bytes | None, *, side_px: int, max_bytes: int) -> bytes | None:
-    """A JPEG of the image, upright, transparency on white; None if there is no picture to show.
+    """A JPEG of the image, upright, transparency on white; None if it cannot be decoded.
 
-    Quality and then size go down until it fits into `max_bytes`.
+    Lower quality and then smaller sizes are tried until it fits into `max_bytes`.
     """
     if content is None:
         return None
@@ -59,7 +59,7 @@ def thumbnail(content: bytes | None, *, side_px: int, max_bytes: int) -> bytes |
             with_alpha = small.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
         return _jpeg(Image.alpha_composite(white, with_alpha).convert("RGB"), max_bytes)
-    except Exception:  # noqa: BLE001 - whatever is wrong with the file, its row has the worker's sentence about it
+    except Exception:  # noqa: BLE001 - the worker says what is wrong with the file
         return None
 
 

@@ -1,4 +1,4 @@
-"""Shows what the server holds, again and again: workers, queues, runs, memory; changes nothing."""
+"""Shows the server's workers, queues, runs and memory again and again; changes nothing."""
 
 import time
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from producer.server_snapshot import Rates, ServerSnapshot, look, rates
 
 TIMEOUT_S: Final = 5.0
 NAP_S: Final = 0.1
-"""Between two looks at whether a signal came."""
+"""Seconds between two checks for a signal."""
 NEARLY_FULL: Final = 0.8
 
 
 def connect_to_look(url: str) -> redis.Redis:
-    """Without an attempt to connect; calls fail at once, so that an outage is shown while it lasts."""
+    """A connection, not opened yet, whose calls fail at once: an outage is shown while it lasts."""
     connection: redis.Redis = redis.Redis.from_url(
         url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
     )
@@ -32,7 +32,7 @@ def connect_to_look(url: str) -> redis.Redis:
 
 
 def top_once(connection: redis.Redis, console: Console, *, as_json: bool) -> None:
-    """One look, without rates. Raises redis.RedisError."""
+    """Show one snapshot, without rates. Raises redis.RedisError."""
     snapshot = look(connection)
     if as_json:
         event("top", _fields(snapshot, None))
@@ -41,7 +41,7 @@ def top_once(connection: redis.Redis, console: Console, *, as_json: bool) -> Non
 
 
 def top(connection: redis.Redis, console: Console, every_s: float, *, as_json: bool) -> None:
-    """A look every `every_s` until a signal comes; goes on when the server was away."""
+    """Show a snapshot every `every_s` seconds until a signal comes; goes on after an outage."""
     if as_json:
         _repeat(connection, every_s, _print_json)
         return
@@ -57,7 +57,7 @@ def top(connection: redis.Redis, console: Console, every_s: float, *, as_json: b
 
 
 Show = Callable[[ServerSnapshot | None, Rates | None, str | None], None]
-"""Called with the latest look, what changed since the one before, and why there is no newer one."""
+"""Called with the latest snapshot, the changes since the one before, and why there is no newer one."""
 
 
 def _repeat(connection: redis.Redis, every_s: float, show: Show) -> None:
@@ -88,7 +88,7 @@ def _fields(snapshot: ServerSnapshot, change: Rates | None) -> dict[str, Any]:
 
 
 def drawn(snapshot: ServerSnapshot, change: Rates | None) -> RenderableType:
-    """Tables of workers, queues and runs, and a line of what needs a person."""
+    """A headline with what needs attention, and tables of queues, workers and runs."""
     return Group(_headline(snapshot, change), _queues(snapshot, change), _workers(snapshot), _runs(snapshot))
 
 
@@ -99,7 +99,8 @@ def _headline(snapshot: ServerSnapshot, change: Rates | None) -> Text:
     )
     if change is not None:
         line.append(f" · {change.records:.1f} jobs/s")
-    line.append(f" · {_memory(snapshot)}", style="red" if _nearly_full(snapshot) else "")
+    nearly_full = snapshot.memory_bytes > NEARLY_FULL * snapshot.memory_limit_bytes > 0
+    line.append(f" · {_memory(snapshot)}", style="red" if nearly_full else "")
     silent = len(snapshot.workers) - len(live)
     for count, one, many in (
         (silent, "silent worker", None),
@@ -110,7 +111,7 @@ def _headline(snapshot: ServerSnapshot, change: Rates | None) -> Text:
         if count:
             line.append(f" · {counted(count, one, many)}", style="red")
     if not live and any(snapshot.queued.values()):
-        line.append(" · nobody answers what is queued", style="bold red")
+        line.append(" · no worker for the queued jobs", style="bold red")
     return line
 
 
@@ -120,10 +121,6 @@ def _memory(snapshot: ServerSnapshot) -> str:
         return f"memory {used}, no limit"
     share = snapshot.memory_bytes / snapshot.memory_limit_bytes
     return f"memory {used} of {snapshot.memory_limit_bytes / 2**20:.0f} MiB ({share:.0%})"
-
-
-def _nearly_full(snapshot: ServerSnapshot) -> bool:
-    return snapshot.memory_bytes > NEARLY_FULL * snapshot.memory_limit_bytes > 0
 
 
 def _queues(snapshot: ServerSnapshot, change: Rates | None) -> Table:

@@ -1,4 +1,4 @@
-"""Images that travel through the result store, within a byte budget; knows no job and no ledger."""
+"""Sends images through the result store, within a byte budget; knows no job and no ledger."""
 
 from collections.abc import Mapping, Set
 from typing import Any, Final
@@ -11,10 +11,10 @@ BUDGET_BYTES: Final = 256 * 2**20
 
 
 class Uploads:
-    """The images of one run that are in the store now."""
+    """The images of one run that are in the store."""
 
     def __init__(self, connection: redis.Redis, run: str, budget_bytes: int = BUDGET_BYTES) -> None:
-        """Finds what an earlier process has left."""
+        """Finds the images that an earlier process has left."""
         self._redis = connection
         self._run = run
         self._budget_bytes = budget_bytes
@@ -25,23 +25,22 @@ class Uploads:
             length: Any = connection.strlen(key)
             self._sizes[key.decode().removeprefix(prefix)] = int(length)
 
-    @property
-    def stored_bytes(self) -> int:
-        return sum(self._sizes.values())
+    def put(self, images: Mapping[str, bytes]) -> bool:
+        """Store images (hash → bytes), before the job that needs them is noted. False if they do not fit.
 
-    def fits(self, sizes: Mapping[str, int]) -> bool:
-        """Of a job's images, by hash. Those above the whole budget fit when nothing else is there."""
-        new = sum(size for sha256, size in sizes.items() if sha256 not in self._sizes)
-        others = self._sizes.keys() - sizes.keys()
-        return not new or not others or self.stored_bytes + new <= self._budget_bytes
-
-    def put(self, sha256: str, content: bytes) -> None:
-        """To be called before the job that needs it is noted or sent."""
-        self._redis.set(image_key(self._run, sha256), content)
-        self._sizes[sha256] = len(content)
+        Images above the whole budget fit if no others are there.
+        """
+        new = sum(len(content) for sha256, content in images.items() if sha256 not in self._sizes)
+        others = self._sizes.keys() - images.keys()
+        if new and others and sum(self._sizes.values()) + new > self._budget_bytes:
+            return False
+        for sha256, content in images.items():
+            self._redis.set(image_key(self._run, sha256), content)
+            self._sizes[sha256] = len(content)
+        return True
 
     def keep_only(self, needed: Set[str]) -> None:
-        """Delete what no open job needs."""
+        """Delete images that no open job needs."""
         gone = self._sizes.keys() - needed
         if gone:
             self._redis.delete(*(image_key(self._run, one) for one in gone))

@@ -1,4 +1,4 @@
-"""How many jobs are under way at once, and how many go in one message; knows no job."""
+"""Decides how many jobs are in flight, and how many go in one message; knows no job."""
 
 import time
 from collections.abc import Callable
@@ -10,21 +10,24 @@ from producer.workers import live_workers
 
 SMALLEST_WINDOW: Final = 256
 WINDOW_PER_SLOT: Final = 8
+"""Number of jobs in flight for each slot of the live workers."""
 WORKERS_EVERY_S: Final = 5.0
+"""Seconds between two looks at the live workers."""
 TOGETHER_S: Final = 10.0
+"""Longest time in seconds that the jobs of one message take a slot."""
 MOST_TOGETHER: Final = 8
-"""Jobs go together in one message as long as they take a worker's slot no longer than TOGETHER_S."""
+"""Largest number of jobs in one message."""
 ROUNDS: Final = 2
-"""Messages are so small that each slot could have as many, of a window and of what is not sent."""
+"""Smallest number of messages for each slot, in a window and in what is not sent yet."""
 
 
 class Window:
-    """Bounds the jobs that are sent and not answered: by a number, or by what the live workers can take."""
+    """Bounds the jobs in flight, by a fixed number or by the slots of the live workers."""
 
     def __init__(
         self, connection: redis.Redis, jobs: int | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Without `jobs` it follows the workers, looked at once in WORKERS_EVERY_S."""
+        """`jobs` is the fixed number; None follows the workers."""
         self._redis = connection
         self._fixed = jobs
         self._clock = clock
@@ -33,7 +36,7 @@ class Window:
 
     @property
     def slots(self) -> int:
-        """Of the live workers together; without one, as many as suit the smallest window."""
+        """Slots of all live workers; without a worker, the number that fits the smallest window."""
         now = self._clock()
         if self._looked_at is None or now - self._looked_at >= WORKERS_EVERY_S:
             self._looked_at = now
@@ -42,15 +45,14 @@ class Window:
 
     @property
     def jobs(self) -> int:
-        """Sent and not answered at most."""
+        """Largest number of jobs in flight."""
         return max(SMALLEST_WINDOW, WINDOW_PER_SLOT * self.slots) if self._fixed is None else self._fixed
 
     def portion(self, under_way: int, unsent: int, job_s: float | None) -> tuple[int, int]:
         """How many jobs to send now, and how many of them in one message.
 
-        `job_s` is what a job of late took its worker; until the first answer tells, few go, one by one.
-        Towards the end messages hold fewer and fewer jobs, so that no slot has several left when the others
-        have none.
+        `job_s` is the recent mean time of a job; until the first answer few jobs go, one by one. Towards the
+        end messages hold fewer and fewer jobs, so that no slot has several left when the others have none.
         """
         room = self.jobs - under_way
         if job_s is None:

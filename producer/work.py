@@ -1,4 +1,4 @@
-"""A process's work on a run: takes its roles, makes what feeds, collects and writes, and drives them."""
+"""Sets up a process's work on a run: its roles, feeder, collector and outputs; knows no command line."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ from producer.window import Window
 from producer.workers import live_workers
 
 FEEDER_ENDS_S: Final = 60.0
-"""For another process that sends to see that the run is stopped; it looks every few seconds."""
+"""Seconds for another process to see that the run is stopped; it looks every few seconds."""
 LOOK_EVERY_S: Final = 0.2
 
 
@@ -44,7 +44,7 @@ class Work:
     outputs: Outputs | None
 
     def finish(self, keep_done_s: int) -> None:
-        """After the last round: whole-file sinks write, and the store is freed but for the done bits."""
+        """After the last round: finish the outputs, and free the store except for the done bits."""
         if self.outputs is None or self.collector is None:
             return
         self.outputs.finish()
@@ -67,12 +67,12 @@ def work_on(
     keep_going: bool = False,
     own_workers: bool = False,
 ) -> Iterator[Work]:
-    """The run, ready to be driven; each role is taken for as long as the block lasts.
+    """The run, ready to be driven. The roles are held until the block ends.
 
-    Without `window`, it grows with the live workers; without `source`, the submission's is opened when an
-    image within it is wanted. Without `keep_going` it ends in FirstJobsFailError when its first jobs all
-    fail for one reason, and nothing of them is kept; `own_workers` says that the caller has started them.
-    Raises LedgerError, SourceError, SinkError and LiveModelError.
+    Without `window`, it grows with the live workers. Without `source`, the submission's is opened when it is
+    needed. Without `keep_going`, FirstJobsFailError ends the run when its first jobs all fail for one reason,
+    and these are asked again later. `own_workers` says that the caller has started the workers. Raises
+    LedgerError, SourceError, SinkError and LiveModelError.
     """
     ledger, submission = folder.ledger, folder.submission
     reader = folder.reader(source)
@@ -136,20 +136,20 @@ def _feeder(
 def _stopped(
     folder: RunFolder, stop: FirstJobsFailError, connection: redis.Redis, *, own_workers: bool
 ) -> FirstJobsFailError:
-    """Make all that was asked as new, and say what to do."""
-    told = folder.remedies(folder.surroundings(connection, own=own_workers))[stop.code]
+    """Withdraw the first jobs, so that they are asked again, and say what to do."""
+    remedy = folder.remedies(folder.surroundings(connection, own=own_workers))[stop.code]
     folder.cancel(connection, [stop.code, FailureCode.DEPENDENCY_FAILED])
     return FirstJobsFailError(
         stop.code,
         stop.jobs,
-        f"Stopped, as the first {counted(stop.jobs, 'job')} all failed with {stop.code}. {told} Then "
+        f"Stopped, as the first {counted(stop.jobs, 'job')} all failed with {stop.code}. {remedy} Then "
         f"give the same command again, or captionmill run --resume --out {shown(folder.path)}: all of them "
         "are asked again (with --keep-going, whatever they end in).",
     )
 
 
 def _take_feeder(folder: RunFolder, connection: redis.Redis, stack: ExitStack) -> None:
-    """Be the one that sends once the process that does has seen that the run is cancelled."""
+    """Cancel the run, and take the feeder's role when its process has seen that."""
     connection.set(cancelled_key(folder.run), 1, ex=CANCELLED_KEPT_S)
     until = time.monotonic() + FEEDER_ENDS_S
     while True:
@@ -172,7 +172,7 @@ def _free_left_runs(folder: RunFolder, connection: redis.Redis) -> None:
 
 
 def _model(folder: RunFolder, live: set[str]) -> str | None:
-    """The model id that jobs ask for, and that earlier answers must be of."""
+    """The model id for jobs, which earlier answers must have too; None takes any."""
     model = model_to_ask(folder.submission.model, live, folder.ledger.state.get(MODEL))
     if model is not None:
         with folder.ledger.transaction():

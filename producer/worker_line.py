@@ -1,4 +1,4 @@
-"""The complete command that starts a worker for a server, ready to paste; opens no connection."""
+"""Writes the complete command that starts a worker for a server, ready to paste; opens no connection."""
 
 import os
 import shlex
@@ -12,35 +12,35 @@ from producer.sources import shown
 
 MODEL: Final = "MODEL"
 PASSWORD_FILE: Final = "PASSWORD_FILE"
-"""What stands in the command for what is not known here."""
+"""Placeholders in the command for what is not known here."""
 MOST_FOLDERS: Final = 4
-"""More folders are stood for by the one that holds them all."""
+"""Number of folders that the command names; if there are more, it names the folder above all."""
 
 
 def start_a_worker(url: str, model: str | None = None, image_folders: Sequence[Path] = ()) -> str:
-    """`captionmill worker …` for the server at `url`, and what is to be put in where something is not known.
+    """`captionmill worker …` for the server at `url`, with an explanation of its placeholders.
 
-    `model` is what `captionmill worker --model` takes.
+    `model` is the value for --model.
     """
     place, secret = without_password(url)
     words = ["captionmill", "worker", "--redis", place]
-    to_put_in = []
+    placeholders = []
     if secret:
         file = password_file()
         words += ["--redis-password-file", PASSWORD_FILE if file is None else os.path.abspath(file)]
         if file is None:
-            to_put_in.append(f"{PASSWORD_FILE} is a file whose first line is the server's password")
+            placeholders.append(f"{PASSWORD_FILE} is a file whose first line is the server's password")
     words += ["--model", model or MODEL]
     if model is None:
-        to_put_in.append(f"{MODEL} is the folder of the model that shall answer")
+        placeholders.append(f"{MODEL} is the folder of the model that shall answer")
     for folder in few_folders(image_folders):
         words += ["--image-root", str(folder)]
     line = shown(shlex.join(words))
-    return f"{line}  ({'; '.join(to_put_in)})" if to_put_in else line
+    return f"{line}  ({'; '.join(placeholders)})" if placeholders else line
 
 
 def no_worker(url: str, then: str, model: str | None = None, image_folders: Sequence[Path] = ()) -> str:
-    """The sentence for a server without workers; `then` is a clause: what comes of it."""
+    """The sentence for a server without workers; `then` is a clause with the consequence."""
     place, _ = without_password(url)
     return (
         f"No worker is alive at {place}, {then}. Start one with:\n"
@@ -49,7 +49,7 @@ def no_worker(url: str, then: str, model: str | None = None, image_folders: Sequ
 
 
 def few_folders(folders: Sequence[Path]) -> Sequence[Path]:
-    """The same, or where there are many the one that holds them all."""
+    """The folders; if there are too many, the folder above all."""
     if len(folders) <= MOST_FOLDERS:
         return folders
     together = Path(os.path.commonpath(folders))

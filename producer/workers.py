@@ -1,6 +1,8 @@
-"""The workers that are alive, as they tell of themselves in the store."""
+"""Reads which workers are alive, from their reports in the store; changes nothing."""
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -10,14 +12,15 @@ from contract.store import WORKER_SILENT_S, WORKERS_KEY, WorkerRecord
 
 
 def live_workers(connection: redis.Redis) -> list[WorkerRecord]:
-    """Those that reported within WORKER_SILENT_S, by name. Clocks of machines are taken to agree."""
-    records: Any = connection.hgetall(WORKERS_KEY)
-    live = []
-    for text in records.values():
-        try:
-            record = WorkerRecord.model_validate_json(text)
-        except ValidationError:
-            continue  # of another version
-        if time.time() - record.time < WORKER_SILENT_S:
-            live.append(record)
-    return sorted(live, key=lambda record: record.worker)
+    """Workers that reported within WORKER_SILENT_S, by name. Assumes that the machines' clocks agree."""
+    reports: Any = connection.hgetall(WORKERS_KEY)
+    return [one for one in read_reports(reports) if time.time() - one.time < WORKER_SILENT_S]
+
+
+def read_reports(reports: Mapping[bytes, bytes]) -> list[WorkerRecord]:
+    """Workers' reports by name, without those of other versions, which cannot be read."""
+    found = []
+    for report in reports.values():
+        with suppress(ValidationError):
+            found.append(WorkerRecord.model_validate_json(report))
+    return sorted(found, key=lambda record: record.worker)

@@ -2,5 +2,5 @@
 
 import sys
 
-# OpenVINO would make a file in the user's home and report each use to its makers; without it, it does not.
+# Without its telemetry OpenVINO writes no file into the user's home and reports no usage.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

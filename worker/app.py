@@ -28,35 +28,35 @@ OLDEST: Final = (5, 7)
 EXIT_REFUSED: Final = 2
 COLLECT_EVERY_S: Final = 10.0
 POOLS: Final = ("celery.concurrency.thread", "celery.concurrency.solo")
-"""Others fork after the model is loaded, and an OpenVINO model hangs in a forked process."""
+"""Modules of the pools that do not fork: a loaded OpenVINO model hangs in a forked process."""
 
 
 _given_as: dict[str, str] = {}
 
 
 def name_options(options: Mapping[str, str]) -> None:
-    """Have refusals name the options that a person typed (variable → option) and not their variables."""
+    """Have refusals name the options that a person typed; `options` is variable → option."""
     _given_as.update(options)
 
 
 def refuse(sentence: str) -> NoReturn:
-    """End the process before it takes a job. By SystemExit, as Celery's signals swallow exceptions."""
+    """Print the sentence and end the process. Raises SystemExit, as Celery's signals swallow exceptions."""
     sentence = re.sub(rf"\b{PREFIX}[A-Z_]+\b", lambda found: _given_as.get(found[0], found[0]), sentence)
     print(f"captionmill worker: {sentence}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_REFUSED)
 
 
 def check_versions(celery_version: str, kombu_version: str) -> None:
-    """End the process on versions that lose jobs with late acknowledgement on Redis."""
+    """End the process on versions that lose jobs when messages are acknowledged late on Redis."""
     for name, version in (("celery", celery_version), ("kombu", kombu_version)):
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            refuse(f"{name} {version} loses jobs; {name} {OLDEST[0]}.{OLDEST[1]} or newer is needed.")
+            refuse(f"{name} {version} loses jobs; install {name} {OLDEST[0]}.{OLDEST[1]} or newer.")
 
 
 def check_serializers(accepted: Iterable[str]) -> None:
-    """End the process where a message may be a pickle, which runs what its sender likes."""
+    """End the process where a message may be a pickle, which runs its sender's code."""
     if not {"pickle", "application/x-python-serialize"}.isdisjoint(accepted):
-        refuse("Celery's accept_content allows pickle, so that whoever reaches the queue runs code here.")
+        refuse("Celery's accept_content allows pickle, which lets senders run code here; set it to json.")
 
 
 def _configuration() -> dict[str, Any]:
@@ -78,31 +78,31 @@ check_versions(celery.__version__, kombu.__version__)
 install_transport()
 app = celery.Celery("captionmill", include=["worker.delivery.tasks"])
 app.add_defaults(_configuration)
-"""Called when Celery first looks at its configuration, so that importing this file needs no settings."""
+"""Celery calls it when it first reads its configuration, so importing this file needs no settings."""
 
 
 _loaded: list["Worker"] = []
 
 
 def install(worker: "Worker") -> None:
-    """Make `worker` this process's own. What is installed at the start is not loaded again."""
+    """Make `worker` this process's worker. After an early install() the start loads none."""
     assert not _loaded, "a process has one worker"
     _loaded.append(worker)
 
 
 def loaded_worker() -> "Worker":
-    """The process's worker. Only a running task asks, and no task runs before it is loaded."""
+    """The process's worker. Only a running task asks, and no task runs before the worker is loaded."""
     (worker,) = _loaded
     return worker
 
 
 def _load(sender: Any, **_: Any) -> None:
-    """In the worker's own process, before it connects to the broker."""
+    """Check settings and server and load the worker, before Celery connects to the broker."""
     if sender.app is not app:
         return
     pool = sender.pool_cls if isinstance(sender.pool_cls, str) else sender.pool_cls.__module__
     if pool not in (*POOLS, "threads", "solo"):
-        refuse("start it with -P threads; other pools fork, and a loaded model does not survive that.")
+        refuse("start it with -P threads; other pools fork, and a loaded model hangs in a forked process.")
     settings = load_settings()
     _set_up_logs(sender.loglevel or logging.INFO)
     check_serializers(app.conf.accept_content)
@@ -110,7 +110,7 @@ def _load(sender: Any, **_: Any) -> None:
         refuse(
             "set CAPTIONMILL_REDIS_URL for broker and result store together, not Celery's own broker option."
         )
-    # A task thread acknowledges over a connection of its own.
+    # Each task thread acknowledges over its own connection.
     app.conf.broker_pool_limit = max(10, sender.concurrency)
     if _loaded:
         return
@@ -124,12 +124,12 @@ def _load(sender: Any, **_: Any) -> None:
     except StartupError as error:
         refuse(str(error))
     except Exception:  # a bug: Celery would log it and go on without a model
-        log.exception("the worker cannot be loaded")
+        log.exception("loading the worker failed with an error that is a bug; please report it")
         raise SystemExit(1) from None
 
 
 def _set_up_logs(loglevel: int | str, logfile: str | None = None, **_: Any) -> None:
-    """In place of Celery's own way."""
+    """Set up the log in place of Celery's own way."""
     from worker.monitoring.logs import set_up_logs
     from worker.service import WORKER
 
@@ -138,15 +138,15 @@ def _set_up_logs(loglevel: int | str, logfile: str | None = None, **_: Any) -> N
 
 
 def _start(sender: Any, **_: Any) -> None:
-    """Only now: Celery sets up its logging and its signals after the model is loaded."""
+    """Start the worker's threads; Celery sets up its logging and signals only after the model is loaded."""
     for worker in _loaded:
         log.info("answering with %s", worker.description)
         worker.start(sender.controller.concurrency)
-    # Connections that failed are cycles in kombu and keep their sockets open until they are collected, which
-    # Python itself does hardly ever. What the start has made is left out, so that it costs little.
+    # kombu's failed connections are reference cycles that keep their sockets open until they are collected.
+    # Python itself collects too seldom. Objects made so far are frozen, so that a collection costs little.
     gc.collect()
     gc.freeze()
-    # Not by Celery's timer, which forgets its entries when the connection to the broker is lost.
+    # A thread, as Celery's timer forgets its entries when the connection to the broker is lost.
     threading.Thread(target=_collect, name="captionmill-collect", daemon=True).start()
 
 

@@ -1,6 +1,6 @@
-"""Tells what devices OpenVINO finds here, whether the setting names one, and whether one takes a model."""
+"""Finds OpenVINO's devices, and tells whether a model runs on one of them; knows no job."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,18 @@ from worker.errors import StartupError
 
 
 class UnknownDeviceError(StartupError):
-    """The device setting names nothing on this machine."""
+    """The device setting names no device of this machine."""
 
 
 def resolve_device(device: str) -> str:
-    """The device's name as OpenVINO takes it: CPU, NPU, AUTO, GPU or GPU.n.
+    """OpenVINO's name of the device: CPU, NPU, AUTO, GPU or GPU.n.
 
-    Raises UnknownDeviceError, naming those that are available.
+    Raises UnknownDeviceError, which names the available devices.
     """
     found: list[str] = openvino.Core().available_devices
     accepted = {*found, "AUTO"}
     for name in found:
-        # With one GPU it is called GPU, with several GPU.0, GPU.1, …; both forms are good in both cases.
+        # OpenVINO lists one GPU as GPU and several as GPU.0, GPU.1, …; it accepts both forms in both cases.
         if name == "GPU":
             accepted.add("GPU.0")
         if name.startswith("GPU."):
@@ -35,20 +35,21 @@ def resolve_device(device: str) -> str:
 
 
 def found_devices() -> dict[str, str]:
-    """OpenVINO's name of each device → the name on its box."""
+    """OpenVINO's name of each device → its product name."""
     core = openvino.Core()
     return {name: str(core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices}
 
 
 def unsupported_operations(part: Path, device: str) -> list[str]:
-    """Operations of a model file that `device` does not compute. Raises RuntimeError for what is no model."""
+    """Types of the operations that `device` cannot compute. Raises RuntimeError if the file is no model."""
     core = openvino.Core()
     model = core.read_model(part)
     supported: Mapping[str, Any] = core.query_model(model, device)
-    left: Sequence[Any] = [one for one in model.get_ops() if one.get_friendly_name() not in supported]
-    return sorted({str(one.get_type_name()) for one in left})
+    return sorted(
+        {str(node.get_type_name()) for node in model.get_ops() if node.get_friendly_name() not in supported}
+    )
 
 
 def compile_for(part: Path, device: str, properties: Mapping[str, str]) -> None:
-    """Raises RuntimeError with OpenVINO's words where it cannot."""
+    """Compile a model file for `device` as a check. Raises RuntimeError with OpenVINO's reason."""
     openvino.Core().compile_model(part, device, dict(properties))

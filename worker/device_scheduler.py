@@ -1,8 +1,8 @@
 """Decides which thread uses the device and the cores of this process next; knows no job and no model.
 
-Two models that compute at once share cores and caches badly (docs/engine.md), so one computes at a time. The
-vision model goes first: the language model is faster with more rows, and each thread that encodes an image
-then waits for its answers, so the wait has an end. Interactive work goes before both.
+Two models that compute at once slow each other down (docs/engine.md), so one computes at a time. The vision
+model goes first, as the language model is faster with more rows. Threads that encode images then wait for
+their answers, so the language model's wait ends. Interactive work goes before both.
 """
 
 import os
@@ -14,14 +14,14 @@ from typing import Final
 from worker.lane import Lane
 
 INTERACTIVE, VISION, LANGUAGE = range(3)
-"""Ranks of those who wait for the device, the first to be served first."""
+"""Ranks of threads that wait for the device; the lowest is served first."""
 CORES: Final = len(os.sched_getaffinity(0))
 
 Rank = Callable[[], int]
 
 
 class _Waiter:
-    """A thread that waits for the device. Its rank may change meanwhile."""
+    """A thread that waits for the device. Its rank may change while it waits."""
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
@@ -31,13 +31,13 @@ class _Waiter:
 class DeviceScheduler:
     """One per process, shared by its threads.
 
-    Work of an interactive job waits for nothing but work that has begun. Bulk and suspect work waits before
-    each of its turns, and wherever it calls yield_to_interactive(), while an interactive job is on its way to
-    the engine: threads that compute share the cores, and threads that run Python share its lock.
+    Work of an interactive job waits only for work that has begun. While an interactive job is on its way to
+    the engine, bulk and suspect work waits before each turn and in yield_to_interactive(): threads that
+    compute share the cores, and threads that run Python share its lock.
     """
 
     def __init__(self, image_turns: int = CORES) -> None:
-        """Up to `image_turns` images are made ready at once: more than there are cores finish no sooner."""
+        """`image_turns` images are made ready at once; more than there are cores finish no sooner."""
         self._image_turns = threading.BoundedSemaphore(image_turns)
         # Guards the fields below it.
         self._changed = threading.Condition()
@@ -47,7 +47,7 @@ class DeviceScheduler:
 
     @contextmanager
     def image_turn(self, lane: Lane) -> Iterator[None]:
-        """Decode an image and cut it into tiles."""
+        """Hold a turn to decode an image and cut it into tiles."""
         if lane is Lane.INTERACTIVE:
             yield
             return
@@ -57,25 +57,25 @@ class DeviceScheduler:
 
     @contextmanager
     def vision_turn(self, lane: Lane) -> Iterator[None]:
-        """Run the vision model, with the device to itself."""
+        """Hold the device alone, to run the vision model."""
         rank = INTERACTIVE if lane is Lane.INTERACTIVE else VISION
         with self._device(lambda: rank):
             yield
 
     @contextmanager
     def language_turn(self, is_interactive: Callable[[], bool]) -> Iterator[None]:
-        """Run the language model, with the device to itself.
+        """Hold the device alone, to run the language model.
 
-        `is_interactive`, which any thread may call, says whether an interactive prompt is in this turn.
+        `is_interactive` says whether an interactive prompt is in this turn; any thread may call it.
         """
         with self._device(lambda: INTERACTIVE if is_interactive() else LANGUAGE):
             yield
 
     @contextmanager
     def interactive_turn(self, lane: Lane) -> Iterator[None]:
-        """Take a job from its image's bytes to the engine. A job of another lane only runs its block.
+        """Take an interactive job from its image's bytes to the engine; nobody else begins to use the device.
 
-        Nobody else begins to use the device meanwhile, so that the job's next step waits for nothing.
+        A job of another lane only runs its block.
         """
         if lane is not Lane.INTERACTIVE:
             yield
@@ -94,7 +94,7 @@ class DeviceScheduler:
     def yield_to_interactive(self, lane: Lane) -> None:
         """Return when no interactive job is in its interactive_turn(); at once for an interactive job.
 
-        Not to be called by a thread that holds what an interactive job needs.
+        A thread that holds what an interactive job needs must not call it.
         """
         if lane is not Lane.INTERACTIVE:
             with self._changed:
@@ -120,7 +120,7 @@ class DeviceScheduler:
                 self._hand_on()
 
     def _hand_on(self) -> None:
-        """Give the device to the next waiter. If waiters chose, ranks could change in between."""
+        """Give the device to the waiter of lowest rank. If waiters chose, ranks could change meanwhile."""
         following = min(self._waiting, key=lambda waiter: waiter.rank(), default=None)
         self._taken = following is not None and (not self._interactive or following.rank() == INTERACTIVE)
         if following is not None and self._taken:

@@ -1,15 +1,15 @@
-"""Tells how much memory this process may still take; knows nothing of what for."""
+"""Measures how much memory this process may still take; knows no use for it."""
 
 from pathlib import Path
 from typing import Final
 
 MEMINFO: Final = Path("/proc/meminfo")
 CGROUP: Final = Path("/sys/fs/cgroup")
-"""Where a container sees its own limits (version 2)."""
+"""Folder where a container sees its own limits (cgroup version 2)."""
 
 
 def available_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """What the machine has left, or the container, whichever is less."""
+    """Bytes left on the machine or within the container's limit, whichever is less."""
     fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
     of_machine = int(fields["MemAvailable"].split()[0]) * 1024
     limit = cgroup / "memory.max"

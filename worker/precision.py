@@ -1,4 +1,4 @@
-"""Names what answers were computed with, beside the folder they come from; knows no model and no device."""
+"""Names the settings that change a model's answers, in the model's id; knows no model and no device."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -22,8 +22,8 @@ DECISIVE: Final = frozenset(
 def computed_as(
     folder_id: str, properties: Mapping[str, str], attention: Literal["stateful", "paged"]
 ) -> str:
-    """The model id of answers: the folder's own, and after each + what its worker was told otherwise."""
-    told = [f"{name}={value}" for name, value in sorted(properties.items()) if name in DECISIVE]
+    """The model id in answers: the folder's id, then + and each setting that changes answers."""
+    changes = [f"{name}={value}" for name, value in sorted(properties.items()) if name in DECISIVE]
     if attention != "stateful":
-        told.append(f"attention={attention}")
-    return "+".join([folder_id, *told])
+        changes.append(f"attention={attention}")
+    return "+".join([folder_id, *changes])

@@ -1,4 +1,4 @@
-"""What the service asks of model, engine, images and streams: protocols, and nothing that does anything."""
+"""Protocols of model, engine, images and streams, as the service uses them; knows no implementation."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -14,11 +14,11 @@ FeaturesT = TypeVar("FeaturesT")
 
 
 class Prompt(Protocol):
-    """What the model makes of a question and its image: one array of embeddings."""
+    """A question and its images as embeddings for the language model."""
 
     @property
     def token_ids(self) -> IntArray:
-        """(position,) int64, image tokens in their full number."""
+        """(position,) int64, every image with all of its tokens."""
         ...
 
     @property
@@ -30,22 +30,22 @@ class Prompt(Protocol):
     def image_tokens(self) -> int: ...
     @property
     def prefix_tokens(self) -> int:
-        """Number of positions that other questions about the image begin with too."""
+        """Number of positions at the beginning that other questions about the images may share."""
         ...
 
     @property
     def prefix_key(self) -> bytes | None:
-        """Equal for equal beginnings; None for a prompt that shares none."""
+        """Equal for prompts with equal prefixes; None for a prompt that shares none."""
         ...
 
     @property
     def positions(self) -> IntArray | None:
-        """(position,) int64, where they are not counted from 0."""
+        """(position,) int64 position ids; None if they count from 0."""
         ...
 
 
 class Model(Protocol[FeaturesT]):
-    """What the service asks of worker.llava's model; every method may raise Refusal and is thread-safe."""
+    """worker.llava's model, as the service uses it; methods are thread-safe and may raise Refusal."""
 
     @property
     def model_id(self) -> str: ...
@@ -62,7 +62,7 @@ class Model(Protocol[FeaturesT]):
         *,
         alone: bool = True,
     ) -> FeaturesT:
-        """Of the image file that holds `content`; kept ones, or `decode` is called.
+        """The features of the image file `content`, kept ones or those encoded from decode()'s image.
 
         An image that is not `alone` is one of several in a question.
         """
@@ -77,56 +77,56 @@ class Model(Protocol[FeaturesT]):
     def choice_ids(self, question: Question, features: FeaturesT | None) -> tuple[tuple[int, ...], ...]: ...
     def stops(self, texts: Sequence[str]) -> Callable[[Sequence[int]], bool]: ...
     def decode(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
-        """The text before the first of the texts `stop`."""
+        """The text up to the first of the texts `stop`."""
         ...
 
     def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
-        """What decode() begins with for these tokens, whichever follow."""
+        """The beginning of decode()'s text that further tokens cannot change."""
         ...
 
 
 class Engine(Protocol):
-    """What the service asks of worker.engine's loop."""
+    """worker.engine's loop, as the service uses it."""
 
     def submit(self, request: Request) -> Future[Generations]: ...
     def close(self) -> None: ...
 
 
 Fetch = Callable[[Job], bytes]
-"""The image file of a job that has one: worker.images.fetch's ImageFetch. Raises Refusal or Requeue."""
+"""Function that returns the image file of a job that has one: ImageFetch. Raises Refusal or Requeue."""
 
 
 class Decode(Protocol):
-    """What makes a picture of an image file: worker.images.decoder's Decoder."""
+    """Function that decodes an image file: worker.images.decoder's Decoder."""
 
     def __call__(self, content: bytes, lane: Lane) -> Image.Image:
-        """RGB and upright; a suspect's is decoded outside this process. Raises Refusal."""
+        """The image in RGB and upright; a suspect's is decoded outside this process. Raises Refusal."""
         ...
 
 
 class Stream(Protocol):
-    """One answer on its way to somebody who reads along. As a context manager it ends with its block."""
+    """One answer on its way to a reader. As a context manager it ends with its block."""
 
     def __enter__(self) -> "Stream": ...
     def __exit__(self, *_: object) -> None:
-        """End without an answer, unless it has ended or was left."""
+        """End without an answer, unless end() or leave() was called."""
         ...
 
     def take(self, token_ids: Sequence[int]) -> None:
-        """The next tokens; called in the engine's thread, returns at once."""
+        """Append the next tokens. The engine's thread calls it, so it returns at once."""
         ...
 
     def stop_asked(self) -> bool: ...
     def end(self, text: str | None) -> None:
-        """The whole text, of which the rest is published, or None if there is no answer."""
+        """Publish the rest of the whole text; None if there is no answer."""
         ...
 
     def leave(self) -> None:
-        """Publish no more: another worker goes on."""
+        """Publish no more, as another worker goes on."""
         ...
 
 
 class Streams(Protocol):
-    """Where answers are read along: worker.delivery.streaming's TokenStreams."""
+    """Opens the streams of answers: worker.delivery.streaming's TokenStreams."""
 
     def open(self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str]) -> Stream: ...

@@ -1,4 +1,4 @@
-"""Puts a job's questions to the engine and makes answers of what it generates; knows no image file."""
+"""Submits a job's questions to the engine and turns its generations into answers; knows no image file."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 from contract.answer import Answer, Flag
 from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters, Question
-from worker.attempt import attempt
+from worker.answers import chosen_answer, free_answer
 from worker.device_scheduler import DeviceScheduler
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import Generations, Prefix, Request
+from worker.errors import attempt
 from worker.lane import Lane
-from worker.outcome import chosen_answer, free_answer
 from worker.protocols import Engine, FeaturesT, Model, Prompt, Stream
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,12 @@ class JobContext:
     stream: Stream | None = None
 
     def check_deadline(self) -> None:
-        """Raises Refusal once it has passed."""
+        """Raise Refusal(DEADLINE_EXCEEDED) once the deadline has passed."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise Refusal(FailureCode.DEADLINE_EXCEEDED, "The job's deadline passed before it was answered.")
+            raise Refusal(
+                FailureCode.DEADLINE_EXCEEDED,
+                "The job's deadline passed before it was answered; send it again with a later one.",
+            )
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Started:
 
 
 class Questions(Generic[FeaturesT]):
-    """One per service; its methods may be called from many threads.
+    """One per service; any thread may call its methods.
 
-    A bug in one question fails this question and leaves the others of its job answered.
+    A bug in one question fails this question alone; the job's other questions are answered.
     """
 
     def __init__(self, model: Model[FeaturesT], engine: Engine, device: DeviceScheduler) -> None:
@@ -67,22 +70,26 @@ class Questions(Generic[FeaturesT]):
         context: JobContext,
         flags: tuple[Flag, ...] = (),
     ) -> Started | Failure:
-        """Submit a question about `picture`, which may be none. May raise EngineStoppedError."""
+        """Submit a question. `picture` is its images' features, why there are none, or None without image.
+
+        May raise EngineStoppedError.
+        """
         if not question.uses_image(with_image=picture is not None):
             picture, flags = None, ()
         if isinstance(picture, Failure):
             return picture
         self._device.yield_to_interactive(context.lane)
         return _or_failure(
-            lambda: self._started(question, picture, context, flags), f"question {question.id}: no prompt"
+            lambda: self._started(question, picture, context, flags),
+            f"question {question.id} could not be started",
         )
 
     def answer(self, started: Started | Failure, context: JobContext) -> Answer | Failure:
-        """The outcome of a question whose generations are there."""
+        """The outcome of a question that start() returned; waits for its generations."""
         if isinstance(started, Failure):
             return started
         return _or_failure(
-            lambda: self._answer(started, context), f"question {started.question.id}: a generation failed"
+            lambda: self._answer(started, context), f"question {started.question.id} could not be answered"
         )
 
     def _started(
@@ -135,7 +142,7 @@ class Questions(Generic[FeaturesT]):
 
 
 def internal_error(bug: BaseException) -> Failure:
-    """The failure that a bug ends in. Its text stays in the worker's log: it may quote anything."""
+    """The failure of a question that a bug ended. Its text stays in the log, as it may quote anything."""
     return Failure(
         code=FailureCode.INTERNAL_ERROR,
         message=f"The worker failed with {type(bug).__name__}; its log says more.",
@@ -149,6 +156,6 @@ def _or_failure(call: Callable[[], T], what: str) -> T | Failure:
     if isinstance(found, Refusal):
         return found.failure
     if isinstance(found, Exception):
-        log.error("%s: a bug", what, exc_info=found)
+        log.error(what, exc_info=found)
         return internal_error(found)
     return found

@@ -27,7 +27,7 @@ from worker.questions import JobContext, Questions, Started
 DRAIN_POLL_S: Final = 0.2
 DRAIN_S: Final = 60.0
 WORKER: Final = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-"""Host, process id and a random mark: a restarted container may have the host and the id again."""
+"""This worker's name: host, process id and a random mark, as a restarted container may repeat both."""
 
 
 class Service(Generic[FeaturesT]):
@@ -44,10 +44,10 @@ class Service(Generic[FeaturesT]):
         drain_s: float = DRAIN_S,
         device: DeviceScheduler | None = None,
     ) -> None:
-        """Answers name `model_id`, the model's own if it is None. Without `streams` no job has one.
+        """Answers name `model_id`; None stands for the model's own. Without `streams` no job has a stream.
 
-        While draining, what is generated already has `drain_s` to its end. `device` decides whose work is
-        next; model and engine use the same one.
+        While draining, generations that have begun get `drain_s` to end. `device` decides whose work is next;
+        model and engine use the same one.
         """
         self._model = model
         self.model_id = model.model_id if model_id is None else model_id
@@ -59,14 +59,14 @@ class Service(Generic[FeaturesT]):
         self._device = device or DeviceScheduler()
         self._questions = Questions(model, engine, self._device)
         self._drained_at: float | None = None
-        """Monotonic seconds at which running jobs are given back; None while not draining."""
+        """Monotonic time in seconds when running jobs go back to the queue; None while not draining."""
 
     def answer(self, job: Job, lane: Lane = Lane.BULK, wanted: Callable[[], bool] | None = None) -> JobResult:
         """An outcome for each question, in the job's order.
 
-        `wanted` is asked again and again while the job is generated. Raises Cancelled once it says no,
-        Requeue while draining or when an image's store is away, EngineStoppedError when the engine has
-        ended; any other exception is a bug.
+        `wanted` is asked repeatedly while the job is generated. Raises Cancelled once it says no, Requeue
+        while draining or when an image's store is away, and EngineStoppedError when the engine has ended. Any
+        other exception is a bug.
         """
         if self._drained_at is not None:
             raise Requeue
@@ -77,7 +77,7 @@ class Service(Generic[FeaturesT]):
             started = self._begin(job, context)
             self._wait([one.generations for one in started if isinstance(one, Started)], wanted)
             self._device.yield_to_interactive(lane)
-            outcomes = [self._questions.answer(one, context) for one in started]
+            outcomes = [self._questions.answer(question, context) for question in started]
             if stream is not None:
                 [outcome] = outcomes
                 stream.end(outcome.text if isinstance(outcome, Answer) else None)
@@ -94,15 +94,15 @@ class Service(Generic[FeaturesT]):
         )
 
     def drain(self) -> None:
-        """Give back every job of which nothing has been generated yet, from now on, and later the rest.
+        """From now on, requeue jobs of which nothing has been generated, and the others after `drain_s`.
 
-        Only sets a field, so that a signal handler may call it.
+        It only sets a field, so a signal handler may call it.
         """
         if self._drained_at is None:
             self._drained_at = time.monotonic() + self._drain_s
 
     def close(self) -> None:
-        """End the engine; no job may be under way."""
+        """End the engine. No job may be under way."""
         self._engine.close()
 
     def warm_up(self) -> None:
@@ -117,7 +117,7 @@ class Service(Generic[FeaturesT]):
 
     @contextmanager
     def _stream(self, job: Job) -> Iterator[Stream | None]:
-        """The stream of a job that wants one. It ends with the block, or is left to the next worker."""
+        """The stream of a job that asks for one. It ends with the block or is left to the next worker."""
         if not job.stream or self._streams is None:
             yield None
             return
@@ -130,7 +130,7 @@ class Service(Generic[FeaturesT]):
                 raise
 
     def _begin(self, job: Job, context: JobContext) -> list[Started | Failure]:
-        """Each question in the engine, or why it is not."""
+        """Each question as submitted to the engine, or the Failure that explains why it was not."""
         refusal = self._refusal(job)
         if refusal is not None:
             return [refusal] * len(job.questions)
@@ -141,9 +141,9 @@ class Service(Generic[FeaturesT]):
         with ExitStack() as turn:
             if not images:
                 turn.enter_context(self._device.interactive_turn(context.lane))
-            for number, one in enumerate(images, start=1):
-                turn.close()  # nobody waits for what is being fetched
-                content = self._content(one, context)
+            for number, image_job in enumerate(images, start=1):
+                turn.close()  # other jobs go on while an image is fetched
+                content = self._content(image_job, context)
                 if isinstance(content, bytes) and lacks_end(content):
                     flags = ("incomplete_image",)
                 turn.enter_context(self._device.interactive_turn(context.lane))
@@ -153,21 +153,22 @@ class Service(Generic[FeaturesT]):
                     break
                 found.append(features)
             picture = failure or (self._model.joined(found) if found else None)
-            return [self._questions.start(one, picture, context, flags) for one in job.questions]
+            return [self._questions.start(question, picture, context, flags) for question in job.questions]
 
     def _refusal(self, job: Job) -> Failure | None:
-        """Why this worker answers nothing of the job."""
+        """The Failure of a job that this worker cannot answer; None if it can."""
         if job.model is not None and job.model != self.model_id:
             return Failure(
                 code=FailureCode.WRONG_MODEL,
                 message=f"The job asks for the model {job.model}; this worker answers with {self.model_id}.",
             )
         if job.stream and self._streams is None:
-            return Failure(code=FailureCode.INVALID_JOB, message="This worker publishes no tokens.")
+            message = "This worker publishes no tokens; send the job without stream."
+            return Failure(code=FailureCode.INVALID_JOB, message=message)
         return None
 
     def _images(self, job: Job) -> list[Job]:
-        """The job about each of its images alone; none when no question looks at an image."""
+        """A copy of the job for each of its images; none when no question uses an image."""
         if job.image is None or not any(question.uses_image(with_image=True) for question in job.questions):
             return []
         return list(job.each_image())
@@ -198,9 +199,9 @@ class Service(Generic[FeaturesT]):
             return refusal.failure
 
     def _wait(self, generations: list[Future[Generations]], wanted: Callable[[], bool] | None) -> None:
-        """Return when all are done.
+        """Return when all generations are done.
 
-        Raises Cancelled, and Requeue while draining if none has begun or the time is up.
+        Raises Cancelled; while draining, Requeue if none has begun or the time is up.
         """
         pending: set[Future[Generations]] = set(generations)
         while pending:
@@ -212,7 +213,7 @@ class Service(Generic[FeaturesT]):
                 raise Requeue if drained else Cancelled
 
     def _is_drained(self, generations: list[Future[Generations]]) -> bool:
-        """Whether these are to be given back."""
+        """Whether draining requeues the job of these generations."""
         if self._drained_at is None:
             return False
         begun = any(g.running() or g.done() for g in generations)
@@ -220,7 +221,7 @@ class Service(Generic[FeaturesT]):
 
 
 def _of_image(failure: Failure, number: int, count: int) -> Failure:
-    """The failure of one of several images says which."""
+    """The failure of an image, with its number if it is one of several."""
     if count == 1:
         return failure
     return failure.model_copy(update={"message": f"Image {number} of {count}: {failure.message}"})

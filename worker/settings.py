@@ -1,4 +1,4 @@
-"""The worker's settings from the environment, read once; knows no other source and no default but its own."""
+"""Reads the worker's settings from the environment, once; knows no other source."""
 
 import difflib
 import ipaddress
@@ -25,7 +25,7 @@ PREFIX: Final = "CAPTIONMILL_"
 EXACT: Final = {
     "INFERENCE_PRECISION_HINT": "f32",
     "KV_CACHE_PRECISION": "f32",
-    # Else what goes into compressed matrices is rounded to 8 bits.
+    # Otherwise inputs of compressed matrices are rounded to 8 bits.
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
 }
 
@@ -35,12 +35,12 @@ class SettingsError(StartupError):
 
 
 def unset(what_then: str) -> dict[str, JsonValue]:
-    """For the pages that list settings: what a worker does where this one is not set."""
+    """`json_schema_extra` of a field: what a worker does without this setting, for the page of settings."""
     return {"unset": what_then}
 
 
 class Settings(BaseSettings):
-    """One worker process. Every field is an environment variable, CAPTIONMILL_ before its name."""
+    """Settings of one worker process. Each field is an environment variable, CAPTIONMILL_ before its name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=False)
 
@@ -309,11 +309,11 @@ class Settings(BaseSettings):
         return tuple(root.resolve() for root in roots)
 
     @model_validator(mode="after")
-    def _a_token_a_row(self) -> Self:
+    def _step_holds_every_row(self) -> Self:
         if self.max_step_tokens is not None and self.max_step_tokens < self.most_rows:
             raise ValueError(
-                f"{PREFIX}MAX_STEP_TOKENS is below {PREFIX}MAX_ROWS and {PREFIX}INTERACTIVE_SLOTS together, "
-                "and a step appends a token to every row"
+                f"{PREFIX}MAX_STEP_TOKENS is below {PREFIX}MAX_ROWS and {PREFIX}INTERACTIVE_SLOTS together; "
+                f"raise it to {self.most_rows}, as a step appends a token to every row"
             )
         return self
 
@@ -329,17 +329,18 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _one_wish_each(self) -> Self:
+    def _each_property_set_once(self) -> Self:
         twice = self.openvino_properties.keys() & self._derived_properties().keys()
         if twice:
             raise ValueError(
-                f"{PREFIX}OPENVINO_PROPERTIES sets {', '.join(sorted(twice))}, which another setting sets"
+                f"{PREFIX}OPENVINO_PROPERTIES sets {', '.join(sorted(twice))}, which another setting sets; "
+                "keep one of the two"
             )
         return self
 
     @property
     def most_rows(self) -> int:
-        """Those that only jobs somebody waits for take included."""
+        """Number of rows, those of interactive slots included."""
         return self.max_rows + self.interactive_slots
 
     def _derived_properties(self) -> dict[str, str]:
@@ -368,7 +369,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "Untrusted images": "image_isolation",
     "Operation": "drain_s",
 }
-"""What fields are about → the first of them; the others follow it in the class."""
+"""Heading of each group of fields → the group's first field; the others follow it in the class."""
 
 
 def variable(name: str) -> str:
@@ -377,7 +378,7 @@ def variable(name: str) -> str:
 
 
 def unknown_variables() -> dict[str, str]:
-    """Variables in the environment that look like settings and are none → the nearest setting's."""
+    """Environment variables that begin like settings and are none → the nearest setting's variable."""
     known = sorted(variable(name) for name in Settings.model_fields)
     return {
         found: difflib.get_close_matches(found.upper(), known, n=1, cutoff=0)[0]
@@ -387,9 +388,9 @@ def unknown_variables() -> dict[str, str]:
 
 
 def look_at_settings() -> tuple[Settings | None, list[str]]:
-    """What the environment makes, if it makes anything, and every complaint about it.
+    """The settings that the environment gives, None if they are not valid, and every complaint about them.
 
-    It need not name a model folder; the current one stands for it then.
+    The environment need not name a model folder; the current folder then stands for it.
     """
     wrong = [
         f"{unknown} is not a setting; the nearest one is {near}"
@@ -403,20 +404,20 @@ def look_at_settings() -> tuple[Settings | None, list[str]]:
 
 
 def _set_here() -> set[str]:
-    """Settings that the environment gives."""
+    """Names of the settings that the environment gives."""
     given = {found.upper() for found in os.environ}
     return {name for name in Settings.model_fields if variable(name) in given}
 
 
 def is_set(name: str) -> bool:
-    """Whether the environment gives a setting, whatever value."""
+    """Whether the environment gives a setting, with any value."""
     return name in _set_here()
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the settings from the environment.
 
-    Raises SettingsError for an unknown CAPTIONMILL_ variable, a missing one or a value that does not fit.
+    Raises SettingsError for an unknown CAPTIONMILL_ variable, a missing setting or a value that does not fit.
     """
     for unknown, nearest in unknown_variables().items():
         raise SettingsError(f"{unknown} is not a setting of the worker; the nearest one is {nearest}.")
@@ -427,7 +428,7 @@ def load_settings() -> Settings:
 
 
 def _complaints(invalid: ValidationError) -> list[str]:
-    """Without the values that were rejected: one may be a URL with a password."""
+    """What is wrong with each setting, without the rejected values: one may be a URL with a password."""
     found = []
     for error in invalid.errors(include_input=False, include_url=False):
         if error["type"] == "missing":

@@ -35,11 +35,11 @@ from worker.worker import Parts, Worker
 
 
 def load_worker(settings: Settings) -> Worker:
-    """Load and warm up; takes seconds to minutes. Raises StartupError; any other exception is a bug."""
+    """Load the model and warm up: seconds to minutes. Raises StartupError; any other exception is a bug."""
     begun = time.monotonic()
     monitor = Monitor(settings)
     bound_caches()
-    # On a processor they share the cores, whatever the number of streams.
+    # One for all models: on a CPU they share the cores, whatever the number of streams.
     device = DeviceScheduler()
     device_name = resolve_device(settings.device)
     _refuse_single_thread(device_name, settings)
@@ -63,21 +63,10 @@ def load_worker(settings: Settings) -> Worker:
     model_id = computed_as(model.model_id, settings.properties(), settings.attention)
     redis_url = settings.redis_url.get_secret_value()
     store = MeasuredStore(redis_url, monitor.metrics)
-    fetch, decoder, streams = (
-        _image_fetch(settings, store),
-        _decoder(settings),
-        TokenStreams(TokenStore(redis_url)),
-    )
-    service = Service(
-        model,
-        engine,
-        timed_fetch(fetch, monitor.metrics),
-        decoder,
-        model_id,
-        streams,
-        settings.drain_s,
-        device,
-    )
+    fetch, decoder = _image_fetch(settings, store), _decoder(settings)
+    streams = TokenStreams(TokenStore(redis_url))
+    timed = timed_fetch(fetch, monitor.metrics)
+    service = Service(model, engine, timed, decoder, model_id, streams, settings.drain_s, device)
     service.warm_up()
     monitor.observe(engine, model, limits.kv_bytes)
     parts = Parts(
@@ -94,7 +83,7 @@ def load_worker(settings: Settings) -> Worker:
 
 
 def _image_fetch(settings: Settings, store: ResultStore) -> ImageFetch:
-    """Raises StartupError."""
+    """Raises StartupError if a URL setting has no valid value."""
     try:
         rules = UrlRules(
             settings.url_hosts,
@@ -106,7 +95,7 @@ def _image_fetch(settings: Settings, store: ResultStore) -> ImageFetch:
         )
         return ImageFetch(settings.image_roots, settings.image_max_bytes, store, rules)
     except ValueError as error:
-        raise StartupError(f"The settings of URLs do not fit: {error}") from None
+        raise StartupError(f"CAPTIONMILL_URL_HOSTS or CAPTIONMILL_URL_PRIVATE_NETWORKS: {error}") from None
 
 
 def _decoder(settings: Settings) -> Decoder:
@@ -122,7 +111,7 @@ def _decoder(settings: Settings) -> Decoder:
 
 
 def _properties(device: str, settings: Settings, of_folder: Mapping[str, str]) -> Mapping[str, str]:
-    """What every part of the model is compiled with."""
+    """OpenVINO properties for every part of the model."""
     return {**(RUNTIME_CACHE if device == "CPU" else {}), **of_folder, **settings.properties()}
 
 
@@ -133,7 +122,7 @@ def _load_runner(
     properties: Mapping[str, str],
     kv_cache_bytes: int,
 ) -> Runner:
-    """The language model behind the runner that the setting names. Raises StartupError."""
+    """The runner that the setting names, with the language model loaded. Raises StartupError."""
     try:
         if attention == "paged":
             return PagedRunner.load(language_xml, device, properties, kv_cache_bytes)
@@ -143,13 +132,13 @@ def _load_runner(
 
 
 def _kv_cache_bytes(language_xml: Path) -> int:
-    """Half of what is free once the language model's weights are read too."""
+    """Half of the memory that is free once the language model's weights are read."""
     weights_bytes = language_xml.with_suffix(".bin").stat().st_size
     return max(1, (available_bytes() - weights_bytes) // 2)
 
 
 def _refuse_single_thread(device: str, settings: Settings) -> None:
-    """OpenVINO 2026.4.1 dies of SIGFPE compiling a stateful model for one CPU thread, unless in f32."""
+    """Raise StartupError for one CPU thread unless in f32: OpenVINO 2026.4.1 dies of SIGFPE in compiling."""
     threads = settings.inference_threads or len(os.sched_getaffinity(0))
     if device == "CPU" and threads == 1 and settings.precision != "exact":
         raise StartupError(

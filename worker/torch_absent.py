@@ -5,11 +5,14 @@ import sys
 from typing import Final
 
 ADVICE: Final = "PyTorch was not found"
-"""How transformers begins to say that it misses torch, which is no news to a worker."""
+"""Beginning of transformers' warning that torch is missing, as it is meant to be in a worker."""
 
 
 def keep_torch_out() -> None:
-    """For a process that has not imported transformers yet, which would import torch: seconds and 300 MB."""
+    """Have transformers not import torch, which would take seconds and 300 MB.
+
+    Without effect where transformers is imported already.
+    """
     if "transformers" in sys.modules:
         return
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""The worker of one process: parts put together, started, drained and closed in one order; loads no model."""
+"""Puts the parts of one process's worker together, starts, drains and closes them; loads no model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.delivery.answering import Answering, Answers
+from worker.delivery.attempts import Answers, Attempts
 from worker.delivery.results import ResultStore
 from worker.delivery.side_queue import SuspectQueue, side_queues
 from worker.device_scheduler import DeviceScheduler
@@ -16,7 +16,7 @@ from worker.settings import Settings
 
 
 class JobService(Answers, Protocol):
-    """What answers jobs, gives them back and ends: worker.service's Service."""
+    """Answers jobs, drains and closes: worker.service's Service."""
 
     def drain(self) -> None: ...
     def close(self) -> None: ...
@@ -24,7 +24,7 @@ class JobService(Answers, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a worker is made of. worker.startup loads a real one's; tests and benches bring others."""
+    """The parts of a worker. worker.startup loads real ones; tests and benches bring others."""
 
     service: JobService
     store: ResultStore
@@ -35,11 +35,11 @@ class Parts:
     description: str = "a worker without a model"
     engine_times: EngineTimes = field(default_factory=EngineTimes)
     close_last: tuple[Callable[[], None], ...] = ()
-    """called in this order, after the service is closed and before the store is"""
+    """functions called in this order, after the service is closed and before the store is"""
 
 
 class Worker:
-    """What one process holds: answering for its task threads, and the ends of it for the shutdown."""
+    """Answers for the task threads of one process and can be drained and closed."""
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
         """Connects to nothing yet."""
@@ -47,32 +47,32 @@ class Worker:
         self.parts = parts
         self.description = parts.description
         self._suspects = SuspectQueue(redis_url)
-        self.answering = Answering(
+        self.attempts = Attempts(
             MeasuredService(parts.service, parts.monitor.metrics),
             parts.store,
             self._suspects.put,
             device=parts.device,
         )
-        self._side_queues = side_queues(redis_url, self.answering.take, settings.interactive_slots)
+        self._side_queues = side_queues(redis_url, self.attempts.take, settings.interactive_slots)
         model_id = parts.service.model_id
         self._announcer = Announcer(parts.store, model_id, parts.device_name, settings.image_roots)
 
     def start(self, slots: int) -> None:
-        """Take the jobs of the side queues, and tell of this worker with its `slots` for bulk jobs."""
-        self._announcer.start(slots, self.answering.held.look_after)
+        """Take jobs from the side queues, and report this worker with its `slots` for bulk jobs."""
+        self._announcer.start(slots, self.attempts.held.reconcile)
         for queue in self._side_queues:
             queue.start()
         self.parts.monitor.start(slots, self.parts.service.model_id, self.parts.device_name, self.drain)
 
     def drain(self) -> None:
-        """Begin no further job; safe in a signal handler."""
-        self.parts.monitor.supervision.drains()
+        """Begin no further job. Safe in a signal handler."""
+        self.parts.monitor.supervision.set_draining()
         self.parts.service.drain()
         for queue in self._side_queues:
             queue.drain()
 
     def close(self) -> None:
-        """After the last bulk job: end the threads and the connections."""
+        """End threads and connections, after the last bulk job."""
         for queue in self._side_queues:
             queue.close()
         self._suspects.close()

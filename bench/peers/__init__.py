@@ -1,1 +1,1 @@
-"""One engine each, run as a process of its own that answers tasks on a pipe, in the environment it needs."""
+"""One engine per module, run as a child process that answers tasks on a pipe, in its own environment."""

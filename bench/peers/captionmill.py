@@ -1,4 +1,4 @@
-"""This project's worker without its broker: jobs go to the service from threads, as the task's threads do."""
+"""This project's worker without its broker: threads pass jobs to the service, as Celery's threads do."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from worker.startup import load_worker
 
 
 class Captionmill:
-    """One worker; options are its settings, `properties` go to OpenVINO beside what those settings say."""
+    """One worker. Options are its settings; `properties` are further ones for OpenVINO."""
 
     def __init__(self, setup: Setup) -> None:
         settings = Settings.model_validate(
@@ -44,7 +44,7 @@ class Captionmill:
 
 
 def jobs_of(task: Task) -> list[Job]:
-    """A job for each run of asks about one picture with answers of one length."""
+    """A job for each sequence of asks about one picture with answers of one length."""
     jobs: list[Job] = []
     for (picture, new_tokens), asks in groupby(task.asks, key=lambda ask: (ask.picture, ask.new_tokens)):
         parameters = GenerationParameters(

@@ -11,7 +11,7 @@ from bench.peers.protocol import Ask, Counts, Setup, Task, serve
 
 
 class GenAI:
-    """One pipeline; options name fields of SchedulerConfig, the others stay as they are by default."""
+    """One pipeline; options are fields of SchedulerConfig, which has defaults for the others."""
 
     def __init__(self, setup: Setup) -> None:
         scheduler = openvino_genai.SchedulerConfig()
@@ -27,7 +27,7 @@ class GenAI:
         for asks in calls:
             metrics = [result.perf_metrics for result in self._generate(asks, task.num_beams)]
             prompt_tokens += sum(metric.get_num_input_tokens() for metric in metrics)
-            # Each result counts the new tokens of the whole call.
+            # Each result has the new tokens of the whole call.
             new_tokens += metrics[0].get_num_generated_tokens()
         return Counts(prompt_tokens, new_tokens)
 

@@ -1,4 +1,4 @@
-"""Asks a model that has transformers' generate(); knows not what the model runs on."""
+"""Asks a model with transformers' generate(); knows not what the model runs on."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ class Conversation:
 
 
 def _processor(folder: str) -> LlavaNextProcessor:
-    """Put together by hand: the automatic classes look for torchvision, which neither environment has."""
+    """The processor, made by hand: AutoProcessor needs torchvision, which neither environment has."""
     from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -7,7 +7,7 @@ from bench.peers.protocol import Counts, Setup, Task, serve
 
 
 class OptimumIntel:
-    """One model; takes one ask a call."""
+    """One model; one ask per call."""
 
     def __init__(self, setup: Setup) -> None:
         model = OVModelForVisualCausalLM.from_pretrained(setup.folder, ov_config=setup.properties)

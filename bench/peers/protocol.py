@@ -1,4 +1,4 @@
-"""What goes over the pipe between the bench and the process of one engine; standard library alone."""
+"""The messages between the bench and the process of an engine; standard library only."""
 
 import json
 import os
@@ -14,7 +14,7 @@ Mode = Literal["batch", "single"]
 
 @dataclass(frozen=True)
 class Ask:
-    """One question about the picture in a file, or about nothing, and how many tokens to answer it with."""
+    """A question about a picture file, or without one, and the number of tokens to answer with."""
 
     picture: str | None
     question: str
@@ -23,7 +23,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Task:
-    """Asks to answer: in one call as `batch`, or one after another as `single`."""
+    """Asks to answer in one call (`batch`), or one after another (`single`)."""
 
     asks: tuple[Ask, ...]
     num_beams: int
@@ -33,7 +33,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Setup:
-    """What an engine loads. `options` are its own, `properties` OpenVINO's."""
+    """What an engine loads; `options` are the engine's, `properties` OpenVINO's."""
 
     folder: str
     properties: dict[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Counts:
-    """What one task came to, over all its asks; `counters` are the engine's own, over the task."""
+    """Token counts of a task over all its asks; `counters` are the engine's own."""
 
     prompt_tokens: int
     new_tokens: int
@@ -51,7 +51,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Reply:
-    """A task's counts, its duration and the most memory the process has held until now."""
+    """A task's counts and duration, and the peak memory of the process so far."""
 
     counts: Counts
     seconds: float
@@ -59,22 +59,22 @@ class Reply:
 
 
 class Engine(Protocol):
-    """What each file of this package makes of a Setup."""
+    """A loaded engine, as each module of this package provides it."""
 
     def answer(self, task: Task) -> Counts: ...
 
 
 def ask_each(task: Task, answer: Callable[[Ask], tuple[int, int]]) -> Counts:
-    """One call after another; `answer` returns (prompt tokens, new tokens)."""
+    """The counts of one call per ask; `answer` returns (prompt tokens, new tokens)."""
     prompts, news = zip(*(answer(ask) for ask in task.asks), strict=True)
     return Counts(sum(prompts), sum(news))
 
 
 def serve(load: Callable[[Setup], Engine]) -> None:
-    """Load as the first line of stdin says, then answer the task of each further line until it ends.
+    """Load the Setup in the first line of stdin, then answer the Task in each further line.
 
-    One JSON line goes back for each line: an empty object when loaded, then a Reply each. Whatever else the
-    libraries print goes to stderr.
+    Each line gets a line of JSON as reply: an empty object when loaded, then a Reply. Other output of
+    libraries goes to stderr.
     """
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -8,7 +8,7 @@ from bench.peers.protocol import Counts, Setup, Task, serve
 
 
 class Transformers:
-    """One model; takes one ask a call."""
+    """One model; one ask per call."""
 
     def __init__(self, setup: Setup) -> None:
         model = LlavaNextForConditionalGeneration.from_pretrained(

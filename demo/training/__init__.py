@@ -1,1 +1,1 @@
-"""Trains the demo model from nothing; the one place of the demo that knows torch."""
+"""Trains the demo model from scratch, with torch."""

@@ -1,4 +1,4 @@
-"""Writes the trained demo model as a Hugging Face checkpoint in fp16, ready for model_prep.
+"""Writes the trained demo model as a Hugging Face checkpoint in fp16; trains nothing.
 
 python -m demo.training.publish --runs demo/training/runs --out demo/model/checkpoint
 """
@@ -16,13 +16,11 @@ from demo.training.text import CHAT_TEMPLATE
 
 
 def publish(
-    runs: Annotated[Path, typer.Option(help="where the training left its states")] = Path(
-        "demo/training/runs"
-    ),
-    out: Annotated[Path, typer.Option(help="checkpoint folder to write")] = Path("demo/model/checkpoint"),
-    stage: Annotated[str, typer.Option(help="state to publish")] = "last",
+    runs: Annotated[Path, typer.Option(help="Folder of the training's states.")] = Path("demo/training/runs"),
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")] = Path("demo/model/checkpoint"),
+    stage: Annotated[str, typer.Option(help="State to publish.")] = "last",
 ) -> None:
-    """Saves weights, config, processor and tokenizer."""
+    """Save weights, config, processor and tokenizer."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(runs / "tokenizer")
     model = LlavaNextForConditionalGeneration(model_config(len(tokenizer)))
     model.load_state_dict(torch.load(runs / f"{stage}.pt", weights_only=True)["model"])
@@ -44,7 +42,7 @@ def publish(
     )
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
-    processor.image_processor.save_pretrained(out)  # readers of older layouts look for a file of its own
+    processor.image_processor.save_pretrained(out)  # readers of older layouts want a separate file
 
 
 if __name__ == "__main__":

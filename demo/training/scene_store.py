@@ -1,4 +1,4 @@
-"""Draws training scenes once into files of tiles, dense labels and packing orders, in parallel.
+"""Draws training scenes into files of tiles, dense labels and packing orders, in parallel; knows no model.
 
 A tile is one vision-encoder input; view 0 of a scene is its base tile, the rest its grid in row order.
 """
@@ -18,14 +18,14 @@ from demo.training.shape import PATCH_PX, PATCHES, PINPOINTS, TILE_PX
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NOTHING: Final = 255
-"""No label: the patch is left out of the loss."""
+"""Label of a patch that is left out of the loss."""
 SIDE: Final = TILE_PX // PATCH_PX
 COVERED: Final = 0.12
 """Share of a patch that a shape must cover to be its label."""
 LABELS: Final = ("kind", "colour", "size", "kind_at", "colour_at", "size_at", "digit_1", "digit_2")
-"""Dense labels of a patch: the shape that covers most of it, the shape and the number centred in it.
+"""Labels of a patch: the shape that covers most of it, and the shape and number centred in it.
 
-0 is none, and 1 + index otherwise.
+A label is 0 for none, otherwise 1 + index.
 """
 CLASSES: Final = (9, 11, 3, 9, 11, 3, 11, 11)
 NEWLINE: Final = -1
@@ -33,7 +33,7 @@ NEWLINE: Final = -1
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture is laid into its grid; all pairs are (height, width), in pixels."""
+    """How a picture fits into its grid; all pairs are (height, width) in pixels."""
 
     picture: tuple[int, int]
     grid: tuple[int, int]
@@ -62,7 +62,7 @@ class Fit:
         return np.concatenate([base[None], grid.reshape(-1, *base.shape)])
 
     def patch_of(self, point: tuple[float, float]) -> list[tuple[int, int]]:
-        """Base patch and grid patch, each (tile, patch), under a point (y, x) in shares of the picture."""
+        """Base patch and grid patch, each (tile, patch), at a point (y, x) in shares of the picture."""
         base = [min(int(point[axis] * SIDE), SIDE - 1) for axis in (0, 1)]
         laid = [point[axis] * self.resized[axis] + self.offset[axis] for axis in (0, 1)]
         cell = [min(int(laid[axis] / PATCH_PX), self.grid[axis] // PATCH_PX - 1) for axis in (0, 1)]
@@ -71,7 +71,7 @@ class Fit:
         return [(0, base[0] * SIDE + base[1]), (tile, cell[0] % SIDE * SIDE + cell[1] % SIDE)]
 
     def packing(self) -> Array:
-        """Which (tile × patch) feature each image token is, NEWLINE for image_newline: (image token,) i32."""
+        """Index of each image token's feature in (tile x patch), or NEWLINE: (image token,) i32."""
         rows, columns = self.grid[0] // TILE_PX, self.grid[1] // TILE_PX
         cells: Array = np.arange(rows * columns * PATCHES).reshape(rows, columns, SIDE, SIDE)
         cells = cells.transpose(0, 2, 1, 3).reshape(rows * SIDE, columns * SIDE) + PATCHES
@@ -121,7 +121,7 @@ def dense_labels(scene: Scene, fit: Fit) -> Array:
     for index, shape in enumerate(scene.shapes, 1):
         for place in fit.patch_of((shape.centre[0] / scene.canvas[0], shape.centre[1] / scene.canvas[1])):
             labels[place][3:6] = of_shape[index]
-    labels[0, :, 6:] = NOTHING  # the number is not meant to be read in the base tile
+    labels[0, :, 6:] = NOTHING  # the number need not be readable in the base tile
     plate = (scene.plate[0] / scene.canvas[0], scene.plate[1] / scene.canvas[1])
     labels[fit.patch_of(plate)[1]][6:] = [1 + int(digit) for digit in scene.number]
     return labels

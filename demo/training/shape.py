@@ -17,7 +17,7 @@ SPECIAL_TOKENS: Final = (UNK, BOS, EOS, PAD, IMAGE)
 
 
 def vision_config(layers: int = USED_VISION_LAYERS + 1) -> CLIPVisionConfig:
-    """The tower; image features are taken one layer before the last, as LLaVA does."""
+    """The vision tower; image features come from the last layer but one, as in LLaVA."""
     return CLIPVisionConfig(
         hidden_size=192,
         intermediate_size=768,

@@ -31,11 +31,11 @@ CHAT_TEMPLATE: Final = """\
 {%- else -%}{{ raise_exception('roles are system, user and assistant') }}
 {%- endif -%}
 {%- endfor -%}"""
-"""llava-v1.6-mistral's conversation form, for contents that are a string or a list of parts."""
+"""llava-v1.6-mistral's conversation, for content as a string or as a list of parts."""
 
 
 def train_tokenizer(seeds: range) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learnt from the exchanges of some scenes."""
+    """A byte-level BPE tokenizer, learnt from the exchanges of scenes."""
 
     def corpus() -> Any:
         for seed in seeds:
@@ -82,22 +82,22 @@ def train_tokenizer(seeds: range) -> PreTrainedTokenizerFast:
 SHORT_TOPICS: Final[Mapping[Topic, float]] = {
     "count": 2, "colour": 2, "shape": 1, "size": 2, "position": 6, "yes-no": 3, "background": 0.5,
 }  # fmt: skip
-"""How often each is asked."""
+"""Topic → its weight in the choice of questions."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A picture and turns about it."""
+    """Token ids of a picture and turns about it."""
 
     ids: Array
-    """(position,) i64"""
+    """(position,) i64."""
     answer_of_next: Array
-    """(position,) i64: the turn whose answer the next position belongs to, 0 for none"""
+    """(position,) i64: the turn whose answer contains the next position, 0 for none."""
     topics: tuple[Topic, ...]
 
 
 class Conversations:
-    """Writes conversations as the chat template does, with one image token for each packed image feature."""
+    """Encodes conversations by the chat template, with one image token per packed image feature."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
@@ -127,9 +127,9 @@ class Conversations:
 
 
 def draw_exchanges(seed: int, rng: random.Random, turns: int) -> list[Exchange]:
-    """Different questions about a scene, at most `turns`, the description always among them.
+    """At most `turns` different questions about a scene, always with the description.
 
-    It mostly comes last: after it the short answers can be copied from it, and teach little.
+    The description mostly comes last: short answers after it could be copied from it, and would teach little.
     """
     scene = make_scene(seed)
     topics: list[Topic] = ["number"] if rng.random() < 0.8 else []

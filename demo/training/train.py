@@ -2,7 +2,7 @@
 
     python -m demo.training.train --runs demo/training/runs
 
-Every stage is seeded, saves its state as it goes, and goes on from there when it is started again.
+Every stage is seeded and saves its state; started again, it goes on from there.
 """
 
 import math
@@ -33,19 +33,19 @@ from demo.training.text import (
 TRAIN_SEED: Final = 1_000_000
 TOKENIZER_SEEDS: Final = range(2_000_000, 2_003_000)
 CHECK_SEED: Final = 3_000_000
-"""Scenes watched while training; the evaluation's own seeds are below 1,000,000 and never seen here."""
+"""First seed of the scenes checked during training; evaluation uses seeds below 1,000,000."""
 SAVE_EVERY_STEPS: Final = 100
 CHECK_EVERY_STEPS: Final = 100
 SLOW_SHARE: Final = 0.15
-"""At the full rate digits and descriptions got worse (docs/log.md; the questions had changed too)."""
+"""Share of the learning rate for a slow part; at the full rate, answers got worse (docs/log.md)."""
 BASE_ONLY_SHARE: Final = 0.12
-"""Share of training images of which the model sees the base tile alone, as a job of low detail would."""
+"""Share of training images with the base tile only, as in a job with low detail."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 def normalise(tiles: np.ndarray[Any, Any]) -> Tensor:
-    """(tile, height, width, channel) u8 → pixel_values (tile, channel, height, width) f32, CLIP's way."""
+    """(tile, height, width, channel) u8 → pixel_values (tile, channel, height, width) f32, as in CLIP."""
     pixels = torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(OPENAI_CLIP_MEAN)[:, None, None]) / torch.tensor(OPENAI_CLIP_STD)[
         :, None, None
@@ -75,7 +75,7 @@ class Stage:
         warmup: int = 100,
         slow: nn.Module | None = None,
     ) -> None:
-        """`slow` is trained at SLOW_SHARE of the rate."""
+        """`slow` is trained with SLOW_SHARE of the learning rate."""
         self.path, self.parts, self.steps = path, parts, steps
         self.peak_rate, self.warmup = peak_rate, warmup
         self.weights = [p for part in parts.values() for p in part.parameters() if p.requires_grad]
@@ -107,7 +107,7 @@ class Stage:
     def run(
         self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]], check: Callable[[], str]
     ) -> None:
-        """`loss_of(step)` gives the loss and figures to show; `check()` a line about unseen scenes."""
+        """Train; `loss_of(step)` returns loss and figures, `check()` a line about unseen scenes."""
         started = time.monotonic()
         shown: defaultdict[str, list[float]] = defaultdict(list)
         first = self.step
@@ -146,7 +146,7 @@ class Stage:
 
 
 def dense_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each label; patches with something on them weigh as much as the empty ones."""
+    """Cross-entropy of each label; empty and other patches have the same total weight."""
     losses = []
     for column, part in enumerate(torch.split(logits, list(CLASSES), dim=-1)):
         target = labels[..., column].reshape(-1).long()
@@ -201,7 +201,7 @@ def train_tower(
 
 
 class Batches:
-    """Batches of conversations about scenes of one store, drawn anew for every step."""
+    """Batches of conversations about scenes of one store, drawn for each step."""
 
     TURNS: Final = 9
 
@@ -231,7 +231,7 @@ class Batches:
 def answer_logits(
     model: LlavaNextForConditionalGeneration, batch: list[tuple[Any, Any, Conversation]], train_tower: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (answer token, vocabulary), the right tokens (answer token,) and each one's (row, turn)."""
+    """Logits (answer token, vocabulary), right tokens (answer token,), and their (row, turn)."""
     tiles, packings, conversations = zip(*batch, strict=True)
     image_id, pad_id = model.config.image_token_index, model.config.text_config.pad_token_id
     length = max(len(c.ids) for c in conversations)
@@ -256,7 +256,7 @@ def answer_logits(
         token_ids = torch.from_numpy(ids)
         embeds = model.get_input_embeddings()(token_ids).to(table.dtype)
         embeds = embeds.masked_scatter((token_ids == image_id)[..., None], table[torch.from_numpy(order)])
-        # rows are padded at the end, which a causal mask already hides
+        # padding is at the end, where the causal mask hides it
         hidden = model.model.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         asked = torch.from_numpy(answer_of) > 0
         logits = model.lm_head(hidden[asked])
@@ -269,7 +269,7 @@ def answer_logits(
 def right_by_topic(
     model: LlavaNextForConditionalGeneration, batches: Batches, scenes: int, *, base_only: bool
 ) -> dict[str, float]:
-    """Share of answers whose every token is the likeliest one given the true ones before it."""
+    """Topic → share of answers whose tokens are all most probable, given the true tokens before them."""
     rights: defaultdict[str, list[float]] = defaultdict(list)
     for first in range(0, scenes, 50):
         batch = [
@@ -306,7 +306,7 @@ def train_language(
         batch = batches.draw(step, scenes, salt=sum(path.stem.encode()))
         logits, targets, places = answer_logits(model, batch, train_tower=tower == "trained")
         right = (logits.argmax(-1) == targets).float().mean().item()
-        # a description has ten times the tokens of a short answer, and would drown what those teach
+        # weigh by answer: a description has ten times the tokens of a short answer
         _, answer, lengths = torch.unique(places, dim=1, return_inverse=True, return_counts=True)
         weights = lengths[answer].float().rsqrt()
         losses = functional.cross_entropy(logits, targets, reduction="none")
@@ -324,7 +324,7 @@ def train_language(
 
 
 def assemble(model: LlavaNextForConditionalGeneration, tower: CLIPVisionModel) -> None:
-    """Puts the trained layers into the model's tower; the last, never read, stays as drawn."""
+    """Copy the trained layers into the model's tower; its last layer is unused."""
     wanted = model.model.vision_tower.state_dict()
     trained = {name: weight for name, weight in tower.state_dict().items() if name in wanted}
     assert len(trained) == len(tower.state_dict()), "the tower's weights have other names in the model"
@@ -333,14 +333,14 @@ def assemble(model: LlavaNextForConditionalGeneration, tower: CLIPVisionModel) -
 
 @app.command()
 def train(
-    runs: Annotated[Path, typer.Option(help="where scenes and states are kept")] = Path("demo/training/runs"),
-    scenes: Annotated[int, typer.Option(help="training scenes to draw")] = 60_000,
+    runs: Annotated[Path, typer.Option(help="Folder for scenes and states.")] = Path("demo/training/runs"),
+    scenes: Annotated[int, typer.Option(help="Number of training scenes.")] = 60_000,
     tower_steps: int = 2800,
     language_steps: int = 1400,
     joint_steps: int = 1000,
     last_steps: int = 400,
 ) -> None:
-    """Draws the scenes and trains every stage, each from where it stopped."""
+    """Draw the scenes and train every stage, each from its saved state."""
     runs.mkdir(parents=True, exist_ok=True)
     store = SceneStore(runs / "scenes", TRAIN_SEED, scenes)
     check_store = SceneStore(runs / "scenes", CHECK_SEED, SceneStore.SHARD)

@@ -1,4 +1,4 @@
-"""The families of checkpoints that can be converted, one file each, and the language models in them."""
+"""The families of checkpoints that can be converted, and the tested language models; knows no file."""
 
 from typing import Final
 
@@ -27,11 +27,11 @@ FAMILIES: Final[dict[str, Family]] = {
     )
 }
 DO_NOT_FIT: Final = {
-    "fast_vlm": "its vision tower is one of timm's, which cannot be loaded without torchvision",
+    "fast_vlm": "its vision tower is from timm, which cannot be loaded without torchvision",
     "gemma3": "the tokens of an image see each other both ways, and a worker's language model has one "
     "causal mask",
 }
-"""Families that were looked at, and why they are not converted."""
+"""Family → the reason why it is not supported."""
 TESTED_LANGUAGE_MODELS: Final = (
     "gemma",
     "gemma2",
@@ -43,5 +43,5 @@ TESTED_LANGUAGE_MODELS: Final = (
     "qwen2_5_vl_text",
     "qwen3",
 )
-"""model_types that the tests convert and ask. Others may do: the exporter traces any decoder of transformers
-with one shape of keys and values, one causal mask and positions on one axis."""
+"""model_types that the tests cover. Others may work: the exporter traces any decoder of transformers with one
+shape of keys and values, one causal mask and positions on one axis."""

@@ -1,4 +1,4 @@
-"""What a family of checkpoints is, as data; knows no file and no family."""
+"""A family of checkpoints as data; knows no file and no particular family."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from contract.model_folder import Packing, TileMarks, side_px
 from model_prep.wrappers import VisionEmbeddings
 
 CLASS_TOKENS: Final = {"clip_vision_model": 1, "siglip_vision_model": 0, "pixtral": 0}
-"""Of each vision tower, how many tokens it puts before those of its patches."""
+"""Vision tower → its number of tokens before the patches."""
 ROW_TOWERS: Final = ("pixtral",)
-"""Vision towers that read an image in its own shape."""
+"""Vision towers that read an image of any size."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of a model are called in its `model`."""
+    """Names of a model's parts within its `model`."""
 
     tower: str = "vision_tower"
     projector: str = "multi_modal_projector"
@@ -26,7 +26,7 @@ class Parts:
 
 
 def llava_numbers(config: PretrainedConfig) -> dict[str, object]:
-    """What a processor of LLaVA's counts image tokens with, as the model's config decides it."""
+    """The numbers from the config that LLaVA's processor counts image tokens with."""
     tower = config.vision_config
     image_px, patch_px = side_px(tower, "image_size"), side_px(tower, "patch_size")
     return {
@@ -40,28 +40,28 @@ def llava_numbers(config: PretrainedConfig) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Family:
-    """The checkpoints of one model_type."""
+    """The properties of checkpoints with one model_type."""
 
     model: type[PreTrainedModel]
     processor: type[ProcessorMixin]
     packing: Packing
     towers: tuple[str, ...]
-    """model_types of vision towers"""
+    """model_types of supported vision towers."""
     row_processor: type[ProcessorMixin] | None = None
-    """with a tower of ROW_TOWERS"""
+    """Processor class with a tower of ROW_TOWERS."""
     conversation: str | None = None
-    """that all its checkpoints were trained with, by its name in model_prep.conversations"""
+    """Name in model_prep.conversations, if all its checkpoints were trained with one conversation."""
     parts: Parts = Parts()
     vision: Callable[[PreTrainedModel], nn.Module] = VisionEmbeddings
-    """maps pixel_values (tile, 3, height, width) to features (tile, patch, hidden)"""
+    """Module pixel_values (tile, 3, height, width) → features (tile, patch, hidden)."""
     numbers: Callable[[PretrainedConfig], Mapping[str, object]] = llava_numbers
-    """fields of the processor that config.json decides; one that the processor lacks decides nothing"""
+    """Fields of the processor from config.json; fields that the processor lacks are ignored."""
     axes: Callable[[Tensor], Tensor] | None = None
-    """with the packing "grid": maps position_ids (row, position) to the decoder's (axis, row, position)"""
+    """With the packing "grid": position_ids (row, position) → the decoder's (axis, row, position)."""
     tiles: Callable[[Mapping[str, Any], PretrainedConfig], Tensor] | None = None
-    """the pixel_values of `vision` in a processor's inputs; None where they are what the tower is given"""
+    """The pixel_values for `vision` from a processor's inputs; None if they are the tower's input."""
     marks: Callable[[Any], TileMarks] | None = None
-    """with the packing "tiles": what the processor writes between them"""
+    """With the packing "tiles": the processor's texts around the tiles."""
 
     @property
     def config(self) -> type[PretrainedConfig]:
@@ -70,7 +70,7 @@ class Family:
 
     @property
     def anyres(self) -> bool:
-        """Patches are laid out in a plane, where nothing but patches has a place."""
+        """Whether tiles are laid out in a grid, which needs features of patches only."""
         return self.packing in ("anyres", "anyres_max")
 
     def packing_of(self, tower: str) -> Packing:
@@ -80,7 +80,7 @@ class Family:
         return self.row_processor if tower in ROW_TOWERS and self.row_processor else self.processor
 
     def select_strategies(self, tower: str) -> tuple[str, ...]:
-        """The values of vision_feature_select_strategy: "default" leaves the first token out, "full" none."""
+        """Allowed values of vision_feature_select_strategy; "default" drops the first token, "full" none."""
         if tower in ROW_TOWERS:
             return ("full",)
         if self.packing == "tiles":

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: an image split into tiles, each with its row and column before it, and the whole."""
+"""Idefics3 and SmolVLM: tiles of an image, each after a text with its row and column, and the whole image."""
 
 from typing import Any, Final
 
@@ -20,13 +20,13 @@ PARTS: Final = Parts(tower="vision_model", projector="connector", decoder="text_
 
 
 class SplitVision(nn.Module):
-    """Vision tower and connector, for tiles that are images to their edges."""
+    """Vision tower and connector, for tiles without padding."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.tower = model.model.vision_model
         self.connector = model.model.connector
-        # What the tower makes of a whole tile: it looks positions up by fractions, which round.
+        # Record the tower's position ids of a full tile: it computes them by fractions, which round.
         seen: list[Tensor] = []
         embeddings = self.tower.embeddings
         hook = embeddings.position_embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))

@@ -1,4 +1,4 @@
-"""InternVL in transformers' form: a grid of tiles and a view of the whole, of four patches one feature."""
+"""InternVL in transformers' layout: a grid of tiles and the whole image, one feature per four patches."""
 
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ class InternVLVision(nn.Module):
         self.shuffled = model.model.pixel_shuffle
         self.layer = model.config.vision_feature_layer
         self.ratio = model.config.downsample_ratio
-        # Tiles have one size: traced, the table of positions would be interpolated with every call.
+        # Tiles have one size. Without this, the graph would interpolate positions in every call.
         table = self.tower.embeddings.position_embeddings
         if table is not None:
             self.tower.embeddings.interpolate_pos_encoding = lambda *_: table

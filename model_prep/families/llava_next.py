@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (v1.6), Granite Vision among it: a base tile and a grid of tiles, rows end in image newlines."""
+"""LLaVA-NeXT (v1.6) and Granite Vision: a base tile and a grid of tiles whose rows end in image newlines."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video, for pictures alone: they are seen as LLaVA-NeXT sees them."""
+"""LLaVA-NeXT-Video, for images only, which it treats as LLaVA-NeXT does."""
 
 from typing import Final
 

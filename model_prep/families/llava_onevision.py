@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: as LLaVA-NeXT, and the grid's features are shrunk to those of a number of tiles."""
+"""LLaVA-OneVision: as LLaVA-NeXT, with the grid's features shrunk to those of a number of tiles."""
 
 from typing import Final
 

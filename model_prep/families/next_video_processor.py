@@ -7,7 +7,7 @@ from transformers.models.llava_next_video import processing_llava_next_video
 
 
 class LlavaNextVideoProcessor(processing_llava_next_video.LlavaNextVideoProcessor):  # type: ignore[misc]
-    """transformers' own for images and text, and of its name, which it writes into processor_config.json.
+    """transformers' processor without video. It has the same name, which goes into processor_config.json.
 
     transformers reads and writes the parts that the signature names.
     """
@@ -23,7 +23,7 @@ class LlavaNextVideoProcessor(processing_llava_next_video.LlavaNextVideoProcesso
         image_token: str = "<image>",
         num_additional_image_tokens: int = 0,
     ) -> None:
-        # Its parent's own names the video part first, by place.
+        # The parent passes the video part by position.
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         self.patch_size = patch_size
         self.num_additional_image_tokens = num_additional_image_tokens

@@ -6,7 +6,7 @@ from transformers.models.llava_onevision import processing_llava_onevision
 
 
 class LlavaOnevisionProcessor(processing_llava_onevision.LlavaOnevisionProcessor):  # type: ignore[misc]
-    """transformers' own for images and text, and of its name, which it writes into processor_config.json.
+    """transformers' processor without video. It has the same name, which goes into processor_config.json.
 
     transformers reads and writes the parts that the signature names.
     """

@@ -1,4 +1,4 @@
-"""Pixtral's processor without torchvision, which transformers' own file of it imports; knows no model."""
+"""Pixtral's processor without torchvision, which transformers' own imports; knows no model."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from transformers import ProcessorMixin
 
 
 class PixtralProcessor(ProcessorMixin):  # type: ignore[misc]
-    """For images and text, and of transformers' name, which it writes into processor_config.json.
+    """Pixtral's processor with transformers' name, which goes into processor_config.json.
 
-    transformers reads and writes the parts that the signature names. An image becomes its rows of patches, a
-    break token after each and the end token after the last.
+    transformers reads and writes the parts that the signature names. An image becomes rows of image tokens,
+    with a break token after each row and the end token after the last.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class PixtralProcessor(ProcessorMixin):  # type: ignore[misc]
         self.image_end_token = image_end_token
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **_: Any) -> str:
-        """The text of the run of tokens that stands for an image."""
+        """The text of all tokens of an image."""
         height, width = (int(side) // self.patch_size for side in image_inputs["image_sizes"][image_idx])
         row = self.image_token * width
         return self.image_break_token.join([row] * height) + self.image_end_token

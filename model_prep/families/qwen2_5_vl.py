@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: an image in its own shape, its tower's windows, and positions on three axes."""
+"""Qwen2.5-VL: images of any size, attention in windows, and positions on three axes."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -14,9 +14,9 @@ from model_prep.families.qwen2_5_vl_processor import Qwen2_5_VLProcessor
 
 
 class WindowVision(nn.Module):
-    """The tower for one image of any size: patches attend within their window, in some layers to all.
+    """The tower for one image of any size. Patches attend within their window, in some layers to all patches.
 
-    transformers cuts the patches into windows by lists; here windows are an axis, so that it can be traced.
+    transformers cuts windows by lists; here they are an axis, so that the module can be traced.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -25,8 +25,8 @@ class WindowVision(nn.Module):
         config = model.config.vision_config
         self.patch, self.merge = config.patch_size, config.spatial_merge_size
         self.side = config.window_size // self.merge // self.patch
-        """of a window, in merged patches"""
-        # A picture is a video of two equal frames: their weights add up.
+        """Side of a window in merged patches."""
+        # An image is a video of two equal frames, so the weights of both add up.
         self.kernel = nn.Parameter(self.tower.patch_embed.proj.weight.float().sum(2), requires_grad=False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class WindowVision(nn.Module):
         return features
 
     def _places(self, rows: int, columns: int) -> Tensor:
-        """Row and column of each patch, those that are merged one after another: (patch, 2)."""
+        """Row and column of each patch (patch, 2); patches that are merged follow each other."""
         shape = (rows, columns, self.merge, self.merge)
         down = torch.arange(rows * self.merge).reshape(rows, 1, self.merge, 1).expand(shape)
         across = torch.arange(columns * self.merge).reshape(1, columns, 1, self.merge).expand(shape)
@@ -78,7 +78,7 @@ class WindowVision(nn.Module):
         return joined
 
     def _covering(self, cells: int) -> Tensor:
-        """(place,) of all windows that cover so many cells; beyond the last cell they go on counting."""
+        """Cell indices (place,) of all windows that cover `cells` cells; the last ones may exceed them."""
         return torch.arange((cells + self.side - 1) // self.side * self.side)
 
     def _windows(self, part: Tensor, rows: int, columns: int) -> Tensor:
@@ -94,7 +94,7 @@ class WindowVision(nn.Module):
         return windows.permute(1, 3, 0, 2, 4, 5).reshape(-1, heads, self.side**2 * unit, size)
 
     def _visible(self, rows: int, columns: int) -> Tensor:
-        """(window, 1, 1, patch of the window): additive, 0 where there is a patch."""
+        """Additive mask (window, 1, 1, patch of the window): 0 at a patch."""
         down, across = self._covering(rows), self._covering(columns)
         there = (down < rows)[:, None] & (across < columns)[None, :]
         windows = there.reshape(
@@ -120,7 +120,7 @@ MASKED: Final = torch.finfo(torch.float16).min
 
 def _axes(position_ids: Tensor) -> Tensor:
     """position_ids (row, position), as contract.model_folder packs them → (axis, row, position)."""
-    # By bits first: devices divide whole numbers in float32, which holds 24 of them.
+    # Bits first: devices divide integers in float32, which holds 24 bits.
     time = torch.bitwise_and(position_ids, PLACE_ROW - 1)
     row = torch.bitwise_and(position_ids, (MOST_PLACES - 1) * PLACE_ROW) // PLACE_ROW
     column = torch.bitwise_and(position_ids, (MOST_PLACES - 1) * PLACE_COLUMN) // PLACE_COLUMN
@@ -128,7 +128,7 @@ def _axes(position_ids: Tensor) -> Tensor:
 
 
 def _tiles(inputs: Mapping[str, Any], config: PretrainedConfig) -> Tensor:
-    """The picture (1, 3, height, width) that the processor's patches show."""
+    """The image (1, 3, height, width) of the processor's patches."""
     vision = config.vision_config
     patch, merge, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     (_, height, width) = inputs["image_grid_thw"][0].tolist()

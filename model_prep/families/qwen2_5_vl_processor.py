@@ -7,7 +7,7 @@ from transformers.models.qwen2_5_vl import processing_qwen2_5_vl
 
 
 class Qwen2_5_VLProcessor(processing_qwen2_5_vl.Qwen2_5_VLProcessor):  # type: ignore[misc]  # noqa: N801
-    """transformers' own for images and text, and of its name, which it writes into processor_config.json.
+    """transformers' processor without video. It has the same name, which goes into processor_config.json.
 
     transformers reads and writes the parts that the signature names.
     """
@@ -15,7 +15,7 @@ class Qwen2_5_VLProcessor(processing_qwen2_5_vl.Qwen2_5_VLProcessor):  # type: i
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None
     ) -> None:
-        # Its parent's own names the video part, by place.
+        # The parent passes the video part by position.
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
         self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")

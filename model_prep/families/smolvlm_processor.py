@@ -7,7 +7,7 @@ from transformers.models.smolvlm import processing_smolvlm
 
 
 class SmolVLMProcessor(processing_smolvlm.SmolVLMProcessor):  # type: ignore[misc]
-    """transformers' own for images and text, and of its name, which it writes into processor_config.json.
+    """transformers' processor without video. It has the same name, which goes into processor_config.json.
 
     transformers reads and writes the parts that the signature names.
     """
@@ -21,7 +21,7 @@ class SmolVLMProcessor(processing_smolvlm.SmolVLMProcessor):  # type: ignore[mis
         image_seq_len: int = 169,
         chat_template: str | None = None,
     ) -> None:
-        # Its parent's own refuses to be made without num2words.
+        # The parent's __init__ needs num2words.
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
         self.image_seq_len = image_seq_len
         self.fake_image_token = getattr(tokenizer, "fake_image_token", "<fake_token_around_image>")

@@ -1,4 +1,4 @@
-"""ViP-LLaVA: one view of an image, of several layers of the tower, normed before they are projected."""
+"""ViP-LLaVA: one view of an image, with features of several layers, normed before the projection."""
 
 from typing import Final
 

@@ -1,1 +1,1 @@
-"""The chat page: tries images, questions and settings in a browser before they are applied to a folder."""
+"""The chat page: try images, questions and settings in a browser before they are applied to a folder."""

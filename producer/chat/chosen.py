@@ -1,4 +1,4 @@
-"""The settings chosen on the page, as a job's and as the command that applies them to a folder."""
+"""Turns the page's settings into a job's parameters, and into a command for a folder; knows no page."""
 
 import shlex
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from contract.job import Detail, GenerationParameters
 
 @dataclass(frozen=True)
 class AnsweredBy:
-    """Who answers on the page, so that the same can answer a run."""
+    """The server or local model that answers on the page, for the command."""
 
     redis_url: str
     local_model: str | None = None
-    """What --model named, where the page has a server and workers of its own."""
+    """The value of --model, if the page has its own server and workers."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A temperature of 0 takes the likeliest token; above it tokens are drawn, and beams are not searched."""
+    """Settings of the page. Temperature 0 takes the likeliest token; above 0 it samples, without beams."""
 
     beams: int = 1
     max_new_tokens: int = 128
@@ -26,18 +26,18 @@ class Chosen:
     detail: Detail = "high"
 
     def parameters(self) -> GenerationParameters:
-        """Raises pydantic's ValidationError for what does not go together."""
+        """Raises pydantic's ValidationError for settings that contradict each other."""
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {}
         return GenerationParameters.model_validate(
             {"num_beams": self.beams, "max_new_tokens": self.max_new_tokens, **sampling}
         )
 
     def command(self, question: str, answered_by: AnsweredBy) -> str:
-        """What asks `question` of every image in a folder, over lines, to be pasted into a shell.
+        """A shell command that asks `question` about every image in a folder, over several lines.
 
-        It names the model of local mode, or the server; never one whose URL holds a password.
+        It names the local model, or the server if its URL has no password.
         """
-        # What a template would fill in is meant as it is written.
+        # Braces in the question are meant literally.
         template = question.replace("{", "{{").replace("}", "}}")
         options = [("--question", template), ("--out", "ANSWERS")]
         changed = self.parameters().model_dump(exclude_defaults=True)

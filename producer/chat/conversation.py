@@ -1,4 +1,4 @@
-"""A conversation about at most one image, and what is asked in it next; knows no page and no worker."""
+"""A conversation about at most one image, and the turns of its next question; knows no page and no worker."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ IMAGE_REFUSED = {
     FailureCode.IMAGE_BROKEN,
     FailureCode.URL_OPTED_OUT,
 }
-"""Failures that every further question about the image would end in."""
+"""Failures that every further question about the image would have."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What was said since the image came. A model sees one image, so that another one begins anew."""
+    """The exchanges about an image. A new image begins a new conversation, as a model sees one image."""
 
     image: Path | None = None
     exchanges: tuple[Exchange, ...] = ()
 
     def with_image(self, image: Path | None) -> "Conversation":
-        """About `image`; None leaves it as it is."""
+        """A conversation about `image`; None keeps this one."""
         return self if image is None else Conversation(image)
 
     def asking(self, question: str) -> tuple[Turn, ...]:
-        """All turns, the last of them the question; the image is in the first."""
+        """All turns; the last is the question, and the first has the image."""
         turns = []
         for one in self.exchanges:
             turns += [("user", one.question), ("assistant", one.answer)]
@@ -53,7 +53,7 @@ class Conversation:
         )
 
     def answered(self, question: str, answer: str) -> "Conversation":
-        """An answer of no text is no turn that a model could go on from: it is left out."""
+        """The conversation with this exchange. An empty answer is left out, as no model can continue it."""
         if not answer.strip():
             return self
         return Conversation(self.image, (*self.exchanges, Exchange(question, answer)))

@@ -1,7 +1,6 @@
-"""Which requests reach the page: of bounded size, from its own pages, about its own files, and no password
-guessed for ever.
+"""Refuses requests that are too large, foreign, about other files, or guess passwords; knows no page.
 
-Gradio looks at the files that a client names where it has launched the page, and not where that is mounted.
+Gradio checks the files that a client names only in pages that it launches itself, not in mounted ones.
 """
 
 import json
@@ -18,21 +17,21 @@ from starlette.responses import PlainTextResponse
 
 UPLOAD: Final = "/upload"
 LOGIN: Final = "/login"
-"""How the paths end."""
+"""Ends of the requests' paths."""
 FORM_BYTES: Final = 2**20
-"""What a form may have around the files in it."""
+"""Bytes of an upload beside the files in it."""
 ASKED_BYTES: Final = 8 * 2**20
-"""Of any other request: a question and the conversation before it."""
+"""Largest size of any other request: a question and the conversation before it."""
 GUESSES: Final = 10
 GUESSES_OF_ALL: Final = 100
-"""Wrong passwords in GUESS_S, of one address and of all together."""
+"""Numbers of wrong passwords within GUESS_S, from one address and from all."""
 GUESS_S: Final = 60.0
 ADDRESSES: Final = 1000
-"""So many are remembered, those of late."""
+"""Number of addresses that are remembered."""
 
 
 class Doors:
-    """Middleware before all other. A request that is refused is not read any further."""
+    """The outermost middleware. A refused request is not read any further."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class Doors:
         examples: Collection[Path],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Files that a request names lie below `uploads`, or are `examples`."""
+        """Requests may name files below `uploads`, and `examples`."""
         self._app = app
         self._uploads = uploads.resolve()
         self._examples = frozenset(map(str, examples))
@@ -62,8 +61,8 @@ class Doors:
         address = (scope.get("client") or ("",))[0]
         is_login = path.endswith(LOGIN) and scope["method"] == "POST"
         if is_login and self._guesses.too_many(address):
-            told = "Too many wrong passwords; try again in a minute."
-            refused = PlainTextResponse(told, 429, {"Retry-After": f"{GUESS_S:.0f}"})
+            message = "Too many wrong passwords; try again in a minute."
+            refused = PlainTextResponse(message, 429, {"Retry-After": f"{GUESS_S:.0f}"})
         most_bytes = self._upload_max_bytes + FORM_BYTES if path.endswith(UPLOAD) else ASKED_BYTES
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most_bytes:
@@ -85,7 +84,7 @@ class Doors:
         await self._bounded(scope, receive, send, most_bytes, address if is_login else None)
 
     def _names_own_files(self, body: bytes, host: str) -> bool:
-        """Whether every file in a request's JSON is an upload or an example, and at no other address."""
+        """Whether every file in a request's JSON is an upload or an example on this server."""
         try:
             left: list[Any] = [json.loads(body or b"null")]
         except (ValueError, RecursionError):
@@ -111,7 +110,7 @@ class Doors:
         return os.path.isabs(path) and (str(real) in self._examples or real.is_relative_to(self._uploads))
 
     async def _bounded(self, scope: Any, receive: Any, send: Any, most_bytes: int, login: str | None) -> None:
-        """The request, as long as its body is within bounds; `login` is the address of who logs in."""
+        """Pass the request on while its body is within bounds; `login` is the address of a login attempt."""
         received = 0
         answered = False
         ended = scope["method"] != "POST"
@@ -129,7 +128,7 @@ class Doors:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = True
-                if not ended:  # it is answered, so that the rest of the body need not come
+                if not ended:  # the rest of the body is not needed
                     MutableHeaders(scope=message)["Connection"] = "close"
                 if login is not None and message["status"] >= 400:
                     self._guesses.note(login)
@@ -143,7 +142,7 @@ class Doors:
 
 
 async def _whole(receive: Any, most_bytes: int) -> list[Any] | None:
-    """The messages with all of a body, as one with its bytes; None: it is larger."""
+    """The request's body as one message; None if it is larger than `most_bytes`."""
     body = bytearray()
     while True:
         message = await receive()
@@ -157,7 +156,7 @@ async def _whole(receive: Any, most_bytes: int) -> list[Any] | None:
 
 
 def _after(received: list[Any], receive: Any) -> Any:
-    """What gives these messages first."""
+    """A `receive` that gives these messages first."""
 
     async def next_one() -> Any:
         return received.pop(0) if received else await receive()
@@ -166,11 +165,11 @@ def _after(received: list[Any], receive: Any) -> Any:
 
 
 class _TooLargeError(Exception):
-    """The body goes on beyond its bound."""
+    """The body is larger than its bound."""
 
 
 class _Guesses:
-    """Wrong passwords of late, by address."""
+    """Recent wrong passwords, by address."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -192,9 +191,9 @@ class _Guesses:
 
 
 def _is_own(headers: Mapping[str, str]) -> bool:
-    """Whether a browser sends it for one of our pages, or no browser does.
+    """Whether the request comes from one of our pages, or not from a browser.
 
-    A proxy may have put another Host in, and says so; a foreign page can say nothing of the kind.
+    A proxy that changes the Host sends X-Forwarded-Host, which a foreign page cannot set.
     """
     origin = headers.get("origin")
     if origin is None:

@@ -1,4 +1,4 @@
-"""The page: what is on it and what happens when somebody uses it; knows no broker and no server."""
+"""The page's elements and event handlers; knows no broker and no server."""
 
 import time
 from collections import defaultdict
@@ -20,15 +20,15 @@ from producer.chat.session import Progress, Sessions
 from producer.sources.heic import HEIC_SUFFIXES
 
 IMAGE_ALONE: Final = "Describe the image."
-"""What is asked of an image that comes without words."""
+"""The question for an image without a text."""
 SHOW_EVERY_S: Final = 0.1
-"""A browser that draws each token of a fast model anew has no time left to notice Stop."""
+"""Seconds between two updates: a browser that redraws for each token has no time left to notice Stop."""
 MOST_BEAMS: Final = 16
 MOST_TEMPERATURE: Final = 2.0
 AT_ONCE: Final = 16
-"""Most answers that the page waits for at the same time; further ones wait for their turn."""
+"""Number of answers that the page waits for at once; further questions wait for their turn."""
 SWEEP_S: Final = (3600, 24 * 3600)
-"""How often to look for uploaded files that nobody asked about, and how old they must be."""
+"""(seconds between two sweeps for unused uploads, their age in seconds)."""
 DETAILS: Final[tuple[tuple[str, Detail], ...]] = (
     ("high: every tile", "high"),
     ("low: one look", "low"),
@@ -44,10 +44,10 @@ Message = dict[str, Any]
 
 
 class Page:
-    """One page for all who open it; what each of them said is in their own session."""
+    """One page for all visitors; each has a session with its own conversation."""
 
     def __init__(self, sessions: Sessions, examples: Sequence[tuple[str, Path]]) -> None:
-        """`examples` are questions and images to begin with; their folders are served as they are."""
+        """`examples` are questions and images to begin with; the images are served as they are."""
         self._sessions = sessions
         self._uploads: defaultdict[str, set[Path]] = defaultdict(set)
         self._examples = {path.resolve() for _, path in examples}
@@ -107,20 +107,16 @@ class Page:
             blocks.unload(self.forget)
         return blocks
 
-    # What happens on it
-
+    # Event handlers
     def answer(
         self,
         request: gradio.Request,
         given: Message,
         shown: list[Message],
         conversation: Conversation,
-        beams: float,
-        max_new_tokens: float,
-        temperature: float,
-        detail: Detail,
+        *settings: Any,
     ) -> Iterator[tuple[Any, Any, Conversation]]:
-        """Messages, box and conversation, again and again until the question has ended."""
+        """Yields new messages, box and conversation until the question has ended."""
         image = Path(given["files"][0]) if given["files"] else None
         question = given["text"].strip() or (IMAGE_ALONE if image else "")
         if not question:
@@ -132,7 +128,7 @@ class Page:
             if image.resolve() not in self._examples:
                 self._uploads[request.session_hash or ""] |= {image, preview}
         shown = [*shown, {"role": "user", "content": question}]
-        chosen = _chosen(beams, max_new_tokens, temperature, detail)
+        chosen = _chosen(*settings)
         about = conversation.with_image(image)
         yield [*shown, _said(_waiting_text(chosen))], _box(busy=True), conversation
         asked = InteractiveQuestion(about.image, about.asking(question), chosen.parameters(), chosen.detail)
@@ -141,7 +137,7 @@ class Page:
             if not progress.ended and time.monotonic() - shown_at > SHOW_EVERY_S:
                 shown_at = time.monotonic()
                 yield [*shown, _said(progress.text)], gradio.skip(), conversation
-        yield [*shown, *_told(progress)], _box(busy=False), _after(conversation, about, question, progress)
+        yield [*shown, *_ended(progress)], _box(busy=False), _after(conversation, about, question, progress)
 
     def stop(self, request: gradio.Request) -> None:
         self._sessions.stop(request.session_hash or "")
@@ -151,24 +147,16 @@ class Page:
         return [], Conversation()
 
     def forget(self, request: gradio.Request) -> None:
-        """The page was closed: what it waits for ends, and its images go."""
+        """The page was closed: stop its question and delete its images."""
         self.stop(request)
         for upload in self._uploads.pop(request.session_hash or "", ()):
             upload.unlink(missing_ok=True)
 
-    def command(
-        self,
-        given: Message | None,
-        conversation: Conversation,
-        beams: float,
-        max_new_tokens: float,
-        temperature: float,
-        detail: Detail,
-    ) -> str:
-        """Of the question in the box, else of the last one that was answered."""
+    def command(self, given: Message | None, conversation: Conversation, *settings: Any) -> str:
+        """The command for the question in the box, or else for the last one that was answered."""
         last = conversation.exchanges[-1].question if conversation.exchanges else IMAGE_ALONE
         question = (given or {}).get("text", "").strip() or last
-        chosen = _chosen(beams, max_new_tokens, temperature, detail)
+        chosen = _chosen(*settings)
         return chosen.command(question, self._sessions.answered_by)
 
 
@@ -179,11 +167,11 @@ GREEDY_NOTE: Final = "At temperature 0 with 1 beam the likeliest token is taken,
 
 
 def _talk(examples: Sequence[tuple[str, Path]]) -> tuple[Any, Any, Any]:
-    """What was said, the box to ask in, and what begins anew."""
+    """The chat, the box for questions, and the button for a new conversation."""
     chat = gradio.Chatbot(
         label="Captionmill",
         height="62vh",
-        # Text as it is: what a run would write, and nothing that a browser would load.
+        # Plain text, as a run would write it, so that a browser loads nothing for it.
         render_markdown=False,
         buttons=["copy"],
         placeholder="Give an image and ask about it.",
@@ -210,7 +198,7 @@ def _talk(examples: Sequence[tuple[str, Path]]) -> tuple[Any, Any, Any]:
 
 
 def _settings() -> tuple[list[Any], Any]:
-    """What is chosen on the page, in the order of Chosen's fields, and what is said of it."""
+    """The settings, in the order of Chosen's fields, and a note on them."""
     beams, max_new_tokens, temperature, detail = _DEFAULT_VALUES
     with gradio.Accordion("Settings", open=True):
         settings = [
@@ -228,7 +216,7 @@ def _settings() -> tuple[list[Any], Any]:
 
 
 def _box(*, busy: bool) -> Any:
-    """What becomes of the box: emptied when its question is on its way, with Stop in place of Send."""
+    """The box: while a question is under way it is empty, and has Stop in place of Send."""
     if busy:
         return gradio.MultimodalTextbox(value={"text": "", "files": []}, submit_btn=False, stop_btn=True)
     return gradio.MultimodalTextbox(submit_btn=True, stop_btn=False)
@@ -247,7 +235,7 @@ def _temperature_chosen(temperature: float) -> tuple[Any, str]:
 
 
 def _chosen(beams: float, max_new_tokens: float, temperature: float, detail: Detail) -> Chosen:
-    """Of values as a browser sends them."""
+    """Settings from the values that a browser sends."""
     return Chosen(int(beams), int(max_new_tokens), float(temperature), detail)
 
 
@@ -261,20 +249,20 @@ def _waiting_text(chosen: Chosen) -> str:
     return "…"
 
 
-def _told(progress: Progress) -> list[Message]:
-    """How a question ended, after what came of it."""
-    told = [_said(progress.text)] if progress.text else []
+def _ended(progress: Progress) -> list[Message]:
+    """The answer's text, and how the question ended."""
+    text = [_said(progress.text)] if progress.text else []
     if progress.trouble is not None:
-        return [*told, _said(f"No answer: {progress.trouble}")]
+        return [*text, _said(f"No answer: {progress.trouble}")]
     if isinstance(progress.outcome, Failure):
-        return [*told, _said(f"No answer: {progress.outcome.message}")]
-    if not told and not progress.stopped:
-        told = [_said("(The answer has no text.)")]
-    return [*told, _said(f"[{progress.note()}]")]
+        return [*text, _said(f"No answer: {progress.outcome.message}")]
+    if not text and not progress.stopped:
+        text = [_said("(The answer has no text.)")]
+    return [*text, _said(f"[{progress.note()}]")]
 
 
 def _after(before: Conversation, about: Conversation, question: str, progress: Progress) -> Conversation:
-    """What the next question goes on from."""
+    """The conversation for the next question."""
     outcome = progress.outcome
     if isinstance(outcome, Answer):
         return about.answered(question, outcome.text)

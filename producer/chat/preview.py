@@ -1,4 +1,4 @@
-"""What a browser shows of an image; knows no page."""
+"""Makes images that a browser can show; knows no page."""
 
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ MAX_BYTES: Final = 1 << 20
 
 
 def preview_of(image: Path) -> Path:
-    """The image itself; of a HEIC photo, which few browsers know, a JPEG that is written beside it."""
+    """The image itself; for a HEIC photo, which few browsers show, a JPEG that is written beside it."""
     if image.suffix.lower() not in HEIC_SUFFIXES:
         return image
     jpeg = thumbnail(image.read_bytes(), side_px=SIDE_PX, max_bytes=MAX_BYTES)

@@ -1,4 +1,4 @@
-"""Serves the page on one address: who may see it, how large uploads are, and nothing from elsewhere."""
+"""Serves the page on one address, with password, limits and a content policy; knows none of its elements."""
 
 import ipaddress
 import shutil
@@ -20,7 +20,7 @@ from producer.chat.page import CSS, Page
 from producer.chat.session import Sessions
 
 USER: Final = "captionmill"
-"""Whom the password is for: the log-in form wants a name."""
+"""User name for the password; the login form needs one."""
 STOP_S: Final = 2
 FONTS: Final = ("system-ui", "sans-serif")
 MONO_FONTS: Final = ("ui-monospace", "monospace")
@@ -29,11 +29,11 @@ ONLY_FROM_HERE: Final = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "worker-src 'self' blob:; frame-ancestors 'self'"
 )
-"""Content-Security-Policy: a browser loads nothing from another server, whatever the page names."""
+"""Content-Security-Policy under which a browser loads nothing from other servers."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it. A name that is no address counts only as `localhost`."""
+    """Whether only this machine reaches the host. Of names, only `localhost` counts."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -50,16 +50,16 @@ def serve(
     upload_max_bytes: int,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM, whose handler is called when questions are stopped and uploads removed.
+    """Serve until SIGINT or SIGTERM; its handler is called after questions are stopped and uploads removed.
 
-    `on_ready` gets the page's URL. Port 0 takes a free one. Raises OSError for an address that cannot be had.
+    `on_ready` gets the page's URL. Port 0 takes a free port. Raises OSError if the address is unavailable.
     """
     assert password or is_loopback(host), "the command refuses it"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listening:
         bound_port = listening.getsockname()[1]
         folder = Path(tempfile.mkdtemp(prefix="captionmill-chat-"))
-        # Where Gradio keeps uploads; it asks Python for the place and has no parameter of its own.
+        # Gradio keeps uploads in Python's temporary folder, and has no parameter for it.
         tempfile.tempdir = str(folder)
 
         @asynccontextmanager
@@ -70,7 +70,7 @@ def serve(
 
         app = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
         if is_loopback(host):
-            # Else a foreign page whose name leads here could talk to it.
+            # Keeps out foreign pages whose name resolves to this machine.
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
         app.add_middleware(_OnlyFromHere)
         app.add_middleware(

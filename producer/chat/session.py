@@ -1,16 +1,13 @@
-"""Sends the questions of all who have the page open and tells how each one goes; knows no page."""
+"""Sends the questions of all visitors, and reports the progress of each; knows no page."""
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final
 
 import redis
 from pydantic import ValidationError
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
 
 from contract.answer import Answer
 from contract.broker import JOB_QUEUE
@@ -18,21 +15,18 @@ from contract.counting import counted
 from contract.failure import Failure
 from producer.ask import InteractiveQuestion, NoWorkerError, Waiting
 from producer.chat.chosen import AnsweredBy
-from producer.connection import connect
+from producer.connection import SECONDS, connect
 from producer.parameter_layers import first_complaint
 from producer.queue import BrokerAwayError, Queue
-
-RETRIES: Final = 5
-"""With pauses below a second: somebody watches."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a question is. It has `ended` in an answer, a failure or `trouble`, or was stopped."""
+    """A question's progress. It has `ended` with an answer, a failure or `trouble`, or was stopped."""
 
     text: str = ""
     first_s: float | None = None
-    """from sending it to the first of the text"""
+    """Seconds from sending to the first text."""
     seconds: float = 0.0
     outcome: Answer | Failure | None = None
     trouble: str | None = None
@@ -40,7 +34,7 @@ class Progress:
     ended: bool = False
 
     def note(self) -> str:
-        """Speed and length of what came, in words."""
+        """Speed and length of the answer, in words."""
         words = []
         if self.stopped:
             words.append("stopped")
@@ -59,20 +53,19 @@ class Progress:
 
 
 class Sessions:
-    """Thread-safe. Questions belong to sessions, by whatever name their page has."""
+    """The questions of all sessions, which are named by their pages. Thread-safe."""
 
     def __init__(self, answered_by: AnsweredBy) -> None:
-        """Raises producer.connection.ServerError when nothing answers there."""
+        """Raises ServerError if no server answers."""
         self.answered_by = answered_by
         redis_url = answered_by.redis_url
-        self._redis = connect(redis_url)
-        self._redis.set_retry(Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.1), RETRIES))
+        self._redis = connect(redis_url, patience=SECONDS)
         self._queue = _SharedQueue(redis_url, self._redis)
         self._lock = threading.Lock()
         self._waiting: dict[Waiting, str] = {}
 
     def ask(self, session: str, asked: InteractiveQuestion) -> Iterator[Progress]:
-        """Progress after each piece of text, the last of it with `ended`; whatever happens is told there."""
+        """Progress after each piece of text; the last one has `ended`, and any error as `trouble`."""
         begun = time.monotonic()
         now = Progress()
         try:
@@ -103,20 +96,20 @@ class Sessions:
         yield replace(now, seconds=time.monotonic() - begun, ended=True)
 
     def stop(self, session: str | None = None) -> None:
-        """End the questions of a session, or all."""
+        """End the questions of a session; None ends all."""
         with self._lock:
             stopped = [one for one, owner in self._waiting.items() if session in (None, owner)]
         for waiting in stopped:
             waiting.stop()
 
     def close(self) -> None:
-        """Stop what goes on, without waiting for its end."""
+        """Stop all questions, without waiting for their end."""
         self.stop()
         self._queue.close()
 
 
 class _SharedQueue(Queue):
-    """One connection to the broker for all sessions, one after the other."""
+    """One connection to the broker, which the sessions use in turn."""
 
     def __init__(self, redis_url: str, connection: redis.Redis) -> None:
         super().__init__(redis_url, connection)

@@ -1,4 +1,4 @@
-"""What was ever asked, by content key, and its outcomes: the ledger's table `ask`."""
+"""Every question that was ever asked, by content key, and its outcome: the table `ask`; knows no rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -8,18 +8,18 @@ from contract.failure import Failure, FailureCode
 from producer.database import Connection
 
 ASK: Final = """
-INSERT INTO ask (key, job, question, outcome, code) VALUES (?, ?, ?, ?, ?)
+INSERT INTO ask (key, job, question, outcome, code, model) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET job = excluded.job, question = excluded.question,
-    outcome = excluded.outcome, code = excluded.code, model = NULL
+    outcome = excluded.outcome, code = excluded.code, model = excluded.model
 """
-"""Ask what was never asked, or ask it again: questions that share the ask keep it."""
+"""Adds an ask, or replaces its contents; questions of rows keep referring to it."""
 LEFT_OUT: Final = Failure(
     code=FailureCode.INTERNAL_ERROR, message="The worker's record leaves this question out."
 )
 
 
 class Result(NamedTuple):
-    """The outcome of one question of a job; question "*" stands for all of them."""
+    """The outcome of one question of a job; question "*" stands for all its questions."""
 
     job: int
     question: str
@@ -27,34 +27,46 @@ class Result(NamedTuple):
     model: str | None
 
 
+class AskState(NamedTuple):
+    """The state of a question that was asked before."""
+
+    has_outcome: bool
+    model: str | None
+    """Model id of the outcome."""
+    code: FailureCode | None
+    """Failure code of the outcome."""
+
+
 class Asks:
-    """What is written here becomes durable with the ledger's transaction around it."""
+    """Changes become durable with the ledger's transaction around them."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
 
-    def find(self, key: bytes) -> tuple[bool, str | None, FailureCode | None] | None:
-        """(has an outcome, the model it is of, the failure's code); None for a key that was never asked."""
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, AskState]:
+        """Content key → state, without the keys that were never asked."""
         found = self._db.execute(
-            "SELECT outcome IS NOT NULL, model, code FROM ask WHERE key = ?", (key,)
-        ).fetchone()
-        if found is None:
-            return None
+            "SELECT key, outcome IS NOT NULL, model, code FROM ask WHERE key IN "
+            f"({','.join('?' * len(keys))})",
+            tuple(keys),
+        ).fetchall()
         with self._db.reading():
-            return bool(found[0]), found[1], None if found[2] is None else FailureCode(found[2])
+            return {
+                key: AskState(bool(has_outcome), model, None if code is None else FailureCode(code))
+                for key, has_outcome, model, code in found
+            }
 
     def ask(self, job: int, asks: Mapping[bytes, str]) -> None:
-        """Have a job bring the outcomes of content keys; `asks` maps them to the job's question ids."""
-        self._db.executemany(ASK, [(key, job, question, None, None) for key, question in asks.items()])
+        """Expect the outcomes of content keys from a job; `asks` maps them to the job's question ids."""
+        rows = [(key, job, question, None, None, None) for key, question in asks.items()]
+        self._db.executemany(ASK, rows)
 
     def settle(self, key: bytes, outcome: Answer | Failure, model: str | None = None) -> None:
-        """Give a question an outcome that no worker was asked for, over one that is there."""
-        self._db.execute(ASK, (key, None, None, outcome.model_dump_json(), _code(outcome)))
-        if model is not None:
-            self._db.execute("UPDATE ask SET model = ? WHERE key = ?", (model, key))
+        """Set a question's outcome without a job, also over an earlier outcome."""
+        self._db.execute(ASK, (key, None, None, outcome.model_dump_json(), _code(outcome), model))
 
     def record(self, results: Iterable[Result], jobs: Sequence[int]) -> None:
-        """Note what open jobs brought. A question that they leave out ends as a failure."""
+        """Set the outcomes from the records of open jobs. Questions missing in a record become failures."""
         self._db.execute("DELETE FROM got")
         self._db.executemany(
             "INSERT INTO got VALUES (?, ?, ?, ?, ?)",

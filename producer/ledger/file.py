@@ -1,11 +1,10 @@
-"""The database of a ledger: opened, checked, in its place, one transaction at a time; knows no rows."""
+"""Opens and checks a ledger's database, and runs its transactions; knows no rows."""
 
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from contract.quoting import shown
@@ -21,28 +20,30 @@ OF_THE_DISK: Final = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
 )
-"""Primary codes of what an operator can mend; others are bugs."""
+"""Primary error codes that an operator can do something about; others are bugs."""
 
 
 class LedgerFile:
     """One connection, for one thread at a time."""
 
     def __init__(self, folder: Path, *, create: bool = False, read_only: bool = False) -> None:
-        """Raises LedgerError if there is no ledger, none that this version reads, or it cannot be made."""
+        """Raises LedgerError if there is no ledger of this version, or it cannot be made."""
         path = folder / LEDGER
         require_folder(folder)
         if not create and not path.exists():
             raise LedgerError(f"{shown(folder)} holds no run.")
         self.folder = folder
         self._path = path.absolute()
-        # SQLite leaves two files behind where it may only read.
-        looks = read_only and not os.access(folder, os.W_OK)
+        # Opened with mode=ro in a writable folder, SQLite would leave two files behind.
+        mode = "rwc" if create else "rw"
+        if read_only and not os.access(folder, os.W_OK):
+            mode = "ro"
         try:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 check_header(path)
-            self._db = open_database(path, mode="ro" if looks else "rwc" if create else "rw")
+            self._db = open_database(path, mode=mode)
             with ExitStack() as failed:
                 failed.callback(self._db.close)
                 self._open(path, create=create, read_only=read_only)
@@ -83,16 +84,14 @@ class LedgerFile:
             self._db.execute(EARLIER)
 
     def _has_our_tables(self) -> bool:
-        told = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema")}
+        found = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_schema")}
         ours = [" ".join(one.split()) for one in SCHEMA.split(";") if one.strip() and " row (" not in one]
-        return {" ".join(sql.split()) for sql in told if sql} >= set(ours)
+        return {" ".join(sql.split()) for sql in found if sql} >= set(ours)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,14 +99,14 @@ class LedgerFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and on disk when it ends. Raises LedgerError if the disk does not take it."""
+        """All changes or none, durable when the block ends. Raises LedgerError if the disk refuses them."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                # SQLite itself has undone it, or could not, and does when the ledger is opened again.
+                # If this fails, SQLite has rolled back already, or does so at the next opening.
                 with suppress(sqlite3.OperationalError):
                     self._db.execute("ROLLBACK")
                 raise
@@ -116,12 +115,12 @@ class LedgerFile:
             if error.sqlite_errorcode & 0xFF not in OF_THE_DISK:
                 raise
             raise LedgerError(
-                f"{shown(self.folder / LEDGER)} cannot be written: {error}. What it says so far holds; "
+                f"{shown(self.folder / LEDGER)} cannot be written: {error}. Its contents are kept; "
                 "when there is room, go on with run --resume."
             ) from error
 
     def check_place(self) -> None:
-        """Raises LedgerError where the folder was moved or deleted since the ledger was opened."""
+        """Raises LedgerError if the folder was moved or deleted since the ledger was opened."""
         try:
             found = os.stat(self._path)
             is_here = os.path.samestat(found, self._opened)
@@ -135,7 +134,7 @@ class LedgerFile:
 
 
 def require_folder(folder: Path) -> None:
-    """Raises LedgerError where a file is in the way of a run's folder."""
+    """Raises LedgerError if a file is in the place of the run's folder or of one above it."""
     place = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent

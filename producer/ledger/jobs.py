@@ -1,6 +1,6 @@
-"""Jobs that were sent, until their records have come: the ledger's table `job`."""
+"""Jobs that were sent, until their records have come: the table `job`; knows no questions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -9,11 +9,23 @@ from producer.ledger.stored import read_message
 
 
 class JobState(IntEnum):
-    """How far a job is. SENDING says that a crash may have come before it was in the queue."""
+    """A job's state. After a crash, a job that is SENDING may not be in the queue."""
 
     SENDING = 1
     SENT = 2
     DONE = 3
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job that is about to be sent."""
+
+    index: int
+    message: str
+    uploads: Sequence[str]
+    """Hashes of its images in the store."""
+    asks: Mapping[bytes, str]
+    """Content key → question id in the job."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class OpenJob:
 
 
 class Jobs:
-    """What is written here becomes durable with the ledger's transaction around it."""
+    """Changes become durable with the ledger's transaction around them."""
 
     def __init__(self, db: Connection) -> None:
         self._db = db
@@ -34,9 +46,8 @@ class Jobs:
     def next_index(self) -> int:
         return int(self._db.value("SELECT coalesce(max(idx) + 1, 0) FROM job"))
 
-    def add(self, index: int, message: str, uploads: Sequence[str]) -> None:
-        """Note a job that is about to be sent; `uploads` are hashes of its images in the store."""
-        row = (index, JobState.SENDING, message, " ".join(uploads) or None)
+    def add(self, job: NewJob) -> None:
+        row = (job.index, JobState.SENDING, job.message, " ".join(job.uploads) or None)
         self._db.execute("INSERT INTO job VALUES (?, ?, ?, ?)", row)
 
     def mark_sent(self, indices: Iterable[int]) -> None:
@@ -47,7 +58,7 @@ class Jobs:
 
     def open(self) -> list[OpenJob]:
         """Jobs without a record, the oldest first."""
-        # Sorted here: ORDER BY would have SQLite walk through all jobs there ever were.
+        # Sorted here: with ORDER BY, SQLite would go through all jobs there ever were.
         found = sorted(self._db.execute("SELECT idx, state, message FROM job WHERE state < 3").fetchall())
         with self._db.reading():
             return [OpenJob(index, JobState(state), read_message(message)) for index, state, message in found]
@@ -59,7 +70,7 @@ class Jobs:
         return [index for (index,) in found]
 
     def message(self, index: int) -> str | None:
-        """None if the job has its record."""
+        """The job as JSON; None if it has its record."""
         found = self._db.execute("SELECT message FROM job WHERE idx = ?", (index,)).fetchone()
         if found is None:
             raise LedgerDamagedError(self._db.folder, f"job {index} is gone")
@@ -67,16 +78,16 @@ class Jobs:
             return None if found[0] is None else read_message(found[0])
 
     def uploads(self) -> set[str]:
-        """Hashes of the images in the store that open jobs need."""
+        """Hashes of images in the store that open jobs need."""
         found = self._db.execute("SELECT DISTINCT upload FROM job WHERE state < 3 AND upload IS NOT NULL")
         return {one for (joined,) in found for one in joined.split()}
 
     def end(self, indices: Sequence[int]) -> None:
-        """Their records have come."""
+        """Mark jobs whose records have come."""
         self._db.executemany(
             "UPDATE job SET state = 3, message = NULL WHERE idx = ?", [(index,) for index in indices]
         )
 
     def end_all(self) -> int:
-        """No record is waited for any more. Returns how many jobs had none."""
+        """Mark all jobs as ended. Returns the number of jobs without a record."""
         return self._db.execute("UPDATE job SET state = 3, message = NULL WHERE state < 3").rowcount

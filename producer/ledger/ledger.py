@@ -1,4 +1,4 @@
-"""What the writers of a run do with its ledger: plan rows, feed them, collect their outcomes."""
+"""The ledger as a run's writers use it: they plan rows, feed them, collect outcomes; knows no Redis."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contract.answer import Answer
+from contract.answer import Outcome
 from contract.failure import Failure
 from producer.database import LedgerDamagedError
 from producer.ledger.asks import Asks, Result
-from producer.ledger.jobs import Jobs
-from producer.ledger.new_rows import NewRows, Twice
+from producer.ledger.jobs import Jobs, NewJob
+from producer.ledger.new_rows import NewRows, Replacement
 from producer.ledger.output_state import OutputState
 from producer.ledger.reader import LedgerReader
 from producer.ledger.retries import Retries
@@ -25,24 +25,40 @@ class LedgerQuestion:
     """A question of a row with its content key."""
 
     number: int
-    """Of the question in its row, from 0."""
+    """Number of the question in its row, from 0."""
     id: str
     prompt: Any
-    """Its messages as JSON."""
+    """Its messages, JSON-ready."""
     key: bytes
 
 
+@dataclass(frozen=True)
+class FedRow:
+    """What a row asks now."""
+
+    position: int
+    questions: Sequence[LedgerQuestion]
+    refused: Mapping[bytes, Failure]
+    """Content key → failure, of questions that end unasked."""
+    jobs: Sequence[NewJob]
+    """Jobs for questions that were not asked before."""
+    waiting: int
+    """Number of the questions without an outcome."""
+
+
 class NextRow(NamedTuple):
-    """A row to feed."""
+    """A row to feed, and what the ledger knows of it."""
 
     position: int
     row: Row
-    begun: bool
-    """Whether some of its questions have been fed before."""
+    outcomes: Mapping[str, Outcome | None]
+    """Question id → outcome, of its questions that were fed before."""
+    changes: Mapping[int, Mapping[str, Any]]
+    """Number of a question that is asked again → its changed parameters."""
 
 
 class FileDigest(NamedTuple):
-    """What `file` says of an image file."""
+    """An image file's row in the table `file`."""
 
     size: int
     mtime_ns: int
@@ -50,7 +66,7 @@ class FileDigest(NamedTuple):
 
 
 class Ledger(LedgerReader):
-    """Every change stands within a `transaction` of the caller, so that what belongs together is one."""
+    """Every change needs a `transaction` of the caller around it."""
 
     def __init__(self, folder: Path, *, create: bool = False, read_only: bool = False) -> None:
         """Raises LedgerError as LedgerFile does."""
@@ -61,21 +77,20 @@ class Ledger(LedgerReader):
         self.retries = Retries(self._db, self.outputs)
 
     @contextmanager
-    def new_rows(self, twice: Twice | None = None) -> Iterator[NewRows]:
-        """Rows that take the place of the present ones when the block ends well.
+    def new_rows(self, replacement: Replacement | None = None) -> Iterator[NewRows]:
+        """Takes rows that replace the present ones when the block ends without an exception.
 
-        Until then the ledger is as it was. `twice` says what stands in the place of a row whose id was there
-        before; without it, `add` and `flush` raise LedgerError.
+        `replacement` gives the row for a duplicate id; without it, `add` and `flush` raise LedgerError.
         """
         with self.transaction():
-            rows = NewRows(self._db, twice)
+            rows = NewRows(self._db, replacement)
             yield rows
             rows.take_place()
             self.state.set("rows", rows.count)
             self.outputs.begin()
 
     def next_rows(self, limit: int) -> list[NextRow]:
-        """Rows to feed: first those whose earlier questions are answered."""
+        """Rows to feed; those whose earlier questions are answered come first."""
         chosen: list[tuple[int, bytes, str, int]] = []
         for which in ("due IS NOT NULL", "fed = 0 AND due IS NULL AND seq IS NULL"):
             chosen += self._db.execute(
@@ -84,14 +99,20 @@ class Ledger(LedgerReader):
             ).fetchall()
             if len(chosen) >= limit:
                 break
+        changes = self.retries.changes([position for position, *_ in chosen])
         with self._db.reading():
             return [
-                NextRow(position, read_row(row_id, content), fed > 0)
+                NextRow(
+                    position,
+                    read_row(row_id, content),
+                    self.outcomes(position) if fed else {},
+                    changes.get(position, {}),
+                )
                 for position, row_id, content, fed in chosen
             ]
 
-    def outcomes(self, position: int) -> dict[str, Answer | Failure | None]:
-        """Question id → outcome, of the row's questions that have been fed."""
+    def outcomes(self, position: int) -> dict[str, Outcome | None]:
+        """Question id → outcome, of the row's questions that were fed."""
         found = self._db.execute(
             "SELECT q.id, a.outcome FROM question q JOIN ask a ON a.id = q.ask WHERE q.position = ?",
             (position,),
@@ -102,36 +123,37 @@ class Ledger(LedgerReader):
                 for question, outcome in found
             }
 
-    def add_job(self, index: int, message: str, uploads: Sequence[str], asks: Mapping[bytes, str]) -> None:
-        """Note a job that is about to be sent; `asks` maps content keys to the job's question ids.
+    def feed_row(self, row: FedRow) -> None:
+        """Note a row's questions, and the jobs that are about to be sent for them.
 
-        `uploads` are hashes of its images in the store.
+        Each question is refused, in one of the jobs, or was asked before.
         """
-        self.jobs.add(index, message, uploads)
-        self.asks.ask(index, asks)
-
-    def add_questions(self, position: int, asked: Sequence[LedgerQuestion], waiting: int) -> None:
-        """Note what a row asks now; `waiting` of it has no outcome yet. Each was asked or settled."""
+        for key, failure in row.refused.items():
+            self.asks.settle(key, failure)
+        for job in row.jobs:
+            self.jobs.add(job)
+            self.asks.ask(job.index, job.asks)
         self._db.executemany(
             "INSERT INTO question VALUES (?, ?, ?, ?, (SELECT id FROM ask WHERE key = ?))",
-            [(position, one.number, one.id, json.dumps(one.prompt), one.key) for one in asked],
+            [(row.position, one.number, one.id, json.dumps(one.prompt), one.key) for one in row.questions],
         )
         self._db.execute(
             "UPDATE row SET fed = fed + ?, open = open + ?, due = NULL WHERE position = ?",
-            (len(asked), waiting, position),
+            (len(row.questions), row.waiting, row.position),
         )
-        if not waiting:
-            self._finish([position])
+        if not row.waiting:
+            self._finish([row.position])
 
     def file_digest(self, path: bytes) -> FileDigest | None:
         found = self._db.execute("SELECT size, mtime_ns, digest FROM file WHERE path = ?", (path,)).fetchone()
         return None if found is None else FileDigest(*found)
 
-    def keep_file_digest(self, path: bytes, digest: FileDigest) -> None:
-        self._db.execute("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", (path, *digest))
+    def keep_file_digests(self, digests: Mapping[bytes, FileDigest]) -> None:
+        rows = [(path, *digest) for path, digest in digests.items()]
+        self._db.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)", rows)
 
     def record(self, results: Iterable[Result], jobs: Sequence[int]) -> list[int]:
-        """Note the records of `jobs`, as far as they are new. Returns the indices that were open."""
+        """Note the records of `jobs` that are new. Returns the indices of these jobs."""
         fresh = self.jobs.open_of(jobs)
         if not fresh:
             return []
@@ -144,7 +166,7 @@ class Ledger(LedgerReader):
         )
         self.asks.record(results, fresh)
         self.jobs.end(fresh)
-        # Written so that SQLite goes from the few rows touched to the many there are, and not the other way.
+        # Written so that SQLite looks up the few touched rows, and does not go through all.
         self._db.execute(
             """UPDATE row SET open = open - (SELECT n FROM touched t WHERE t.position = row.position)
             WHERE position IN (SELECT position FROM touched)"""
@@ -156,7 +178,7 @@ class Ledger(LedgerReader):
         return fresh
 
     def _finish(self, positions: Sequence[int]) -> None:
-        """Rows without open questions are complete, or due for what is left of them."""
+        """Mark rows without open questions as complete, or as due for their further questions."""
         self.retries.choose(positions)
         following = int(self.state.get("last_seq") or 0) + 1
         complete: list[tuple[int, int]] = []
@@ -174,7 +196,7 @@ class Ledger(LedgerReader):
             self.state.set("last_seq", complete[-1][0])
 
     def withdraw(self) -> int:
-        """Make everything that is under way due again. Returns the number of jobs withdrawn."""
+        """Make all unanswered questions due again. Returns the number of jobs withdrawn."""
         with_open = "SELECT id FROM ask WHERE outcome IS NULL"
         for position, count in self._db.execute(
             f"SELECT position, count(*) FROM question WHERE ask IN ({with_open}) GROUP BY position"

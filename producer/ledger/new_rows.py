@@ -1,4 +1,4 @@
-"""Takes the rows of a submission in place of the earlier ones: a table that becomes `row` at its end."""
+"""Takes the rows of a submission into a new table, which replaces `row` at the end; reads no source."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from producer.rows import Row
 CHUNK: Final = 500
 """Number of new rows that are in memory at once."""
 CHUNK_SIZE: Final = 1 << 26
-"""Characters of new rows that are in memory at once, and one row more."""
+"""Number of characters of new rows from which on they are written."""
 INSERT: Final = "INSERT OR IGNORE INTO row_next (position, id, content, total) VALUES (?, ?, ?, ?)"
 
-Twice = Callable[[str, str, str], Iterator[Row]]
-"""(id for it, its place in the source, what is wrong) → the rows in its place: one, or none."""
+Replacement = Callable[[str, str, str], Iterator[Row]]
+"""(new id, place in the source, what is wrong) → the replacement of a row: one row, or none."""
 
 
 class _NewRow(NamedTuple):
-    """As in INSERT, and its place in the source."""
+    """The values of INSERT, and the row's place in the source."""
 
     position: int
     id: bytes
@@ -32,21 +32,21 @@ class _NewRow(NamedTuple):
 
 
 class NewRows:
-    """Takes the rows of a submission, one after the other."""
+    """Takes the rows of a submission one by one."""
 
-    def __init__(self, db: Connection, twice: Twice | None) -> None:
+    def __init__(self, db: Connection, replacement: Replacement | None) -> None:
         self._db = db
-        self._twice = twice
+        self._replacement = replacement
         self._batch: list[_NewRow] = []
         self._batch_size = 0
-        """Characters of its contents."""
+        """Number of characters of its contents."""
         self.count = 0
-        # Earlier releases left one behind when they were killed.
+        # An earlier release that was killed may have left one.
         db.execute("DROP TABLE IF EXISTS row_next")
         db.execute(f"CREATE TABLE row_next ({ROW_COLUMNS})")
 
     def add(self, row: Row, questions: int) -> None:
-        """Raises LedgerError when the id was there before, at this row or a little later."""
+        """Raises LedgerError for a duplicate id, at this row or at a later one."""
         content = stored_content(row)
         self._batch.append(_NewRow(self.count, stored_id(row.id), content, questions, row.where))
         self._batch_size += len(content)
@@ -55,7 +55,7 @@ class NewRows:
             self.flush()
 
     def take_place(self) -> None:
-        """Of the earlier rows, with all that these asked."""
+        """Replace the earlier rows and their questions."""
         self.flush()
         self._db.execute("DROP TABLE row")
         self._db.execute("ALTER TABLE row_next RENAME TO row")
@@ -65,13 +65,13 @@ class NewRows:
             self._db.execute(statement)
 
     def gone(self) -> int:
-        """How many of the rows whose place these take are not among them, by their ids."""
+        """Number of earlier rows whose ids are not among the new ones."""
         self.flush()
         among = "SELECT 1 FROM row_next WHERE row_next.id = row.id"
         return int(self._db.value(f"SELECT count(*) FROM row WHERE NOT EXISTS ({among})"))
 
     def refuse_bare(self, failure: Failure) -> None:
-        """Let rows end in `failure` that have no image and no leave to be asked without one."""
+        """Make rows without an image fail, unless they may be asked without one."""
         self.flush()
         self._db.execute(
             "UPDATE row_next SET total = 1, content = json_set(content, '$.refusal', json(?)) WHERE "
@@ -86,12 +86,12 @@ class NewRows:
             return
         inserted = self._db.executemany(INSERT, [row[:4] for row in self._batch]).rowcount
         if inserted < len(self._batch):
-            self._take_others()
+            self._replace_duplicates()
         self._batch.clear()
         self._batch_size = 0
 
-    def _take_others(self) -> None:
-        """In the places of those that are not there, as their ids were."""
+    def _replace_duplicates(self) -> None:
+        """Insert replacements for rows whose ids were there before."""
         since = self._batch[0].position
         found = self._db.execute("SELECT position FROM row_next WHERE position >= ?", (since,))
         there = {position for (position,) in found}
@@ -106,9 +106,9 @@ class NewRows:
                 f'the id "{quoted(row_id)}" is that of an earlier row (row {earlier}); '
                 "every row needs its own"
             )
-            if self._twice is None:
+            if self._replacement is None:
                 raise LedgerError(f"{where}: {reason}.")
-            for other in self._twice(f"{row_id} (row {number})", where, reason):
-                told = (row.position, stored_id(other.id), stored_content(other), 1)
-                if not self._db.execute(INSERT, told).rowcount:
+            for other in self._replacement(f"{row_id} (row {number})", where, reason):
+                values = (row.position, stored_id(other.id), stored_content(other), 1)
+                if not self._db.execute(INSERT, values).rowcount:
                     raise LedgerError(f"{where}: {reason}.")

@@ -1,4 +1,4 @@
-"""What a run's ledger says, for status, outputs and pages; changes nothing."""
+"""Reads a run's ledger for status, outputs and pages; changes nothing."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,19 @@ CHUNK: Final = 500
 
 
 class LedgerReader(LedgerFile):
-    """Rows of the present submission, what came of them, and what is not on disk."""
+    """Rows of the present submission, their outcomes, and outputs that are not on disk."""
 
     def rows(self) -> int:
-        """Of the present submission."""
+        """Number of rows of the present submission."""
         return self.state.get("rows") or 0
 
     def complete_rows(self, up_to: int | None = None) -> int:
-        """Of the present submission; with `up_to` those not after that place in the order of completion."""
+        """Number of complete rows; with `up_to`, those up to that place in the order of completion."""
         every = "SELECT count(*) FROM row WHERE seq IS NOT NULL AND (? IS NULL OR seq <= ?)"
         return int(self._db.value(every, (up_to, up_to)))
 
     def is_fed(self) -> bool:
-        """Whether every question of every row has been sent, or found answered."""
+        """Whether every question of every row was sent or has an outcome."""
         return not self._db.value("SELECT EXISTS (SELECT 1 FROM row WHERE fed < total)")
 
     def count_open_jobs(self) -> int:
@@ -38,7 +38,7 @@ class LedgerReader(LedgerFile):
         return bool(self._db.value("SELECT EXISTS (SELECT 1 FROM job WHERE state < 3)"))
 
     def completed(self, after: int, limit: int = CHUNK) -> tuple[list[AnsweredRow], int]:
-        """Rows that were completed after place `after`, in that order, and the place of the last of them."""
+        """Rows completed after the place `after`, in order of completion, and the last one's place."""
         found = self._db.execute(
             "SELECT position, id, content, seq FROM row WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         ).fetchall()
@@ -97,7 +97,7 @@ class LedgerReader(LedgerFile):
         return answered
 
     def failures(self) -> dict[str, int]:
-        """Failure code → failed questions of the present submission, the most frequent first."""
+        """Failure code → number of failed questions of the present submission, the most frequent first."""
         found = self._db.execute(
             "SELECT a.code, count(*) FROM question q JOIN ask a ON a.id = q.ask "
             "WHERE a.code IS NOT NULL GROUP BY a.code ORDER BY 2 DESC, 1"
@@ -105,7 +105,7 @@ class LedgerReader(LedgerFile):
         return dict(found.fetchall())
 
     def failed(self, code: str, limit: int) -> list[tuple[Row, Failure]]:
-        """Rows of the present submission with a question that failed so, and that question's failure."""
+        """Rows of the present submission that failed with `code`, and the failure."""
         found = self._db.execute(
             "SELECT r.id, r.content, a.outcome FROM ask a JOIN question q ON q.ask = a.id "
             "JOIN row r ON r.position = q.position WHERE a.code = ? ORDER BY q.position LIMIT ?",
@@ -118,7 +118,7 @@ class LedgerReader(LedgerFile):
             ]
 
     def has_answers(self) -> bool:
-        """Whether the folder knows any answer, of this submission or an earlier one."""
+        """Whether the folder has any answer, of this submission or an earlier one."""
         any_answer = "SELECT EXISTS (SELECT 1 FROM ask WHERE outcome IS NOT NULL AND code IS NULL)"
         return bool(self._db.value(any_answer))
 
@@ -127,7 +127,7 @@ class LedgerReader(LedgerFile):
         return int(self._db.value(f"{every} WHERE a.outcome IS NOT NULL AND a.code IS NULL"))
 
     def asked_again(self) -> tuple[int, int]:
-        """Questions that were asked again for a flag, and how many of them have the other answer."""
+        """Number of questions that were asked again for a flag, and of those with the second answer."""
         if not self._has_table("earlier"):
             return 0, 0
         found: tuple[int, int] = self._db.execute(
@@ -137,7 +137,7 @@ class LedgerReader(LedgerFile):
         return found
 
     def count_unwritten(self) -> dict[str, int]:
-        """Sink → outputs that are not on disk."""
+        """Sink → number of outputs that are not on disk."""
         if not self._has_table("unwritten"):
             return {}
         return dict(self._db.execute("SELECT sink, count(*) FROM unwritten GROUP BY sink ORDER BY sink"))
@@ -155,13 +155,13 @@ class LedgerReader(LedgerFile):
             yield position, row, reason
 
     def output(self, path: bytes) -> list[OutputKnown]:
-        """What `keep_output` kept of an output file; nothing for one that the run folder did not write."""
+        """The known contents of an output file; none if the run folder did not write it."""
         found = self._db.execute("SELECT known FROM output WHERE path = ?", (path,)).fetchone()
         with self._db.reading():
             return [] if found is None else OUTPUT_KNOWN.validate_json(found[0])
 
     def check_everything(self) -> None:
-        """Read all there is. Raises LedgerDamagedError."""
+        """Read the whole ledger. Raises LedgerDamagedError."""
         check_pages(self._db, self.folder / LEDGER, most_bytes=None)
         with self._db.reading():
             for row_id, content in self._db.execute("SELECT id, content FROM row"):

@@ -1,4 +1,4 @@
-"""Questions that are asked again, for a failure or for a flag of the answer: the ledger's table `earlier`."""
+"""Questions that are asked again, for a failure or a flag: the table `earlier`; knows no queue."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from producer.ledger.stored import OUTCOME
 
 
 class Retries:
-    """What is written here becomes durable with the ledger's transaction around it."""
+    """Changes become durable with the ledger's transaction around them."""
 
     def __init__(self, db: Connection, outputs: OutputState) -> None:
         self._db = db
         self._outputs = outputs
 
     def changes(self, positions: Sequence[int]) -> dict[int, dict[int, dict[str, Any]]]:
-        """Position → number of a question that is asked again → the parameters that are changed for it."""
+        """Position → number of a question that is asked again → its changed parameters."""
         found: dict[int, dict[int, dict[str, Any]]] = {}
         marks = ",".join("?" * len(positions))
         for position, number, changes in self._db.execute(
@@ -36,9 +36,9 @@ class Retries:
         positions: Sequence[int] | None = None,
         jobs: Sequence[int] | None = None,
     ) -> int:
-        """Make questions whose answer has a flag due again, with changed parameters. Returns how many.
+        """Make questions whose answer has a flag due again, with changed parameters. Returns their number.
 
-        Both answers are kept. With `positions` or `jobs`, of these alone, and once for each question.
+        Both answers are kept. `positions` or `jobs` restrict it to their questions, each at most once.
         """
         chosen = ""
         of: tuple[int, ...] = ()
@@ -64,7 +64,7 @@ class Retries:
         return len(found)
 
     def ask_failed(self, codes: Sequence[str] | None) -> int:
-        """Make failed questions due again, of all codes or of these. Returns how many."""
+        """Make failed questions due again; None stands for all codes. Returns their number."""
         chosen = "a.code IS NOT NULL"
         if codes is not None:
             marks = ",".join("?" * len(codes))
@@ -81,7 +81,7 @@ class Retries:
         return len(failed)
 
     def choose(self, positions: Sequence[int]) -> None:
-        """Of questions that were asked again, the better answer is the question's; the other is kept, too."""
+        """Give questions that were asked again the better of their answers; the other is kept, too."""
         marks = ",".join("?" * len(positions))
         for position, number, ask, before, after in self._db.execute(
             f"""SELECT e.position, e.number, e.ask, b.outcome, a.outcome FROM earlier e
@@ -107,7 +107,7 @@ class Retries:
 
 
 def _is_better(second: Outcome, first: Outcome) -> bool:
-    """Whether an answer to the same question, asked again, takes the place of the first one."""
+    """Whether the second answer to a question replaces the first."""
     if not isinstance(second, Answer):
         return False
     return not isinstance(first, Answer) or len(second.flags) < len(first.flags)

@@ -1,14 +1,14 @@
 """The ledger's tables; knows no statement that reads or writes them.
 
-row       a row of the source as it was submitted last, and how far it is
-question  what a row asks, as rendered, and the ask that it shares with all that would be answered alike
-ask       content key → its outcome, or the job that will bring it; kept from submission to submission, in
-          the order of sending, so that what a batch of records changes lies together
-job       what was sent: index in the run's done bitmap and stream, and whether its record has come
-file      image file → its digest, so that what did not change is not read again
-output    output file → what the run folder wrote there, so that a person's change is not written over
+row       a row of the source as it was last submitted, and its progress
+question  a row's rendered question, and its ask, which questions with equal answers share
+ask       content key → its outcome, or the job that will bring it; kept for later submissions, in the order
+          of sending, so that the changes of a batch of records are close together
+job       a sent job: index in the run's done bitmap and stream, and whether its record has come
+file      image file → its digest, so that unchanged files are not read again
+output    output file → what the run folder wrote there, so that a person's change is not overwritten
 unwritten   sink and row → why the output is not on disk
-earlier   question that is asked again for a flag → the ask before, and what is changed for the other
+earlier   question that is asked again for a flag → the ask before, and the changed parameters
 """
 
 from typing import Final
@@ -24,8 +24,8 @@ ROW_COLUMNS: Final = """
     due INTEGER,
     seq INTEGER
 """
-"""total: its questions; fed: those with a key; open: those of them without an outcome; due: 1 when the rest
-can be fed; seq: place in the order of completion."""
+"""total: number of questions; fed: number of questions with a key; open: number of those without an outcome;
+due: 1 if further questions can be fed; seq: place in the order of completion."""
 SCHEMA: Final = f"""
 CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE row ({ROW_COLUMNS});
@@ -60,7 +60,7 @@ EARLIER: Final = (
     "CREATE TABLE IF NOT EXISTS earlier (position INTEGER NOT NULL, number INTEGER NOT NULL, "
     "ask INTEGER NOT NULL, changes TEXT NOT NULL, PRIMARY KEY (position, number)) WITHOUT ROWID"
 )
-"""Folders of earlier releases get these when they are opened; readers do without."""
+"""Tables that folders of earlier releases get when they are opened; readers do without them."""
 GOT: Final = "CREATE TEMP TABLE got (job INTEGER, question TEXT, outcome TEXT, code TEXT, model TEXT)"
 TOUCHED: Final = "CREATE TEMP TABLE touched (position INTEGER PRIMARY KEY, n INTEGER)"
-"""What records bring, and the rows that they concern, for as long as they are noted."""
+"""Temporary tables for the outcomes of new records, and for the rows of these."""

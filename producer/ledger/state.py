@@ -1,4 +1,4 @@
-"""What belongs to no table of its own: names and values, in the ledger's table `state`."""
+"""Named values that have no table of their own: the table `state`; knows no name."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ class State:
         self._db = db
 
     def get(self, name: str) -> Any:
-        """None for what was never set."""
+        """The value; None if it was never set."""
         found = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         with self._db.reading():
             return None if found is None else json.loads(found[0])

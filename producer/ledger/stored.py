@@ -1,4 +1,4 @@
-"""Values as the ledger's columns hold them: rows, outcomes, messages and what is known of outputs."""
+"""Converts rows, outcomes and messages to and from the ledger's columns; knows no table."""
 
 import json
 from typing import Any, Final
@@ -11,17 +11,17 @@ from producer.rows import Row
 OUTCOME: Final[TypeAdapter[Outcome]] = TypeAdapter(Outcome)
 ROW: Final[TypeAdapter[Row]] = TypeAdapter(Row)
 OutputKnown = tuple[int, int, bool, int | None]
-"""As producer.sinks.output_record.Known."""
+"""The fields of producer.sinks.output_record.Known."""
 OUTPUT_KNOWN: Final[TypeAdapter[list[OutputKnown]]] = TypeAdapter(list[OutputKnown])
 
 
 def stored_id(row_id: str) -> bytes:
-    """File names that are not UTF-8 come as surrogates, which SQLite's text cannot hold."""
+    """The id as bytes: file names that are not UTF-8 have surrogates, which SQLite's text cannot hold."""
     return row_id.encode("utf-8", "surrogateescape")
 
 
 def stored_content(row: Row) -> str:
-    """What a row says beside its id."""
+    """A row's fields except its id, as JSON."""
     others = {
         "more_images": [one.model_dump(mode="json") for one in row.more_images],
         "questions": [one.model_dump(mode="json") for one in row.questions],
@@ -34,7 +34,7 @@ def stored_content(row: Row) -> str:
     }
     content: dict[str, Any] = {"name": row.name, "image": row.image and row.image.model_dump(mode="json")}
     content |= {name: value for name, value in others.items() if value}
-    # No number that JSON cannot hold gets past here into an output.
+    # Keeps NaN and infinity out of outputs.
     return json.dumps(content, allow_nan=False)
 
 
@@ -43,6 +43,6 @@ def read_row(row_id: bytes, content: str) -> Row:
 
 
 def read_message(message: str) -> str:
-    """What no worker could read would never be answered. Raises ValueError."""
+    """The message, checked to be JSON: workers could not answer others. Raises ValueError."""
     json.loads(message)
     return message

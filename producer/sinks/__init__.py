@@ -1,1 +1,1 @@
-"""Writes answered rows in the forms people use; knows nothing of queues, workers or how a run goes on."""
+"""Writes answered rows in the usual file formats; knows no queue and no workers."""

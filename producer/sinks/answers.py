@@ -1,4 +1,4 @@
-"""What sinks say of an answered row: its JSON line, its caption, its image as text; knows no file."""
+"""Describes an answered row for sinks: its JSON line, its caption, its image's name; knows no file."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ NO_ANSWER: Final = "a question about it failed"
 
 
 def answer_line(row: AnsweredRow) -> dict[str, Any]:
-    """The row's line in answers.jsonl: an answer or a failure for every question it was asked."""
+    """The row's line in answers.jsonl, with an answer or a failure for every question."""
     return {
         "index": row.position,
         "id": row.id,
@@ -27,17 +27,17 @@ def answer_line(row: AnsweredRow) -> dict[str, Any]:
 def one_answer(answered: Answered) -> dict[str, Any]:
     prompt = answered.prompt if isinstance(answered.prompt, str) else list(answered.prompt)
     line: dict[str, Any] = {"question": answered.question, "prompt": prompt}
-    told = answered.outcome.model_dump(mode="json", exclude={"kind"})
-    return {**line, **told} if isinstance(answered.outcome, Answer) else {**line, "failure": told}
+    fields = answered.outcome.model_dump(mode="json", exclude={"kind"})
+    return {**line, **fields} if isinstance(answered.outcome, Answer) else {**line, "failure": fields}
 
 
 def image_text(row: AnsweredRow) -> str | None:
-    """The image's path or URL, of several the first's; None for one within another file."""
+    """The first image's path or URL; None for an image within another file."""
     return _text(row.image)
 
 
 def image_texts(row: AnsweredRow) -> list[str | None]:
-    """The same of each image of a row that has several."""
+    """The same for each image of a row that has several."""
     return [_text(image) for image in (row.image, *row.more_images)]
 
 
@@ -52,10 +52,10 @@ def answers_of(row: AnsweredRow) -> list[tuple[Answered, Answer]]:
 
 
 def caption(row: AnsweredRow, options: SinkOptions) -> tuple[str | None, str]:
-    """The row's caption, or None and the reason why there is none."""
+    """(the row's caption, ""), or (None, why there is none)."""
     asked = [one for one in row.answers if options.question in (None, one.question)]
     if not asked:
-        return None, f'the question "{options.question}" was not asked of it'
+        return None, f'the question "{options.question}" was not asked about it'
     answers = [one.outcome for one in asked if isinstance(one.outcome, Answer)]
     if len(answers) < len(asked):
         return None, NO_ANSWER
@@ -63,14 +63,14 @@ def caption(row: AnsweredRow, options: SinkOptions) -> tuple[str | None, str]:
 
 
 def prompt_text(prompt: str | tuple[dict[str, Any], ...]) -> str:
-    """A question's text; of a conversation its turns, each after its role."""
+    """A question's text; for a conversation its turns, each after its role."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{turn['role']}: {turn_text(turn, '[image]', between=' ')}" for turn in prompt)
 
 
 def turn_text(turn: dict[str, Any], image: str, *, between: str) -> str:
-    """A turn's text, with `image` where the image is, and `between` its parts."""
+    """A turn's text, with `image` in the image's place, and `between` between the parts."""
     content = turn["content"]
     if isinstance(content, str):
         return content

@@ -1,4 +1,4 @@
-"""Which columns a table of answered rows has, and of which types; knows no table format."""
+"""Determines the columns of a table of answered rows, and their types; knows no table format."""
 
 import json
 import re
@@ -10,25 +10,25 @@ from contract.quoting import spelled
 from producer.rows import AnsweredRow
 
 _FORMULAS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What formulas begin with, and the same in full width."""
+"""First characters of formulas, also in full width."""
 _PASSED_OVER: Final = "\t\r\n \xa0\u3000\ufeff\0"
-"""What some spreadsheets leave out before them."""
+"""Characters that some spreadsheets ignore before a formula."""
 _CONTROLS: Final = ("\t", "\r", "\n", "\0")
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 Kind = Literal["bool", "int", "float", "text", "json"]
-"""Of a column's values; json: they are of several kinds or have parts, and are written as JSON text."""
+"""Kind of a column's values; json: they are of several kinds or have parts, and are written as JSON text."""
 
 
 @dataclass
 class Columns:
-    """Ids of questions and carried columns with their kinds, in order of appearance."""
+    """Question ids, and carried columns with their kinds, in order of appearance."""
 
     questions: dict[str, None] = field(default_factory=dict)
     carried: dict[str, Kind | None] = field(default_factory=dict)
-    """None: every value so far is null."""
+    """Name → kind; None if every value so far is null."""
 
     def add(self, row: AnsweredRow) -> bool:
-        """Make room for the row; returns whether it brought a question or a column that was not there."""
+        """Add the row's questions and columns. Whether any of them is new."""
         before = len(self.questions) + len(self.carried)
         self.questions.update(dict.fromkeys(one.question for one in row.answers))
         for name, value in row.columns.items():
@@ -43,7 +43,7 @@ class Columns:
         return columns
 
     def names(self, own: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Column names of questions and of carried columns; one that is taken already gets a prefix."""
+        """Column names of questions and of carried columns; a name that is taken gets a prefix."""
         taken = set(own)
         return _distinct(self.questions, taken, "answer_"), _distinct(self.carried, taken, "source_")
 
@@ -60,7 +60,7 @@ def _distinct(names: Iterable[str], taken: set[str], prefix: str) -> dict[str, s
 
 
 def carried_value(value: Any, kind: Kind | None) -> Any:
-    """A carried column's value as its column holds it."""
+    """A carried value in its column's kind."""
     if value is None:
         return None
     if kind == "json":
@@ -71,20 +71,20 @@ def carried_value(value: Any, kind: Kind | None) -> Any:
 
 
 def cell(value: Any) -> str:
-    """A carried column's value as a cell of text."""
+    """A carried value as a text cell."""
     if value is None:
         return ""
     return printable(value) if isinstance(value, str) else json_text(value)
 
 
 def no_formula(text: str) -> str:
-    """The cell, with an apostrophe before what a spreadsheet might take for a formula, and run."""
+    """The cell, with an apostrophe before a text that a spreadsheet might run as a formula."""
     is_formula = text.lstrip(_PASSED_OVER)[:1] in _FORMULAS and not _NUMBER.fullmatch(text)
     return f"'{text}" if is_formula or text[:1] in _CONTROLS else text
 
 
 def printable(text: str) -> str:
-    """Bytes of a file name that are not UTF-8, and halves of characters, are written as escapes."""
+    """The text, with escapes for bytes that are not UTF-8 and for halves of characters."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Files that survive a crash: one that grows and can be cut back, one that is replaced as a whole."""
+"""Writes files that survive a crash, by appending or by replacing them as a whole; knows no format."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from producer.sources import shown
 
 
 class GrowingFile:
-    """Opened by one process at a time. What `append` returned from is on the disk."""
+    """A file that is appended to, by one process at a time. When `append` returns, the content is on disk."""
 
     def __init__(self, file: OutputFile) -> None:
         self.file = file
@@ -25,9 +25,9 @@ class GrowingFile:
         self._crc32 = 0
 
     def resume(self, size_bytes: int | None) -> None:
-        """Empty the file (None), or cut it back to its first bytes.
+        """Cut the file back to its first bytes; None empties it. Raises SinkError if it has fewer bytes.
 
-        Raises SinkError if it has fewer than these. Whether they are ours is asked before: this takes it so.
+        Does not check whether the content is the run's own; that is checked before.
         """
         self.close()
         kept_bytes = size_bytes or 0
@@ -47,8 +47,9 @@ class GrowingFile:
         self.size_bytes = kept_bytes
 
     def append(self, content: bytes) -> None:
-        """Raises OSError with the file as it was before, as far as the disk lets it."""
-        descriptor = self._opened()
+        """Append durably. After an OSError the file is unchanged, as far as the disk allows."""
+        assert self._descriptor is not None, "resume comes first"
+        descriptor = self._descriptor
         left = memoryview(content)
         place = self.size_bytes
         try:
@@ -68,22 +69,18 @@ class GrowingFile:
     def close(self) -> None:
         if self._descriptor is not None:
             status = os.fstat(self._descriptor)
-            # A write that failed may have left more than is noted.
+            # A failed write may have left more than is noted.
             if status.st_size == self.size_bytes:
                 self.file.settle(Content(self.size_bytes, self._crc32), status.st_mtime_ns)
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _opened(self) -> int:
-        assert self._descriptor is not None, "resume comes first"
-        return self._descriptor
-
 
 @contextmanager
 def replaced_file(file: OutputFile) -> Iterator[BinaryIO]:
-    """A new content for a file, which has the old one or the new one, whole, at any moment.
+    """Replace a file's content; at any moment it has either the whole old or the whole new content.
 
-    Raises SinkError, and leaves it, if a person's content is there at the end.
+    Raises SinkError, and keeps the file, if a person has changed it.
     """
     with _written_aside(file.path, file.replace) as written:
         yield written
@@ -91,7 +88,7 @@ def replaced_file(file: OutputFile) -> Iterator[BinaryIO]:
 
 @contextmanager
 def own_file(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file of the run folder's own, whatever is there."""
+    """The same for the run folder's own files, without that check."""
     with _written_aside(path, lambda temporary: os.replace(temporary, path)) as written:
         yield written
 
@@ -112,12 +109,12 @@ def _written_aside(path: Path, put_in_place: Callable[[Path], None]) -> Iterator
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name that nobody else gives; short, since a name may be as long as the system allows."""
+    """A temporary name in the same folder; short, as the file's own name may have the greatest length."""
     return path.with_name(f".captionmill-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.new")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in the folder certain."""
+    """Make the folder's file names durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -126,7 +123,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def json_line(fields: dict[str, Any]) -> bytes:
-    """One JSON line in UTF-8; a name that is not UTF-8 makes the line ASCII, with its surrogates escaped."""
+    """One JSON line in UTF-8; in ASCII with escapes if it has surrogates, as in names that are not UTF-8."""
     return json_text(fields) + b"\n"
 
 

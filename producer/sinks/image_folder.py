@@ -1,4 +1,4 @@
-"""Answers as the metadata.jsonl of a Hugging Face ImageFolder; knows nothing of when it is written."""
+"""Writes answers as the metadata.jsonl of a Hugging Face ImageFolder; knows no run."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from producer.sinks.whole import WriteWhole
 
 
 def image_folder(path: Path, options: SinkOptions) -> WriteWhole:
-    """Lines for a file at `path`, whose `file_name` is relative to it."""
+    """Writes lines for a file at `path`; their `file_name` is relative to its folder."""
     folder = os.path.realpath(path.parent)
 
     def write_whole(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:
@@ -24,15 +24,15 @@ def image_folder(path: Path, options: SinkOptions) -> WriteWhole:
             if options.vqa_columns and len(_pairs(row, options)) > 1:
                 left_alone.miss(row, "it has several answers, and columns question and answer hold one")
                 continue
-            told, reason = _told(row, columns, options)
-            if not told:
+            values, reason = _values(row, columns, options)
+            if not values:
                 left_alone.note(reason, row.name or row.id)
                 continue
             name, reason = _file_name(row, folder)
             if name is None:
                 left_alone.miss(row, reason)
                 continue
-            file.write(json_line({"file_name": name, **told, **_carried(row, columns, told)}))
+            file.write(json_line({"file_name": name, **values, **_carried(row, columns, values)}))
 
     return write_whole
 
@@ -51,8 +51,8 @@ def _file_name(row: AnsweredRow, folder: str) -> tuple[str | None, str]:
     return name, ""
 
 
-def _told(row: AnsweredRow, columns: Columns, options: SinkOptions) -> tuple[dict[str, Any], str]:
-    """A caption in one column, the answers of several questions in one each, or a question and its answer."""
+def _values(row: AnsweredRow, columns: Columns, options: SinkOptions) -> tuple[dict[str, Any], str]:
+    """(columns, ""), or ({}, why there are none): a caption, an answer per question, or a question's pair."""
     if options.vqa_columns:
         for one, answer in _pairs(row, options):
             return {"question": prompt_text(one.prompt), "answer": answer.text}, ""
@@ -68,11 +68,11 @@ def _told(row: AnsweredRow, columns: Columns, options: SinkOptions) -> tuple[dic
 
 
 def _pairs(row: AnsweredRow, options: SinkOptions) -> list[tuple[Answered, Answer]]:
-    return [told for told in answers_of(row) if options.question in (None, told[0].question)]
+    return [pair for pair in answers_of(row) if options.question in (None, pair[0].question)]
 
 
-def _carried(row: AnsweredRow, columns: Columns, told: dict[str, Any]) -> dict[str, Any]:
-    _, names = Columns(carried=columns.carried).names(["file_name", *told])
+def _carried(row: AnsweredRow, columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
+    _, names = Columns(carried=columns.carried).names(["file_name", *values])
     return {
         column: carried_value(row.columns.get(name), columns.carried[name]) for name, column in names.items()
     }

@@ -1,4 +1,4 @@
-"""Answers as the JSON lists of COCO, LLaVA, VQA and Label Studio; knows their form, and not when to write."""
+"""Writes answers as the JSON lists of COCO, LLaVA, VQA and Label Studio; knows no run."""
 
 import math
 import os
@@ -16,11 +16,11 @@ from producer.sinks.sink import LeftAlone, Rows, SinkOptions
 from producer.sinks.whole import WriteWhole
 
 Entries = Callable[[AnsweredRow, SinkOptions], Iterator[dict[str, Any]]]
-"""Entries of a row; none if it has nothing for the list."""
+"""Gives a row's entries; none if the row has nothing for the list."""
 
 
 def json_list(entries: Entries, options: SinkOptions) -> WriteWhole:
-    """Write the list one entry after the other, so that it never is in memory."""
+    """Writes the list entry by entry, so that it is never in memory as a whole."""
 
     def write_whole(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:
         separator = b"[\n"
@@ -37,14 +37,14 @@ def json_list(entries: Entries, options: SinkOptions) -> WriteWhole:
 
 
 def coco_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
-    """COCO's caption results. The id is column `image_id`, a COCO file name's number, or the row's."""
+    """COCO's caption results. The id is the column `image_id`, a COCO file name's number, or the row's id."""
     text, _ = caption(row, options)
     if text is not None:
         yield {"image_id": _coco_id(row), "caption": text}
 
 
 def vqa_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
-    """VQAv2's results. The id is column `question_id` or the row's; of several questions each one's own."""
+    """VQAv2 results. The id is the column `question_id` or the row's id; several questions have their own."""
     for one, answer in answers_of(row):
         if options.question in (None, one.question):
             if len(row.answers) == 1:
@@ -55,11 +55,11 @@ def vqa_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, An
 
 
 def llava_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
-    """LLaVA's fine-tuning data: a row's questions follow each other, a conversation is an entry itself."""
+    """LLaVA's fine-tuning data: a row's questions are turns of one entry, a conversation is its own entry."""
     image = image_texts(row) if row.more_images else row.name or image_text(row)
     head = {"id": row.id, **({} if image is None else {"image": image})}
     mark = "" if image is None else "<image>\n" * (1 + len(row.more_images))
-    told: list[dict[str, str]] = []
+    pairs: list[dict[str, str]] = []
     for one, answer in answers_of(row):
         if options.question not in (None, one.question):
             continue
@@ -68,16 +68,16 @@ def llava_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, 
             entry_id = row.id if len(row.answers) == 1 else f"{row.id}/{one.question}"
             yield {**head, "id": entry_id, "conversations": turns}
             continue
-        told.append({"from": "human", "value": ("" if told else mark) + one.prompt})
-        told.append({"from": "gpt", "value": answer.text})
-    if told:
-        yield {**head, "conversations": told}
+        pairs.append({"from": "human", "value": ("" if pairs else mark) + one.prompt})
+        pairs.append({"from": "gpt", "value": answer.text})
+    if pairs:
+        yield {**head, "conversations": pairs}
 
 
 def label_studio_entries(row: AnsweredRow, options: SinkOptions) -> Iterator[dict[str, Any]]:
-    """Label Studio's import: one text area, named `caption` or, of several questions, each by its id.
+    """Label Studio's import: a text area named `caption`, or one for each question, named by its id.
 
-    Scores are geometric means of the tokens' probabilities; the row's is its least certain answer's.
+    A score is the geometric mean of the tokens' probabilities; the row has the lowest of its answers'.
     """
     answers = [(one, answer) for one, answer in answers_of(row) if options.question in (None, one.question)]
     if not answers:
@@ -118,7 +118,7 @@ def _coco_id(row: AnsweredRow) -> Any:
 
 
 def _label_studio_image(row: AnsweredRow, prefix: str) -> str | None:
-    """A URL of the image's escaped name behind the prefix; without one its full path or URL."""
+    """The prefix and the image's escaped name; without a prefix the image's full path or URL."""
     if not prefix:
         return image_text(row) or row.name
     if row.name is None or isinstance(row.image, ImageUrl):
@@ -127,7 +127,7 @@ def _label_studio_image(row: AnsweredRow, prefix: str) -> str | None:
 
 
 def _number(value: Any) -> Any:
-    """An id that is a whole number is one in the list, as the tools that load it expect."""
+    """The id, as a number if it is a whole number: tools that load the list expect that."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     number = re.fullmatch(r"(0|[1-9][0-9]{0,17})(\.0+)?", value) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""The sinks by their names on the command line; knows of each only how to open it."""
+"""Opens sinks by their names on the command line; knows none of their formats."""
 
 import os
 import tempfile
@@ -46,10 +46,10 @@ OF_THE_RUN: Final = (
     "submission.json",
     "contact_sheet.html",
 )
-"""How names of files begin that a run folder has for itself."""
+"""Beginnings of the names of a run folder's own files."""
 IMAGE_FOLDER_KIND: Final = "hf"
 METADATA: Final = "metadata.jsonl"
-"""The one name that the datasets library reads beside images."""
+"""The only file name that the datasets library reads beside images."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class _Asked:
     name: str
     kind: str
     path: Path
-    """The file; of sidecars the folder to mirror into."""
+    """The file; for sidecars the root of their folders."""
     given: bool
-    """Whether the path was named, rather than the default."""
+    """Whether the path was given, and is not the default."""
     folder: Path
-    """The run's."""
+    """The run folder."""
     options: SinkOptions
     read_image: ReadImage
     record: OutputRecord
@@ -132,7 +132,7 @@ _KINDS: Final[dict[str, tuple[str, Callable[[_Asked], Sink]]]] = {
     "label-studio": ("label_studio.json", _list_of(label_studio_entries)),
     "openai": ("openai_output.jsonl", _openai),
 }
-"""Kind → its default file in the run's folder, and how it is opened."""
+"""Kind → its default file in the run folder, and the function that opens it."""
 
 KINDS: Final = tuple(_KINDS)
 
@@ -142,8 +142,7 @@ def make_sinks(
 ) -> list[Sink]:
     """The sinks for specs KIND or KIND:PATH (jsonl without any), and failures.jsonl in any case.
 
-    Checks that they can be written, and leaves everything as it is. Raises SinkError for what cannot be
-    written as asked.
+    Checks that they can be written, and changes nothing. Raises SinkError for an impossible output.
     """
     return [sink for _, sink in _made(specs, folder, options, read_image, record)]
 
@@ -151,7 +150,7 @@ def make_sinks(
 def open_sinks(
     specs: Sequence[str], folder: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
 ) -> list[Sink]:
-    """The same, with the folders that their files lie in; writes nothing until `resume`."""
+    """The same sinks; makes the folders of their files. Writes nothing until `resume`."""
     sinks = []
     for asked, sink in _made(specs, folder, options, read_image, record):
         try:
@@ -166,9 +165,9 @@ def open_sinks(
 
 
 def beside_images(specs: Sequence[str], images: Path | None, source: str) -> tuple[str, ...]:
-    """The same specs, with a path for the sink whose file has to lie beside the images.
+    """The same specs, with a path for the sink whose file has to be beside the images.
 
-    `images` is the folder that all of them are in or below, if they are files. Raises SinkError without one.
+    `images` is the folder that all image files are in or below. Raises SinkError if there is none.
     """
     placed = []
     for spec in specs:
@@ -207,7 +206,7 @@ def _made(
 
 
 def answer_paths(specs: Sequence[str], folder: Path) -> list[Path]:
-    """The files of the specs that hold whole rows with their answers."""
+    """The specs' files that have complete rows with their answers."""
     kinds = [spec.partition(":")[::2] for spec in specs or [DEFAULT_KIND]]
     return [
         Path(os.path.abspath(given or folder / _KINDS[DEFAULT_KIND][0]))
@@ -231,7 +230,7 @@ def _asked(
 
 
 def _paths(asked: _Asked) -> list[Path]:
-    """All sidecars have one record, so there is one such sink."""
+    """The files that a sink writes. All sidecars count as one, as there is one such sink in a run."""
     if asked.kind == SIDECAR_KIND:
         return [Path(SIDECAR_KIND)]
     path = Path(asked.path.parent.resolve(), asked.path.name)
@@ -245,7 +244,7 @@ def _folder_of(asked: _Asked) -> Path:
 
 
 def _check_place(asked: _Asked) -> None:
-    """Whether files can be made where the sink's are to be. Makes none that stays. Raises SinkError."""
+    """Raises SinkError if no file can be made in the sink's folder. Leaves no file behind."""
     if asked.kind != SIDECAR_KIND and asked.path.is_dir():
         raise SinkError(f"{shown(asked.path)} is a folder; name a file in it.")
     folder = there = _folder_of(asked)

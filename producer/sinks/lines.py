@@ -1,4 +1,4 @@
-"""Files of JSON lines that grow row by row: answers, failures, an OpenAI batch; knows what each line says."""
+"""Writes files of JSON lines row by row: answers, failures, an OpenAI batch; knows no run."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +11,18 @@ from producer.rows import Answered, AnsweredRow
 from producer.sinks.answers import answer_line
 from producer.sinks.files import GrowingFile, json_line
 from producer.sinks.output_record import OutputFile
-from producer.sinks.sink import LeftAlone, Rows
+from producer.sinks.sink import Sink
 
 LINES: Final = 1000
-"""Of one append."""
+"""Number of lines in one append."""
 Lines = Callable[[AnsweredRow], Iterator[dict[str, Any]]]
 
 
-class LinesSink:
-    """Files of JSON lines, each with what it says of a row."""
+class LinesSink(Sink):
+    """Files of JSON lines, each with a function that gives a row's lines."""
 
     def __init__(self, name: str, files: Sequence[tuple[OutputFile, Lines]]) -> None:
-        self.name = name
-        self.left_alone = LeftAlone()
+        super().__init__(name)
         self._files = [(GrowingFile(file), lines) for file, lines in files]
 
     def files(self) -> list[OutputFile]:
@@ -41,9 +40,6 @@ class LinesSink:
                 file.append(content)
         return {"bytes": [file.size_bytes for file, _ in self._files]}
 
-    def finish(self, rows: Rows) -> None:
-        """Every row is there already."""
-
     def close(self) -> None:
         for file, _ in self._files:
             file.close()
@@ -56,7 +52,7 @@ class FailuresSink(LinesSink):
         super().__init__(name, [(file, failure_lines)])
 
     def tell(self, lines: Iterator[dict[str, Any]]) -> None:
-        """After all that failed. What is told so is no part of `place`: it is cut off when a run goes on."""
+        """Append lines at the end. They are not part of `place`, so `resume` cuts them off."""
         ((file, _),) = self._files
         while chunk := b"".join(map(json_line, islice(lines, LINES))):
             file.append(chunk)
@@ -67,7 +63,7 @@ def answer_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
 
 
 def failure_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
-    """One for each question that failed."""
+    """One line for each question that failed."""
     for one in row.answers:
         if isinstance(one.outcome, Failure):
             yield {
@@ -81,7 +77,7 @@ def failure_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
 
 
 def openai_output_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
-    """Lines of an OpenAI batch's output file: one for each answer, its alternatives as further choices."""
+    """Lines of an OpenAI batch's output file: one for each answer, with its alternatives as choices."""
     for one in row.answers:
         if isinstance(one.outcome, Answer):
             line = _openai_line(row, one)
@@ -103,10 +99,10 @@ def openai_error_lines(row: AnsweredRow) -> Iterator[dict[str, Any]]:
 
 
 def _openai_line(row: AnsweredRow, one: Answered) -> dict[str, Any]:
-    """A row with several questions has a line for each, told apart by the question's id."""
+    """The ids of a line. A row with several questions has a line for each, with the question's id in it."""
     custom_id = row.id if len(row.answers) == 1 else f"{row.id}/{one.question}"
-    told = f"{row.position}\0{custom_id}".encode("utf-8", "surrogatepass")
-    return {"id": f"batch_req_{hashlib.sha256(told).hexdigest()[:24]}", "custom_id": custom_id}
+    name = f"{row.position}\0{custom_id}".encode("utf-8", "surrogatepass")
+    return {"id": f"batch_req_{hashlib.sha256(name).hexdigest()[:24]}", "custom_id": custom_id}
 
 
 def _completion(answer: Answer, completion_id: str, model: str) -> dict[str, Any]:
@@ -115,7 +111,7 @@ def _completion(answer: Answer, completion_id: str, model: str) -> dict[str, Any
     return {
         "id": completion_id,
         "object": "chat.completion",
-        # The time is left out, so that the same run gives the same file.
+        # No time, so that the same run gives the same file.
         "created": 0,
         "model": model,
         "choices": [

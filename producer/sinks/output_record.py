@@ -1,13 +1,12 @@
-"""What a run folder wrote into its output files, to tell a person's change from its own; knows no format."""
+"""Records what a run folder wrote into its outputs, to recognise a person's changes; knows no format."""
 
 import os
 import stat
 import zlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from producer.ledger import Ledger
 from producer.sinks.sink import SinkError
 from producer.sources import shown
 
@@ -15,7 +14,7 @@ READ_BYTES: Final = 1 << 20
 
 
 class Content(NamedTuple):
-    """What a file holds, or begins with."""
+    """The content of a file, or of its beginning."""
 
     size_bytes: int
     crc32: int
@@ -27,55 +26,47 @@ class Known(NamedTuple):
     size_bytes: int
     crc32: int
     growing: bool
-    """Whether more of ours may follow it: whoever wrote it may have been killed before noting that."""
+    """Whether more may follow that the run wrote, and was killed before noting it."""
     mtime_ns: int | None = None
-    """Of the file when it had this content and nobody was writing."""
-
-
-class Notes(Protocol):
-    """Where an OutputRecord is kept: the ledger."""
-
-    def transaction(self) -> AbstractContextManager[None]: ...
-    def output(self, path: bytes) -> Sequence[Sequence[Any]]: ...
-    def keep_output(self, path: bytes, known: Sequence[Sequence[Any]]) -> None: ...
+    """The file's time of change with this content, if nobody was writing then."""
 
 
 class OutputRecord:
-    """Path → the contents that are ours: several while one takes the place of another.
+    """File → the contents that the run wrote; two while one replaces the other.
 
-    What may come is noted durably before it comes; what has come, with the next `flush`. Until then the older
-    note holds, which allows for more.
+    A content is noted durably before it is written. That it was written is noted with the next `flush`; until
+    then the older note holds, which allows both.
     """
 
-    def __init__(self, notes: Notes, folder: Path) -> None:
-        """`folder` is the run's: it may be moved with the files in it."""
-        self._notes = notes
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
+        """`folder` is the run folder; it may be moved with the files in it."""
+        self._ledger = ledger
         self._folder = Path(os.path.abspath(folder))
         self._unkept: dict[Path, list[Known]] = {}
 
     def known(self, path: Path) -> list[Known]:
         if path in self._unkept:
             return self._unkept[path]
-        return [Known(*one) for one in self._notes.output(self._name(path))]
+        return [Known(*one) for one in self._ledger.output(self._name(path))]
 
     def note(self, path: Path, known: list[Known]) -> None:
-        """For the next `flush`."""
+        """Note contents with the next `flush`."""
         self._unkept[path] = known
 
     def note_now(self, path: Path, known: list[Known]) -> None:
-        """On the disk when it returns."""
-        with self._notes.transaction():
+        """Note contents durably."""
+        with self._ledger.transaction():
             self.note_within(path, known)
 
     def note_within(self, path: Path, known: list[Known]) -> None:
-        """The same, within a transaction of the ledger."""
-        self._notes.keep_output(self._name(path), known)
+        """Note contents within a transaction of the ledger."""
+        self._ledger.keep_output(self._name(path), known)
         self._unkept.pop(path, None)
 
     def flush(self) -> None:
-        """Within a transaction of the ledger."""
+        """Write the notes, within a transaction of the ledger."""
         for path, known in self._unkept.items():
-            self._notes.keep_output(self._name(path), known)
+            self._ledger.keep_output(self._name(path), known)
         self._unkept.clear()
 
     def _name(self, path: Path) -> bytes:
@@ -85,19 +76,19 @@ class OutputRecord:
 
 
 class OutputFile:
-    """One file, and what the record says of it."""
+    """One file, and its contents in the record."""
 
     def __init__(
         self, path: Path, record: OutputRecord, kind: str | None, *, known_as: Path | None = None
     ) -> None:
-        """`kind` is the sink's, for sentences; a file that will be renamed is known by its later name."""
+        """`kind` is the sink's, for messages. A file that will be renamed is `known_as` its later name."""
         self.path = path
         self._record = record
         self._kind = kind
         self._known_as = known_as or path
 
     def is_as_written(self) -> bool:
-        """Whether what is there is what the run folder wrote last; true where nothing is."""
+        """Whether the file has the content that the run folder wrote last, or does not exist."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -112,7 +103,7 @@ class OutputFile:
             for one in known
             if one.size_bytes == status.st_size or (one.growing and one.size_bytes < status.st_size)
         ]
-        return any(self._crc32(one.size_bytes) == one.crc32 for one in sorted(possible))
+        return any(crc32_of(self.path, one.size_bytes) == one.crc32 for one in sorted(possible))
 
     def complaint(self) -> str:
         """Why the file is left alone, and what to do."""
@@ -124,23 +115,24 @@ class OutputFile:
         )
 
     def adopt(self) -> None:
-        """Take what is there for our own. Within a transaction of the ledger."""
+        """Record the present content as the run's own, within a transaction of the ledger."""
         status = self.path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise SinkError(f"{shown(self.path)} is no regular file, and is not replaced; move it away.")
         size_bytes = status.st_size
-        known = Known(size_bytes, self._crc32(size_bytes), growing=False, mtime_ns=status.st_mtime_ns)
+        crc32 = crc32_of(self.path, size_bytes)
+        known = Known(size_bytes, crc32, growing=False, mtime_ns=status.st_mtime_ns)
         self._record.note_within(self._known_as, [known])
 
     def crc32(self, size_bytes: int) -> int:
-        """Of the first bytes: as it was noted, or read."""
+        """The checksum of the first bytes, from the record or from the file."""
         for one in self._record.known(self._known_as):
             if one.size_bytes == size_bytes:
                 return one.crc32
-        return self._crc32(size_bytes)
+        return crc32_of(self.path, size_bytes)
 
     def begin(self, content: Content) -> None:
-        """It is about to be cut back to this, and to grow from there."""
+        """Note that the file is about to be cut back to `content`, and to grow from there."""
         self._record.note_now(
             self._known_as, [*self._record.known(self._known_as), Known(*content, growing=True)]
         )
@@ -149,7 +141,7 @@ class OutputFile:
         self._record.note(self._known_as, [Known(*content, growing=True)])
 
     def replace(self, by: Path) -> None:
-        """Put another file in its place, whole. Raises SinkError if a person's content is there."""
+        """Replace it by another file. Raises SinkError if a person has changed it."""
         if not self.is_as_written():
             raise SinkError(self.complaint())
         size_bytes = by.stat().st_size
@@ -161,19 +153,16 @@ class OutputFile:
         self.settle(content, mtime_ns)
 
     def settle(self, content: Content, mtime_ns: int) -> None:
-        """It has this content since then, and nobody is writing."""
+        """Note that the file has `content` since `mtime_ns`, and nobody is writing."""
         self._record.note(self._known_as, [Known(*content, growing=False, mtime_ns=mtime_ns)])
 
     def forget(self) -> None:
-        """It was removed."""
+        """Note that the file was removed."""
         self._record.note(self._known_as, [])
-
-    def _crc32(self, size_bytes: int) -> int:
-        return crc32_of(self.path, size_bytes)
 
 
 def crc32_of(path: Path, size_bytes: int) -> int:
-    """Of the first bytes of a file."""
+    """The checksum of a file's first bytes."""
     crc32, left = 0, size_bytes
     with path.open("rb") as file:
         while left > 0 and (piece := file.read(min(left, READ_BYTES))):

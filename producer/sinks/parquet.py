@@ -1,4 +1,4 @@
-"""Answers as a Parquet file, with types; knows nothing of when it is written."""
+"""Writes answers as a Parquet file, with types; knows no run."""
 
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -23,10 +23,10 @@ def require_pyarrow() -> None:
         raise SinkError(f"Parquet needs pyarrow, which is not installed: {install_line('parquet')}") from None
 
 
-def write_parquet(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:  # noqa: ARG001 - nothing is
-    """One row per row: a text column for each question, and `answers` with all there is about each.
+def write_parquet(file: BinaryIO, rows: Rows, left_alone: LeftAlone) -> None:  # noqa: ARG001 - none is
+    """Write one record per row: a text column for each question, and `answers` with all details.
 
-    Reads the rows twice, since the columns and their types come first.
+    Reads the rows twice, as the columns and their types come first.
     """
     import pyarrow.parquet as pq
 
@@ -111,6 +111,6 @@ def _record(row: AnsweredRow, columns: Columns) -> dict[str, Any]:
 
 
 def _answer(line: dict[str, Any]) -> dict[str, Any]:
-    """A conversation is JSON text: its turns have no one type."""
+    """An entry of `answers`. A conversation becomes JSON text, as its turns have several types."""
     prompt = line["prompt"]
     return {**line, "prompt": prompt if isinstance(prompt, str) else json_text(prompt)}

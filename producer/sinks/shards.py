@@ -1,4 +1,4 @@
-"""Images and answers as WebDataset shards; knows the form of a tar, not where images come from."""
+"""Writes images and answers as WebDataset shards; knows nothing of where images come from."""
 
 import io
 import os
@@ -14,13 +14,13 @@ from producer.sinks.answers import answer_line, caption
 from producer.sinks.columns import printable
 from producer.sinks.files import GrowingFile, json_text, sync_folder
 from producer.sinks.output_record import OutputFile, OutputRecord
-from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
+from producer.sinks.sink import LeftAlone, Rows, Sink, SinkError, SinkOptions
 from producer.sources import shown
 from producer.sources.files import IMAGE_SUFFIXES
 
 BLOCK_BYTES: Final = tarfile.BLOCKSIZE
 APPEND_BYTES: Final = 16 * 2**20
-"""About as much is in memory of a batch's images."""
+"""Bytes of samples that are in memory before they are appended."""
 MAGIC: Final = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG", "png"),
@@ -30,10 +30,11 @@ MAGIC: Final = (
     (b"MM\0*", "tiff"),
 )
 COMPONENT_CHARACTERS: Final = 80
+"""Largest length of a part of a sample's key."""
 
 
-class ShardsSink:
-    """NAME-000000.tar, NAME-000001.tar, …; the one being filled is NAME-….tar.new until it is full.
+class ShardsSink(Sink):
+    """NAME-000000.tar, NAME-000001.tar, …; a shard is called NAME-….tar.new until it is full.
 
     A sample is KEY.jpg (the original bytes), KEY.txt (the caption) and KEY.json (the row's line).
     """
@@ -41,9 +42,8 @@ class ShardsSink:
     def __init__(
         self, name: str, path: Path, options: SinkOptions, read_image: ReadImage, record: OutputRecord
     ) -> None:
-        """`path` is NAME.tar; shards lie beside it."""
-        self.name = name
-        self.left_alone = LeftAlone()
+        """`path` is NAME.tar; the shards are in its folder."""
+        super().__init__(name)
         self._stem = path.with_suffix("") if path.suffix == ".tar" else path
         self._options = options
         self._read_image = read_image
@@ -53,7 +53,7 @@ class ShardsSink:
         self._file: GrowingFile | None = None
 
     def files(self) -> list[OutputFile]:
-        """All that have a shard's name: a new run removes them."""
+        """All files with a shard's name; a new run removes them."""
         return [self._output(shard, path) for shard, path in self._shards()]
 
     def resume(self, place: dict[str, Any] | None) -> None:
@@ -149,7 +149,7 @@ class ShardsSink:
         return self._stem.with_name(f"{self._stem.name}-{shard:06d}.tar{ending}")
 
     def _output(self, shard: int, path: Path) -> OutputFile:
-        """A shard keeps what is known of it when it is full and renamed."""
+        """A shard's file. The record knows it by its later name, which it has when it is full."""
         return OutputFile(path, self._record, "webdataset", known_as=self._path(shard))
 
     def _remove_from(self, shard: int) -> None:
@@ -169,9 +169,9 @@ class ShardsSink:
 
 
 def sample_key(row: AnsweredRow) -> str:
-    """The name without its extension, in its folders, after the row's position, which makes it unique.
+    """FOLDERS/POSITION_STEM, from the row's name and its position, which makes the key unique.
 
-    No dots, since they end a key, and nothing that a shell or a file system takes amiss.
+    Without dots, which end a key, and without characters that are special to shells or file systems.
     """
     name = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", row.name or row.id)
     parts = [re.sub(r"[^\w-]+", "_", part) for part in os.path.splitext(name)[0].split("/")]
@@ -181,7 +181,7 @@ def sample_key(row: AnsweredRow) -> str:
 
 
 def _extension(name: str | None, image: bytes) -> str:
-    """The name's own in lower case; by its first bytes for an image whose name tells none."""
+    """The name's extension in lower case; if it is no image's, by the image's first bytes."""
     suffix = os.path.splitext(name or "")[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return suffix[1:]
@@ -195,7 +195,7 @@ def _extension(name: str | None, image: bytes) -> str:
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """A file of a tar, the same for the same content at any time and on any machine."""
+    """A member of a tar: equal bytes for equal content, at any time and on any machine."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     member.mode = 0o644

@@ -1,11 +1,11 @@
-"""Captions in text files beside their images, never over a person's edit; knows nothing of other sinks."""
+"""Writes captions into text files beside the images, never over a person's edit; knows no other sink."""
 
 import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +14,8 @@ from producer.rows import AnsweredRow, RowImage
 from producer.sinks.answers import caption
 from producer.sinks.columns import printable
 from producer.sinks.files import sync_folder, temporary_beside
-from producer.sinks.output_record import OutputFile
 from producer.sinks.sidecar_record import Sidecar, SidecarRecord, sha256
-from producer.sinks.sink import LeftAlone, Rows, SinkError, SinkOptions
+from producer.sinks.sink import LeftAlone, Sink, SinkError, SinkOptions
 from producer.sources.files import IMAGE_SUFFIXES
 
 SIDECAR_MAX_BYTES: Final = 16 * 2**20
@@ -32,7 +31,7 @@ TWICE: Final = "the same image is in another row of the run"
 LINK: Final = "a symbolic link is there"
 NO_FILE: Final = "its image is no local file"
 NO_FOLDER: Final = "the image's folder is not there"
-OUTSIDE: Final = "it would lie outside the folder of the images"
+OUTSIDE: Final = "it would be outside the folder of the images"
 TOO_LARGE: Final = "the file there is no caption: it is larger than 16 MiB, or no regular file"
 
 
@@ -49,11 +48,11 @@ REFUSED_BY_SYSTEM: Final = (
     errno.EISDIR,
     errno.ELOOP,
 )
-"""What concerns one file, unlike a full disk."""
+"""Errors that concern one file, unlike a full disk."""
 
 
 class _LeaveAloneError(Exception):
-    """The sidecar stays as it is, for this reason, as it should."""
+    """The sidecar rightly stays as it is, for this reason."""
 
 
 class _CannotError(Exception):
@@ -65,36 +64,31 @@ class _Plan:
     path: Path
     content: bytes
     before: bytes | None
-    """What was there when the plan was made; None: nothing."""
+    """The file's content when the plan was made; None if there was no file."""
     first: bool
-    """Nothing of ours was there."""
+    """Whether no text of the run was there."""
     row: AnsweredRow
 
 
-class SidecarSink:
+class SidecarSink(Sink):
     """`img.txt`, or `img.png.txt`, for `img.png`, beside it or under `root` in the same folders.
 
-    Each file is recorded before it is written and replaced as a whole, so that after a crash the next attempt
-    knows an edit from its own text.
+    Each file is checked for a person's edit just before it is written. It is recorded before it is written
+    and replaced as a whole, so that after a crash the next attempt knows an edit from its own text.
     """
 
     def __init__(self, name: str, root: Path | None, record: Path, options: SinkOptions) -> None:
         """`record` is the path of the SidecarRecord."""
         if options.caption_extension.lower() in IMAGE_SUFFIXES:
             raise SinkError(f'The caption extension "{options.caption_extension}" is one of images.')
-        self.name = name
-        self.left_alone = LeftAlone()
+        super().__init__(name)
         self._root = root
         self._options = options
         self._record_path = record
         self._record: SidecarRecord | None = None
 
-    def files(self) -> list[OutputFile]:
-        """None: each sidecar is asked about by itself, just before it is written."""
-        return []
-
     def resume(self, place: dict[str, Any] | None) -> None:
-        """Sidecars that were written already stay; the same rows again find their own text and go on."""
+        """Sidecars that were written stay; the same rows find their own text again and go on."""
         self.close()
         self.left_alone = LeftAlone.from_place(place)
         self._record = record = SidecarRecord(self._record_path)
@@ -131,9 +125,6 @@ class SidecarSink:
                     record.remove(os.fsencode(plan.path))
         return {"left_alone": self.left_alone.to_place()}
 
-    def finish(self, rows: Rows) -> None:
-        """Every sidecar is there already."""
-
     def close(self) -> None:
         if self._record is not None:
             self._record.close()
@@ -144,7 +135,7 @@ class SidecarSink:
         return self._record
 
     def _plan(self, row: AnsweredRow, record: SidecarRecord) -> _Plan | None:
-        """Record what is about to be written; None if it is there already."""
+        """Record what is about to be written. None if it is there already."""
         text, reason = caption(row, self._options)
         if text is None:
             raise _LeaveAloneError(reason)
@@ -152,7 +143,7 @@ class SidecarSink:
             raise _CannotError(NO_FILE)
         image = row.image.to_path()
         path = self._target(image, row.name)
-        # One file may be reached by several folders' names.
+        # Several paths may lead to one file.
         image = Path(os.path.realpath(image.parent), image.name)
         known = record.get(os.fsencode(path))
         if known is not None:
@@ -177,7 +168,7 @@ class SidecarSink:
             written=written,
         )
         if before == content and written is not None:
-            record.put(replace(sidecar, written=sidecar.pending))
+            record.put(sidecar._replace(written=sidecar.pending))
             return None
         record.put(sidecar)
         return _Plan(path, content, before, written is None, row)
@@ -194,7 +185,7 @@ class SidecarSink:
         return Path(os.path.realpath(path.parent), path.name)
 
     def _base(self, before: bytes | None, known: Sidecar | None) -> tuple[bytes | None, bytes | None]:
-        """The text of somebody else's in the sidecar, and the hash of our own if it is there."""
+        """A person's text in the sidecar, and the hash of the content if it has the run's text."""
         policy = self._options.sidecar_policy
         if before is None:
             return None, None
@@ -208,7 +199,7 @@ class SidecarSink:
                 raise _LeaveAloneError(JOINED)
             return base, sha256(before)
         if known.base is not None and known.part:
-            # Around our own part a person may edit: it is known by its end of the file.
+            # A person may have edited around the run's text, which is at one end of the file.
             if policy == "append" and before.endswith(known.part):
                 return before.removesuffix(known.part), sha256(before)
             if policy == "prepend" and before.startswith(known.part):
@@ -216,7 +207,7 @@ class SidecarSink:
         raise _LeaveAloneError(EDITED)
 
     def _part(self, text: bytes, base: bytes | None) -> bytes:
-        """Our own text, with what separates it from another's, or ends the file."""
+        """The run's text, with a separator from a person's text, or the file's end."""
         separator = self._options.separator.encode()
         end = b"\n" if self._options.final_newline and not text.endswith(b"\n") else b""
         if not base or self._options.sidecar_policy not in ("append", "prepend"):
@@ -226,7 +217,7 @@ class SidecarSink:
         return text + separator
 
     def _carry_out(self, plan: _Plan) -> bool:
-        """Write the sidecar, unless somebody else was there in the meantime."""
+        """Write the sidecar, unless it was changed in the meantime. Whether it was written."""
         temporary = temporary_beside(plan.path)
         done = False
         try:
@@ -249,7 +240,7 @@ class SidecarSink:
 
     @contextmanager
     def _noted(self, row: AnsweredRow) -> Iterator[None]:
-        """What stands in the way of one sidecar ends the block, and nothing else."""
+        """Notes an obstacle to one sidecar, and ends the block."""
         try:
             yield
         except _LeaveAloneError as reason:
@@ -263,16 +254,16 @@ class SidecarSink:
 
 
 class Captioned:
-    """Which images have a sidecar that --sidecars skip leaves alone, before anything is asked."""
+    """Finds images whose sidecar --sidecars skip leaves alone, before anything is asked."""
 
     def __init__(self, root: Path | None, record: Path, options: SinkOptions) -> None:
-        """As SidecarSink; a record that is not there is not made."""
+        """As for SidecarSink; does not make a record."""
         self._root = root
         self._options = options
         self._record = SidecarRecord(record) if record.exists() else None
 
     def has(self, image: RowImage | None, name: str | None) -> bool:
-        """Whether a file is there that this run folder did not write."""
+        """Whether there is a sidecar that this run folder did not write."""
         if not isinstance(image, ImagePath):
             return False
         try:
@@ -289,7 +280,7 @@ class Captioned:
 
 
 def _place(image: Path, name: str | None, root: Path | None, options: SinkOptions) -> tuple[Path, Path]:
-    """The sidecar, and the folder that it must be within."""
+    """The sidecar's path, and the folder that it must be within."""
     file = (image.name if options.sidecar_name == "full" else image.stem) + options.caption_extension
     if root is None:
         return image.parent / file, _folder_of_source(image, name)
@@ -308,7 +299,7 @@ def _refuse_another_rows(known: Sidecar, image: bytes, position: int) -> None:
 
 
 def _folder_of_source(image: Path, name: str | None) -> Path:
-    """The folder that the row's name is relative to; the image's own if the name is no such path."""
+    """The folder that the row's name is relative to; else the image's folder."""
     inner = Path(name or "").parts
     outer = image.parts
     if inner and len(inner) < len(outer) and outer[-len(inner) :] == inner:
@@ -321,7 +312,7 @@ def _is_within(folder: Path, tree: Path) -> bool:
 
 
 def _content(path: Path) -> bytes | None:
-    """What is there; None: nothing."""
+    """The sidecar's content; None if there is no file. Raises _CannotError."""
     try:
         found = path.stat(follow_symlinks=False)
         if stat.S_ISLNK(found.st_mode):

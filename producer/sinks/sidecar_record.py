@@ -1,45 +1,44 @@
-"""What a run folder wrote into sidecars, to tell an edit from its own text; knows no captions or policies."""
+"""Records what a run folder wrote into sidecars, to recognise edits; knows no captions and no policies."""
 
 import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sidecar:
+class Sidecar(NamedTuple):
     """One sidecar that the run folder has written, or is about to write."""
 
     path: bytes
     image: bytes
     """Path of the image it belongs to."""
     position: int | None
-    """Of its row in the present run; None: it is of an earlier run."""
+    """Position of its row in the present run; None if it is from an earlier run."""
     base: bytes | None
-    """What was there of somebody else's; None: nothing was."""
+    """A person's text that was there; None if there was none."""
     part: bytes
-    """What was joined to `base`; without one, or written over it, the whole content."""
+    """The text that was joined to `base`; the whole content without `base`, or over it."""
     pending: bytes
-    """Hash of the content about to be written or just written."""
+    """Hash of the content that is about to be written, or was just written."""
     written: bytes | None
-    """Hash of the content that was there of ours when `pending` was decided; None: there was none."""
+    """Hash of the run's content that was there before `pending`; None if there was none."""
 
     def is_ours(self, content: bytes) -> bool:
-        """Whether `content` is what we wrote, and nobody has edited it since."""
+        """Whether `content` is what the run wrote, unedited."""
         return sha256(content) in (self.pending, self.written)
 
     def is_untouched(self, content: bytes) -> bool:
-        """Whether `content` is what was there before our first writing, which then never came about."""
+        """Whether `content` is what was there before the run's first text, which was never written."""
         return self.written is None and content == self.base
 
 
 class SidecarRecord:
-    """A file of its own in the run folder.
+    """An SQLite file in the run folder.
 
-    A sidecar is recorded before it is written: after a crash between the two, its content is known as the one
-    before or the one after.
+    A sidecar is recorded before it is written, so that both its old and its new content are known after a
+    crash.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +51,7 @@ class SidecarRecord:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is put within is on the disk after it, or not there at all; OSError if the disk is full."""
+        """Durable changes, all or none. Raises OSError if the disk is full."""
         try:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -64,41 +63,25 @@ class SidecarRecord:
         row = self._database.execute(
             "SELECT path, image, position, base, part, pending, written FROM sidecar WHERE path = ?", (path,)
         ).fetchone()
-        if row is None:
-            return None
-        path, image, position, base, part, pending, written = row
-        return Sidecar(
-            path=path, image=image, position=position, base=base, part=part, pending=pending, written=written
-        )
+        return None if row is None else Sidecar(*row)
 
     def put(self, sidecar: Sidecar) -> None:
-        self._database.execute(
-            "INSERT OR REPLACE INTO sidecar VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                sidecar.path,
-                sidecar.image,
-                sidecar.position,
-                sidecar.base,
-                sidecar.part,
-                sidecar.pending,
-                sidecar.written,
-            ),
-        )
+        self._database.execute("INSERT OR REPLACE INTO sidecar VALUES (?, ?, ?, ?, ?, ?, ?)", sidecar)
 
     def settle(self, path: bytes) -> None:
-        """The pending content is there."""
+        """Note that the pending content was written."""
         self._database.execute("UPDATE sidecar SET written = pending WHERE path = ?", (path,))
 
     def remove(self, path: bytes) -> None:
         self._database.execute("DELETE FROM sidecar WHERE path = ?", (path,))
 
     def unsettled(self) -> list[Sidecar]:
-        """Those that a crash, or an error, may have kept from being written."""
+        """Sidecars that may not have been written, after a crash or an error."""
         paths = self._database.execute("SELECT path FROM sidecar WHERE written IS NOT pending").fetchall()
         return [found for (path,) in paths if (found := self.get(path)) is not None]
 
     def begin_run(self) -> None:
-        """Every sidecar so far is of an earlier run."""
+        """Mark all sidecars as those of an earlier run."""
         self._database.execute("UPDATE sidecar SET position = NULL")
 
     def close(self) -> None:

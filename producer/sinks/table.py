@@ -1,4 +1,4 @@
-"""Answers as CSV or TSV, a line per row or per question; knows nothing of types."""
+"""Writes answers as CSV or TSV, a line per row or per question; knows no types."""
 
 import csv
 import io
@@ -13,26 +13,25 @@ from producer.sinks.answers import image_text, prompt_text
 from producer.sinks.columns import Columns, cell, no_formula, printable
 from producer.sinks.files import GrowingFile, replaced_file
 from producer.sinks.output_record import OutputFile
-from producer.sinks.sink import LeftAlone, Rows, SinkError
+from producer.sinks.sink import Rows, Sink, SinkError
 from producer.sources import shown
 
 WIDE = ("id", "image")
 LONG = ("id", "image", "question", "prompt", "answer", "failure")
 
 
-class TableSink:
-    """Columns are those of the first row.
+class TableSink(Sink):
+    """A table with the columns of the first row.
 
-    If a later row brings others, the file is written again at the end, with all of them and in the source's
+    If a later row has others, the file is written again at the end, with all columns and in the source's
     order.
     """
 
     def __init__(
         self, name: str, file: OutputFile, *, tabs: bool, long: bool, raw_cells: bool = False
     ) -> None:
-        """Without `raw_cells`, no spreadsheet takes a cell for a formula."""
-        self.name = name
-        self.left_alone = LeftAlone()
+        """`raw_cells` writes cells without protection against formulas."""
+        super().__init__(name)
         self._dialect = "excel-tab" if tabs else "excel"
         self._long = long
         self._raw_cells = raw_cells
@@ -40,7 +39,7 @@ class TableSink:
         self._columns: Columns | None = None
         self._late = False
         self._rewritten = False
-        """`finish` has written the file before: it can only be written again."""
+        """Whether `finish` has replaced the file, which can then only be replaced again."""
 
     def files(self) -> list[OutputFile]:
         return [self._file.file]
@@ -127,7 +126,7 @@ class TableSink:
 
 def _line(cells: Sequence[str], dialect: str) -> bytes:
     text = io.StringIO(newline="")
-    # Only what is in its line ends is quoted, and a carriage return ends a line for most who read.
+    # csv quotes only characters of its line end, and most readers end a line at a carriage return.
     csv.writer(text, dialect=dialect, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 

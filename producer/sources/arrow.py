@@ -1,4 +1,4 @@
-"""Rows of Arrow tables, wherever they come from: Parquet or saved data sets; opens no file."""
+"""Makes rows of Arrow tables, from Parquet or saved data sets; opens no file."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from producer.sources.fields import (
 )
 from producer.sources.files import IMAGE_SUFFIXES
 from producer.sources.images import content_of, holds_bytes
-from producer.sources.lines import LINE_MAX_BYTES
+from producer.sources.lines import LINE_MAX_BYTES, TOO_LONG
 from producer.sources.refusal import SourceError, library, listed
 from producer.sources.source import SourceOptions
 
@@ -31,20 +31,20 @@ BYTES_COLUMNS: Final = frozenset(
         *("img", "bytes", "image_bytes", "img_bytes", "image_data", "image_content", "content"),
     }
 )
-"""Names of columns whose bytes are images, as img2dataset and others write them beside a URL."""
+"""Usual names of columns whose bytes are images, as img2dataset and others write them beside a URL."""
 
 
 class ArrowRows:
-    """What the columns of a schema are to rows.
+    """Reads rows by the columns of a schema.
 
     An image is a text (path or URL), bytes, or `datasets`' struct of bytes and path. Other columns with bytes
-    in them are not carried.
+    are not carried.
     """
 
     def __init__(
         self, schema: Any, options: SourceOptions, root: str, labels: dict[str, list[str]] | None = None
     ) -> None:
-        """`labels` are the names that a column's whole numbers stand for. Raises SourceError."""
+        """`labels`: column → the names that its whole numbers stand for. Raises SourceError."""
         self._types = library("pyarrow", "parquet", "An Arrow table").types
         self._options = options
         self._root = root
@@ -69,12 +69,12 @@ class ArrowRows:
         if not (self.image is None or self._is_image(self._image_type) or self._is_name(self._image_type)):
             raise SourceError(f'"{self.image}" holds no image: its type is {self._image_type}')
         self.other = [name for name in readable if name != self.image]
-        """Columns that a row needs besides the image."""
+        """Columns that rows are read from, without the image's."""
         self.columns = carried_columns(self.other, self.roles, options)
 
     @property
     def leaves(self) -> tuple[str | None, str | None]:
-        """Where images have their bytes and their paths in Parquet's notation; None if in no one place."""
+        """Leaf columns of the images' bytes and paths, in Parquet's notation; None if there is none."""
         if self._image_type is None or self._is_list(self._image_type):
             return None, None
         if self._is_text(self._image_type):
@@ -89,10 +89,10 @@ class ArrowRows:
     def rows(
         self, table: Any, first: int, name: str, bad: BadRows, *, embedded: bool = False
     ) -> Iterator[Row]:
-        """Rows of a table that holds `other` and the image, the first of which has the position `first`.
+        """Rows of a table with the columns `other` and the image; the first row has the position `first`.
 
-        If all images are known to be `embedded` the table may do without their bytes. `bad` is told of rows
-        by their number, from 1, in the source `name`.
+        If all images are known to be `embedded`, the table need not have their bytes. `bad` gets rows that
+        cannot be asked, with their number, from 1, in the source `name`.
         """
         records = table.select(self.other).to_pylist() if self.other else [{}] * table.num_rows
         there = self.image is not None and self.image in table.schema.names
@@ -109,10 +109,8 @@ class ArrowRows:
                 yield row
 
     def content(self, value: Any) -> bytes | None:
-        """The bytes of an image's cell."""
-        if isinstance(value, list):
-            there = [one for one in value if one is not None]
-            value = there[0] if len(there) == 1 else None
+        """The bytes in an image's cell; None if it has none."""
+        value = _single(value)
         if isinstance(value, dict):
             value = value.get("bytes")
         if isinstance(value, str) and holds_bytes(value):
@@ -151,14 +149,12 @@ class ArrowRows:
         )
 
     def _inside(self, value: Any) -> bool:
-        """Whether the cell has an image's bytes, as bytes."""
-        if isinstance(value, list):
-            there = [one for one in value if one is not None]
-            return len(there) == 1 and self._inside(there[0])
+        """Whether the cell has an image as bytes, not as a text."""
+        value = _single(value)
         return isinstance(value.get("bytes") if isinstance(value, dict) else value, bytes)
 
     def _cleaned(self, record: dict[str, Any]) -> dict[str, Any]:
-        """JSON-ready, labels by name, and turns without the fields that are other turns'."""
+        """The record, JSON-ready, with label names, and with turns without empty fields."""
         cleaned = {name: self._label(name, json_ready(value)) for name, value in record.items()}
         for name in ("messages", "conversations"):
             turns = cleaned.get(name)
@@ -171,9 +167,9 @@ class ArrowRows:
         return labels[value] if labels and isinstance(value, int) and 0 <= value < len(labels) else value
 
     def _embedding(self, kinds: dict[str, Any]) -> str | None:
-        """The column of another name than `image` with images in it.
+        """The column that has the images as bytes, if it is not called `image`; None if images have names.
 
-        Mere bytes go before a name beside them where their column has a usual name, else for want of one.
+        A column of mere bytes counts if it has a usual name, or if no other column names the images.
         """
         images = [name for name in kinds if self._is_image(kinds[name])]
         structs = [name for name in images if self._types.is_struct(kinds[name])]
@@ -191,16 +187,14 @@ class ArrowRows:
     def _is_text(self, kind: Any) -> bool:
         if self._types.is_dictionary(kind):
             kind = kind.value_type
-        return any(
-            getattr(self._types, test)(kind) for test in ("is_string", "is_large_string", "is_string_view")
-        )
+        return self._is_any(kind, "is_string", "is_large_string", "is_string_view")
 
     def _is_bytes(self, kind: Any) -> bool:
         tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
-        return any(getattr(self._types, test)(kind) for test in tests)
+        return self._is_any(kind, *tests)
 
     def _is_image(self, kind: Any) -> bool:
-        """Whether its values are images themselves, or lists of such."""
+        """Whether values of a type are images as bytes, or lists of them."""
         if self._is_list(kind):
             return self._is_image(kind.value_type)
         if self._types.is_struct(kind):
@@ -212,7 +206,7 @@ class ArrowRows:
         return self._is_bytes(kind)
 
     def _is_name(self, kind: Any) -> bool:
-        """Whether its values can name images: texts, objects of texts, lists of such."""
+        """Whether values of a type can name images: texts, objects of texts, lists of them."""
         if self._is_list(kind):
             return self._is_name(kind.value_type)
         if self._types.is_struct(kind):
@@ -220,7 +214,10 @@ class ArrowRows:
         return self._is_text(kind) or self._types.is_null(kind)
 
     def _is_list(self, kind: Any) -> bool:
-        tests = ("is_list", "is_large_list", "is_fixed_size_list")
+        return self._is_any(kind, "is_list", "is_large_list", "is_fixed_size_list")
+
+    def _is_any(self, kind: Any, *tests: str) -> bool:
+        """Whether one of pyarrow's tests of these names holds for a type."""
         return any(getattr(self._types, test)(kind) for test in tests)
 
     def _has_bytes(self, kind: Any) -> bool:
@@ -230,27 +227,33 @@ class ArrowRows:
 
 
 def _was_not_downloaded(record: dict[str, Any]) -> bool:
-    """Whether it is a row of img2dataset that says so."""
+    """Whether it is a row of img2dataset whose download failed."""
     return {"url", "status", "error_message"} <= record.keys() and record["status"] != "success"
 
 
 def _refuse_long(record: dict[str, Any]) -> None:
     for name, value in record.items():
         if isinstance(value, str) and len(value) > LINE_MAX_BYTES:
-            raise SourceError(f'"{name}" has more than {LINE_MAX_BYTES // 2**20} MiB')
+            raise SourceError(f'"{name}" {TOO_LONG}')
+
+
+def _single(value: Any) -> Any:
+    """A list's only value, None if it has none or several; other values unchanged."""
+    if not isinstance(value, list):
+        return value
+    there = [one for one in value if one is not None]
+    return _single(there[0]) if len(there) == 1 else None
 
 
 def _path(value: Any) -> str | None:
-    """The name that a cell gives its image."""
-    if isinstance(value, list):
-        there = [one for one in value if one is not None]
-        return _path(there[0]) if len(there) == 1 else None
+    """The image's name in a cell; None if it has none."""
+    value = _single(value)
     name = value.get("path") if isinstance(value, dict) else value
     return name if isinstance(name, str) and not holds_bytes(name) else None
 
 
 def _named_only(value: Any) -> Any:
-    """A cell without bytes: of several images those that are within have a text that is one, too."""
+    """A cell without bytes: a short data: URL takes the place of each image within it."""
     if isinstance(value, list):
         return [_named_only(one) for one in value]
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -259,7 +262,7 @@ def _named_only(value: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Arrow gives every struct all fields that one of them has."""
+    """The value without nulls in objects: Arrow gives each struct the fields of all."""
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     if isinstance(value, list):

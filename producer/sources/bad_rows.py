@@ -1,4 +1,4 @@
-"""Rows that cannot be asked: all of them in one refusal, or each a failure; knows no form of source."""
+"""Collects rows that cannot be asked, for one refusal or as failures; knows no form of source."""
 
 import re
 from collections import Counter
@@ -14,11 +14,11 @@ BadRowPolicy = Literal["refuse", "skip"]
 MOST_LISTED: Final = 20
 MOST_KINDS: Final = 50
 MOST_BAD: Final = 100_000
-"""A source with more of them is refused without reading on."""
+"""Number of bad rows after which the source is refused without reading on."""
 LONGEST_REASON: Final = 300
-"""Characters of one row's reason in the list."""
+"""Number of characters of a row's reason in the list."""
 NO_CHARACTERS: Final = "bytes that are no characters"
-"""As contract.base says of text that is not UTF-8."""
+"""contract.base's words for text that is not UTF-8."""
 _IN_TEXT: Final = re.compile(r", (?:line|entry) \d+$")
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _NUMBER: Final = re.compile(r"\d+")
@@ -26,38 +26,38 @@ _SKIP: Final = "--bad-rows skip makes {them} of {their} and asks the others"
 
 
 class BadRows:
-    """Takes what is wrong with a row, and says what stands in the row's place."""
+    """Takes rows that cannot be asked, and gives what replaces them."""
 
     def __init__(self, policy: BadRowPolicy | None = None) -> None:
-        """`refuse` collects them for `require_none`, `skip` makes them failures; None raises at the first."""
+        """`refuse` collects rows for `require_none`, `skip` makes them failures, None raises at the first."""
         self._policy = policy
         self.count = 0
         self._kinds: Counter[str] = Counter()
         self._first: list[str] = []
 
     def instead(self, row_id: str, where: str, reason: str) -> Iterator[Row]:
-        """The row with a refusal, or nothing. Raises SourceError where no more are taken."""
-        told = f"{where}: {reason}" if where else reason
+        """The row with a refusal, or nothing. Raises SourceError if the policy allows no such row."""
+        sentence = f"{where}: {reason}" if where else reason
         if NO_CHARACTERS in reason and _IN_TEXT.search(where):
-            told += "; --encoding says what the file is in, such as cp1252"
+            sentence += "; --encoding says what the file is in, such as cp1252"
         if self._policy is None:
-            raise SourceError(told)
+            raise SourceError(sentence)
         self.count += 1
         kind = kind_of(reason)
         self._kinds[kind if kind in self._kinds or len(self._kinds) < MOST_KINDS else "of other kinds"] += 1
         if self._policy == "skip":
-            message = _ended(told).encode("utf-8", "backslashreplace").decode()
+            message = _ended(sentence).encode("utf-8", "backslashreplace").decode()
             refusal = Failure(code=FailureCode.INVALID_JOB, message=message)
             yield Row(id=row_id, name=None, image=None, where=where, refusal=refusal)
             return
         if len(self._first) < MOST_LISTED:
-            self._first.append(told)
+            self._first.append(sentence)
         if self.count >= MOST_BAD:
             self.require_none()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence on those that became failures, if any did."""
+        """A sentence about rows that became failures, if there are any."""
         if not self.count:
             return ()
         rows = counted(
@@ -69,12 +69,12 @@ class BadRows:
         return "; ".join(f"{count} × {kind}" for kind, count in self._kinds.most_common())
 
     def require_none(self) -> None:
-        """Raises SourceError that lists the first rows and counts all by kind."""
+        """Raises a SourceError that lists the first rows and counts all by kind, if there are any."""
         if not self.count or self._policy == "skip":
             return
         if self.count == 1:
-            told = _ended(self._first[0])
-            raise SourceError(f"{told} ({_SKIP.format(them='a failure', their='this row')}.)")
+            sentence = _ended(self._first[0])
+            raise SourceError(f"{sentence} ({_SKIP.format(them='a failure', their='this row')}.)")
         at_least = "at least " if self.count >= MOST_BAD else ""
         listed = "\n".join(f"  {_cut(one)}" for one in self._first)
         more = f"\n  … and {self.count - len(self._first)} more" if self.count > len(self._first) else ""
@@ -85,7 +85,7 @@ class BadRows:
 
 
 def kind_of(reason: str) -> str:
-    """The reason without what differs from row to row."""
+    """The reason without the parts that differ from row to row."""
     if reason.startswith("Row "):
         reason = reason.partition(": ")[2]
     kind = reason.partition(":")[0] if reason.startswith("not ") else reason.partition(";")[0]

@@ -1,4 +1,4 @@
-"""Questions as rows write them: a text, a list, or turns in any of the usual forms; knows no file."""
+"""Reads a row's questions: a text, a list, or turns in any of the usual forms; knows no file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,16 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from contract.failure import FailureCode, Refusal
 from contract.job import Detail, Question
 from contract.quoting import quoted
 from producer.sources.parameters import listed_texts
-from producer.sources.pictures import (
-    check_marks,
-    check_numbers,
-    differing_detail,
-    names_in,
-    other_media,
-    scattered_marks,
-)
+from producer.sources.pictures import check_marks, check_numbers, names_in, other_media
 from producer.sources.refusal import SourceError
 
 QUESTION_KEYS: Final = ("id", "question", "choices")
 QUESTION_COLUMNS: Final = ("questions", "messages", "conversations", "choices")
-"""What a row may ask with, besides a plain question."""
+"""Columns with a row's questions, besides the plain question."""
 _USER: Final = ("user", "human")
 _ASSISTANT: Final = ("assistant", "gpt", "model", "bot", "chatgpt")
 _ROLES: Final = {
@@ -32,9 +26,9 @@ _ROLES: Final = {
 }
 _TURN_KEYS: Final = ("role", "content", "from", "value")
 _TURN_IDLE: Final = frozenset({"name", "id", "weight", "loss", "train", "refusal", "annotations", "audio"})
-"""Keys of a turn that change no answer. `name` tells speakers apart, and here there is one."""
+"""Keys of a turn that change no answer. `name` distinguishes speakers, and here there is one."""
 _TURN_NEUTRAL: Final = ("tool_calls", "function_call")
-"""Keys of a turn that change nothing as long as they are empty."""
+"""Keys of a turn that have no effect if they are empty."""
 _TEXT_TYPES: Final = ("text", "input_text")
 _IMAGE_TYPES: Final = ("image", "image_url", "input_image", "image_path")
 _IMAGE_KEYS: Final = ("image", "image_url", "url", "path", "base64", "source", "image_path", "data")
@@ -47,25 +41,25 @@ _PLACE: Final = re.compile(
     r"(?:Picture ?\d+: ?)?<img>(?P<name>[^<>]+)</img>|<image(?:[ _]?(?P<number>\d{1,6}))?>"
     r"|<(?P<other>video|audio)>"
 )
-"""Where an image goes within a text: marks with and without numbers, and Qwen-VL's, which names it."""
+"""The place of an image in a text: a mark with or without a number, or Qwen-VL's, which names the image."""
 
 
 @dataclass
-class Said:
-    """What a row asks, as far as that is known without its images."""
+class RowQuestions:
+    """A row's questions, as far as they are known without its images."""
 
     asked: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """Id, a text or turns, and choices of each question."""
+    """(id, text or turns, choices) of each question."""
     places: list[str | None] = field(default_factory=list)
-    """Where images go, in order: the name that stands there, or None."""
+    """The images' places in order: the name that is written there, or None."""
     marks: set[int] = field(default_factory=set)
-    """How many places each question has, or a whole conversation; none is never meant."""
+    """Numbers of images that the questions, or a whole conversation, place."""
     is_scattered: bool = False
-    """Whether images stand in several turns, or where a conversation has none."""
+    """Whether images are placed in several turns, or outside of the first user turn."""
     details: set[Detail | None] = field(default_factory=set)
-    """How closely to look at the images, as their parts say."""
+    """The images' details, as their parts give them."""
     ignored: set[str] = field(default_factory=set)
-    """Keys that change nothing."""
+    """Keys without effect."""
 
     def ask(self, question_id: str, content: Any, choices: Any) -> None:
         """Add a question with a text. Raises Refusal."""
@@ -77,15 +71,19 @@ class Said:
 
     @property
     def detail(self) -> Detail | None:
-        """Raises Refusal where the images' parts differ."""
+        """Raises Refusal if the images' parts differ."""
         if len(self.details) > 1:
-            raise differing_detail()
+            raise Refusal(
+                FailureCode.INVALID_JOB,
+                'The "detail" of the row\'s images differs, and all images have the same one: give each the '
+                "same.",
+            )
         return next(iter(self.details), None)
 
     def names(self, inside: Sequence[str]) -> list[str]:
-        """The row's images in the order of their places; `inside` are those that it names elsewhere.
+        """The row's images in the order of their places; `inside` are images that other columns name.
 
-        The same may stand in both. Those that stand elsewhere alone fill the places without a name.
+        An image may be in both. Those that only other columns name fill the places without a name.
         """
         if not any(self.places):
             return list(inside)
@@ -94,18 +92,22 @@ class Said:
         return [*(name for name in placed if name is not None), *others]
 
     def questions(self, images: int) -> tuple[Question, ...]:
-        """Raises SourceError for what is no question, and Refusal where `images` and their places differ."""
+        """Raises SourceError for an invalid question, and Refusal if it does not place `images` images."""
         for marks in self.marks:
             check_marks(marks, images)
         if self.is_scattered:
-            raise scattered_marks()
+            raise Refusal(
+                FailureCode.INVALID_JOB,
+                "The row places images in several of its turns, or in a later one: all of them stand in the "
+                "first user turn.",
+            )
         return tuple(
             question(one, _placed(messages, images), choices) for one, messages, choices in self.asked
         )
 
 
-def said(record: Mapping[str, Any], question_column: str | None) -> Said:
-    """What the row asks of its own. Null is as good as not there. Raises SourceError and Refusal."""
+def row_questions(record: Mapping[str, Any], question_column: str | None) -> RowQuestions:
+    """The row's own questions; a null is ignored. Raises SourceError and Refusal."""
     names = (question_column, "questions", "messages", "conversations")
     forms = [name for name in names if name is not None and record.get(name) is not None]
     if len(forms) > 1:
@@ -114,7 +116,7 @@ def said(record: Mapping[str, Any], question_column: str | None) -> Said:
     choices = choices_of(record.get("choices"))
     if choices is not None and form not in (question_column or "", "messages"):
         raise SourceError('"choices" stands beside "question" or "messages", or in an object of "questions"')
-    found = Said()
+    found = RowQuestions()
     if form is None:
         return found
     content = record[form]
@@ -123,17 +125,17 @@ def said(record: Mapping[str, Any], question_column: str | None) -> Said:
     elif form == "questions":
         _listed(content, found)
     elif form == "messages":
-        found = spoken(_begun(_until_asked(content), record), choices)
+        found = conversation_questions(_begun(_until_asked(content), record), choices)
     else:
         _llava(_begun(content, record), found)
     return found
 
 
-def spoken(messages: Any, choices: Any = None) -> Said:
-    """A conversation in the form of OpenAI, Anthropic, Qwen or Hugging Face, or with marks in its texts."""
+def conversation_questions(messages: Any, choices: Any = None) -> RowQuestions:
+    """A conversation as OpenAI, Anthropic, Qwen or Hugging Face write it, or with marks in its texts."""
     if not isinstance(messages, list | tuple):
         raise SourceError('"messages" must be a list of turns')
-    found = Said()
+    found = RowQuestions()
     turns = [_turn(turn, found) for turn in messages]
     counts = [_count(turn) for turn in turns]
     found.marks.add(sum(counts))
@@ -144,7 +146,7 @@ def spoken(messages: Any, choices: Any = None) -> Said:
 
 
 def choices_of(value: Any) -> Any:
-    """Choices in any of their spellings as a list of texts; None where there are none."""
+    """Choices in any spelling, as a list of texts; None if there are none."""
     if isinstance(value, str):
         value = listed_texts(value)
     if value is None or value == [] or value == ():
@@ -157,14 +159,10 @@ def choices_of(value: Any) -> Any:
 
 
 def marked(text: str, images: int) -> Any:
-    """A text of the run as `question` takes it, with `images` where their marks are. Raises Refusal."""
-    marks = count_marks(text)
+    """A text for `question`, with its marks as image parts. Raises Refusal if it does not place `images`."""
+    marks = sum(match["name"] is None for match in _PLACE.finditer(text))
     check_marks(marks, images)
     return _short_or_turns(_parts(text)) if marks else text
-
-
-def count_marks(text: str) -> int:
-    return sum(match["name"] is None for match in _PLACE.finditer(text))
 
 
 def without_marks(text: str) -> str:
@@ -172,14 +170,14 @@ def without_marks(text: str) -> str:
 
 
 def _short_or_turns(parts: list[Any]) -> Any:
-    """The short form, which has its images first, or one turn with the images where they are."""
+    """A plain text if all images come before it, else one turn with the images in their places."""
     *before, last = parts
     if last != _IMAGE_PART and all(part == _IMAGE_PART for part in before):
         return last["text"].lstrip()
     return [{"role": "user", "content": parts}]
 
 
-def _listed(content: Any, found: Said) -> None:
+def _listed(content: Any, found: RowQuestions) -> None:
     if not isinstance(content, list | tuple) or not content:
         raise SourceError('"questions" must be a list of at least one question')
     for number, one in enumerate(content, start=1):
@@ -195,10 +193,10 @@ def _listed(content: Any, found: Said) -> None:
         raise SourceError("question ids must differ within a line")
 
 
-def _llava(content: Any, found: Said) -> None:
-    """Each human turn as a question of its own, after a system turn; what was answered is not used.
+def _llava(content: Any, found: RowQuestions) -> None:
+    """Each human turn as its own question, after a system turn; answers are ignored.
 
-    Each is about all images. One turn at most places them, and keeps several where they are.
+    Each question is about all images. At most one turn places them; several images keep their places.
     """
     if not isinstance(content, list | tuple) or not all(isinstance(turn, dict) for turn in content):
         raise SourceError('"conversations" must be a list of objects of "from" and "value"')
@@ -220,7 +218,7 @@ def _llava(content: Any, found: Said) -> None:
 
 
 def _text_alone(content: Any) -> Any:
-    """A turn's text without its images. A single one comes first, as LLaVA has it."""
+    """A turn's text without its images; a single image comes first, as in LLaVA."""
     if isinstance(content, str):
         return content.strip()
     if not isinstance(content, list):
@@ -232,7 +230,7 @@ def _text_alone(content: Any) -> Any:
 
 
 def _begun(messages: Any, record: Mapping[str, Any]) -> Any:
-    """With a column `system` as their first turn, as ShareGPT's successors have it."""
+    """The turns, after the column `system` as a first turn, as ShareGPT's successors have it."""
     system = record.get("system")
     if not isinstance(messages, list | tuple) or not isinstance(system, str) or not system.strip():
         return messages
@@ -242,7 +240,7 @@ def _begun(messages: Any, record: Mapping[str, Any]) -> Any:
 
 
 def _until_asked(messages: Any) -> Any:
-    """Without the answers at the end, which data for training have."""
+    """The turns without answers at the end, which training data has."""
     if not isinstance(messages, list | tuple):
         return messages
     end = len(messages)
@@ -256,13 +254,13 @@ def _role(turn: Mapping[str, Any]) -> Any:
     return _ROLES.get(role, role) if isinstance(role, str) else role
 
 
-def _turn(turn: Any, found: Said) -> Any:
-    """A turn in our form; what is none is left for `question` to refuse."""
+def _turn(turn: Any, found: RowQuestions) -> Any:
+    """A turn in the contract's form; `question` refuses what is no turn."""
     if not isinstance(turn, dict):
         return turn
     role, content = _role(turn), turn.get("content", turn.get("value"))
     if isinstance(content, str):
-        # An answer may speak of a mark, and places nothing.
+        # A mark in an answer places no image.
         if role == "user" and _PLACE.search(content):
             content = _parts(content, found)
     elif isinstance(content, list | tuple):
@@ -278,8 +276,8 @@ def _turn(turn: Any, found: Said) -> Any:
     return {"role": role, "content": content, **other}
 
 
-def _part(part: Any, found: Said, role: Any) -> list[Any]:
-    """A part of a turn's content as our parts, and the images that it names among the places found."""
+def _part(part: Any, found: RowQuestions, role: Any) -> list[Any]:
+    """A part of a turn's content as the contract's parts; adds the images that it names to the places."""
     if isinstance(part, str):
         part = {"type": "text", "text": part}
     if not isinstance(part, dict):
@@ -305,7 +303,7 @@ def _part(part: Any, found: Said, role: Any) -> list[Any]:
 
 
 def _detail(value: Any) -> Detail | None:
-    """`auto` leaves it to the run."""
+    """The detail of an image; None for `auto`, which leaves it to the run. Raises SourceError."""
     if value in (None, "auto"):
         return None
     if value == "low" or value == "high":
@@ -313,14 +311,14 @@ def _detail(value: Any) -> Detail | None:
     raise SourceError('"detail" of an image is low, high or auto')
 
 
-def _note_idle(part: Mapping[str, Any], found: Said) -> None:
+def _note_idle(part: Mapping[str, Any], found: RowQuestions) -> None:
     for key in part:
         if key in _PART_IDLE and key not in ("type", "text", "detail"):
             found.ignored.add(f'"{key}" of a part')
 
 
-def _parts(text: str, found: Said | None = None) -> list[Any]:
-    """A text with its marks as parts; of a line end beside a mark nothing is left. Raises Refusal."""
+def _parts(text: str, found: RowQuestions | None = None) -> list[Any]:
+    """A text with its marks as image parts, without line ends beside the marks. Raises Refusal."""
     check_numbers([int(match["number"]) for match in _PLACE.finditer(text) if match["number"]])
     parts: list[Any] = []
     at = 0
@@ -352,7 +350,7 @@ def _is_user(turn: Any) -> bool:
 
 
 def _placed(messages: Any, images: int) -> Any:
-    """Turns that place no image get `images` before the first thing that the user says."""
+    """The turns; if they place no image, `images` images come before the first user text."""
     if not images or not isinstance(messages, list) or any(_count(turn) for turn in messages):
         return messages
     turns = list(messages)
@@ -367,12 +365,12 @@ def _placed(messages: Any, images: int) -> Any:
 
 
 def question(question_id: str, messages: Any, choices: Any = None) -> Question:
-    """Raises SourceError for what is no question, with the place in it."""
+    """A contract Question. Raises SourceError with the place of what is invalid."""
     try:
         return Question.model_validate({"id": question_id, "messages": messages, "choices": choices})
     except ValidationError as invalid:
         errors = invalid.errors(include_input=False, include_url=False)
-        # Each form of a question complains; that it is not the other form is the least of it.
+        # Both forms of a question report errors; that it is not the other form helps least.
         telling = [error for error in errors if error["type"] not in ("tuple_type", "string_type")]
         error = (telling or errors)[0]
         where = ".".join(str(part) for part in error["loc"] if "[" not in str(part) and part != "str")

@@ -1,4 +1,4 @@
-"""Records of a CSV or TSV file with a header; knows which cells hold lists, and nothing of images."""
+"""Reads records of a CSV or TSV file with a header; knows nothing of images."""
 
 import csv
 import itertools
@@ -11,7 +11,7 @@ from contract.quoting import quoted
 from producer.sources.conversation import QUESTION_COLUMNS
 from producer.sources.fields import IMAGE_COLUMNS
 from producer.sources.files import reading
-from producer.sources.lines import LINE_MAX_BYTES, Line, LineError, TooLongError, at_fault, lines
+from producer.sources.lines import LINE_MAX_BYTES, TOO_LONG, Line, LineError, at_fault, lines
 from producer.sources.parameters import GROUP, parsed
 from producer.sources.records import BadRecord, Record
 from producer.sources.refusal import SourceError, listed, shown
@@ -21,38 +21,35 @@ from producer.sources.text import has_strange_bytes, open_text, strange_note
 DELIMITERS: Final = (",", ";", "\t", "|")
 SAMPLE_LINES: Final = 20
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([^\r\n"])"?\s*', re.IGNORECASE)
-"""As spreadsheets write it before the header."""
+"""The line that spreadsheets write before the header."""
 _UNENDED: Final = "unexpected end of data"
-"""What the reader says of a quote that is never closed."""
+"""csv's message for a quote that is never closed."""
 
 csv.field_size_limit(LINE_MAX_BYTES)  # a cell may hold an image as a data: URL
 
 
 class Delimited:
-    """One record a row; what is quoted may go over several lines."""
+    """One record per row; quoted cells may span lines."""
 
     unit: Final = "line"
 
     def __init__(self, source: str, form: Literal["csv", "tsv"], options: SourceOptions) -> None:
-        """Reads the header. Raises SourceError if there is none, or two columns have one name."""
+        """Reads the header. Raises SourceError if there is none, or if two columns have the same name."""
         self._source = source
         self._options = options
         self._again: IO[bytes] | None = None
         self._strange: int | None = None
-        """The first line with bytes that are no UTF-8."""
+        """The first line with bytes that are not UTF-8."""
         self._quoted_rows = 0
-        """Those with a cell in quotes where quotes are text."""
+        """Number of rows with a cell in quotes, where quotes are text."""
         with reading(source), self._opened() as stream:
             try:
                 self._read_head(list(itertools.islice(lines(stream), SAMPLE_LINES)), form)
+                stream.seek(0)
+                rows = self._rows(lines(stream))
+                header = next((cells for line, cells in rows if line.offset_bytes == self._header_offset), [])
             except SourceError as error:
                 raise SourceError(f"{shown(source)}, line {at_fault(error, 1)}: {error}") from None
-        with reading(source), self._opened() as stream:
-            try:
-                named = (cells for first, cells in self._rows(lines(stream)) if self._is_header(first))
-                header = next(named, [])
-            except SourceError as error:
-                raise SourceError(f"{shown(source)}, line 1: {error}") from None
         if isinstance(header, BadRecord):
             raise SourceError(f"{shown(source)}, line {header.number}: {header.reason}")
         if not header:
@@ -79,16 +76,16 @@ class Delimited:
         return open_text(self._source, self._options.encoding)
 
     def _read_head(self, sample: Sequence[Line], form: Literal["csv", "tsv"]) -> None:
-        """Decide what stands between cells, and where the header is."""
-        told = _SEPARATOR_LINE.fullmatch(sample[0].text) if sample else None
-        header = sample[1:] if told else sample
+        """Determine the delimiter, and where the header is."""
+        separator = _SEPARATOR_LINE.fullmatch(sample[0].text) if sample else None
+        header = sample[1:] if separator else sample
         header = [line for line in header if line.text.strip()]
         self._header_offset = header[0].offset_bytes if header else 0
         usual = "," if form == "csv" else "\t"
         if self._options.delimiter is not None:
             self._delimiter = _delimiter(self._options.delimiter)
-        elif told:
-            self._delimiter = told[1]
+        elif separator:
+            self._delimiter = separator[1]
         else:
             self._delimiter = _recognised([line.text for line in header], usual, self._options)
         quoting = self._options.quoting or ("none" if self._delimiter == "\t" else "quotes")
@@ -99,9 +96,6 @@ class Delimited:
             self._delimiter_note = (
                 f"{shown(self._source)} is read with {between} between its cells; --delimiter names another."
             )
-
-    def _is_header(self, line: Line) -> bool:
-        return line.offset_bytes == self._header_offset
 
     def records(self) -> Iterator[Record | BadRecord | SourceError]:
         number = 0
@@ -133,7 +127,7 @@ class Delimited:
         return self._fields(cells)
 
     def _rows(self, source: Iterator[Line]) -> Iterator[tuple[Line, list[str] | BadRecord]]:
-        """Cells of each row and the line that it begins with; the reader asks for no line too many."""
+        """The first line and the cells of each row. Reads no line beyond the row."""
         begun: list[Line] = []
 
         def texts() -> Iterator[str]:
@@ -144,7 +138,7 @@ class Delimited:
                 size = size + len(line.text) if begun else len(line.text)
                 begun.append(line)
                 if size > LINE_MAX_BYTES:
-                    raise TooLongError(begun[0].number, "the row")
+                    raise LineError(begun[0].number, f"the row {TOO_LONG}")
                 yield line.text
 
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._is_quoted else csv.QUOTE_NONE
@@ -156,17 +150,15 @@ class Delimited:
             except StopIteration:
                 return
             except csv.Error as error:
-                reason = f"not {self._form()}: {error}"
+                form = "TSV" if self._delimiter == "\t" else "CSV"
+                reason = f"not {form}: {error}"
                 if str(error) == _UNENDED:
-                    # All that is left is in the cell.
+                    # The rest of the file is in this cell.
                     raise LineError(begun[0].number, reason) from None
                 cells = BadRecord(begun[0].number, reason)
             first = begun[0]
             begun.clear()
             yield first, cells
-
-    def _form(self) -> str:
-        return "TSV" if self._delimiter == "\t" else "CSV"
 
     def _fields(self, cells: list[str]) -> dict[str, Any]:
         if not self._is_quoted:
@@ -182,7 +174,7 @@ class Delimited:
         return self._read(dict(zip(self.columns, cells, strict=True)))
 
     def _read(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Lists and objects as such, and a blank cell as null."""
+        """The fields, with lists and objects parsed, and blank cells as null."""
         options = self._options
         objects = {"questions", "messages", "conversations"} if options.own_questions else set()
         for name, text in fields.items():
@@ -196,7 +188,7 @@ class Delimited:
 
 
 def _delimiter(given: str) -> str:
-    """Raises SourceError."""
+    """The character for --delimiter. Raises SourceError."""
     delimiter = "\t" if given.lower() in ("tab", "\\t") else given
     if len(delimiter) != 1 or delimiter in '\r\n"':
         raise SourceError(f'--delimiter "{quoted(given)}" is not one character, or tab')
@@ -204,7 +196,7 @@ def _delimiter(given: str) -> str:
 
 
 def _recognised(sample: Sequence[str], usual: str, options: SourceOptions) -> str:
-    """What stands between the names of the header, where that is told by a name that is looked for."""
+    """The delimiter with which the header has an expected column name; else the one with most columns."""
     asked = (options.image_column, options.question_column, options.id_column)
     names = {"image", "text", *IMAGE_COLUMNS, *QUESTION_COLUMNS, *(name.lower() for name in asked if name)}
     widths = {}
@@ -222,7 +214,7 @@ def _recognised(sample: Sequence[str], usual: str, options: SourceOptions) -> st
 
 
 def _is_blank(cells: list[str] | BadRecord) -> bool:
-    """Whether it is a blank line, or the row of delimiters alone that spreadsheets write for one."""
+    """Whether it is a blank line, or one of delimiters alone, as spreadsheets write it."""
     if isinstance(cells, BadRecord):
         return False
     return not cells or (len(cells) > 1 and not any(cell.strip() for cell in cells))

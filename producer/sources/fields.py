@@ -1,4 +1,4 @@
-"""Makes a row of named values, whichever file they come from; opens nothing."""
+"""Makes a row from named values, for all kinds of files; opens nothing."""
 
 import math
 import os
@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from contract.failure import Refusal
+from contract.failure import FailureCode, Refusal
 from contract.quoting import quoted
 from producer.rows import NamedImage, Row, RowImage
-from producer.sources.conversation import QUESTION_COLUMNS, Said, said
+from producer.sources.conversation import QUESTION_COLUMNS, RowQuestions, row_questions
 from producer.sources.images import holds_bytes, named_images
-from producer.sources.parameters import brought
-from producer.sources.pictures import as_refusal, names_in, refuse_missing, refuse_unasked
+from producer.sources.parameters import row_parameters
+from producer.sources.pictures import TEXT_ONLY, names_in, no_image, refuse_missing
 from producer.sources.refusal import SourceError, listed
 from producer.sources.source import SourceOptions
 
@@ -20,7 +20,7 @@ IMAGE_COLUMNS: Final = (
     "file_name", "filename", "file", "image_path", "image_file", "image_url", "img", "img_path", "path",
     "filepath", "file_path", "url",
 )  # fmt: skip
-"""Where an image's name is looked for if there is no column `image`, nor `images`."""
+"""Columns for an image's name, if there is no column `image` or `images`."""
 ID_COLUMNS: Final = ("id", "question_id")
 NO_COLUMN: Final = (
     "no column names an image (columns: {}); name it with --image-column, or with --text-only ask without one"
@@ -29,7 +29,7 @@ NO_COLUMN: Final = (
 
 @dataclass(frozen=True)
 class Roles:
-    """Which column is what."""
+    """The columns of image, question and id; None if there is none."""
 
     image: str | None
     question: str | None
@@ -37,10 +37,9 @@ class Roles:
 
 
 def find_roles(columns: Sequence[str], options: SourceOptions, *, images: bool = True) -> Roles:
-    """The columns that `options` name, or else those of the usual names, in any case.
+    """The columns that `options` name, or else those with the usual names, in any case.
 
-    `images` False looks for no image. Raises SourceError for a named column that is not there, and where two
-    columns could be meant.
+    `images` False looks for no image. Raises SourceError if a named column is missing, or two could be meant.
     """
     for asked in (options.image_column if images else None, options.question_column, options.id_column):
         if asked is not None and asked not in columns:
@@ -55,14 +54,14 @@ def find_roles(columns: Sequence[str], options: SourceOptions, *, images: bool =
     question = options.question_column
     if question is None:
         question = _one_of(("question",), columns)
-        # LLaVA's evaluation files; elsewhere `text` is a caption more often than a question.
+        # As in LLaVA's evaluation files; elsewhere `text` is mostly a caption.
         if question is None and "question_id" in columns and "text" in columns:
             question = "text"
     return Roles(image, question if options.own_questions else None, row_id)
 
 
 def may_lack_images(columns: Sequence[str], options: SourceOptions) -> bool:
-    """Whether a table need have no column of an image: its turns may name them, or nobody wants any."""
+    """Whether a table needs no image column: its turns may name images, or none are needed."""
     turns = ("messages", "conversations")
     return options.text_only or (options.own_questions and any(name in columns for name in turns))
 
@@ -77,7 +76,7 @@ def _one_of(names: Collection[str], columns: Sequence[str], option: str | None =
 
 
 def carried_columns(columns: Sequence[str], roles: Roles, options: SourceOptions) -> tuple[str, ...]:
-    """The columns that rows carry on: those without a role; those that decide something, too."""
+    """Columns that sinks carry over: those without a role, also if they are parameters."""
     taken = {roles.image, roles.question, roles.id}
     if options.own_questions:
         taken.update(QUESTION_COLUMNS)
@@ -96,11 +95,11 @@ def row_of(
     name: str | None = None,
     where: str = "",
 ) -> Row:
-    """A row of `record`; `image` with its `name` if the source has it elsewhere, else the record names all.
+    """A row of `record`. `image` and `name` are given if the source has the image elsewhere.
 
-    `number` is the id of a row that has none, `root` where relative names begin, `place` where an image
-    within the record can be found again. A row whose images are not found, are none, or are not as many as it
-    places has a refusal. Raises SourceError for what is no row.
+    `number` is the id of a record without one, `root` the folder of relative names, `place` that of an image
+    within the record. The row has a refusal if its images are missing, invalid, or do not fit its questions.
+    Raises SourceError if the record is no row.
     """
     carried = carried_columns(tuple(record), roles, options)
     row = Row(
@@ -114,7 +113,7 @@ def row_of(
     )
     more_images: tuple[NamedImage, ...] = ()
     try:
-        found = said(record, roles.question) if options.own_questions else Said()
+        found = row_questions(record, roles.question) if options.own_questions else RowQuestions()
         if image is None:
             texts = _names(record, roles.image, found)
             if not texts:
@@ -126,7 +125,7 @@ def row_of(
         detail = found.detail
     except Refusal as refusal:
         return replace(row, image=None, refusal=refusal.failure)
-    given = brought(record, options.parameters)
+    given = row_parameters(record, options.parameters)
     return replace(
         row,
         name=name,
@@ -141,17 +140,17 @@ def row_of(
 
 
 def image_text(record: Mapping[str, Any], roles: Roles, options: SourceOptions) -> str | None:
-    """How the record names its only image; for a second look at a record that `row_of` took."""
+    """The text that names the record's only image; for a record that `row_of` has accepted."""
     try:
-        found = said(record, roles.question) if options.own_questions else Said()
+        found = row_questions(record, roles.question) if options.own_questions else RowQuestions()
         names = _names(record, roles.image, found)
     except Refusal:
         return None
     return names[0] if len(names) == 1 else None
 
 
-def _names(record: Mapping[str, Any], column: str | None, found: Said) -> list[str]:
-    """The images that the record names, in a column and in its turns."""
+def _names(record: Mapping[str, Any], column: str | None, found: RowQuestions) -> list[str]:
+    """Names of the record's images, from a column and from its turns."""
     inside = [] if column is None else names_in(record.get(column))
     if column == "image" and not inside:
         inside = names_in(record.get("images"))
@@ -159,24 +158,30 @@ def _names(record: Mapping[str, Any], column: str | None, found: Said) -> list[s
 
 
 def _named(texts: Sequence[str], root: str, place: int) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
+    """As named_images, but raises Refusal for an invalid name."""
     try:
         return named_images(texts, root, place)
     except SourceError as error:
-        raise as_refusal(error) from None
+        raise Refusal(FailureCode.INVALID_JOB, f"{str(error).removesuffix('.')}.") from None
 
 
-def _refuse_without(record: Mapping[str, Any], roles: Roles, options: SourceOptions, found: Said) -> None:
-    """Raise Refusal where a row without an image is not to be asked."""
+def _refuse_without(
+    record: Mapping[str, Any], roles: Roles, options: SourceOptions, found: RowQuestions
+) -> None:
+    """Raises Refusal if the row may not be asked without an image."""
     if options.text_only:
         return
     asked = (roles.question, *(QUESTION_COLUMNS if options.own_questions else ()))
     refuse_missing(record, roles.image, [one for one in asked if one is not None])
     if not found.asked:
-        refuse_unasked(record)
+        raise no_image(
+            'nor does it bring a "question", "questions", "messages" or "conversations" (columns: '
+            f"{listed(record) or 'none'}); --image-column names the image's, and {TEXT_ONLY}"
+        )
 
 
 def _id(record: Mapping[str, Any], column: str | None, number: str) -> str:
-    """As the record has it, a whole number without a point; its number where it is null."""
+    """The record's id, whole numbers without a point; `number` if it has none. Raises SourceError."""
     value = None if column is None else record[column]
     if value is None or value == "":
         return number
@@ -194,14 +199,14 @@ def _id(record: Mapping[str, Any], column: str | None, number: str) -> str:
 
 
 def named_id(record: Mapping[str, Any], options: SourceOptions) -> str | None:
-    """The id that a record gives itself, though it may be no row; None where it has none."""
+    """The id in a record that may be no row; None if it has none."""
     columns = ID_COLUMNS if options.id_column is None else (options.id_column,)
     found = (record.get(column) for column in columns)
     return next((str(one) for one in found if isinstance(one, str | int) and one != ""), None)
 
 
 def json_ready(value: Any) -> Any:
-    """A value as JSON can hold it: times in ISO 8601, decimals as text, no number as null."""
+    """A value for JSON: times in ISO 8601, decimals as text, NaN and infinity as null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int | bool):

@@ -1,7 +1,6 @@
-"""Rows of a text file that names one image a line; opens no image."""
+"""Reads rows of a text file with one image per line; opens no image."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from producer.rows import Row
 from producer.sources.bad_rows import BadRows
@@ -9,17 +8,12 @@ from producer.sources.files import reading
 from producer.sources.images import content_of, holds_bytes, named_image
 from producer.sources.lines import at_fault, line_at, lines
 from producer.sources.refusal import SourceError, shown
-from producer.sources.skipped import Skipped
+from producer.sources.source import PlainSource
 from producer.sources.text import open_text
 
 
-class FileList:
-    """One path or URL a line, taken as it is; blank lines are passed over."""
-
-    columns: tuple[str, ...] | None = ()
-    skipped = Skipped()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+class FileList(PlainSource):
+    """One path or URL per line, taken literally; blank lines are skipped."""
 
     def __init__(self, source: str, root: str, encoding: str | None = None) -> None:
         self._encoding = encoding

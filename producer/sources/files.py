@@ -1,4 +1,4 @@
-"""Opens and lists files and folders, local ones or those that fsspec reaches; knows nothing of rows."""
+"""Opens and lists files and folders, on local disks or through fsspec; knows nothing of rows."""
 
 import gzip
 import io
@@ -21,29 +21,29 @@ from producer.sources.refusal import SourceError, library, shown
 
 UNPACKED_AT_ONCE_BYTES: Final = 1 << 18
 UNPACKED_FREE_BYTES: Final = 256 * 2**20
-"""So much may come of a gzip file however small it is."""
+"""Unpacked size that every gzip file may have."""
 MOST_RATIO: Final = 200
-"""Of unpacked to packed bytes beyond that. Lines of a manifest come to 10 to 50, zeros to 1000."""
+"""Largest ratio of unpacked to packed bytes beyond that. Manifests have 10 to 50, zeros 1000."""
 IMAGE_SUFFIXES: Final = HEIC_SUFFIXES | {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 }
-"""Of all images that a worker can have what it takes to decode."""
+"""Suffixes of all images that a worker may be able to decode."""
 SYSTEM_FOLDERS: Final = frozenset(
     {
         *("__macosx", "@eadir", "$recycle.bin", "#recycle", "@recycle", "lost+found"),
         *("system volume information", ".ipynb_checkpoints"),
     }
 )
-"""In lower case: of thumbnails, deleted files and the like, which programs and not people put there."""
+"""Names, in lower case, of folders that programs make, for thumbnails, deleted files and the like."""
 IN_ZIP: Final = "!/"
-"""Between an archive's name and a member's."""
+"""Separator between an archive's name and a member's."""
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name in a folder."""
+    """One entry of a folder."""
 
     name: str
     is_folder: bool
@@ -56,22 +56,22 @@ class Entry:
 
 @dataclass
 class PassedOver:
-    """What a walk saw of a pattern's folders and did not give."""
+    """Entries that a search for a pattern saw and skipped."""
 
     hidden: int = 0
-    """Names that would match but for the dot they begin with."""
+    """Number of names that match except for the dot that they begin with."""
     links: int = 0
-    """To folders that the pattern goes into."""
+    """Number of links to folders that the pattern goes into."""
     other_links: int = 0
-    """To folders that the pattern does not go into."""
+    """Number of links to folders that the pattern does not go into."""
     system: int = 0
-    """Folders as in SYSTEM_FOLDERS that the pattern does not name itself."""
+    """Number of SYSTEM_FOLDERS that the pattern does not name itself."""
     folders: list[str] = field(default_factory=list)
-    """Those that the pattern does not go into, as paths below the root."""
+    """Folders that the pattern does not go into, as paths below the root."""
 
 
 def image_suffixes() -> frozenset[str]:
-    """Of the files that a folder of images is read for."""
+    """Suffixes of image files that this environment can use."""
     return IMAGE_SUFFIXES if reads_heic() else IMAGE_SUFFIXES - HEIC_SUFFIXES
 
 
@@ -82,11 +82,11 @@ def scheme_of(source: str) -> str | None:
 
 
 def local_path(url: str) -> str:
-    """The path that a file:// URL means, with its percent escapes undone."""
+    """The path of a file:// URL, with percent escapes decoded. Raises SourceError for another host."""
     parts = urllib.parse.urlsplit(url)
     if parts.netloc not in ("", "localhost"):
         raise SourceError(f"{quoted(url)} is on another host; a file: URL has three slashes.")
-    # urlsplit would end the path at "?" or "#", which names of files may hold.
+    # urlsplit would end the path at "?" or "#", which file names may have.
     path = url[len("file://") + len(parts.netloc) :]
     return urllib.parse.unquote(path, errors="surrogateescape")
 
@@ -96,29 +96,29 @@ def is_remote(source: str) -> bool:
 
 
 def is_system_folder(path: str) -> bool:
-    """Whether a path goes through such a folder."""
+    """Whether a path goes through one of SYSTEM_FOLDERS."""
     return any(folder.lower() in SYSTEM_FOLDERS for folder in path.split("/"))
 
 
 def has_wildcard(source: str) -> bool:
-    """Whether it is a pattern, and not a file that is really named so."""
+    """Whether it is a pattern, and not an existing file of this name."""
     if not _GLOB.search(source):
         return False
     scheme = scheme_of(source)
     if scheme is not None:
-        return scheme not in ("http", "https")  # there a question mark begins a query
+        return scheme not in ("http", "https")  # where a question mark begins a query
     return not os.path.lexists(source)
 
 
 def parent(source: str) -> str:
-    """The folder that a file lies in; a local one without links in it."""
+    """The folder of a file; for a local file, with links resolved."""
     if is_remote(source):
         return source.rpartition("/")[0]
     return str(Path(source).resolve().parent)
 
 
 def shared_folder(folders: Sequence[str]) -> str:
-    """The innermost folder that holds all of these, paths or URLs."""
+    """The innermost folder above all of these paths or URLs."""
     split = [folder.split("/") for folder in folders]
     shared = []
     for segments in zip(*split, strict=False):
@@ -142,7 +142,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def kind_of(source: str) -> str | None:
-    """`folder`, `file`, or None if there is no such thing."""
+    """`folder` or `file`; None if it does not exist."""
     if not is_remote(source):
         path = Path(source)
         return "folder" if path.is_dir() else "file" if path.exists() else None
@@ -155,7 +155,7 @@ def kind_of(source: str) -> str | None:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Turns what goes wrong while reading into a SourceError that names `source`."""
+    """Turns errors of reading into a SourceError that names `source`."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
@@ -165,7 +165,7 @@ def reading(source: str) -> Iterator[None]:
 
 @contextmanager
 def _asking(source: str) -> Iterator[None]:
-    """The same for a store elsewhere, each of which raises what it likes."""
+    """The same for a remote store, which may raise any exception."""
     try:
         with reading(source):
             yield
@@ -177,7 +177,7 @@ def _asking(source: str) -> Iterator[None]:
 
 
 def open_raw(source: str) -> IO[bytes]:
-    """The file as it is, seekable; `ARCHIVE.zip!/NAME` is a member of text."""
+    """The file's bytes, seekable; `ARCHIVE.zip!/NAME` is a text member of an archive."""
     archive, inside, member = source.rpartition(IN_ZIP)
     if inside and archive.lower().endswith(".zip"):
         return _zip_member(archive, member)
@@ -202,7 +202,7 @@ def _zip_member(archive: str, name: str) -> IO[bytes]:
 
 
 def open_plain(source: str) -> IO[bytes]:
-    """The file, or what a gzip file (.gz, .tgz) unpacks to; offsets are those of the unpacked bytes."""
+    """The file's bytes, those of a gzip file (.gz, .tgz) unpacked; offsets count unpacked bytes."""
     if not source.lower().endswith((".gz", ".tgz")):
         return open_raw(source)
     packed = open_raw(source)
@@ -210,7 +210,7 @@ def open_plain(source: str) -> IO[bytes]:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a gzip file unpacks to, as long as that is in proportion. Raises SourceError."""
+    """A gzip file's unpacked bytes. Raises SourceError if they are out of proportion to the packed ones."""
 
     def __init__(self, packed: IO[bytes], name: str) -> None:
         self._packed = packed
@@ -225,7 +225,7 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with reading(self._name):
-            # By pieces, as whoever reads may ask for a gigabyte at once.
+            # In pieces, as a reader may ask for a gigabyte at once.
             size = self._file.readinto(memoryview(buffer)[:UNPACKED_AT_ONCE_BYTES])
         unpacked, packed = self._file.tell(), self._packed.tell()
         if unpacked > UNPACKED_FREE_BYTES and unpacked > MOST_RATIO * packed:
@@ -249,7 +249,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def entries(folder: str, *, hidden: bool = False) -> list[Entry]:
-    """What a folder holds, by name; `hidden` names too, or without them."""
+    """A folder's entries in order of name; hidden names only with `hidden`."""
     if is_remote(folder):
         with _asking(folder):
             system, path = _file_system(folder)
@@ -267,7 +267,7 @@ def entries(folder: str, *, hidden: bool = False) -> list[Entry]:
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """A link in a circle leads to no folder; it is one file that cannot be read, and not the folder's end."""
+    """Whether it is a folder; a link that leads in a circle is none, and raises nothing."""
     try:
         return entry.is_dir()
     except OSError:
@@ -277,10 +277,10 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 def count_below(
     folders: list[str], wanted: Callable[[str], bool], excepted: frozenset[str], most: int
 ) -> tuple[int, bool]:
-    """How many files of local `folders` and those below have a `wanted` name, and whether all were looked at.
+    """Number of files with a `wanted` name in and below local `folders`, and whether all were counted.
 
-    After `most` names it stops. Hidden names, links to folders, SYSTEM_FOLDERS and the folders `excepted` are
-    passed over, and so is what cannot be read.
+    It stops after `most` names. It skips hidden names, links to folders, SYSTEM_FOLDERS, the folders
+    `excepted` and unreadable ones.
     """
     count = looked_at = 0
     waiting = list(folders)
@@ -308,17 +308,17 @@ def count_below(
 
 
 def matches(root: str, pattern: tuple[str, ...], passed: PassedOver | None = None) -> Iterator[str]:
-    """Files below `root`, as paths relative to it, whose path matches the pattern's segments.
+    """Relative paths of files below `root` that match the pattern's segments.
 
-    `**` stands for any number of folders. Files of a folder come by name, before those of its folders. Hidden
-    names do not match, and links to folders are not followed; `passed` counts them. Holds the names of one
-    folder per level.
+    `**` stands for any number of folders. A folder's files come in order of name, before those of its
+    subfolders. Hidden names do not match, and links to folders are not followed; `passed` counts both. The
+    names of one folder per level are in memory.
     """
     yield from _walk(root, "", pattern, _open_states({0}, pattern), passed or PassedOver())
 
 
 def _open_states(states: set[int], pattern: tuple[str, ...]) -> frozenset[int]:
-    """`states` with those that `**` reaches by standing for no folder."""
+    """`states`, and those reached if `**` stands for no folder."""
     reached = set(states)
     for state in sorted(states):
         while state < len(pattern) and pattern[state] == "**":
@@ -363,18 +363,18 @@ def _walk(
 
 
 def _fits(name: str, segment: str) -> bool:
-    """Whether a name matches, or is really called so."""
+    """Whether a name matches the segment, or is equal to it."""
     return name == segment or fnmatchcase(name, segment)
 
 
 def split_pattern(source: str) -> tuple[str, tuple[str, ...]]:
-    """The folder that a pattern begins at, and the segments of the pattern below it."""
+    """The folder in which a pattern begins, and the pattern's segments below it."""
     scheme = _SCHEME.match(source)
     lead, rest = (scheme[0], source[scheme.end() :]) if scheme else ("", source)
     segments = rest.split("/")
     first = next(place for place, segment in enumerate(segments) if _GLOB.search(segment))
     if not scheme:
-        # A folder may really be called so.
+        # A folder's own name may have pattern characters.
         while first < len(segments) - 1 and os.path.isdir("/".join(segments[: first + 1])):
             first += 1
     root = "/".join(segments[:first])

@@ -1,4 +1,4 @@
-"""Rows of the image files in a folder, or of those that match a pattern; opens no image."""
+"""Lists image files of a folder or a pattern as rows; opens images only to sniff them."""
 
 import os
 from collections.abc import Iterator
@@ -8,35 +8,25 @@ from typing import Final
 from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
 from producer.sources.bad_rows import BadRows
-from producer.sources.files import (
-    PassedOver,
-    count_below,
-    image_suffixes,
-    is_remote,
-    joined,
-    matches,
-    split_pattern,
-)
+from producer.sources.files import PassedOver, count_below, image_suffixes, is_remote, joined, matches
+from producer.sources.image_sniff import looks_like_image
 from producer.sources.names import on_disk
 from producer.sources.refusal import NoImagesError, shown
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
-from producer.sources.sniff import looks_like_image
+from producer.sources.source import PlainSource
 
 MOST_BELOW: Final = 1_000_000
-"""Names that are looked at in the folders below, only to say what is there: some seconds' work."""
+"""Number of names in subfolders that are counted for a message, which takes some seconds."""
 MOST_SNIFFED: Final = 64
-"""Files of other suffixes that are looked into, only to say that they are images."""
+"""Number of files with other suffixes that are opened for a message."""
 
 
-class ImageFiles:
-    """Image files below a folder, in order of name, those of a folder before those of its folders.
+class ImageFiles(PlainSource):
+    """Image files below a folder, in order of name, a folder's files before those of its subfolders.
 
-    Hidden names and links to folders are passed over, and so are files of other names than images have;
-    `skipped` tells how many, after the last row, but for the captions of images.
+    Hidden names, links to folders and files with other suffixes are skipped. `skipped` counts them after the
+    last row, without captions of images.
     """
-
-    columns: tuple[str, ...] | None = ()
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -47,29 +37,22 @@ class ImageFiles:
         tells_of_subfolders: bool,
         sniff: bool = False,
     ) -> None:
-        """`sniff` looks into files whose names say nothing of an image."""
+        """`sniff` opens files with other suffixes, to see whether they are images."""
         self._source = source
         self.root = root if is_remote(root) else str(Path(root).resolve())
-        """Without links in it."""
+        """The folder, with links resolved."""
+        self.images_folder = None if is_remote(root) else Path(self.root)
         self._pattern = pattern
         self._tells_of_subfolders = tells_of_subfolders and not is_remote(root)
         self._sniff = sniff
         self.skipped = Skipped()
         self.read_elsewhere: frozenset[str] = frozenset()
-        """Folders that are sources of their own."""
+        """Folders that are sources of their own; they are not counted as skipped."""
 
     @classmethod
     def of_folder(cls, folder: str, *, recursive: bool, sniff: bool = False) -> "ImageFiles":
         pattern = ("**", "*") if recursive else ("*",)
         return cls(folder, folder, pattern, tells_of_subfolders=not recursive, sniff=sniff)
-
-    @classmethod
-    def of_pattern(cls, source: str, *, sniff: bool = False) -> "ImageFiles":
-        return cls(source, *split_pattern(source), tells_of_subfolders=False, sniff=sniff)
-
-    @property
-    def images_folder(self) -> Path | None:
-        return None if is_remote(self.root) else Path(self.root)
 
     def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
@@ -108,23 +91,20 @@ class ImageFiles:
             skipped.more_below = not complete
         self.skipped = skipped
         if empty:
-            there = f" It holds {skipped.instead()}." if skipped else ""
+            of_kinds = ", ".join(sorted(suffixes))
             raise NoImagesError(
-                f"There are no images ({', '.join(sorted(suffixes))}) in {shown(self._source)}.{there}"
+                f"There are no images ({of_kinds}) in {shown(self._source)}.{skipped.instead()}"
             )
 
     def image(self, name: str) -> Row | None:
-        """The row of a file of this name, which need not be there: a worker then says so."""
-        place = on_disk(self.root, name) if not is_remote(self.root) else joined(self.root, name)
+        """The row of a file of this name. It need not exist: the worker says so."""
         if is_remote(self.root):
-            return Row(id=name, name=name, image=ImageUrl(url=place))
+            return Row(id=name, name=name, image=ImageUrl(url=joined(self.root, name)))
+        place = on_disk(self.root, name)
         name = os.path.relpath(place, self.root)
         return Row(id=name, name=name, image=ImagePath.of(place))
 
-    def read(self, place: int) -> bytes:
-        raise AssertionError(f"a folder embeds no image, at {place} or elsewhere")
-
 
 def _is_image(place: str) -> bool:
-    """By its first bytes; of files elsewhere none, as each look would be a request."""
+    """Whether a local file is an image by its first bytes. False for a remote file, to save a request."""
     return not is_remote(place) and looks_like_image(place)

@@ -1,11 +1,11 @@
-"""HEIC photos: what they are called, and whether this environment can decode them; opens none."""
+"""Names of HEIC photos, and whether this environment can decode them; opens none."""
 
 from importlib.util import find_spec
 from typing import Final
 
 HEIC_SUFFIXES: Final = frozenset({".heic", ".heif", ".hif"})
 EXTRA: Final = "heic"
-"""What `reads_heic` takes, as pyproject.toml names it."""
+"""The extra in pyproject.toml that installs the decoder."""
 
 
 def reads_heic() -> bool:
@@ -13,11 +13,11 @@ def reads_heic() -> bool:
 
 
 def register_heif() -> bool:
-    """Have Pillow open them. False where what it takes is not installed."""
+    """Have Pillow open HEIC photos. False if the decoder is not installed."""
     if not reads_heic():
         return False
     import pillow_heif
 
-    # Pictures are decoded side by side already.
+    # Images are decoded in parallel already.
     pillow_heif.register_heif_opener(decode_threads=1)
     return True

@@ -1,4 +1,4 @@
-"""The row of one image that is named itself; opens no image."""
+"""Makes the row of a single image; opens no image."""
 
 import os
 import urllib.parse
@@ -9,23 +9,16 @@ from contract.job import ImagePath, ImageUrl
 from producer.rows import Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import is_remote
-from producer.sources.skipped import Skipped
+from producer.sources.source import PlainSource
 
 
-class ImageFile:
-    """One image, by the name it has in its folder."""
-
-    columns: tuple[str, ...] | None = ()
-    skipped = Skipped()
-    notes: tuple[str, ...] = ()
+class ImageFile(PlainSource):
+    """One image, named as in its folder."""
 
     def __init__(self, place: str) -> None:
         """`place` is an absolute path or a URL."""
         self._place = place
-
-    @property
-    def images_folder(self) -> Path | None:
-        return None if is_remote(self._place) else Path(self._place).parent
+        self.images_folder = None if is_remote(place) else Path(place).parent
 
     def rows(self, _: BadRows | None = None, /) -> Iterator[Row]:
         if is_remote(self._place):
@@ -34,6 +27,3 @@ class ImageFile:
         else:
             name = os.path.basename(self._place)
             yield Row(id=name, name=name, image=ImagePath.of(self._place))
-
-    def read(self, place: int) -> bytes:
-        raise AssertionError(f"an image file embeds no other, at {place} or elsewhere")

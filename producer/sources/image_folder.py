@@ -1,10 +1,10 @@
-"""Rows of an ImageFolder, as `datasets` calls images with a metadata file or in folders of splits."""
+"""Reads rows of an ImageFolder: images with a metadata file, or in folders of splits; opens no image."""
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from contract.counting import counted
 from contract.job import ImagePath
@@ -12,9 +12,10 @@ from contract.quoting import quoted
 from producer.rows import Embedded, NamedImage, Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import Entry, entries, joined
+from producer.sources.folder import ImageFiles
 from producer.sources.refusal import NoImagesError, SourceError, listed, shown
-from producer.sources.skipped import Skipped
-from producer.sources.source import Source
+from producer.sources.source import PlainSource, Source
+from producer.sources.zip_images import ZipImages
 
 METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SPLIT_FOLDERS: Final = frozenset(
@@ -24,38 +25,26 @@ _SEVERAL: Final = "a row with several images has them in a folder, and not in an
 
 
 class Metadata(NamedTuple):
-    """A metadata file's rows."""
+    """A metadata file and its rows."""
 
     file: str
     folder: str
-    """Where names in it begin, below the source's; empty for that itself, else with a slash behind."""
+    """Folder of its relative names, below the source's: empty, or with a slash at the end."""
     source: Source
 
 
-class Images(Protocol):
-    """The image files, each by its path below the source: a folder's, or an archive's."""
-
-    skipped: Skipped
-
-    @property
-    def images_folder(self) -> Path | None: ...
-
-    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]: ...
-
-    def read(self, place: int) -> bytes: ...
-
-    def image(self, name: str) -> Row | None:
-        """The row of a file of this name, None where there is none."""
+Images = ImageFiles | ZipImages
+"""Image files of a folder or an archive, named by their paths in it."""
 
 
-class ImageFolder:
-    """First what the metadata files name, with their columns; then the other images.
+class ImageFolder(PlainSource):
+    """The metadata's rows, with their columns; then the other images.
 
-    Ids are paths below the folder, as those of a plain folder, but where the metadata has ids of its own or
-    names an image twice. An image in a folder of its class within a split's has the column `label`.
+    Ids are paths below the folder, unless the metadata has ids of its own or names an image twice. An image
+    in a class folder of a split has the column `label`.
     """
 
-    columns: tuple[str, ...] | None = None
+    columns = None
 
     def __init__(
         self,
@@ -66,18 +55,13 @@ class ImageFolder:
         labels: bool = False,
         split: str | None = None,
     ) -> None:
-        """`labels` says that folders within those of the splits are classes, `split` whose folder is read."""
+        """`labels`: folders in the splits' folders are classes. `split`: the only split that is read."""
         self._name = name
         self._images = images
         self._metadata = metadata
         self._labels = labels
         self._below = "" if split is None else f"{split}/"
-        self.skipped = Skipped()
-        self.notes: tuple[str, ...] = ()
-
-    @property
-    def images_folder(self) -> Path | None:
-        return self._images.images_folder
+        self.images_folder = images.images_folder
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         bad = bad or BadRows()
@@ -100,7 +84,7 @@ class ImageFolder:
         return self._images.read(place)
 
     def _described(self, bad: BadRows, named: set[str], ids: set[str]) -> Iterator[Row]:
-        """The metadata's rows; adds the images that these have to `named`, and their own ids to `ids`."""
+        """The metadata's rows. Adds their images to `named`, and their ids to `ids`."""
         for part in self._metadata:
             for row in part.source.rows(bad):
                 if isinstance(row.image, ImagePath) and row.name is not None:
@@ -110,7 +94,7 @@ class ImageFolder:
                         yield from bad.instead(name, row.where, f"there is no image {quoted(name)}")
                         continue
                     if not image.id.startswith(self._below):
-                        continue  # of another split
+                        continue  # another split's image
                     named.add(image.id)
                     row = replace(row, name=image.id, image=image.image, refusal=image.refusal)
                     if row.more_images and self.images_folder is None:
@@ -127,10 +111,10 @@ class ImageFolder:
                 yield replace(row, id=row_id)
 
     def _image(self, part: Metadata, name: str) -> Row | None:
-        """The image that a metadata file names."""
+        """The row of an image that a metadata file names; None if there is none."""
         image = self._images.image(os.path.normpath(part.folder + name))
         if part.folder and (image is None or not _is_there(image)):
-            # Some write names from the whole data set's folder on.
+            # Some metadata has names relative to the whole data set's folder.
             whole = self._images.image(os.path.normpath(name))
             image = whole if whole is not None and _is_there(whole) else image
         return image
@@ -159,7 +143,7 @@ class ImageFolder:
 
 
 def _below(folder: Path | None, images: Sequence[NamedImage]) -> set[str]:
-    """The paths of those that are files, below the folder."""
+    """Paths of image files, relative to the folder."""
     paths = [image.to_path() for image in images if isinstance(image, ImagePath)]
     return {os.path.relpath(path, folder) for path in paths}
 
@@ -169,7 +153,7 @@ def _is_there(row: Row) -> bool:
 
 
 def metadata_files(folder: str, unread: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """(path below `folder`, its folder with a slash behind) of a folder's metadata, or of its splits'."""
+    """(path below `folder`, its folder with a slash at the end) of a folder's or its splits' metadata."""
     here = entries(folder)
     found = _metadata_of(folder, "", here, unread)
     if found:
@@ -195,5 +179,5 @@ def _metadata_of(
 
 
 def split_folders(folder: str) -> list[str]:
-    """Names of the folders in it that are called like splits."""
+    """Names of subfolders that are called like splits."""
     return [one.name for one in entries(folder) if one.is_folder and one.name.lower() in SPLIT_FOLDERS]

@@ -1,4 +1,4 @@
-"""Turns the name of an image in a source into a reference; opens no image."""
+"""Turns an image's name or text in a source into a reference; opens no image."""
 
 import ast
 import base64
@@ -25,18 +25,18 @@ _BEGINNINGS: Final = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF"),
     *(b"\0\0\0\x18ftyp", b"\0\0\0\x1cftyp", b"\0\0\0 ftyp", b"\0\0\0$ftyp"),
 )
-"""Of files of images: what base64 that says nothing else of itself is known by."""
+"""First bytes of image files, which identify base64 without a prefix."""
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
 _QUOTED: Final = re.compile(r"\s*b?(['\"])(.*)\1\s*", re.DOTALL)
 _PRINTED: Final = re.compile(r"\s*b['\"](\\x89PNG|\\xff\\xd8|GIF8|BM|RIFF|II\*|MM\\x00|\\x00\\x00\\x00)")
-"""Bytes as Python prints them, of the beginnings above."""
+"""The same first bytes as Python prints them."""
 _LABEL_STUDIO: Final = "/data/local-files/?d="
-"""What Label Studio has before the names of files on its own disk."""
+"""Label Studio's prefix for files on its own disk."""
 SHORTEST_BASE64: Final = 32
-"""Characters. The smallest image takes more."""
+"""Smallest number of characters of an image in base64."""
 NAME_MAX_BYTES: Final = 255
 PATH_MAX_BYTES: Final = 4096
-"""As Linux has them."""
+"""Linux's limits."""
 
 
 def is_data_url(text: str) -> bool:
@@ -44,7 +44,7 @@ def is_data_url(text: str) -> bool:
 
 
 def holds_bytes(text: str) -> bool:
-    """Whether a text is an image itself, a data: URL or base64, and not the name of one."""
+    """Whether a text is an image itself, as a data: URL or base64, and not an image's name."""
     return is_data_url(text) or _is_base64(text) or _PRINTED.match(text) is not None
 
 
@@ -61,7 +61,7 @@ def _is_base64(text: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """Without the quotation marks that came along from JSON, or from Python as b'...'."""
+    """The text without quotation marks around it, of JSON or of Python's b'...'."""
     stripped = text[:_MOST_HEAD_CHARS].lstrip()
     if stripped[:1] not in ("b", "'", '"'):
         return text
@@ -70,7 +70,7 @@ def _bare(text: str) -> str:
 
 
 def _printed_bytes(text: str) -> bytes | None:
-    """The bytes of an image as Python prints them, where they are not base64 themselves."""
+    """An image's bytes from Python's b'...'; None for other texts."""
     if not _PRINTED.match(text):
         return None
     try:
@@ -81,10 +81,9 @@ def _printed_bytes(text: str) -> bytes | None:
 
 
 def named_image(text: str, root: str, place: int) -> RowImage:
-    """A path, a file: URL, another URL, a data: URL or base64; a relative path begins at `root`.
+    """The image that a text names: a path, relative to `root`, a URL, a data: URL or base64.
 
-    The bytes that a text holds become the image embedded at `place`. Raises SourceError for a text that can
-    be none of them.
+    A text that is an image itself becomes the image embedded at `place`. Raises SourceError for other texts.
     """
     if holds_bytes(text):
         content_of(text)
@@ -112,7 +111,7 @@ def named_image(text: str, root: str, place: int) -> RowImage:
 def named_images(
     texts: Sequence[str], root: str, place: int
 ) -> tuple[RowImage | None, tuple[NamedImage, ...]]:
-    """A row's first image, if it has any, and its others, as named_image(). Raises SourceError."""
+    """A row's first image, if it has any, and its other images, as for named_image. Raises SourceError."""
     if len(texts) > MOST_IMAGES:
         raise SourceError(f"there are {counted(len(texts), 'image')}; a question holds at most {MOST_IMAGES}")
     found = [named_image(text, root, place) for text in texts]
@@ -135,9 +134,9 @@ def _url(text: str) -> ImageUrl:
 
 
 def content_of(text: str) -> bytes:
-    """What a text holds that is an image itself; line breaks, blanks and lack of padding change nothing.
+    """The bytes of a text that is an image itself. Line breaks, blanks and missing padding are allowed.
 
-    Raises SourceError if that is no image in base64.
+    Raises SourceError if it is not base64.
     """
     if not is_data_url(text):
         printed = _printed_bytes(text)
@@ -166,7 +165,7 @@ def _content(text: str, what: str) -> bytes:
 
 
 def _decoded(text: str, *, cut: bool = False) -> bytes:
-    """Of base64 in either alphabet; `cut` leaves out what a cut end lacks. Raises binascii.Error."""
+    """The bytes of base64 in either alphabet; `cut` drops an incomplete end. Raises binascii.Error."""
     plain = "".join(_with_plus(text.strip()).split()).replace("-", "+").replace("_", "/").rstrip("=")
     if cut:
         plain = plain[: len(plain) // 4 * 4]
@@ -174,9 +173,9 @@ def _decoded(text: str, *, cut: bool = False) -> bytes:
 
 
 def _with_plus(text: str) -> str:
-    """With a plus for each blank, where the blanks do not fold the text into lines of one length.
+    """The text with a plus sign for each blank, as web forms turn plus signs into blanks.
 
-    Forms of the web make blanks of the plus signs.
+    Blanks that fold the text into lines of equal length are kept.
     """
     if " " not in text or "\n" in text:
         return text

@@ -1,4 +1,4 @@
-"""Records of a file with one JSON object; knows nothing of what the object's forms are."""
+"""Reads records of a file with one JSON object; knows none of the object's forms."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from producer.sources.refusal import SourceError, shown
 from producer.sources.text import open_text
 
 OBJECT_MAX_BYTES: Final = 256 * 2**20
-"""It is in memory as a whole."""
+"""Largest size of the object, which is in memory as a whole."""
 
 
 class JsonObject:
@@ -21,7 +21,7 @@ class JsonObject:
     columns: Final = None
 
     def __init__(self, source: str, root: str, encoding: str | None = None) -> None:
-        """`root` is where relative image names begin."""
+        """`root` is the folder of relative image names."""
         self._source = source
         self._root = root
         self._encoding = encoding

@@ -1,4 +1,4 @@
-"""JSON as it comes from anywhere; knows nothing of what it says."""
+"""Parses JSON of any origin; knows nothing of its meaning."""
 
 import json
 import math
@@ -8,21 +8,21 @@ from producer.sources.refusal import SourceError
 
 
 def _finite(text: str) -> float | None:
-    """A number; None for one that is too large for any that JSON's readers know."""
+    """The number; None if it is too large for a float."""
     number = float(text)
     return number if math.isfinite(number) else None
 
 
 def _no_number(_: str) -> None:
-    """NaN and Infinity, which are no JSON and stand for a number that is not there."""
+    """None for NaN and Infinity, which are not JSON and stand for a missing number."""
 
 
 DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_no_number)
-"""What is no finite number is null, so that outputs are JSON whatever came in."""
+"""Decodes numbers that are not finite as null, so that outputs are valid JSON."""
 
 
 def parsed_json(text: str) -> Any:
-    """Raises SourceError for what is not JSON."""
+    """Parse a text. Raises SourceError for invalid JSON."""
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -32,7 +32,7 @@ def parsed_json(text: str) -> Any:
 
 
 def parsed_object(text: str) -> dict[str, Any]:
-    """A JSON object. Raises SourceError for anything else."""
+    """Parse a JSON object. Raises SourceError for anything else."""
     fields = parsed_json(text)
     if not isinstance(fields, dict):
         raise SourceError("not a JSON object")

@@ -1,4 +1,4 @@
-"""Records of a JSONL file or of a JSON file with a list; knows nothing of what they mean."""
+"""Reads records of a JSONL file or of a JSON list; knows nothing of their meaning."""
 
 import codecs
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 
 from producer.sources.json_text import DECODER, parsed_object
-from producer.sources.lines import LINE_MAX_BYTES, at_fault, line_at, lines
+from producer.sources.lines import LINE_MAX_BYTES, TOO_LONG, at_fault, line_at, lines
 from producer.sources.records import BadRecord, Record
 from producer.sources.refusal import SourceError
 from producer.sources.text import has_strange_bytes, open_text, strange_note
@@ -15,11 +15,11 @@ from producer.sources.text import has_strange_bytes, open_text, strange_note
 CHUNK_BYTES: Final = 1 << 18
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _LONGEST_TOKEN: Final = 16
-"""Characters, at least, of a literal, an escape or their like that may be cut at a chunk's end."""
+"""Upper bound of the length of a literal, number or escape that a chunk's end may cut."""
 
 
 class JsonLines:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     unit: Final = "line"
     columns: Final = None
@@ -88,7 +88,7 @@ class JsonList:
 
 
 class _Buffer:
-    """Text of a stream, and how far it has been used."""
+    """Text of a stream, and how far it has been read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -98,14 +98,14 @@ class _Buffer:
         self.ended = False
 
     def more(self, size_bytes: int = CHUNK_BYTES) -> None:
-        """Read on; what has been used is let go."""
+        """Read on from the stream, and drop the text before `at`."""
         raw = self._stream.read(size_bytes)
         self.ended = not raw
         self.text = self.text[self.at :] + self._decoder.decode(raw, final=self.ended)
         self.at = 0
 
     def first(self) -> str:
-        """The next character that is no space, now the first that is not used; empty at the end."""
+        """Skip spaces. Returns the next character, or "" at the end."""
         while True:
             space = _SPACE.match(self.text, self.at)
             assert space is not None
@@ -152,9 +152,9 @@ def _entry(buffer: _Buffer) -> dict[str, Any]:
             if buffer.ended or not cut:
                 raise SourceError(f"not JSON: {error.msg}") from None
             if len(buffer.text) - buffer.at > LINE_MAX_BYTES:
-                raise SourceError(f"the entry has more than {LINE_MAX_BYTES // 2**20} MiB") from None
+                raise SourceError(f"the entry {TOO_LONG}") from None
             buffer.more(size_bytes)
-            # Doubled, so that a long entry is not tried once per chunk.
+            # Doubled, so that a long entry is not parsed again for each chunk.
             size_bytes *= 2
         except (ValueError, RecursionError):
             raise SourceError("not JSON: a number too long, or brackets too deep") from None

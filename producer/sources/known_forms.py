@@ -1,4 +1,4 @@
-"""JSON that other tools write (COCO, VQA, kohya, Label Studio) as records of named values; opens no file."""
+"""Reads records from other tools' JSON (COCO, VQA, kohya, Label Studio); opens no file."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -8,13 +8,13 @@ from producer.sources.files import IMAGE_SUFFIXES
 from producer.sources.refusal import SourceError, listed
 
 _ENTRY_LISTS: Final = ("data", "rows", "items", "samples", "examples", "questions")
-"""Keys under which files keep their entries."""
+"""Keys of a file's list of entries."""
 
 
 def entries_of(content: Mapping[str, Any], root: str) -> tuple[str, Iterator[Any]]:
-    """What a file with one JSON object is called, and its entries. Raises SourceError for an unknown form.
+    """The name of the form of a file with one JSON object, and its entries. Raises SourceError.
 
-    `root` is the folder that names of images begin at.
+    `root` is the folder of relative image names.
     """
     if _is_list(content, "images"):
         return "COCO", _coco(content)
@@ -26,7 +26,9 @@ def entries_of(content: Mapping[str, Any], root: str) -> tuple[str, Iterator[Any
         if _is_list(content, key):
             return f'the list "{key}"', iter(content[key])
     if content and all(isinstance(value, dict) for value in content.values()):
-        return "entries by image, as kohya's scripts write them", _by_image(content, root)
+        # Keys are paths of images, with or without their suffixes.
+        entries = ({"id": key, **content[key], "image": _with_suffix(key, root)} for key in content)
+        return "entries by image, as kohya's scripts write them", entries
     raise SourceError(
         "the file is one JSON object of no known form (COCO, VQA, kohya, a list under "
         f"{', '.join(_ENTRY_LISTS)}); its keys are {listed(list(content)[:10])}"
@@ -34,7 +36,7 @@ def entries_of(content: Mapping[str, Any], root: str) -> tuple[str, Iterator[Any
 
 
 def is_container(content: Mapping[str, Any]) -> bool:
-    """Whether an object holds entries, rather than being one."""
+    """Whether an object has entries, and is not an entry itself."""
     if _is_list(content, "questions") and "image_id" not in _first(content["questions"]):
         return False  # a row with several questions
     keys = ("images", "annotations", *_ENTRY_LISTS)
@@ -44,7 +46,7 @@ def is_container(content: Mapping[str, Any]) -> bool:
 
 
 def flat(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a task of Label Studio, what its data say beside its id; any other record as it is."""
+    """The data and the id of a Label Studio task; other records unchanged."""
     data = record.get("data")
     if not isinstance(data, Mapping) or not record.keys() <= _TASK_KEYS:
         return record
@@ -60,22 +62,22 @@ _TASK_KEYS: Final = frozenset(
         *("updated_by", "comment_authors", "overlap", "is_labeled", "allow_skip"),
     }
 )
-"""Of a task, as Label Studio imports and exports them."""
+"""Keys of a task, as Label Studio imports and exports it."""
 
 
 def _coco(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """An entry each image, with its captions and the names of its categories; or each question about it."""
+    """An entry per image, with its captions and category names, or per question about it."""
     categories = [one for one in content.get("categories") or () if isinstance(one, dict)]
     names = {one.get("id"): str(one.get("name")) for one in categories}
-    told: dict[Any, list[dict[str, Any]]] = {}
+    by_image: dict[Any, list[dict[str, Any]]] = {}
     for one in content.get("annotations") or ():
         if isinstance(one, dict):
-            told.setdefault(one.get("image_id"), []).append(one)
+            by_image.setdefault(one.get("image_id"), []).append(one)
     for image in content["images"]:
         if not isinstance(image, dict):
             yield image
             continue
-        about = told.get(image.get("id"), [])
+        about = by_image.get(image.get("id"), [])
         asked = [one for one in about if "question" in one]
         for one in asked:
             yield {**image, **one}
@@ -92,19 +94,13 @@ def _coco(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _vqa(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The questions, with the names that COCO gave the images."""
+    """The questions, with COCO's names of the images."""
     subset = content.get("data_subtype")
     for one in content["questions"]:
         if isinstance(one, dict) and isinstance(subset, str) and isinstance(one.get("image_id"), int):
             yield {"image": f"COCO_{subset}_{one['image_id']:012d}.jpg", **one}
         else:
             yield one
-
-
-def _by_image(content: Mapping[str, dict[str, Any]], root: str) -> Iterator[dict[str, Any]]:
-    """Keys are paths of images, with or without their suffixes."""
-    for key, values in content.items():
-        yield {"id": key, **values, "image": _with_suffix(key, root)}
 
 
 def _with_suffix(name: str, root: str) -> str:

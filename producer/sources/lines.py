@@ -1,4 +1,4 @@
-"""Lines of a text file with their numbers and offsets; knows nothing of what they say."""
+"""Reads lines of a text file with their numbers and offsets; knows nothing of their contents."""
 
 from collections.abc import Iterator
 from typing import IO, Final, NamedTuple
@@ -6,48 +6,42 @@ from typing import IO, Final, NamedTuple
 from producer.sources.refusal import SourceError
 
 LINE_MAX_BYTES: Final = 100 * 2**20
-"""Of a line, a cell or an entry. An image of the 50 MB that workers take is 67 MB as a data: URL."""
+"""Largest size of a line, a cell or an entry; an image of 50 MB is 67 MB as a data: URL."""
+TOO_LONG: Final = f"has more than {LINE_MAX_BYTES // 2**20} MiB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class LineError(SourceError):
-    """What cannot be read from a line on."""
+    """The file cannot be read from a line on."""
 
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(reason)
         self.number = number
-        """Of the line that it begins with."""
-
-
-class TooLongError(LineError):
-    """A line, or a row of lines, without end."""
-
-    def __init__(self, number: int, what: str) -> None:
-        super().__init__(number, f"{what} has more than {LINE_MAX_BYTES // 2**20} MiB")
+        """Number of that line."""
 
 
 def at_fault(error: SourceError, number: int) -> int:
-    """The number of the line that `error` is about, after `number` lines were read."""
+    """The number of the line with the error, after `number` lines were read."""
     return error.number if isinstance(error, LineError) else number or 1
 
 
 class Line(NamedTuple):
-    """One line with its end, in UTF-8; other bytes are surrogates, as in names of files."""
+    """One line with its end, in UTF-8; other bytes are surrogates, as in file names."""
 
     number: int
-    """From 1."""
+    """Number of the line, from 1."""
     offset_bytes: int
     text: str
 
 
 def lines(stream: IO[bytes]) -> Iterator[Line]:
-    """The lines from the stream's beginning on. Raises SourceError for lines without end."""
+    """The lines from the stream's beginning on. Raises LineError for a line that is too long."""
     offset = 0
     number = 0
     while raw := stream.readline(LINE_MAX_BYTES + 1):
         number += 1
         if len(raw) > LINE_MAX_BYTES:
-            raise TooLongError(number, "the line")
+            raise LineError(number, f"the line {TOO_LONG}")
         yield Line(number, offset, _text(raw, offset))
         offset += len(raw)
 

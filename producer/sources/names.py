@@ -1,8 +1,9 @@
-"""Finds the file that a name in a manifest means where another system wrote the name; opens no file."""
+"""Finds the files for names that another system has written; opens no file."""
 
 import os
 import re
 import unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -11,13 +12,13 @@ from producer.sources.refusal import SourceError
 
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 FOLDERS_KEPT: Final = 64
-"""Whose names of files are remembered, of those that names were looked for in."""
+"""Number of folders whose file names are kept in memory."""
 
 
 def on_disk(root: str, name: str) -> str:
-    """The path of a file: as it is written; else with slashes for backslashes, or in the disk's Unicode form.
+    """The path of a file: as written, with slashes for backslashes, or in the disk's Unicode form.
 
-    Where there is none of them, it is the path as it is written. Raises SourceError for a path with a drive.
+    If no such file exists, it is the path as written. Raises SourceError for a path with a drive.
     """
     written = os.path.abspath(os.path.join(root, name))
     strange = "\\" in name or _DRIVE.match(name) is not None
@@ -35,7 +36,7 @@ def on_disk(root: str, name: str) -> str:
 
 
 def other_spelling(path: str | os.PathLike[str]) -> str | None:
-    """The name of a file beside where `path` would be, in other case or Unicode form; None without any."""
+    """A file in the folder of `path` with its name in other case or Unicode form; None if none exists."""
     folder, name = os.path.split(os.fspath(path))
     try:
         return next((one for one in sorted(os.listdir(folder)) if _loose(one) == _loose(name)), None)
@@ -48,7 +49,7 @@ def _loose(name: str) -> str:
 
 
 def _in_another_form(path: str) -> str | None:
-    """The one file whose path differs from this in its Unicode form alone; None if there is not just one."""
+    """The only file whose path differs just in its Unicode form; None if there is none or several."""
     if path.isascii():
         return None
     folder, name = os.path.split(path)
@@ -66,15 +67,13 @@ def _in_another_form(path: str) -> str | None:
 
 @lru_cache(FOLDERS_KEPT)
 def _names(folder: str, _mtime_ns: int) -> dict[str, tuple[str, ...]]:
-    """Normalised name → the names in the folder that are so; of those that have more than one form."""
+    """Normalised name → names in the folder with that form, for names that are not ASCII."""
     found: dict[str, tuple[str, ...]] = {}
-    try:
+    with suppress(OSError):
         for name in os.listdir(folder):
             if not name.isascii():
                 form = _form(name)
                 found[form] = (*found.get(form, ()), name)
-    except OSError:
-        pass
     return found
 
 

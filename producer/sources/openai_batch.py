@@ -1,9 +1,8 @@
-"""Rows of an OpenAI batch file; knows nothing of how their answers are written."""
+"""Reads rows of an OpenAI batch file; knows nothing of how answers are written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -11,18 +10,13 @@ from contract.failure import Failure, FailureCode, Refusal
 from contract.job import GenerationParameters
 from contract.quoting import quoted
 from producer.rows import Row
-from producer.sources.bad_rows import BadRows
-from producer.sources.conversation import spoken
-from producer.sources.files import reading
-from producer.sources.images import content_of, holds_bytes, named_images
-from producer.sources.json_text import parsed_object
+from producer.sources.conversation import conversation_questions
+from producer.sources.images import holds_bytes, named_images
 from producer.sources.jsonl import JsonLines
-from producer.sources.lines import line_at
 from producer.sources.parameters import parameters_of
-from producer.sources.records import BadRecord
-from producer.sources.refusal import SourceError, shown
-from producer.sources.skipped import Skipped
-from producer.sources.text import open_text
+from producer.sources.records import Record, RecordSource
+from producer.sources.refusal import SourceError
+from producer.sources.source import SourceOptions
 
 LINE_KEYS: Final = ("custom_id", "method", "url", "body")
 CHAT_URL: Final = "/v1/chat/completions"
@@ -32,9 +26,9 @@ _NO_EFFECT: Final = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "priority"}
     | {"request_id", "skip_special_tokens", "spaces_between_special_tokens", "return_token_ids", "cache_salt"}
 )
-"""Fields that change no answer here. The run chooses the model; the row carries the one it named."""
+"""Fields without effect here. The run chooses the model; the row's column `model` has the named one."""
 _UNTOLD: Final = frozenset({"model", "messages"})
-"""Of those, what is not even mentioned."""
+"""Fields that are not reported as ignored."""
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
     "frequency_penalty": (0,),
@@ -66,67 +60,35 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "mm_processor_kwargs": ({},),
     "extra_body": ({},),
 }
-"""Fields that are not offered, with the values that ask for nothing; null always does."""
+"""Unsupported fields, with the values that are allowed because they have no effect; null always is."""
 _SAMPLING_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {"top_p": (1,), "top_k": (0, -1), "min_p": (0,)}
 
 
-class OpenAIBatch:
-    """One chat completion a line.
+class OpenAIBatch(RecordSource):
+    """One chat completion per line.
 
-    A line that is no batch line raises SourceError; one whose request cannot be expressed gives a row with a
-    refusal. A `temperature` above 0 turns sampling on; without one the run's parameters decide, greedy by
-    default, and not the API's temperature of 1. Without a token limit the run's applies.
+    An invalid line raises SourceError; a request that is not supported gives a row with a refusal. A
+    `temperature` above 0 turns sampling on. Without one the run's parameters decide, not the API's default
+    of 1; without a token limit the run's applies.
     """
 
-    columns: tuple[str, ...] | None = ("model",)
-    skipped = Skipped()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+    columns = ("model",)
+    notes = ()
 
-    def __init__(
-        self, source: str, root: str, encoding: str | None = None, *, text_only: bool = False
-    ) -> None:
-        self._encoding = encoding
-        self._source = source
-        self._root = root
-        self._text_only = text_only
-        self._again: IO[bytes] | None = None
+    def __init__(self, source: str, root: str, options: SourceOptions) -> None:
+        super().__init__(source, root, JsonLines(source, options.encoding), options)
 
-    def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
-        empty = True
-        bad = bad or BadRows()
-        name = shown(self._source)
-        with reading(self._source):
-            for record in JsonLines(self._source, self._encoding).records():
-                if isinstance(record, SourceError):
-                    raise SourceError(f"{shown(self._source)}, {record}") from None
-                empty = False
-                number = f"line {record.number}"
-                where = f"{name}, {number}"
-                if isinstance(record, BadRecord):
-                    yield from bad.instead(number, where, record.reason)
-                    continue
-                try:
-                    row = self._row(record.fields, record.place)
-                except SourceError as error:
-                    yield from bad.instead(number, where, str(error))
-                else:
-                    yield replace(row, where=where)
-        if empty:
-            raise SourceError(f"{shown(self._source)} has no lines.")
+    def _id(self, record: Record) -> str:
+        return f"line {record.number}"
 
-    def read(self, place: int) -> bytes:
-        with reading(self._source):
-            if self._again is None:
-                self._again = open_text(self._source, self._encoding)
-            try:
-                found = spoken(parsed_object(line_at(self._again, place))["body"]["messages"])
-                return content_of(found.names(())[0])
-            except (SourceError, Refusal, LookupError, TypeError):
-                pass
-        raise SourceError(f"{shown(self._source)} was changed while it was in use.")
+    def _image_text(self, fields: Mapping[str, Any]) -> str | None:
+        try:
+            return conversation_questions(fields["body"]["messages"]).names(())[0]
+        except (Refusal, LookupError, TypeError):
+            return None
 
-    def _row(self, fields: Mapping[str, Any], place: int) -> Row:
+    def _row(self, record: Record, where: str) -> Row:
+        fields = record.fields
         missing = [key for key in LINE_KEYS if key not in fields]
         if missing:
             raise SourceError(f'a batch line has {", ".join(LINE_KEYS)}; "{missing[0]}" is missing')
@@ -139,16 +101,16 @@ class OpenAIBatch:
         try:
             if (fields["method"], fields["url"]) != ("POST", CHAT_URL):
                 raise SourceError(f"only POST {CHAT_URL} is answered")
-            return self._asked(custom_id, body, place, columns)
+            return replace(self._asked(custom_id, body, record.place, columns), where=where)
         except SourceError as error:
             message = f"{str(error).removesuffix('.')}.".encode("utf-8", "backslashreplace").decode()
             refusal = Failure(code=FailureCode.INVALID_JOB, message=message)
         except Refusal as refused:
             refusal = refused.failure
-        return Row(id=custom_id, name=None, image=None, columns=columns, refusal=refusal)
+        return Row(id=custom_id, name=None, image=None, columns=columns, where=where, refusal=refusal)
 
     def _asked(self, custom_id: str, body: dict[str, Any], place: int, columns: dict[str, Any]) -> Row:
-        found = spoken(body.get("messages"))
+        found = conversation_questions(body.get("messages"))
         texts = found.names(())
         image, more_images = named_images(texts, self._root, place)
         parameters = _parameters(body, found.ignored)
@@ -161,13 +123,13 @@ class OpenAIBatch:
             parameters=parameters,
             detail=found.detail,
             columns=columns,
-            text_only=self._text_only,
+            text_only=self._options.text_only,
             ignored=tuple(sorted(found.ignored)),
         )
 
 
 def _parameters(body: dict[str, Any], ignored: set[str]) -> dict[str, Any]:
-    """The body's fields as fields of GenerationParameters; those that change nothing go to `ignored`."""
+    """The body's fields as fields of GenerationParameters; adds fields without effect to `ignored`."""
     given = {name: value for name, value in body.items() if value is not None and name not in _UNTOLD}
     for name, neutral in _NEUTRAL.items():
         if name in given:
@@ -205,7 +167,7 @@ def _whole(given: dict[str, Any], name: str) -> bool:
 
 
 def _sampled(named: dict[str, Any], temperature: Any, ignored: set[str]) -> dict[str, Any]:
-    """Sampling on or off as the temperature says, without what then decides nothing."""
+    """Sampling on or off by the temperature, without fields that then have no effect. Raises SourceError."""
     if isinstance(temperature, bool) or not isinstance(temperature, int | float | None):
         raise SourceError('"temperature" must be a number')
     if temperature:

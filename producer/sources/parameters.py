@@ -1,4 +1,4 @@
-"""Generation parameters that a row or a prompt brings along, by the fields' names; knows no file."""
+"""Reads the generation parameters of a row or a prompt, by the fields' names; knows no file."""
 
 import ast
 import re
@@ -20,42 +20,41 @@ _FIELDS: Final[dict[str, TypeAdapter[Any]]] = {
 }
 _DETAIL: Final[TypeAdapter[Any]] = TypeAdapter(Detail)
 PARAMETER_COLUMNS: Final = (*_FIELDS, "detail")
-"""Columns that decide how their rows are answered, where they may and their values fit."""
+"""Columns that set how their rows are answered, if their values fit."""
 GROUP: Final = "parameters"
-"""A column with an object of such."""
+"""A column with an object of parameters."""
 _QUOTED_TEXT: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _ARRAY: Final = re.compile(rf"\[\s*(?:(?:{_QUOTED_TEXT})\s*)+\]", re.DOTALL)
-"""As NumPy prints an array of texts, without commas."""
+"""An array of texts as NumPy prints it, without commas."""
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What a row says of how it is answered."""
+class RowParameters:
+    """A row's own parameters."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
-    """What nobody can take for anything else."""
+    """Values that can mean nothing else."""
     offered: dict[str, Any] = field(default_factory=dict)
-    """From columns of the parameters' names, as far as the values fit; they decide where they can."""
+    """Fitting values from columns named like parameters; used if they fit the others."""
     detail: Detail | None = None
 
 
-def brought(record: Mapping[str, Any], wanted: Collection[str] | None) -> Brought:
-    """What the row brings; `wanted` are the columns that must fit, and None takes those that do.
+def row_parameters(record: Mapping[str, Any], wanted: Collection[str] | None) -> RowParameters:
+    """The row's parameters. `wanted` are columns that must fit; None takes all that fit.
 
-    Raises SourceError for a value out of its range where it can only be a parameter; whether the parameters
-    go together is seen where they meet those of the run.
+    Raises SourceError for a value out of range that can only be a parameter. Whether the parameters
+    contradict each other is checked with the run's.
     """
     grouped = record.get(GROUP)
-    # A column of this name is often something else.
+    # A column of this name often means something else.
     is_group = isinstance(grouped, Mapping) and not grouped.keys().isdisjoint(_FIELDS)
     is_wanted = GROUP in wanted if wanted is not None else is_group
     parameters = parameters_of({GROUP: grouped}) if is_wanted else {}
     if wanted is not None:
         named = {name: record.get(name) for name in wanted if name != GROUP}
-        detail = named.pop("detail", None)
-        return Brought(
-            parameters | parameters_of(named), {}, None if detail is None else _read_detail(detail)
-        )
+        value = named.pop("detail", None)
+        detail = None if value is None else _read(_DETAIL, "detail", value)
+        return RowParameters(parameters | parameters_of(named), {}, detail)
     offered = {}
     for name in _FIELDS:
         value = record.get(name)
@@ -66,14 +65,14 @@ def brought(record: Mapping[str, Any], wanted: Collection[str] | None) -> Brough
                 continue
     detail = None
     with suppress(SourceError):
-        detail = None if record.get("detail") is None else _read_detail(record["detail"])
-    return Brought(parameters, greedy_at_zero(offered), detail)
+        detail = None if record.get("detail") is None else _read(_DETAIL, "detail", record["detail"])
+    return RowParameters(parameters, greedy_at_zero(offered), detail)
 
 
 def parameters_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters under their names and in an object `parameters`; null is not given.
+    """The parameters in fields of their names and in an object `parameters`; a null is not given.
 
-    Texts, as in CSV, are read as the values they stand for. Raises SourceError for a value out of its range.
+    Texts, as in CSV, are parsed. Raises SourceError for a value out of range.
     """
     given = {name: record[name] for name in _FIELDS if record.get(name) is not None}
     grouped = record.get(GROUP)
@@ -91,7 +90,7 @@ def parameters_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parameter_columns(text: str) -> tuple[str, ...] | None:
-    """The columns that `none`, `all` or a list of names stands for. Raises SourceError."""
+    """The columns for `none`, `all` or a list of names. Raises SourceError."""
     if text in ("none", "all"):
         return (*PARAMETER_COLUMNS, GROUP) if text == "all" else ()
     names = tuple(name.strip() for name in text.split(",") if name.strip())
@@ -102,7 +101,7 @@ def parameter_columns(text: str) -> tuple[str, ...] | None:
 
 
 def listed_texts(cell: str) -> Any:
-    """A list in a cell: as JSON, Python or NumPy spell it, else texts between `|`; None for a blank."""
+    """The list in a cell, in the spelling of JSON, Python or NumPy, or split at `|`; None if it is blank."""
     if not cell.strip():
         return None
     if cell.lstrip().startswith("["):
@@ -112,7 +111,7 @@ def listed_texts(cell: str) -> Any:
 
 
 def listed_in(text: str) -> list[Any] | None:
-    """The list that a text spells in JSON, or as Python or NumPy print it; None where it spells none."""
+    """The list in a text, in the spelling of JSON, Python or NumPy; None if it is no list."""
     plain = text.strip()
     if not (plain.startswith("[") and plain.endswith("]")):
         return None
@@ -129,23 +128,18 @@ def listed_in(text: str) -> list[Any] | None:
 
 
 def parsed(cell: str) -> Any:
-    """What a cell of text says in JSON."""
+    """Parse a cell as JSON. Raises SourceError."""
     try:
         return parsed_json(cell)
     except SourceError:
         raise SourceError(f"{quoted(cell[:40])!r} is not JSON") from None
 
 
-def _read_detail(value: Any) -> Detail:
-    detail: Detail = _read(_DETAIL, "detail", value)
-    return detail
-
-
 def _read(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:
     if name == "stop" and isinstance(value, str):
         value = parsed(value) if value.lstrip().startswith("[") else [value]
     if name == "temperature" and not isinstance(value, bool) and value in (0, "0", "0.0"):
-        return 0.0  # which stands for greedy
+        return 0.0  # stands for greedy
     try:
         if isinstance(value, str):
             return adapter.validate_strings(value)

@@ -1,9 +1,8 @@
-"""Rows of Parquet files, one or many parts; knows nothing of what becomes of their images."""
+"""Reads rows of Parquet files, with one or many parts; knows nothing of the use of their images."""
 
 import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from contract.counting import counted
@@ -12,39 +11,35 @@ from producer.sources.arrow import ArrowRows
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import MOST_RATIO, open_raw, reading
 from producer.sources.lines import LINE_MAX_BYTES
-from producer.sources.refusal import SourceError, library, shown
-from producer.sources.skipped import Skipped
-from producer.sources.source import SourceOptions
+from producer.sources.refusal import SourceError, library, naming, shown
+from producer.sources.source import PlainSource, SourceOptions
 
 BATCH_ROWS: Final = 32
-"""Most rows with images that are in memory at once."""
+"""Largest number of rows with images in memory."""
 TEXT_BATCH_ROWS: Final = 1024
+"""Largest number of rows without images in memory."""
 BATCH_BYTES: Final = 1 << 28
-"""What a batch has by the mean of its row group, or a row has that is larger."""
+"""Largest size of a batch, by its row group's mean; a single row may be larger."""
 MOST_BATCH_BYTES: Final = 1 << 30
-"""Of a batch whose rows are far above the mean."""
+"""Size from which on a batch is refused, if its rows are far above the mean."""
 _BUFFER_BYTES: Final = 1 << 20
 UNPACKED_COLUMN_BYTES: Final = 1 << 30
-"""So much of a column may come of one row group however small it is."""
+"""Unpacked size that every column of a row group may have."""
 
 
-class Parquet:
-    """Parts with one schema, as one table."""
-
-    skipped = Skipped()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+class Parquet(PlainSource):
+    """Parts with the same columns, as one table."""
 
     def __init__(self, parts: Sequence[str], options: SourceOptions, root: str) -> None:
         """Reads the footers of all parts. Raises SourceError if their columns differ."""
         self._library = library("pyarrow.parquet", "parquet", shown(parts[0]))
         self._parts = parts
         self._ends: list[int] = []
-        """Rows up to the end of each part."""
+        """Number of rows up to the end of each part."""
         self._open: tuple[int, Any] | None = None
         self._batches: Iterator[Any] = iter(())
         self._batch: tuple[int, Any] | None = None
-        """The batch that `read` looked into last, and its first row."""
+        """(first row, batch) of the last `read`."""
         first: Any = None
         for part in parts:
             with self._opened(part) as file:
@@ -53,11 +48,9 @@ class Parquet:
                 elif file.schema_arrow.names != first.names:
                     raise SourceError(f"{shown(part)} has other columns than {shown(parts[0])}.")
                 self._ends.append((self._ends[-1] if self._ends else 0) + file.metadata.num_rows)
-        try:
+        with naming(shown(parts[0])):
             self._table = ArrowRows(first, options, root)
-        except SourceError as error:
-            raise SourceError(f"{shown(parts[0])}: {error}.") from None
-        self.columns: tuple[str, ...] | None = self._table.columns
+        self.columns = self._table.columns
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         if not self._ends[-1]:
@@ -67,10 +60,8 @@ class Parquet:
         for part in self._parts:
             with self._opened(part) as file:
                 for group in range(file.num_row_groups):
-                    try:
+                    with naming(f"{shown(part)}, row group {group + 1}"):
                         batches, embedded = self._batches_of(file, group)
-                    except SourceError as error:
-                        raise SourceError(f"{shown(part)}, row group {group + 1}: {error}.") from None
                     for batch in batches:
                         _bounded(batch, part)
                         yield from self._table.rows(batch, position, shown(part), bad, embedded=embedded)
@@ -88,7 +79,7 @@ class Parquet:
         return content
 
     def _batches_of(self, file: Any, group: int) -> tuple[Iterator[Any], bool]:
-        """Batches of a row group, and whether all its images are embedded, for then they are left out."""
+        """Batches of a row group, and whether all its images are embedded; if so, they are left out."""
         to_bytes, to_path = self._table.leaves
         columns = list(self._table.other)
         embedded = to_bytes is not None and _no_nulls(file.metadata.row_group(group), to_bytes)
@@ -98,13 +89,13 @@ class Parquet:
             columns.append(to_path)
         self._refuse_bombs(file.metadata.row_group(group), columns)
         size = BATCH_ROWS if self._table.image in columns or not columns else TEXT_BATCH_ROWS
-        # With no column at all a batch would have no rows either.
+        # A batch without any column would have no rows.
         columns = columns or [name for name in (self._table.image,) if name is not None]
         size = _batch_rows(file.metadata.row_group(group), columns, size)
         return file.iter_batches(size, row_groups=[group], columns=columns), embedded
 
     def _refuse_bombs(self, group: Any, columns: Sequence[str]) -> None:
-        """Raises SourceError for cells that do not fit into memory, as far as the file's footer tells."""
+        """Raises SourceError if, by the file's footer, cells do not fit into memory."""
         for number in range(group.num_columns):
             column = group.column(number)
             name = column.path_in_schema.partition(".")[0]
@@ -118,7 +109,7 @@ class Parquet:
                 )
 
     def _seek(self, place: int) -> None:
-        """Go on to the batch that holds `place`, or begin its row group again if it lies behind."""
+        """Go on to the batch with `place`; begin its row group again if it is before the present batch."""
         part = bisect.bisect_right(self._ends, place)
         if part == len(self._ends):
             raise SourceError(f"{shown(self._parts[0])} was changed while it was in use.")
@@ -173,7 +164,7 @@ class Parquet:
 
 
 def _batch_rows(group: Any, columns: Sequence[str], most: int) -> int:
-    """So many rows of a row group as are not too many bytes, as far as its mean tells."""
+    """Number of rows in a batch of at most BATCH_BYTES, by the row group's mean."""
     chunks = (group.column(number) for number in range(group.num_columns))
     size: int = sum(
         chunk.total_uncompressed_size
@@ -187,7 +178,7 @@ def _batch_rows(group: Any, columns: Sequence[str], most: int) -> int:
 
 
 def _bounded(batch: Any, part: str) -> Any:
-    """The batch. Raises SourceError for one that is too large."""
+    """The batch. Raises SourceError if it is too large."""
     if batch.num_rows > 1 and batch.nbytes > MOST_BATCH_BYTES:
         raise SourceError(
             f"{shown(part)}: {counted(batch.num_rows, 'row')} beside each other have {batch.nbytes} bytes, "
@@ -198,7 +189,7 @@ def _bounded(batch: Any, part: str) -> Any:
 
 
 def _no_nulls(group: Any, leaf: str) -> bool:
-    """Whether the file's own statistics say that a column has a value in every row."""
+    """Whether, by the file's statistics, a column has a value in every row."""
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema == leaf:

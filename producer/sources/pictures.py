@@ -1,4 +1,4 @@
-"""Which images a row names, whatever form it names it in, and why a row without one fails; opens none."""
+"""Finds the images that a row names, and says why a row without one fails; opens none."""
 
 import itertools
 import os
@@ -12,12 +12,12 @@ from contract.quoting import quoted
 from producer.sources.files import IMAGE_SUFFIXES, scheme_of
 from producer.sources.images import holds_bytes
 from producer.sources.parameters import listed_in
-from producer.sources.refusal import SourceError, listed
+from producer.sources.refusal import listed
 
 MARK: Final = "<image>"
-"""Where the image goes within a text, as LLaVA and those after it write it."""
+"""LLaVA's mark for the image's place in a text."""
 _NUMBERED: Final = re.compile(r"<?image[ _]?(\d{1,6})>?")
-"""Keys of an object that has an image under the mark that stands for it."""
+"""Keys of an object that maps marks to images."""
 _VIDEO_SUFFIXES: Final = frozenset({".mp4", ".webm", ".avi", ".mov", ".mkv"})
 _IN_BYTES: Final = ("bytes", "base64", "data", "b64_json")
 _KEYS: Final = (
@@ -25,21 +25,21 @@ _KEYS: Final = (
     *("image", "image_url", "url", "uri", "src", "path", "file", "source", "file_name", "filename"),
     "file_path",
 )
-"""Where an object says which image it is, the image itself before its name."""
+"""Keys of an object that is an image; keys of its bytes come before those of its name."""
 PICTURE_WORDS: Final = re.compile(
     r"(.*[^a-z])?(images?|imgs?|pictures?|pics?|photos?|photographs?|jpe?g|png|screenshots?|thumbnails?)"
     r"([^a-z].*)?",
     re.IGNORECASE,
 )
-"""Columns that are named so hold images, as long as their values could name one."""
+"""Names of columns that have images, if their values can name one."""
 _IMAGE_ID: Final = re.compile(r"(image|img|picture|photo)_?id", re.IGNORECASE)
 TEXT_ONLY: Final = "--text-only asks rows without an image all the same"
 
 
 def names_in(value: Any) -> list[str]:
-    """The images that a value names: a text, an object of a path, a URL or bytes, or a list of such.
+    """The images that a value names: a text, an object with a path, a URL or bytes, or a list of them.
 
-    Raises Refusal for a value of another kind.
+    Raises Refusal for other values.
     """
     if value is None:
         return []
@@ -64,7 +64,7 @@ def names_in(value: Any) -> list[str]:
 
 
 def check_marks(marks: int, images: int) -> None:
-    """Raise Refusal where a text places other than all of the row's images; with no mark they come first."""
+    """Raises Refusal if a text places some images, but not all. Without a mark, images come first."""
     if marks in (0, images):
         return
     if not images:
@@ -77,7 +77,7 @@ def check_marks(marks: int, images: int) -> None:
 
 
 def check_numbers(numbers: Sequence[int]) -> None:
-    """Raise Refusal where the marks of a text have numbers that are not those of images in their order."""
+    """Raises Refusal if the numbers of a text's marks do not count up by one."""
     if any(after != before + 1 for before, after in itertools.pairwise(numbers)):
         raise Refusal(
             FailureCode.INVALID_JOB,
@@ -86,34 +86,19 @@ def check_numbers(numbers: Sequence[int]) -> None:
         )
 
 
-def scattered_marks() -> Refusal:
-    return Refusal(
-        FailureCode.INVALID_JOB,
-        "The row places images in several of its turns, or in a later one: all of them stand in the first "
-        "user turn.",
-    )
-
-
-def differing_detail() -> Refusal:
-    return Refusal(
-        FailureCode.INVALID_JOB,
-        'The "detail" of the row\'s images differs, and all are looked at with one: give each the same.',
-    )
-
-
 def other_media(kind: str) -> Refusal:
     return Refusal(FailureCode.INVALID_JOB, f"The row is about a {kind}, and only images are asked about.")
 
 
 def no_image(reason: str) -> Refusal:
-    """`reason` says what was found in the image's place, and what to do."""
+    """A refusal; `reason` says what was found instead of an image, and what to do."""
     return Refusal(FailureCode.NO_IMAGE, f"The row has no image: {reason}.")
 
 
 def refuse_missing(record: Mapping[str, Any], column: str | None, text_columns: Iterable[str]) -> None:
-    """Raise Refusal for a row whose image has only not been found: asked without it, a model makes one up.
+    """Raises Refusal for a row that seems to have an image: asked without it, a model would invent one.
 
-    `column` is the image's, `text_columns` are those that are asked.
+    `column` is the image's, `text_columns` are those of the questions.
     """
     if column is not None and column in record:
         raise no_image(f'"{quoted(column)}" is empty; {TEXT_ONLY}')
@@ -127,16 +112,8 @@ def refuse_missing(record: Mapping[str, Any], column: str | None, text_columns: 
             raise no_image(f'"{quoted(place)}" looks like one; {choose}{TEXT_ONLY}')
 
 
-def refuse_unasked(columns: Iterable[str]) -> None:
-    """Raise Refusal for a row that brings neither an image nor a question."""
-    raise no_image(
-        f'nor does it bring a "question", "questions", "messages" or "conversations" (columns: '
-        f"{listed(columns) or 'none'}); --image-column names the image's, and {TEXT_ONLY}"
-    )
-
-
 def _place_of_image(name: str, value: Any) -> str | None:
-    """Where in a column an image seems to be, such as `data.image`; an image's id says that there is one."""
+    """The place of an apparent image in a column, such as `data.image`, or of an image's id; else None."""
     if _IMAGE_ID.fullmatch(name) and value not in (None, ""):
         return name
     for place, text in _texts(name, value):
@@ -146,7 +123,7 @@ def _place_of_image(name: str, value: Any) -> str | None:
 
 
 def looks_like_image(text: str) -> bool:
-    """Whether a text is an image, or could be the name of one. Of a URL one cannot know."""
+    """Whether a text is an image or can be an image's name; any URL can."""
     if holds_bytes(text):
         return True
     if not _is_name(text):
@@ -155,7 +132,7 @@ def looks_like_image(text: str) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    """Whether it could be a path or a URL: one line, no sentence."""
+    """Whether it can be a path or a URL: one line, not a sentence."""
     stripped = text.strip()
     return (
         bool(stripped)
@@ -165,12 +142,12 @@ def _is_name(text: str) -> bool:
 
 
 def _suffix(name: str) -> str:
-    """Of a path or a URL, in lower case."""
+    """The suffix of a path or a URL, in lower case."""
     return os.path.splitext(name.strip().partition("?")[0].partition("#")[0])[1].lower()
 
 
 def _texts(place: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every text within a value, with the keys that lead to it."""
+    """(keys that lead to it, text) for all texts in a value."""
     stack = [(place, value)]
     while stack:
         where, one = stack.pop()
@@ -180,8 +157,3 @@ def _texts(place: str, value: Any) -> Iterator[tuple[str, str]]:
             stack += [(f"{where}.{key}", inner) for key, inner in one.items()]
         elif isinstance(one, list | tuple):
             stack += [(where, inner) for inner in one]
-
-
-def as_refusal(error: SourceError) -> Refusal:
-    """What is wrong with an image's name, as the failure of its row."""
-    return Refusal(FailureCode.INVALID_JOB, f"{str(error).removesuffix('.')}.")

@@ -1,4 +1,4 @@
-"""Rows of a file of records, whichever form it writes them in; knows no form itself."""
+"""Makes rows from a file of records; knows none of the files' forms."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,22 +19,23 @@ from producer.sources.fields import (
 from producer.sources.files import reading
 from producer.sources.images import content_of, holds_bytes
 from producer.sources.known_forms import flat
-from producer.sources.refusal import SourceError, listed, shown
+from producer.sources.refusal import SourceError, listed, naming, shown
 from producer.sources.skipped import Skipped
 from producer.sources.source import SourceOptions
 
 
 class Record(NamedTuple):
-    """Named values, where they stand and how to find them again."""
+    """Named values and their place in the file."""
 
     number: int
-    """Of its line or entry, from 1."""
+    """Number of the line or entry, from 1."""
     place: int
+    """Place for `at`."""
     fields: Mapping[str, Any]
 
 
 class BadRecord(NamedTuple):
-    """One that cannot be read, while those behind it can."""
+    """A record that cannot be read, although later ones can."""
 
     number: int
     reason: str
@@ -45,31 +46,31 @@ class Records(Protocol):
 
     @property
     def unit(self) -> str:
-        """What its numbers count, for sentences."""
+        """What its numbers count, such as "line"."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """What every record has; None where they differ."""
+        """Names of the fields of all records; None if they may differ."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the file is read, in sentences."""
+        """Sentences on how the file is read."""
 
     def records(self) -> Iterator[Record | BadRecord | SourceError]:
-        """All of them; a SourceError where nothing more can be read."""
+        """All records; a SourceError at the end if nothing more can be read."""
 
     def at(self, place: int) -> Mapping[str, Any]:
-        """The record of this place."""
+        """The fields of the record at `place`. Raises SourceError."""
 
 
 class RecordSource:
-    """Rows of records."""
+    """A source that makes a row of each record."""
 
     skipped = Skipped()
     images_folder: Path | None = None
 
     def __init__(self, name: str, root: str, records: Records, options: SourceOptions) -> None:
-        """`name` is the file's, `root` where relative image names begin."""
+        """`name` is the file's, `root` the folder of relative image names."""
         self._name = name
         self._root = root
         self._records = records
@@ -102,22 +103,21 @@ class RecordSource:
                 if isinstance(record, BadRecord):
                     yield from bad.instead(number, where, record.reason)
                     continue
-                fields = flat(record.fields)
+                record = record._replace(fields=flat(record.fields))
                 try:
-                    row = self._row(Record(record.number, record.place, fields), where)
+                    row = self._row(record, where)
                 except SourceError as error:
-                    row_id = named_id(fields, self._options) or str(record.number)
-                    yield from bad.instead(row_id, where, str(error))
+                    yield from bad.instead(self._id(record), where, str(error))
                 else:
                     yield row
         if empty:
-            raise SourceError(f"{shown(self._name)} has no {_plural(self._records.unit)}.")
+            units = "entries" if self._records.unit == "entry" else f"{self._records.unit}s"
+            raise SourceError(f"{shown(self._name)} has no {units}.")
 
     def read(self, place: int) -> bytes:
         with reading(self._name):
             try:
-                fields = flat(self._records.at(place))
-                text = image_text(fields, self._roles_of(fields), self._options)
+                text = self._image_text(flat(self._records.at(place)))
                 if text is not None and holds_bytes(text):
                     return content_of(text)
             except SourceError:
@@ -135,19 +135,21 @@ class RecordSource:
             where=where,
         )
 
+    def _id(self, record: Record) -> str:
+        """The id of a record that is no row."""
+        return named_id(record.fields, self._options) or str(record.number)
+
+    def _image_text(self, fields: Mapping[str, Any]) -> str | None:
+        """The text that names a record's only image."""
+        return image_text(fields, self._roles_of(fields), self._options)
+
     def _roles_of(self, fields: Mapping[str, Any]) -> Roles:
-        """Of a table the same for all."""
+        """A record's columns for image, question and id; in a table the same for all records."""
         return self._roles or find_roles(tuple(fields), self._options)
 
     def _table_roles(self, columns: tuple[str, ...]) -> Roles:
-        try:
+        with naming(shown(self._name)):
             roles = find_roles(columns, self._options)
-        except SourceError as error:
-            raise SourceError(f"{shown(self._name)}: {error}.") from None
         if roles.image is None and not may_lack_images(columns, self._options):
             raise SourceError(f"{shown(self._name)}: {NO_COLUMN.format(listed(columns))}.")
         return roles
-
-
-def _plural(unit: str) -> str:
-    return "entries" if unit == "entry" else f"{unit}s"

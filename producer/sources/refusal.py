@@ -1,16 +1,27 @@
-"""How a source is refused: one sentence that says where and why; knows no form of source."""
+"""Errors of sources, each a sentence that says where and why; knows no form of source."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from contract.installing import install_line
 from contract.quoting import QUOTED_MAX_CHARS, quoted
 from contract.quoting import shown as shown
+from producer.errors import ProducerError
 
 
-class SourceError(ValueError):
+class SourceError(ProducerError, ValueError):
     """The source cannot be submitted as it is; the message says where and why."""
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Adds the place to a SourceError's message, and a full stop."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{place}: {error}.") from None
 
 
 class NoImagesError(SourceError):
@@ -18,7 +29,7 @@ class NoImagesError(SourceError):
 
 
 def library(module: str, extra: str, purpose: str) -> Any:
-    """An optional library, imported here and now. Raises SourceError if it is not installed."""
+    """Import an optional library. Raises SourceError if it is not installed."""
     package = module.partition(".")[0]
     try:
         importlib.import_module(package)
@@ -32,11 +43,11 @@ def library(module: str, extra: str, purpose: str) -> Any:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a sentence, in quotes; of many the first ones and how many there are beside."""
+    """Names in quotes, for a sentence; if there are many, the first ones and the number of the others."""
     every = [f'"{quoted(name)}"' for name in names]
-    told: list[str] = []
+    first: list[str] = []
     for name in every:
-        if told and sum(map(len, told)) + len(name) > QUOTED_MAX_CHARS:
-            return f"{', '.join(told)} and {len(every) - len(told)} more"
-        told.append(name)
-    return ", ".join(told)
+        if first and sum(map(len, first)) + len(name) > QUOTED_MAX_CHARS:
+            return f"{', '.join(first)} and {len(every) - len(first)} more"
+        first.append(name)
+    return ", ".join(first)

@@ -1,27 +1,23 @@
-"""Rows of data sets of Hugging Face `datasets`: saved to disk, as Arrow parts, or from the hub."""
+"""Reads rows of Hugging Face data sets: saved to disk, in Arrow files, or from the hub; knows no run."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from producer.rows import Row
 from producer.sources.arrow import ArrowRows
 from producer.sources.bad_rows import BadRows
-from producer.sources.refusal import SourceError, library, listed, shown
-from producer.sources.skipped import Skipped
-from producer.sources.source import SourceOptions
+from producer.sources.refusal import SourceError, library, listed, naming, shown
+from producer.sources.source import PlainSource, SourceOptions
 
 SAVED_FILES: Final = ("state.json", "dataset_dict.json")
 HUB_PREFIX: Final = "hf://"
 BATCH_ROWS: Final = 32
 
 
-class SavedDataset:
-    """One split of a data set; images stay as they were encoded."""
-
-    skipped = Skipped()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+class SavedDataset(PlainSource):
+    """One split of a data set. Images keep their encoding."""
 
     def __init__(self, name: str, dataset: Any, options: SourceOptions, root: str) -> None:
         self._name = name
@@ -36,11 +32,9 @@ class SavedDataset:
             if isinstance(feature, datasets.ClassLabel)
         }
         self._dataset = dataset.with_format("arrow")
-        try:
+        with naming(shown(name)):
             self._table = ArrowRows(dataset.features.arrow_schema, options, root, labels)
-        except SourceError as error:
-            raise SourceError(f"{shown(name)}: {error}.") from None
-        self.columns: tuple[str, ...] | None = self._table.columns
+        self.columns = self._table.columns
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         position = 0
@@ -61,38 +55,33 @@ class SavedDataset:
 
 
 def saved(folder: str, options: SourceOptions, root: str) -> SavedDataset:
-    """What `save_to_disk` wrote."""
+    """A data set that `save_to_disk` wrote."""
     datasets = _library(folder)
-    try:
+    with _loading(folder, OSError, ValueError, KeyError, TypeError):
         loaded = datasets.load_from_disk(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{shown(folder)} cannot be loaded: {_reason(error)}") from None
     return SavedDataset(folder, loaded, options, root)
 
 
 def arrow_parts(folder: str, parts: Sequence[str], options: SourceOptions, root: str) -> SavedDataset:
-    """Arrow files as `datasets` keeps them, in order of name."""
+    """A data set in Arrow files, as `datasets` caches them, in order of name."""
     datasets = _library(folder)
-    try:
+    with _loading(folder, OSError, ValueError, KeyError, TypeError):
         loaded = datasets.concatenate_datasets([datasets.Dataset.from_file(part) for part in parts])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{shown(folder)} cannot be loaded: {_reason(error)}") from None
     return SavedDataset(folder, loaded, options, root)
 
 
 def from_hub(source: str, options: SourceOptions) -> SavedDataset:
-    """`hf://owner/name` or `hf://owner/name/configuration`; downloads what the cache does not hold."""
+    """`hf://owner/name` or `hf://owner/name/configuration`; downloads what is not in the cache."""
     datasets = _library(source)
     parts = source.removeprefix(HUB_PREFIX).strip("/").split("/")
     if not 1 < len(parts) < 4 or not all(parts):
         raise SourceError(f"{shown(source)} is not hf://OWNER/NAME or hf://OWNER/NAME/CONFIGURATION.")
     configuration = parts[2] if len(parts) == 3 else None
-    try:
+    # Network, hub and files may lead to any exception.
+    with _loading(source, Exception):
         loaded = datasets.load_dataset(
             "/".join(parts[:2]), configuration, split=options.split, streaming=False
         )
-    except Exception as error:  # noqa: BLE001 - it raises what the network, the hub and the files lead to
-        raise SourceError(f"{shown(source)} cannot be loaded: {_reason(error)}") from None
     return SavedDataset(source, loaded, options, str(Path.cwd()))
 
 
@@ -109,7 +98,11 @@ def _library(name: str) -> Any:
     return library("datasets", "datasets", shown(name))
 
 
-def _reason(error: Exception) -> str:
-    """The error's first line, as a sentence's end."""
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
-    return text if text.endswith(".") else f"{text}."
+@contextmanager
+def _loading(source: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns `errors` into a SourceError with the first line of what they say."""
+    try:
+        yield
+    except errors as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise SourceError(f"{shown(source)} cannot be loaded: {reason.removesuffix('.')}.") from None

@@ -1,4 +1,4 @@
-"""Several sources as one: one row after the other, under ids that tell the sources apart."""
+"""Reads several sources as one, with ids that distinguish the sources; knows none of their forms."""
 
 import os
 from collections import Counter
@@ -12,7 +12,7 @@ from producer.rows import Embedded, Row
 from producer.sources.bad_rows import BadRows
 from producer.sources.files import is_remote, scheme_of, shared_folder, split_pattern
 from producer.sources.folder import ImageFiles
-from producer.sources.opening import (
+from producer.sources.recognise import (
     Known,
     given,
     has_use,
@@ -35,9 +35,9 @@ IN_QUOTES: Final = (
 
 
 def open_sources(sources: Sequence[tuple[str, SourceOptions]]) -> Source:
-    """Open one source as `open_source` does, or several as one; the same one twice counts once.
+    """Open one source as `open_source` does, or several as one; a source that is named twice counts once.
 
-    Raises SourceError for what cannot be opened, and for options that decide nothing for any of the sources.
+    Raises SourceError for what cannot be opened, and for options that have no effect for any of the sources.
     """
     by_place: dict[str, SourceOptions] = {}
     for source, options in sources:
@@ -55,7 +55,7 @@ def open_sources(sources: Sequence[tuple[str, SourceOptions]]) -> Source:
 
 
 def shown_sources(sources: Sequence[str]) -> str:
-    """For a sentence: the first of them, and how many there are beside."""
+    """The first sources for a sentence, and the number of the others."""
     if len(sources) <= MOST_SHOWN:
         return ", ".join(map(shown, sources))
     first = ", ".join(map(shown, sources[: MOST_SHOWN - 1]))
@@ -63,7 +63,7 @@ def shown_sources(sources: Sequence[str]) -> str:
 
 
 def _shared_folders(folders: Sequence[str]) -> dict[str | None, str]:
-    """By scheme. Beside others, URLs share no folder: their ids are whole."""
+    """Scheme → shared folder. With several schemes, URLs share none, so that their ids are complete."""
     by_scheme: dict[str | None, list[str]] = {}
     for folder in folders:
         by_scheme.setdefault(scheme_of(folder), []).append(folder)
@@ -79,11 +79,11 @@ class _Part:
 
     source: Source
     folder: str
-    """Of image files, where their rows' names begin."""
+    """Folder of the names of its image files."""
     ids: str
-    """What its rows' ids begin with, before a slash; nothing where that is the shared folder."""
+    """Beginning of its rows' ids, before a slash; empty for the shared folder."""
     names: str | None
-    """The same for the names of image files; None leaves them as they are."""
+    """The same for names of image files; None leaves them unchanged."""
     is_images: bool
 
     @classmethod
@@ -100,7 +100,7 @@ class _Part:
         )
 
     def row(self, row: Row) -> Row:
-        """As one of several: its id, and its name where that is a path of a file or of a member."""
+        """The row with an id among several sources, and a name, if that is a path of a file or a member."""
         row_id = _joined(self.ids, row.id)
         name = row.name
         if self.is_images:
@@ -116,9 +116,8 @@ class _Part:
 class Several:
     """The sources one after the other.
 
-    A row's id is its path below the folder that all sources share: of an image file its own, of a folder the
-    folder's and the row's id, of a manifest the manifest's and the row's id. An image file that several of
-    the sources name is one row.
+    A row's id is a path below the shared folder of all sources: an image file's own, or that of the folder or
+    manifest and the row's id in it. An image file that several sources name is one row.
     """
 
     def __init__(self, parts: Sequence[_Part]) -> None:
@@ -131,12 +130,10 @@ class Several:
     @property
     def columns(self) -> tuple[str, ...] | None:
         every = [part.source.columns for part in self._parts]
-        shared: tuple[str, ...] | None = every[0]
-        for columns in every[1:]:
-            if shared is None or columns is None:
-                return None
-            shared = tuple(column for column in shared if column in columns)
-        return shared
+        known = [columns for columns in every if columns is not None]
+        if len(known) < len(every):
+            return None
+        return tuple(name for name in known[0] if all(name in columns for columns in known))
 
     @property
     def skipped(self) -> Skipped:
@@ -174,7 +171,7 @@ class Several:
 
 
 def _overlap(parts: Sequence[_Part]) -> bool:
-    """Whether two of the parts may name the same image file, by the folders that they begin at."""
+    """Whether two of the parts may name the same image file, by their folders."""
     images = [part for part in parts if part.is_images]
     folders = Counter(part.folder for part in images)
     roots = {part.folder for part in images if isinstance(part.source, ImageFiles)}
@@ -190,14 +187,14 @@ def _overlap(parts: Sequence[_Part]) -> bool:
 
 
 def _folder_of(known: Known) -> str:
-    """Where its rows' files lie, as far as its name says so."""
+    """The folder of its rows' files, as far as its name tells."""
     if known.form == "folder" and known.is_pattern:
         return split_pattern(known.place)[0]
     return known.place if known.kind == "folder" else known.place.rpartition("/")[0] or "/"
 
 
 def _below(shared: str, place: str) -> str:
-    """The path of `place` below the shared folder, empty for that folder itself."""
+    """The path of `place` below the shared folder; empty for that folder itself."""
     if not shared:
         return place
     return place.removeprefix(shared).lstrip("/")
@@ -208,13 +205,13 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _inside(name: str) -> str | None:
-    """The path without steps up; None if it leads out of the shared folder."""
+    """The path without `..`; None if it leads out of the shared folder."""
     path = os.path.normpath(name)
     return None if path == ".." or path.startswith(("../", "/")) else path
 
 
 def _refuse_strangers(sources: Sequence[tuple[str, SourceOptions]]) -> None:
-    """A pattern that the shell expands names whatever is there; what is no image is not dropped unseen."""
+    """Raises SourceError for files that are no sources: a pattern that the shell expands names all files."""
     places = [place for place, options in sources if options.format is None]
     strangers = [place for place in places if is_stranger(place)]
     if strangers:

@@ -1,11 +1,10 @@
-"""Rows of WebDataset shards (.tar); reads no member but .txt and .json."""
+"""Reads rows of WebDataset shards (.tar); reads no members except .txt and .json."""
 
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from contract.failure import Failure, FailureCode
@@ -25,36 +24,37 @@ from producer.sources.files import (
 from producer.sources.json_text import parsed_object
 from producer.sources.refusal import SourceError, shown
 from producer.sources.skipped import Skipped
-from producer.sources.source import SourceOptions
+from producer.sources.source import PlainSource, SourceOptions
 
 SHARD_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _KEY: Final = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _SHARD_PLACES: Final = 1 << 44
-"""Places within one shard: more bytes than a shard has."""
+"""Number of places in one shard, more than a shard has bytes."""
 _TEXT_MAX_BYTES: Final = 1 << 26
 _HEADERS: Final = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
-"""Types of members that tell something of the next one, and are read into memory."""
+"""Types of members that describe the next one, and are read into memory."""
 _HEADER_MAX_BYTES: Final = 1 << 20
 OPEN_SAMPLES: Final = 20_000
-"""Of a shard whose members are in any order: twice what img2dataset puts into one."""
+"""Number of incomplete samples in memory: twice as many as img2dataset puts into a shard."""
 OPEN_TEXT_BYTES: Final = 1 << 26
+"""Size of their texts in memory."""
 MOST_KEYS: Final = 1_000_000
-"""Remembered, of a shard, to tell what is wrong."""
+"""Number of a shard's keys that are kept to recognise errors."""
 _TEXTS: Final = ("txt", "json")
 _FAR_APART: Final = (
     f"its members lie more than {OPEN_SAMPLES} samples apart; sort the shard's files by name, as "
     "tar --sort=name does"
 )
 EMBEDDED_MAX_BYTES: Final = 50_000_000
-"""As the workers' default bound on an image; what is larger is not read into memory."""
+"""Largest image that is read into memory, the workers' default bound."""
 
 
 def shard_names(source: str) -> list[str]:
-    """The shards that braces stand for, such as `name-{000000..000012}.tar`; without braces the one."""
+    """The shards that braces stand for, as in `name-{000000..000012}.tar`; without braces the name itself."""
     match = _RANGE.search(source)
     if match is None:
         return [source]
@@ -69,61 +69,58 @@ def shard_names(source: str) -> list[str]:
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A member whose header is read only if it is no longer than a name can be."""
+    """A member whose header is read only up to the length that a name can have."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _HEADERS and self.size > _HEADER_MAX_BYTES:
             raise tarfile.ReadError(f"one of its headers has {self.size} bytes")
-        told: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
-        return told
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
+        return member
 
 
 class _Member(NamedTuple):
-    """Where a file of the shard is."""
+    """The place of a file in the shard."""
 
     name: str
     offset: int
-    """Of its header."""
+    """Offset of its header."""
     offset_data: int
     size: int
 
 
 @dataclass
 class _Sample:
-    """Members of one key in a shard."""
+    """The members of one key in a shard."""
 
     key: str
     members: dict[str, _Member] = field(default_factory=dict)
-    """By extension."""
+    """Extension → member."""
     texts: dict[str, bytes] = field(default_factory=dict)
     fault: str | None = None
-    """Why it is no row."""
+    """Why it cannot be a row."""
 
     @property
     def text_bytes(self) -> int:
         return sum(map(len, self.texts.values()))
 
 
-class Shards:
+class Shards(PlainSource):
     """One row for each sample: members of a shard whose names are equal up to the first dot.
 
     A sample's image is the member with an image's extension; `.json` is merged into the columns and `.txt`
-    becomes the column `txt`. Other members are not carried, and counted as skipped. The members of a sample
-    need not lie beside each other, within bounds. Images of uncompressed local shards are read from the
-    shard by the worker; those of other shards through `read`.
+    becomes the column `txt`. Other members are counted as skipped. A sample's members may be apart, within
+    bounds. Workers read images of uncompressed local shards themselves; those of other shards go through
+    `read`.
     """
 
-    columns: tuple[str, ...] | None = None
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+    columns = None
 
     def __init__(self, shards: Sequence[str], options: SourceOptions) -> None:
         self._shards = shards
         self._options = options
         self._open: tuple[int, IO[bytes]] | None = None
-        self.skipped = Skipped()
         self._folder = shared_folder([shard.rpartition("/")[0] for shard in shards])
-        """The one that all shards lie below."""
+        """The folder above all shards."""
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
         empty = True
@@ -146,8 +143,7 @@ class Shards:
                         yield row
         self.skipped = skipped
         if empty:
-            there = f" It holds {skipped.instead()}." if skipped else ""
-            raise SourceError(f"{shown(self._shards[0])} has no samples.{there}")
+            raise SourceError(f"{shown(self._shards[0])} has no samples.{skipped.instead()}")
 
     def read(self, place: int) -> bytes:
         number, offset = divmod(place, _SHARD_PLACES)
@@ -170,14 +166,14 @@ class Shards:
         raise SourceError(f"{shown(shard)} was changed while it was in use.")
 
     def _samples(self, shard: str, skipped: Skipped) -> Iterator[_Sample]:
-        """Samples in the order of their first members. A bounded number of them is collected at once."""
+        """Samples in the order of their first members; a bounded number is in memory."""
         open_samples: dict[str, _Sample] = {}
         text_bytes = 0
         ended: set[int] = set()
         with open_plain(shard) as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r:", tarinfo=_TarInfo) as archive:
-                    # tarfile would remember every member.
+                    # Without this, tarfile would keep every member.
                     kept: list[tarfile.TarInfo] = vars(archive)["members"]
                     while (member := archive.next()) is not None:
                         kept.clear()
@@ -224,7 +220,7 @@ class Shards:
             sample.texts[kind] = content.read()
 
     def _row(self, sample: _Sample, shard: int, where: str, skipped: Skipped, *, again: bool) -> Row:
-        """`again` says that the first shard has a sample of this key."""
+        """The row of a sample; `again` says that the first shard has the same key. Raises SourceError."""
         if sample.fault is not None:
             raise SourceError(sample.fault)
         record: dict[str, Any] = {}
@@ -251,7 +247,7 @@ class Shards:
             number=self._number(sample, shard),
             root="",
             place=0,
-            # A row that is refused has had an image too.
+            # A refused row has an image, too.
             image=image or (Embedded(place=0) if refusal else None),
             name=None if member is None else member.name,
             where=where,
@@ -261,7 +257,7 @@ class Shards:
         return replace(row, image=None, questions=(), parameters={}, detail=None, refusal=refusal)
 
     def _number(self, sample: _Sample, shard: int) -> str:
-        """The id of a sample that has none of its own."""
+        """The id of a sample without an id of its own."""
         if not self._options.shard_ids:
             return sample.key
         name = self._shards[shard].removeprefix(self._folder).lstrip("/")
@@ -275,7 +271,7 @@ class Shards:
                 raise SourceError(f'no member has the extension "{asked}"')
             return sample.members[asked.lower()]
         found = [kind for kind in sample.members if f".{kind}" in IMAGE_SUFFIXES]
-        # Such as KEY.image.jpg; KEY.jpg goes first.
+        # KEY.image.jpg, if there is no KEY.jpg.
         found = found or [k for k in sample.members if f".{k.rpartition('.')[2]}" in IMAGE_SUFFIXES]
         if len(found) > 1:
             raise SourceError(
@@ -299,7 +295,7 @@ class Shards:
 
 
 def _named(member: tarfile.TarInfo, skipped: Skipped) -> tuple[str, str] | None:
-    """Key and extension of a member; None for what belongs to no sample, which is counted."""
+    """(key, extension) of a member; None for a member of no sample, which is counted as skipped."""
     if member.isdir():
         return None
     folder, name = os.path.split(member.name)
@@ -316,7 +312,7 @@ def _named(member: tarfile.TarInfo, skipped: Skipped) -> tuple[str, str] | None:
 
 
 def _parted(sample: _Sample) -> Iterator[_Sample]:
-    """The sample, or those that it is in truth where names have dots before numbers: `22.05.jpg`."""
+    """The sample; or several, if the names have dots before numbers, as in `22.05.jpg`."""
     parts: dict[str, _Sample] = {}
     for kind, member in sample.members.items():
         begin, dot, last = kind.rpartition(".")

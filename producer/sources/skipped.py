@@ -1,4 +1,4 @@
-"""What a source left out, counted, and the words for it; looks into no folder."""
+"""Counts what a source left out, and describes it; reads no folder."""
 
 import os
 from collections import Counter
@@ -13,30 +13,31 @@ from producer.sources.heic import EXTRA, HEIC_SUFFIXES, reads_heic
 CAPTION_SUFFIXES: Final = (".txt", ".caption")
 NO_SUFFIX: Final = ""
 OTHER: Final = "other"
-"""Stands for what is no suffix, such as the number in `scan.0001`, and for those beyond MOST_SUFFIXES."""
+"""Stands for endings that are no suffix, as in `scan.0001`, and for suffixes beyond MOST_SUFFIXES."""
 MOST_SUFFIXES: Final = 100
 LONGEST_SUFFIX: Final = 10
 MOST_NAMED: Final = 8
+_COUNTS: Final = ("hidden", "links", "system", "disguised", "in_subfolders")
 
 
 @dataclass
 class Skipped:
-    """Files and folders that a source did not take for rows."""
+    """Numbers of files and folders that are not among a source's rows."""
 
     files: Counter[str] = field(default_factory=Counter)
-    """Suffix with its dot, in lower case → how many files are no images."""
+    """Suffix with its dot, in lower case → number of files."""
     hidden: int = 0
     """Files and folders whose names begin with a dot."""
     links: int = 0
-    """Links to folders that were not followed."""
+    """Links to folders, which are not followed."""
     system: int = 0
     """Folders as in producer.sources.files' SYSTEM_FOLDERS, or files in them."""
     disguised: int = 0
-    """Of `files`, those that are images by their first bytes, as far as was looked."""
+    """Those of `files` that are images by their first bytes, as far as they were opened."""
     in_subfolders: int = 0
-    """Images in folders below, which --recursive would read."""
+    """Images in subfolders, which --recursive would read."""
     more_below: bool = False
-    """Whether there may be more of those: not all was looked at."""
+    """Whether there may be more of those, as not all were counted."""
 
     def __bool__(self) -> bool:
         return any((self.files, self.hidden, self.links, self.system, self.in_subfolders, self.more_below))
@@ -49,43 +50,39 @@ class Skipped:
 
     def add(self, other: "Skipped") -> None:
         self.files.update(other.files)
-        self.hidden += other.hidden
-        self.links += other.links
-        self.system += other.system
-        self.disguised += other.disguised
-        self.in_subfolders += other.in_subfolders
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.more_below |= other.more_below
 
     def fields(self) -> dict[str, Any]:
-        """JSON-ready; what is 0 is left out."""
-        counts = {
-            name: getattr(self, name) for name in ("hidden", "links", "system", "disguised", "in_subfolders")
-        }
+        """JSON-ready, without zeros."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
         found: dict[str, Any] = {"files": dict(self.files.most_common())} if self.files else {}
         found |= {name: count for name, count in counts.items() if count}
         return found | ({"more_below": True} if self.more_below else {})
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Self:
-        """What `fields` gave."""
+        """The counts from `fields`."""
         return cls(**{**fields, "files": Counter(fields.get("files", {}))})
 
     def told(self) -> str:
-        """Such as `5 files skipped: 3 .heic, 1 .mp4, 1 .docx; 12 images in subfolders (--recursive)`."""
+        """A clause as `5 files skipped: 3 .heic, 1 .mp4, 1 .docx; 12 images in subfolders (--recursive)`."""
         files = self.files.total()
         if not files:
             return f"Skipped: {'; '.join(self._others())}"
         return "; ".join([f"{counted(files, 'file')} skipped: {self.kinds()}", *self._others()])
 
     def instead(self) -> str:
-        """What there is where no image is: `3 .mp4, 1 .docx; 12 images in subfolders (--recursive)`."""
-        return "; ".join([*([self.kinds()] if self.files else []), *self._others()])
+        """A sentence, after a blank, on what a source without images has; empty if nothing was skipped."""
+        parts = [*([self.kinds()] if self.files else []), *self._others()]
+        return f" It holds {'; '.join(parts)}." if parts else ""
 
     def kinds(self) -> str:
-        """The files by suffix: first those that can be had, then the most frequent."""
+        """The files by suffix: first those that an installation would read, then the most frequent."""
         ordered = sorted(
             (one for one in self.files.items() if one[0] != OTHER),
-            key=lambda one: (not _can_be_had(one[0]), -one[1], one[0]),
+            key=lambda one: (not _is_installable(one[0]), -one[1], one[0]),
         )
         named = [f"{count} {_kind(suffix)}" for suffix, count in ordered[:MOST_NAMED]]
         rest = self.files[OTHER] + sum(count for _, count in ordered[MOST_NAMED:])
@@ -110,22 +107,22 @@ class Skipped:
 def _kind(suffix: str) -> str:
     if suffix == NO_SUFFIX:
         return "without a suffix"
-    return f"{suffix} ({install_line(EXTRA)})" if _can_be_had(suffix) else suffix
+    return f"{suffix} ({install_line(EXTRA)})" if _is_installable(suffix) else suffix
 
 
-def _can_be_had(suffix: str) -> bool:
-    """Whether they would be images if something were installed."""
+def _is_installable(suffix: str) -> bool:
+    """Whether such files could be read if a decoder were installed."""
     return suffix in HEIC_SUFFIXES and not reads_heic()
 
 
 class Captions:
-    """Text files beside images of the same name: they are captions, and are not counted.
+    """Recognises text files beside images of the same name: captions, which are not counted as skipped.
 
-    For one folder after the other, in whatever order its files come.
+    Takes the files of one folder after the other, in any order.
     """
 
     def __init__(self, skipped: Skipped) -> None:
-        """`skipped` counts the texts that belong to no image."""
+        """`skipped` counts texts that belong to no image."""
         self._skipped = skipped
         self._folder: str | None = None
         self._images: set[str] = set()

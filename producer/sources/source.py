@@ -1,4 +1,4 @@
-"""What a source is to the rest of the producer, and what may be asked of one; reads nothing itself."""
+"""The interface of sources, and their options; reads nothing itself."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,40 +29,40 @@ Quoting = Literal["quotes", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to read a source. An option that the source has no use for is refused."""
+    """How to read a source. An option without effect for the source is refused."""
 
     format: Format | None = None
-    """None recognises the source by its look."""
+    """None recognises the form."""
     sniff: bool = False
-    """Of a folder of images: files too whose first bytes alone say that they are images."""
+    """For a folder of images: also take files that are images by their first bytes alone."""
     recursive: bool = False
-    """Of a folder of images: the folders below too."""
+    """For a folder of images: also read subfolders."""
     image_column: str | None = None
-    """None takes `image`, or the one column of a usual name for it; of a shard, the image's extension."""
+    """None takes `image`, or the only column with a usual name; for shards it is the image's extension."""
     question_column: str | None = None
     """None takes `question`."""
     id_column: str | None = None
     """None takes `id` or `question_id`."""
     image_root: str | None = None
-    """Folder or URL that relative image names begin at; None is the source's own folder."""
+    """Folder or URL of relative image names; None is the source's own folder."""
     split: str | None = None
-    """Of a data set that has several."""
+    """Split of a data set that has several."""
     parameters: tuple[str, ...] | None = None
-    """Columns that decide how their rows are answered; None takes those of the usual names that fit."""
+    """Columns with generation parameters; None takes those with the parameters' names that fit."""
     text_only: bool = False
     """Whether rows without an image are asked without one."""
     shard_ids: bool = False
-    """Of shards: ids are SHARD/KEY, for shards that have the same keys."""
+    """For shards with the same keys: ids are SHARD/KEY."""
     delimiter: str | None = None
-    """Of CSV and TSV; None recognises it."""
+    """Delimiter of CSV and TSV; None recognises it."""
     quoting: Quoting | None = None
     """Whether cells of CSV and TSV may be quoted; None quotes in CSV alone."""
     encoding: str | None = None
-    """Of text; None is UTF-8, or UTF-16 or UTF-32 by their marks."""
+    """Encoding of text; None is UTF-8, or UTF-16 or UTF-32 by their byte order marks."""
     unread: tuple[str, ...] = ()
-    """Metadata files that the run writes itself."""
+    """Metadata files that the run itself writes."""
     own_questions: bool = True
-    """False leaves what the rows ask to the columns, for the templates of the run's own questions."""
+    """False treats the rows' questions as ordinary columns, for the templates of the run's questions."""
 
 
 class Source(Protocol):
@@ -70,29 +70,41 @@ class Source(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """Names that every row's `columns` has; None where rows may differ."""
+        """Names of the columns of all rows; None if rows may differ."""
 
     @property
     def skipped(self) -> Skipped:
-        """What `rows` left out the last time that it came to its end."""
+        """What the last complete pass of `rows` left out."""
 
     @property
     def images_folder(self) -> Path | None:
-        """The local folder that all images are files in or below; None where they are not."""
+        """The local folder that all images are in or below, as files; else None."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How it is read, in sentences, where a person may expect otherwise; whole after the last row."""
+        """Sentences on how the source is read, where that may be unexpected; complete after the last row."""
 
     def rows(self, bad: BadRows | None = None, /) -> Iterator[Row]:
-        """Every row in order, one at a time, from the beginning at each call.
+        """All rows in order, from the beginning at each call.
 
-        What cannot be asked goes to `bad`, with the file and its line or row; None raises SourceError at the
-        first. Where nothing can be read behind it, as in a torn file, that is a SourceError anyway.
+        Rows that cannot be asked go to `bad`; None raises SourceError at the first of them. An error after
+        which nothing can be read, as in a torn file, always raises SourceError.
         """
 
     def read(self, place: int) -> bytes:
-        """The bytes of an Embedded image of this source; quick where places ascend. For one thread.
+        """The bytes of an Embedded image of this source; fast for ascending places. For one thread.
 
-        Raises SourceError if the source is not what it was when its row was read.
+        Raises SourceError if the source has changed since its row was read.
         """
+
+
+class PlainSource:
+    """The members of a Source without columns, notes and embedded images."""
+
+    columns: tuple[str, ...] | None = ()
+    skipped = Skipped()
+    images_folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def read(self, place: int) -> bytes:
+        raise AssertionError(f"no image is embedded at {place}")

@@ -1,4 +1,4 @@
-"""Opens files of text, in whichever encoding, as UTF-8; knows nothing of what they say."""
+"""Opens text files of any encoding as UTF-8; knows nothing of their contents."""
 
 import codecs
 import io
@@ -19,19 +19,19 @@ _MARKS: Final = (
 
 
 def open_text(source: str, encoding: str | None = None) -> IO[bytes]:
-    """The text of a file, in UTF-8 and with lines that end in a newline; offsets are those of that.
+    """A file's text in UTF-8, with newlines as line ends; offsets count its bytes in that form.
 
-    Without `encoding`, UTF-16 and UTF-32 are known by their marks, and all else is left as it is.
-    Raises SourceError.
+    Without `encoding`, UTF-16 and UTF-32 are recognised by their marks; other bytes are unchanged. Raises
+    SourceError.
     """
     stream = open_plain(source)
     head = stream.read(HEAD_BYTES)
     stream.seek(0)
     encoding = encoding or next((name for mark, name in _MARKS if head.startswith(mark)), None)
     if encoding is not None:
-        # What it does not have is told where it is read.
+        # Invalid bytes are reported when they are read.
         head = text_codec(encoding).incrementaldecoder("replace").decode(head).encode("utf-8", "replace")
-    # As spreadsheets of old Macs write them.
+    # Spreadsheets of old Macs end lines so.
     returns = b"\r" in head and b"\n" not in head
     if encoding is None and not returns:
         return stream
@@ -40,7 +40,7 @@ def open_text(source: str, encoding: str | None = None) -> IO[bytes]:
 
 
 def text_codec(encoding: str) -> codecs.CodecInfo:
-    """Raises SourceError for what is no encoding of text."""
+    """The codec of an encoding. Raises SourceError if it is unknown or not for text."""
     try:
         codec = codecs.lookup(encoding)
         b"".decode(encoding)
@@ -53,7 +53,7 @@ def text_codec(encoding: str) -> codecs.CodecInfo:
 
 
 def has_strange_bytes(text: str) -> bool:
-    """Whether text that was read as UTF-8 holds bytes that are none."""
+    """Whether text that was read as UTF-8 has bytes that are not UTF-8."""
     if text.isascii():
         return False
     try:
@@ -64,7 +64,7 @@ def has_strange_bytes(text: str) -> bool:
 
 
 def strange_note(source: str, where: str) -> str:
-    """What to say of such a file."""
+    """A sentence about a file with such bytes."""
     return (
         f"{shown(source)} is not in UTF-8 ({where}), and its bytes are kept as they are: --encoding says "
         "what it is in, such as cp1252."
@@ -72,10 +72,10 @@ def strange_note(source: str, where: str) -> str:
 
 
 class _Recoded(io.RawIOBase):
-    """Text as UTF-8. Raises SourceError for bytes that the encoding does not have."""
+    """Text recoded to UTF-8. Raises SourceError for bytes that are invalid in the encoding."""
 
     def __init__(self, stream: IO[bytes], encoding: str | None, name: str, *, returns: bool) -> None:
-        """`returns` says that lines end in carriage returns; no encoding leaves the bytes as they are."""
+        """`returns`: lines end in carriage returns. `encoding` None leaves the bytes unchanged."""
         self._stream = stream
         self._encoding = encoding
         self._name = name

@@ -1,11 +1,10 @@
-"""The images in a .zip, and the texts beside them; knows nothing of what the texts say."""
+"""Reads the images in a .zip; knows nothing of the texts beside them."""
 
 import lzma
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from contract.failure import Failure, FailureCode
@@ -16,6 +15,7 @@ from producer.sources.files import image_suffixes, is_system_folder, open_raw, r
 from producer.sources.refusal import NoImagesError, SourceError, shown
 from producer.sources.shards import EMBEDDED_MAX_BYTES
 from producer.sources.skipped import CAPTION_SUFFIXES, Captions, Skipped
+from producer.sources.source import PlainSource
 
 _DAMAGED: Final = (
     *(OSError, ValueError, RuntimeError, NotImplementedError, EOFError),
@@ -25,17 +25,12 @@ _ENCRYPTED: Final = 1
 _NOTHING: Final = b"nothing of the member can be read"
 
 
-class ZipImages:
-    """Members with images' names, in the archive's order. A member's place is its number there."""
-
-    columns: tuple[str, ...] | None = ()
-    images_folder: Path | None = None
-    notes: tuple[str, ...] = ()
+class ZipImages(PlainSource):
+    """The image files of an archive, in its order. A member's place is its number in the archive."""
 
     def __init__(self, source: str) -> None:
         """Reads the archive's directory. Raises SourceError."""
         self._source = source
-        self.skipped = Skipped()
         with reading(source):
             self._stream = open_raw(source)
             try:
@@ -48,11 +43,11 @@ class ZipImages:
             raise SourceError(f"{shown(source)} is encrypted: unpack it, and name the folder.")
 
     def names(self) -> list[str]:
-        """Of all members that are files."""
+        """Names of all members that are files."""
         return [member.filename for member in self._members if not member.is_dir()]
 
     def image(self, name: str) -> Row | None:
-        """The row of a member, None where there is none of this name."""
+        """The row of a member; None if there is none of this name."""
         place = self._places.get(name)
         return None if place is None else self._row(self._members[place], place)
 
@@ -89,8 +84,7 @@ class ZipImages:
         captions.end()
         self.skipped = skipped
         if empty:
-            there = f" It holds {skipped.instead()}." if skipped else ""
-            raise NoImagesError(f"There are no images in {shown(self._source)}.{there}")
+            raise NoImagesError(f"There are no images in {shown(self._source)}.{skipped.instead()}")
 
     def read(self, place: int) -> bytes:
         if place >= len(self._members):
@@ -101,7 +95,7 @@ class ZipImages:
                 while len(content) <= EMBEDDED_MAX_BYTES and (piece := member.read(1 << 20)):
                     content += piece
         except _DAMAGED:
-            # What can be read of it goes to a worker, which says what is wrong with the image.
+            # The worker gets the readable part, and says what is wrong with the image.
             pass
         return bytes(content) or _NOTHING
 

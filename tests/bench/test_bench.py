@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from transformers import LlavaNextForConditionalGeneration
 from transformers.image_processing_utils import select_best_resolution
 
-from bench.checkpoint import SIZES, make_config, make_processor, write_checkpoint
+from bench.checkpoint import make_config, make_processor, write_checkpoint
 from bench.comparisons import Contest, Contestant, contests, only
 from bench.folders import Folders
 from bench.peer import Pool, Program
@@ -23,6 +23,7 @@ from bench.peers.protocol import Ask, Counts, Reply, Setup, Task
 from bench.report import Report
 from bench.roofline import Peaks
 from bench.rounds import Measurement, Rounds
+from bench.sizes import SIZES
 from bench.targets import marks
 from bench.utilisation import Shape, decode_rate
 from bench.workloads import LONE_WORKS, MIXED_SIZES_PX, ONE_SIZE_PX, UNIT_WORKS, make_works

@@ -376,9 +376,9 @@ def test_a_run_from_a_file(here: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (("--question", "Other?"), "where --question would change nothing"),
-        (("photos", "--num-beams", "4"), "where source, --num-beams would change nothing"),
-        (("--config", "a.toml"), "where --config would change nothing"),
+        (("--question", "Other?"), "where --question would have no effect"),
+        (("photos", "--num-beams", "4"), "where source, --num-beams would have no effect"),
+        (("--config", "a.toml"), "where --config would have no effect"),
     ],
 )
 def test_an_option_that_resume_would_not_use_is_refused(given: tuple[str, ...], sentence: str) -> None:

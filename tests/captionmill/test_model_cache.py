@@ -17,7 +17,7 @@ from captionmill.model_cache import wanted
 from contract.installing import install_line
 from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON
 from contract.store import WORKERS_KEY
-from model_prep.options import ConversionOptions, VerifyChoice
+from model_prep.options import ConversionOptions
 from tests.support.hub import COMMIT, HUB_ID, cached, served
 from tests.support.model_caches import CONVERTED, DEMO_CHECKPOINT, DEMO_FOLDER, IMAGE, Cache, refused
 from tests.support.processes import spawn, wait_until
@@ -140,7 +140,7 @@ def test_what_a_checkpoint_does_not_say_makes_another_model(tmp_path: Path) -> N
         ConversionOptions(chat_template=str(template)),
         ConversionOptions(vision_tower=str(tower)),
         ConversionOptions(allow_untested=True),
-        ConversionOptions(verify=VerifyChoice.FULL),
+        ConversionOptions(verify="full"),
     ]
     names = {wanted(HUB_ID, options)[0].name for options in asked}
     assert len(names) == len(asked)

@@ -16,7 +16,7 @@ import pytest
 from captionmill.kept_models import LOCK, MODEL, MODELS
 from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON
 from model_prep.command import app, arguments_of
-from model_prep.options import ConversionOptions, Preset, VisionFormatChoice, WeightFormatChoice
+from model_prep.options import ConversionOptions
 from tests.support.model_caches import CONVERTED, DEMO_CHECKPOINT, DEMO_FOLDER, Cache, refused
 from tests.support.processes import ROOT, spawn, wait_until
 from tests.support.without_torch import hide_torch
@@ -220,9 +220,9 @@ def test_what_is_for_a_folder_is_refused_without_one(cache: Cache, option: str) 
     "options",
     [
         ConversionOptions(),
-        ConversionOptions(preset=Preset.TUTORIAL, calibration="photos", samples=3, name="one"),
-        ConversionOptions(weight_format=WeightFormatChoice.INT4, sym=False, awq=False, scale_estimation=True),
-        ConversionOptions(sym=True, quantize_activations=False, vision_format=VisionFormatChoice.FP32),
+        ConversionOptions(preset="tutorial", calibration="photos", samples=3, name="one"),
+        ConversionOptions(weight_format="int4", sym=False, awq=False, scale_estimation=True),
+        ConversionOptions(sym=True, quantize_activations=False, vision_format="fp32"),
         ConversionOptions(group_size=-1, ratio=0.5, smooth_quant_alpha=0.0, openvino_tokenizer=True),
         ConversionOptions(revision="main", dynamic_quantization_group_size=0, as_json=True),
     ],

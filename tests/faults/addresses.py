@@ -1,4 +1,4 @@
-"""Hosts that no stranger's URL may lead to, in every spelling, and what a name server says of the names."""
+"""Hosts that no stranger's URL may lead to, in every spelling, and a name server's answers for them."""
 
 import socket
 from typing import Any, Final
@@ -57,7 +57,7 @@ https:127.0.0.1 view-source:http://127.0.0.1/ about:blank blob:http://127.0.0.1/
 
 
 def resolve(host: str, port: int, *_: Any) -> list[Any]:
-    """The names above and every spelling that the C library takes for a number, and no other name."""
+    """Resolves the names above and every spelling of a number that the C library takes, and no other name."""
     try:
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except socket.gaierror:

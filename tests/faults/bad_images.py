@@ -1,4 +1,4 @@
-"""Image files as strangers make them: broken, enormous, disguised; each with what must come of it."""
+"""Image files as strangers make them: broken, enormous, disguised; each with its expected outcome."""
 
 import gzip
 import io
@@ -49,7 +49,7 @@ def saved(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def noise(height: int, width: int, channels: int = 3) -> Image.Image:
-    """Hard to compress, so that a cut loses much of it."""
+    """Pixels that hardly compress, so that a cut loses many of them."""
     return Image.fromarray(
         np.random.default_rng(7).integers(0, 256, (height, width, channels), dtype=np.uint8)
     )
@@ -63,7 +63,7 @@ def png_chunk(kind: bytes, content: bytes, crc: int | None = None) -> bytes:
 def png(
     height: int, width: int, pixels: bytes = b"", *chunks: bytes, depth: int = 8, colour: int = 2
 ) -> bytes:
-    """A PNG whose header says what it likes."""
+    """A PNG whose header claims any size."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     end = png_chunk(b"IDAT", zlib.compress(pixels, 9)) + png_chunk(b"IEND", b"")
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + b"".join(chunks) + end
@@ -113,7 +113,7 @@ def grey_tiff(height: int, width: int, strip_bytes: int, pixels: bytes = b"", **
 
 
 def webp(width: int, height: int) -> bytes:
-    """A lossless WEBP of which only the header is there."""
+    """A lossless WEBP that has only a header."""
     bits = struct.pack("<I", (width - 1) | (height - 1) << 14)
     chunk = b"VP8L" + struct.pack("<I", 6) + b"\x2f" + bits + b"\x00"
     return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
@@ -128,21 +128,21 @@ def animated_webp_canvas(width: int, height: int) -> bytes:
 
 
 def jpeg_of_size(height: int, width: int) -> bytes:
-    """A real JPEG whose frame header says another size."""
+    """A real JPEG whose frame header claims another size."""
     content = saved(noise(16, 16), "JPEG")
     place = content.index(b"\xff\xc0") + 5
     return content[:place] + struct.pack(">HH", height, width) + content[place + 4 :]
 
 
 def avif_of_size(height: int, width: int) -> bytes:
-    """A real AVIF whose boxes say another size."""
+    """A real AVIF whose boxes claim another size."""
     content = saved(noise(64, 64), "AVIF", speed=10)
     place = content.index(b"ispe") + 8
     return content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
 
 
 def heic_of_size(height: int, width: int) -> bytes:
-    """A real HEIC whose boxes say another size."""
+    """A real HEIC whose boxes claim another size."""
     content = saved(noise(64, 64), "HEIF")
     place = content.index(b"ispe") + 8
     return content[:place] + struct.pack(">II", width, height) + content[place + 8 :]
@@ -159,7 +159,7 @@ def exif(directory: bytes, offset: int = 8) -> bytes:
 
 
 def many_scans(side_px: int, scans: int) -> bytes:
-    """A grey progressive JPEG that goes over the same picture again and again."""
+    """A grey progressive JPEG with many scans of the same picture."""
     content = saved(Image.new("L", (side_px, side_px), 128), "JPEG", progressive=True, quality=50)
     # The last scan is repeated: it needs no table but the one that came before it.
     last = content[content.rindex(b"\xff\xda") : -2]
@@ -186,7 +186,7 @@ def zipped() -> bytes:
 
 
 def cases() -> Iterator[Case]:
-    """Every one of them; made anew at each call, always the same."""
+    """All cases, made again at each call and always the same."""
 
     def refused(name: str, content: bytes, *codes: FailureCode) -> Case:
         return Case(name, content, frozenset(codes))
@@ -342,7 +342,7 @@ def _corrupt() -> Iterator[tuple[Any, ...]]:
 
 
 def _odd_but_good() -> Iterator[tuple[str, bytes, int, int]]:
-    """What looks wrong and is a picture all the same."""
+    """Files that look wrong but hold a picture."""
     picture = noise(16, 24)
     png_bytes, jpeg_bytes = saved(picture, "PNG"), saved(picture, "JPEG")
     yield "png-text-bomb", png(9, 9, bytes(252), text_bomb()), 9, 9

@@ -1,4 +1,4 @@
-"""A site per scenario, and the promise that every one of them has to keep."""
+"""A site for each scenario, and the check that every scenario must pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,7 +27,8 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
 def assert_kept(result: Result) -> None:
     """Each row is visible once, with its own answer, and nothing is left in broker or store.
 
-    What could not be acknowledged is left for the visibility timeout, which as shipped no test waits for.
+    Messages that could not be acknowledged wait for the visibility timeout, which no test with shipped waits
+    awaits.
     """
     assert (result.lost, result.twice, result.foreign) == (0, 0, 0), result
     left = [one for one in result.left if not (AS_SHIPPED and one.endswith("unacknowledged"))]

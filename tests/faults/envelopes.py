@@ -1,4 +1,4 @@
-"""Messages that are no message, or not quite: damaged at every level, the same ones for the same seed."""
+"""Messages damaged at every level, the same ones for the same seed."""
 
 import base64
 import copy
@@ -65,7 +65,7 @@ EMBEDDED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": 
 
 
 class Message(NamedTuple):
-    """What to push, where, and in how many records and dead letters together it must end."""
+    """What to push, into which queue, and in how many records and dead letters together it must end."""
 
     queue: str
     raw: bytes
@@ -73,7 +73,7 @@ class Message(NamedTuple):
 
 
 def good_job(chance: random.Random) -> dict[str, Any]:
-    """Of a run of its own, so that no two messages tell the same job."""
+    """A job of its own run, so that no two messages have the same job."""
     job: dict[str, Any] = {
         "version": 1,
         "run": f"fuzz-{chance.getrandbits(64):016x}",
@@ -141,7 +141,7 @@ def good_message(chance: random.Random) -> dict[str, Any]:
 
 
 def mutated(count: int, seed: int) -> Iterator[Message]:
-    """First each of the raw ones into each queue, then so many drawn ones."""
+    """First each of the raw messages into each queue, then so many random ones."""
     for queue in dict.fromkeys(QUEUES):
         for raw in RAW:
             yield Message(queue, raw)
@@ -155,7 +155,7 @@ def mutated(count: int, seed: int) -> Iterator[Message]:
 
 
 def written(message: dict[str, Any]) -> bytes:
-    """As kombu writes it; a body that is bytes is taken for JSON already."""
+    """The message as kombu writes it; a body in bytes counts as JSON already."""
     body = message["body"]
     if isinstance(body, list):
         body = json.dumps(body).encode()
@@ -165,7 +165,7 @@ def written(message: dict[str, Any]) -> bytes:
 
 
 def _item(message: dict[str, Any], chance: random.Random) -> tuple[bytes, int]:
-    """The bytes in the list, with the end of another message for those that are spliced."""
+    """The bytes in the list; spliced ones have another message's end."""
     return _damaged(written(message), written(good_message(chance)), chance), 1
 
 

@@ -1,4 +1,4 @@
-"""Damages good image files in ways that reach deep into decoders, the same ones for the same seed."""
+"""Damages good image files so that the damage reaches deep into decoders, the same for the same seed."""
 
 import random
 import struct
@@ -90,7 +90,7 @@ def _flipped(content: bytes, _: list[bytes], chance: random.Random) -> bytes:
 
 
 def _extreme(content: bytes, _: list[bytes], chance: random.Random) -> bytes:
-    """A byte, or four, with what makes sizes, counts and offsets overflow."""
+    """Replace one byte or four with values that make sizes, counts and offsets overflow."""
     value, place = chance.choice(EXTREMES), _place(content, chance)
     return content[:place] + value + content[place + len(value) :]
 
@@ -120,14 +120,14 @@ DAMAGES: Final = (_flipped, _flipped, _extreme, _extreme, _cut, _spliced, _doubl
 
 
 def _place(content: bytes, chance: random.Random) -> int:
-    """Anywhere, and half of the time among the first bytes, which tell how the others are read."""
+    """Any offset, half of the time among the first bytes, which describe the others."""
     if not content:
         return 0
     return chance.randrange(min(len(content), 200) if chance.random() < 0.5 else len(content))
 
 
 def with_checksums(content: bytes) -> bytes:
-    """The PNG with the checksums of its chunks put right; everything else as it is."""
+    """The PNG with correct checksums of its chunks; everything else is unchanged."""
     if not content.startswith(PNG_SIGNATURE):
         return content
     right, place = PNG_SIGNATURE, len(PNG_SIGNATURE)

@@ -10,7 +10,7 @@ SECTOR: Final = 512
 
 
 def damage(file: Path, seed: int) -> str:
-    """Damage the file in one way, one to three times. Returns which, for a person."""
+    """Damage the file in one way, one to three times. Returns the way, for a person."""
     chance = random.Random(seed)
     content = bytearray(file.read_bytes())
     done = []

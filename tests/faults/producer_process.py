@@ -1,6 +1,6 @@
 """`python -m tests.faults.producer_process ...`: the captionmill command with the broker's waits shortened.
 
-With SHORT_DISK_BYTES no file of it grows beyond so many.
+With SHORT_DISK_BYTES none of its files grows beyond that size.
 """
 
 import os

@@ -12,7 +12,7 @@ RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Passes on what comes to `port`; its network is as bad as its fields say. A thread of its own."""
+    """Passes on connections to `port`; its fields say how bad the network is. It has its own thread."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port

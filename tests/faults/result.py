@@ -1,4 +1,4 @@
-"""What a scenario found, as a line of JSON; knows no scenario."""
+"""The result of a scenario, as a line of JSON; knows no scenario."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A Redis-compatible server that is killed, frozen, emptied and torn; knows nothing of what it keeps."""
+"""A Redis-compatible server that can be killed, frozen, emptied and torn; knows nothing of what it keeps."""
 
 import os
 import shutil

@@ -1,6 +1,6 @@
-"""Shortens the waits of many seconds and minutes for a process of the fault tests; knows nothing of its work.
+"""Shortens waits of seconds and minutes in a process of the fault tests; knows nothing of its work.
 
-Imported before whatever takes the waits from the contract. Without SHORT_WAITS nothing changes.
+It must be imported before any module that takes waits from the contract. Without SHORT_WAITS nothing changes.
 """
 
 import os

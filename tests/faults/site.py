@@ -1,6 +1,6 @@
-"""A server, workers, a run and its producer, all real processes, and the check of what became of the run.
+"""A server, workers, a run and its producer, all real processes, and the check of the run's outcome.
 
-Knows no fault: a scenario plans rows, starts processes, hurts them, and asks for the result.
+Knows no fault: a scenario plans rows, starts processes, harms them, and asks for the result.
 """
 
 import base64

@@ -1,7 +1,7 @@
-"""Runs for an hour under faults drawn at random: `python -m tests.faults.soak --minutes 60 --seed 1`.
+"""Runs for an hour under random faults: `python -m tests.faults.soak --minutes 60 --seed 1`.
 
-Lets runs follow each other at a modest load, takes a sample of every process each ten seconds, and tells at
-the end whether anything was lost or doubled and whether anything grew. Leaves soak.csv and soak.svg in --out.
+Runs follow each other at a modest load, and every process is sampled each ten seconds. At the end it reports
+whether anything was lost, doubled or grew. Leaves soak.csv and soak.svg in --out.
 """
 
 import csv
@@ -64,9 +64,9 @@ class Tally:
 
 
 class Soak:
-    """One server, two workers, and run after run, until the time is up.
+    """One server, two workers and one run after another, until the time is up.
 
-    The first worker outlives all faults and is what is sampled; the other one is killed and ended.
+    The first worker survives all faults and is sampled; the other one is killed and ended.
     """
 
     def __init__(self, folder: Path, seed: int, minutes: float) -> None:
@@ -146,7 +146,7 @@ class Soak:
         return wishes
 
     def _look_after(self) -> None:
-        """As a supervisor and a patient user do: what ended is started again."""
+        """Start again what has ended, as a supervisor and a patient user do."""
         assert self._survivor.is_alive(), self._site.logs()
         if not self._mortal.is_alive():
             self._mortal = self._start_worker()

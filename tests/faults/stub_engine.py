@@ -1,6 +1,6 @@
-"""An engine that does what a question's text says, and a model that hands it the text; knows no broker.
+"""An engine that does what a question's text says, and a model that passes the text on; knows no broker.
 
-A text is `VERB [ARGUMENT] [xTIMES] #ROW`: with TIMES, only the first so many executions of the row do it and
+A text is `VERB [ARGUMENT] [xTIMES] #ROW`. With TIMES, only the first so many executions of the row do it, and
 later ones answer. The answer is the text itself. Each execution begun is a line in a file, whatever follows.
 """
 
@@ -76,7 +76,7 @@ class StubModel(FakeModel):
 
 
 class StubEngine:
-    """Generates for up to `rows` requests at once, each in a thread of its own that holds up no exit."""
+    """Generates for up to `rows` requests at once, each in its own daemon thread."""
 
     def __init__(self, folder: Path, executions: Executions, rows: int, *, immune: bool = False) -> None:
         """One that is immune answers what would end its process."""
@@ -136,7 +136,7 @@ def _hog(mib: int) -> None:
 
 
 def _die(verb: str) -> NoReturn:
-    """The ways of a process to end without an exception, and one not to end."""
+    """Ends the process in ways without an exception, or never returns."""
     if verb == "hang":
         threading.Event().wait()
     if verb == "exit":

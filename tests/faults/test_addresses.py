@@ -1,4 +1,4 @@
-"""No connection to an address that is not public, however a URL, a name or a redirect leads there.
+"""No connection goes to an address that is not public, whether by URL, name or redirect.
 
 Connections are counted twice: by the interpreter's audit events, whatever the address, and by a listener that
 takes every connection to this machine on its port.

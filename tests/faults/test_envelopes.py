@@ -1,6 +1,6 @@
 """Whatever bytes are in a queue: the worker lives, and every message ends in a record or a dead letter.
 
-The worker is the real one with the demo model, as what a job asks for may also break what generates.
+The worker is the real one with the demo model, as a job's parameters may also break the engine.
 """
 
 from typing import Any, Final

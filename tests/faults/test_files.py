@@ -1,4 +1,4 @@
-"""Paths that lead astray, files that are none, change or are forbidden: the right code, and nothing is read.
+"""Bad paths, and missing, changing or forbidden files: each ends in the right code, and nothing is read.
 
 What must not be read holds the picture SECRET, which no outcome may be.
 """

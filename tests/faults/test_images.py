@@ -62,7 +62,7 @@ def written(corpus: list[Case], folder: Path) -> list[Job]:
 
 
 def wrong(corpus: list[Case], results: list[JobResult]) -> dict[str, str]:
-    """What came of the cases that should have come out otherwise."""
+    """The cases that did not end as expected, with their outcomes."""
     found = {}
     for case, result in zip(corpus, results, strict=True):
         outcome = result.results[0].outcome
@@ -183,7 +183,7 @@ def peak_bytes(pid: int) -> int:
 
 
 def check_mutated(count: int, seed: int) -> None:
-    """Let one process decode so many damaged files; it must neither die nor grow."""
+    """Have one process decode so many damaged files; it must neither die nor grow."""
     process = DecoderProcess(LIMITS, Bounds(memory_bytes=500_000_000))
     outcomes: dict[str, int] = {}
     for number, content in enumerate(mutated(count, seed)):

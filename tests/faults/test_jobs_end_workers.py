@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class KeptAlive:
-    """Workers that are started anew whenever they end, as an operator's supervisor does."""
+    """Workers that are started again whenever they end, as an operator's supervisor does."""
 
     def __init__(self, site: Site, count: int) -> None:
         self._site = site

@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_passed_over_and_counted(folder: Path) -> None:
     assert 0 < samples.skipped <= 4
     with pytest.raises(ConversionError) as refusal:
         read_samples(str(folder), COUNT)
-    assert str(refusal.value).startswith(f"{folder} has 9 usable images in 13 entries; 12 are wanted")
+    assert str(refusal.value).startswith(f"{folder} has 9 usable images in 13 entries; 12 are needed")
 
 
 def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:

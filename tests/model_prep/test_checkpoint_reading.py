@@ -69,7 +69,10 @@ def edited(whole: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def template_of(checkpoint: Path, given: str | None = None) -> str:
-    return load_processing(open_checkpoint(str(checkpoint)), given).template.text
+    """The chat template, which is the tokenizer's as well: some read it from there."""
+    processing = load_processing(open_checkpoint(str(checkpoint)), given)
+    assert processing.processor.tokenizer.chat_template == processing.template.text
+    return processing.template.text
 
 
 NEITHER = "{% for message in messages %}{{ message['role'] }}{% endfor %}"
@@ -412,6 +415,38 @@ def test_what_llavas_own_layout_has_beyond_transformers_is_refused(
     change("config.json", **{field: value})(checkpoint)
     with pytest.raises(ConversionError, match=words):
         open_checkpoint(str(checkpoint))
+
+
+def test_of_llavas_own_layout_nothing_is_taken_that_is_not_the_models(tmp_path: Path) -> None:
+    """Neither its own fields, among them where the tower lies, nor the text model beside the tower."""
+    _, checkpoint = LAYOUTS["liuhaotian/llava-v1.5-7b"].make(tmp_path)
+    opened = open_checkpoint(str(checkpoint))
+    assert opened.original is not None
+    assert not [field for field in opened.raw["text_config"] if field.startswith("mm_")]
+    assert not [name for name in opened.original.state_dict() if "text_model" in name]
+
+
+@pytest.mark.parametrize(
+    ("row", "file", "field", "value"),
+    [
+        ("OpenGVLab/InternVL3-1B-hf", "processor_config.json", "image_seq_length", 4),
+        ("HuggingFaceM4/Idefics3-8B-Llama3", "processor_config.json", "image_seq_len", 4),
+        (
+            "mistral-community/pixtral-12b",
+            "preprocessor_config.json",
+            "patch_size",
+            {"height": 14, "width": 14},
+        ),
+    ],
+)
+def test_what_a_processor_lacks_is_the_configs(
+    tmp_path: Path, row: str, file: str, field: str, value: Any
+) -> None:
+    _, checkpoint = LAYOUTS[row].make(tmp_path)
+    change(file, **{field: ...})(checkpoint)
+    processor = load_processing(open_checkpoint(str(checkpoint))).processor
+    part = processor if file == "processor_config.json" else processor.image_processor
+    assert getattr(part, field) == value
 
 
 def test_an_old_processor_is_completed_from_the_config(edited: Callable[..., Path]) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints as repositories have them convert, and answer as transformers does with the same weights."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from worker.engine.loop import Engine
 from worker.engine.request import Request
 from worker.images.decoder import Decoder
 from worker.images.image_file import ImageLimits
+from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.image_encoder import ImageFeatures
 from worker.llava.model import LlavaModel
 from worker.service import Service
@@ -44,11 +46,20 @@ LIMITS = Limits(kv_bytes=KV_CACHE_BYTES, rows=8, step_tokens=1024)
 IMAGE_LIMITS = ImageLimits(max_bytes=10**7, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
 
 
+class CheckedModel(LlavaModel):
+    """Looks up no token beyond the table, where a device may give anything."""
+
+    def embed(self, token_ids: IntArray) -> FloatArray:
+        assert token_ids.max() < self._folder.config.text_config.vocab_size
+        return super().embed(token_ids)
+
+
 @dataclass(frozen=True)
 class Pair:
     """A layout twice: its twin in transformers, and what a worker holds of the folder made from it."""
 
     layout: Layout
+    twin: Path
     folder: Path
     reference: Reference
     model: LlavaModel
@@ -76,9 +87,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     convert(
         str(checkpoint), place / "folder", PRESETS["exact"], reading=layout.reading, memory_bytes=ONE_LAYER
     )
-    model = LlavaModel.load(place / "folder", "CPU", EXACT)
+    model = CheckedModel.load(place / "folder", "CPU", EXACT)
     engine = Engine(stateful(model.language_xml), model.embed, LIMITS)
-    yield Pair(layout, place / "folder", Reference(twin, layout.form), model, engine)
+    yield Pair(layout, twin, place / "folder", Reference(twin, layout.form), model, engine)
     engine.close()
 
 
@@ -113,7 +124,7 @@ def equal(
     features: ImageFeatures,
     searches: Mapping[str, GenerationParameters],
 ) -> None:
-    """Prompt, embeddings and tokens are transformers'."""
+    """Prompt, embeddings, tokens and their probabilities are transformers'."""
     input_ids, inputs_embeds = pair.expected(image)
     prompt = pair.model.prompt(Question(id="q", messages=QUESTION), features)
     assert prompt.token_ids.tolist() == input_ids
@@ -131,6 +142,8 @@ def equal(
         (found,) = pair.engine.submit(request).result()
         (expected,) = pair.reference.generate(image, QUESTION, ends, parameters)
         assert (found.token_ids, found.finish_reason) == (expected.token_ids, expected.finish_reason)
+        assert found.score == pytest.approx(expected.score, abs=TOLERANCE)
+        assert found.mean_log_prob == pytest.approx(expected.mean_log_prob, abs=TOLERANCE)
 
 
 def test_a_job_is_answered_as_transformers_answers(pair: Pair, images: Path) -> None:
@@ -173,6 +186,14 @@ def test_the_export_is_compared_with_one_layer_in_memory(pair: Pair) -> None:
     assert found.parity.holds
     assert (found.parity.layers, found.parity.token_agreement) == (1, 1.0)
     assert found.parity.of_layers > 1
+
+
+def test_the_folders_processor_is_as_transformers_writes_it(pair: Pair) -> None:
+    """Whatever the checkpoint's files lack of it or have as null."""
+    written, expected = (
+        json.loads((folder / "processor_config.json").read_text()) for folder in (pair.folder, pair.twin)
+    )
+    assert written == expected
 
 
 def test_ends_and_context_are_the_checkpoints(pair: Pair) -> None:

@@ -13,21 +13,21 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.connection import CONNECT_TIMEOUT_S, RETRIES, TOLD_AFTER, Pauses, connect
+from producer.connection import CONNECT_TIMEOUT_S, MINUTES, TOLD_AFTER, Pauses, connect
 from tests.support.command import run_command
 from tests.support.processes import free_port, start_server
 
 
 def test_a_wait_of_minutes_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    pauses = Pauses(lambda: None)
+    pauses = Pauses(MINUTES)
     with caplog.at_level(logging.WARNING, "producer.connection"):
         for failures in range(1, TOLD_AFTER):
             pauses.compute(failures)
         assert not caplog.records
-        waited = sum(pauses.compute(failures) for failures in range(TOLD_AFTER, RETRIES + 1))
+        waited = sum(pauses.compute(failures) for failures in range(TOLD_AFTER, MINUTES.retries + 1))
     assert len(caplog.records) == 1
     assert "five minutes" in caplog.text
-    assert 240 < waited < (RETRIES + 1) * CONNECT_TIMEOUT_S
+    assert 240 < waited < (MINUTES.retries + 1) * CONNECT_TIMEOUT_S
 
 
 def test_what_is_checked_meanwhile_ends_the_wait() -> None:
@@ -35,7 +35,7 @@ def test_what_is_checked_meanwhile_ends_the_wait() -> None:
         raise RuntimeError("it is in vain")
 
     with pytest.raises(RuntimeError, match="in vain"):
-        Pauses(check).compute(1)
+        Pauses(MINUTES, check).compute(1)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,18 @@ from contract.answer import Answer
 from contract.failure import Failure, FailureCode
 from contract.job import ImagePath, Question
 from producer.database import LedgerDamagedError
-from producer.ledger import LEDGER, FileDigest, JobState, Ledger, LedgerError, LedgerQuestion, OpenJob, Result
+from producer.ledger import (
+    LEDGER,
+    FedRow,
+    FileDigest,
+    JobState,
+    Ledger,
+    LedgerError,
+    LedgerQuestion,
+    NewJob,
+    OpenJob,
+    Result,
+)
 from producer.rows import Row
 
 FAILED = Failure(code=FailureCode.IMAGE_BROKEN, message="It is broken.")
@@ -39,11 +50,11 @@ def feed(ledger: Ledger, position: int, index: int, *keys: bytes, first: int = 0
     """Send what the row asks as one job; keys that are known are not asked again."""
     with ledger.transaction():
         asked = [LedgerQuestion(n, f"q{n}", f"What {n}?", key) for n, key in enumerate(keys, start=first)]
-        new = {one.key: one.id for one in asked if ledger.asks.find(one.key) is None}
-        states = [ledger.asks.find(one.key) for one in asked]
-        if new:
-            ledger.add_job(index, f'"job {index}"', (), new)
-        ledger.add_questions(position, asked, sum(state is None or not state[0] for state in states))
+        known = ledger.asks.known(keys)
+        new = {one.key: one.id for one in asked if one.key not in known}
+        jobs = [NewJob(index, f'"job {index}"', (), new)] if new else []
+        waiting = sum(key not in known or not known[key].has_outcome for key in keys)
+        ledger.feed_row(FedRow(position, asked, {}, jobs, waiting))
 
 
 def record(ledger: Ledger, index: int, *outcomes: Answer | Failure, first: int = 0) -> list[int]:
@@ -97,9 +108,9 @@ def test_what_is_asked_again_answers_the_rows_that_shared_it(ledger: Ledger) -> 
     feed(ledger, 0, 0, b"same")
     record(ledger, 0, FAILED)
     with ledger.transaction():
-        ledger.add_job(1, '"job 1"', (), {b"same": "q0"})
-        ledger.add_questions(1, [LedgerQuestion(0, "q0", "What 0?", b"same")], 1)
-    assert ledger.asks.find(b"same") == (False, None, None)
+        again = NewJob(1, '"job 1"', (), {b"same": "q0"})
+        ledger.feed_row(FedRow(1, [LedgerQuestion(0, "q0", "What 0?", b"same")], {}, [again], 1))
+    assert ledger.asks.known([b"same"]) == {b"same": (False, None, None)}
     record(ledger, 1, answer("at last"))
     assert texts(ledger) == [("a", ["at last"]), ("b", ["at last"])]
 
@@ -108,7 +119,7 @@ def test_a_question_that_nobody_asks_is_a_bug(ledger: Ledger) -> None:
     """And not a row that is complete without it."""
     plan(ledger, "a")
     with pytest.raises(sqlite3.IntegrityError), ledger.transaction():
-        ledger.add_questions(0, [LedgerQuestion(0, "q0", "What 0?", b"never asked")], 0)
+        ledger.feed_row(FedRow(0, [LedgerQuestion(0, "q0", "What 0?", b"never asked")], {}, [], 0))
     assert texts(ledger) == []
 
 
@@ -119,7 +130,7 @@ def test_answers_outlive_a_new_plan(ledger: Ledger) -> None:
     plan(ledger, "b", "a")
     assert ledger.rows() == 2
     assert texts(ledger) == []
-    assert ledger.asks.find(b"a") == (True, "m", None)
+    assert ledger.asks.known([b"a"]) == {b"a": (True, "m", None)}
     feed(ledger, 1, 1, b"a")
     feed(ledger, 0, 1, b"b")
     assert texts(ledger) == [("a", ["known"])]
@@ -222,7 +233,7 @@ def test_every_name_survives(ledger: Ledger) -> None:
 
 def test_digests_of_files_are_kept(ledger: Ledger) -> None:
     with ledger.transaction():
-        ledger.keep_file_digest(b"/\xff.png", FileDigest(7, 10**18, b"digest"))
+        ledger.keep_file_digests({b"/\xff.png": FileDigest(7, 10**18, b"digest")})
     assert ledger.file_digest(b"/\xff.png") == FileDigest(7, 10**18, b"digest")
     assert ledger.file_digest(b"/other") is None
 

@@ -88,7 +88,7 @@ def test_answers_are_filled_in_and_asked_in_order() -> None:
     ("questions", "sentence"),
     [
         (["{answer:q7}"], 'Question q1 builds on the answer to "q7", .* there are "q1"'),
-        (["{answer:q2}", "{answer:q1}", "What?"], 'circle, or on such: "q1", "q2"'),
+        (["{answer:q2}", "{answer:q1}", "What?"], 'circle, or on questions that do: "q1", "q2"'),
         (["{answer:q1}"], "circle"),
         (["{a.b}"], r"--question 1: a placeholder is \{column\}"),
         (["What?", "{a[0]}"], "--question 2: a placeholder is"),
@@ -108,7 +108,7 @@ def test_questions_refused(questions: list[str], sentence: str) -> None:
 
 
 def test_choices_need_a_question() -> None:
-    with pytest.raises(SourceError, match="--choice is for answers to --question"):
+    with pytest.raises(SourceError, match="--choice needs --question"):
         read_prompts([], None, ["a", "b"])
     with pytest.raises(SourceError, match=r"--question 1: choices: .*at least 2"):
         read_prompts(["What?"], None, ["a"])

@@ -64,7 +64,7 @@ TESTS = Path(__file__).parent
         ("image_unreadable", HERE, {}, "No. Let the user who runs the workers read it, or send images"),
         ("image_unreadable", HERE, {"own": True}, "No."),
         ("url_not_allowed", URL, {}, "CAPTIONMILL_URL_HOSTS"),
-        ("download_failed", URL, {}, "No. Look whether the workers' machines reach that host."),
+        ("download_failed", URL, {}, "No. Check whether the workers' machines reach that host."),
         (
             "wrong_model",
             HERE,

@@ -179,7 +179,7 @@ def test_a_folder_that_tells_nothing(out: Path, tmp_path: Path) -> None:
     (out / SUBMISSION_FILE).unlink()
     ran = captionmill("repair", out)
     assert ran.returncode == 2
-    assert "does not tell any more what it was asked" in ran.stderr
+    assert "has lost what it was asked" in ran.stderr
 
 
 @pytest.mark.usefixtures("worker")

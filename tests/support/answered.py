@@ -12,7 +12,7 @@ from producer.sinks.output_record import OutputRecord
 
 
 def record_in(folder: Path) -> OutputRecord:
-    """In a ledger of its own."""
+    """Record rows in a ledger of its own."""
     return OutputRecord(Ledger(folder, create=True), folder)
 
 

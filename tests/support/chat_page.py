@@ -30,7 +30,7 @@ def chromium() -> str | None:
 
 
 def missing() -> str | None:
-    """What a test with the page lacks on this machine, and how to get it."""
+    """What a test of the page needs and this machine lacks, and how to get it."""
     if chromium() is None:
         return "the tests of the chat page need a Chromium: apt install chromium"
     if not CHAT_PYTHON.exists():

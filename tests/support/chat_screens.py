@@ -1,4 +1,4 @@
-"""Draws docs/chat-wide.png and docs/chat-narrow.png anew: python -m tests.support.chat_screens"""
+"""Draws docs/chat-wide.png and docs/chat-narrow.png again: python -m tests.support.chat_screens"""
 
 import tempfile
 from pathlib import Path

@@ -100,7 +100,7 @@ def make_processor(
     pinpoints: Sequence[Sequence[int]] = GRID_PINPOINTS,
     chat_template: str = CHAT_TEMPLATE,
 ) -> LlavaNextProcessor:
-    """The tiny checkpoint's: 56 px tiles, wide and tall pinpoints, a LLaVA chat template; or another one."""
+    """The tiny checkpoint's processor: 56 px tiles, wide and tall pinpoints, LLaVA's template; or another."""
     images = LlavaNextImageProcessorPil(
         size={"shortest_edge": tile_px},
         crop_size={"height": tile_px, "width": tile_px},
@@ -165,7 +165,7 @@ def make_tiny_checkpoint(
 
 
 def make_other_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """As make_tiny_checkpoint, built otherwise in every respect that a config has a word for."""
+    """As make_tiny_checkpoint, but different in everything that a config names."""
     processor = make_processor(OTHER_TILE_PX, OTHER_PATCH_PX, OTHER_PINPOINTS, OTHER_CHAT_TEMPLATE)
     tokenizer = processor.tokenizer
     vision = CLIPVisionConfig(

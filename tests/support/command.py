@@ -1,8 +1,8 @@
-"""Runs the `captionmill` command for tests, in a process of its own and without a second for imports.
+"""Runs the `captionmill` command for tests in a process of its own, without a second for imports.
 
-A process that has imported the command waits for requests and forks for each. What is forked has the folder,
-environment and outputs that were asked for, runs the console script's function and ends as the interpreter
-does. Tests of how the command starts, of local mode and of signals start it anew instead.
+A process that has imported the command waits for requests and forks for each. The fork has the folder,
+environment and outputs of the request, runs the console script's function and ends as the interpreter does.
+Tests of the command's start, of local mode and of signals start a new interpreter instead.
 """
 
 import atexit
@@ -99,7 +99,7 @@ def _server() -> bytes:
 
 
 def serve(address: bytes) -> None:
-    """Fork for each request; returns only in a process that has run its command."""
+    """Fork for each request. Only a process that has run its command returns."""
     from captionmill.__main__ import main
     from captionmill.cli import app
 
@@ -122,7 +122,7 @@ def serve(address: bytes) -> None:
 
 
 def _become(asked: socket.socket) -> None:
-    """Fork once more; the child returns as what was asked for, the parent tells how it ended."""
+    """Fork once more: the child returns as the requested process, the parent reports how it ended."""
     first, files, *_ = socket.recv_fds(asked, NUMBER.size, 3)
     if not first:  # only a look whether anybody listens
         os._exit(0)

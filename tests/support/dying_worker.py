@@ -1,8 +1,8 @@
-"""`celery -A tests.support.dying_worker worker`: the real worker and engine; model and runner are fakes.
+"""`celery -A tests.support.dying_worker worker`: the real worker and engine with a fake model and runner.
 
-What files there are beside HOLD decides what becomes: while `hold` is there, a job for hang.png waits in its
-fetch and says so by the file `hanging`; with `kill` the next step ends the engine's thread; while `stall` is
-there the next step does not return; with `hog` a job takes memory that is not given back.
+Files beside HOLD decide what happens. With `hold` a job for hang.png waits in its fetch, and the file
+`hanging` says so. With `kill` the next step ends the engine's thread, and with `stall` it does not return.
+With `hog` a job takes memory and keeps it.
 """
 
 import os

@@ -4,7 +4,7 @@ from bench.peers.protocol import Counts, Setup, Task, serve
 
 
 class FakePeer:
-    """Counts a prompt token an ask. Options: `extra`, new tokens too many; `dies_at`, the task it ends at."""
+    """Counts one prompt token per question. Options: `extra` tokens too many; `dies_at`, its last task."""
 
     def __init__(self, setup: Setup) -> None:
         self._extra: int = setup.options.get("extra", 0)

@@ -1,6 +1,6 @@
-"""A Runner without a model: what follows a sequence hangs on its tokens alone, whatever its neighbours.
+"""A Runner without a model: a sequence's next token depends on its own tokens alone, never on its neighbours.
 
-It holds its caller to every rule of the protocol and to the limits; it does not know requests' ends.
+It checks that its caller obeys the protocol and the limits; it does not know when requests end.
 """
 
 import threading
@@ -25,7 +25,7 @@ PLENTY = Limits(kv_bytes=10**6, rows=64, step_tokens=10**4)
 
 
 def by_content(tokens: Sequence[int]) -> FloatArray:
-    """(vocabulary,) float32 noise, of which the tokens are the seed."""
+    """(vocabulary,) float32 noise, seeded with the tokens."""
     seed = zlib.crc32(np.array(tokens, np.int64).tobytes())
     return np.random.default_rng(seed).normal(scale=2.0, size=VOCABULARY).astype(np.float32)
 
@@ -39,7 +39,7 @@ def counting(tokens: Sequence[int]) -> FloatArray:
 
 @dataclass(eq=False)
 class FakeSequence:
-    """`blocks` hold its tokens, each a fixed number; full ones may be held by others too."""
+    """`blocks` hold its tokens, a fixed number each; other sequences may share full blocks."""
 
     max_positions: int
     tokens: list[int]
@@ -49,8 +49,8 @@ class FakeSequence:
 class FakeRunner:
     """An embedding is its token. A position takes a byte, in a cache of blocks of `block_positions`.
 
-    `limits` are those that its caller promised to keep to. `may_fork` is what can_fork() answers. `on_step`
-    is called in each step before anything is appended; what it raises fails the step.
+    `limits` are those that its caller promised to keep. can_fork() returns `may_fork`. `on_step` is called in
+    each step before anything is appended; its exception fails the step.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ def make_request(
     max_new_tokens: int = 20,
     **parameters: Any,
 ) -> Request:
-    """A request about these tokens, the first `shared` of which are a prefix that others may have too."""
+    """A request with these tokens, the first `shared` of which are a prefix that other requests may have."""
     token_ids = np.array(tokens, np.int64)
     return Request(
         inputs_embeds=embed(token_ids[None])[0],

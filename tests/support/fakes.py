@@ -1,4 +1,4 @@
-"""A model and an engine for tests of what is around them; they obey worker/protocols.py."""
+"""A model and an engine for tests of the code around them; they fulfil worker/protocols.py."""
 
 import threading
 import time
@@ -37,7 +37,7 @@ class FakePrompt:
 
 
 class FakeModel:
-    """One token per character, its code point. Its answer to a question tells the length of the prompt.
+    """One token per character, its code point. Its answer to a question is the length of the prompt.
 
     The question "raise NAME" raises that exception, "refuse" is refused.
     """
@@ -119,10 +119,10 @@ class FakeModel:
 
 
 class FakeEngine:
-    """Generates one request at a time, and none while the file `hold` is there. It prefers short choices.
+    """Generates one request at a time, and none while the file `hold` exists. It prefers short choices.
 
-    A file "held" beside it says that one has been begun and waits: other processes may look for it.
-    Requests with priority are not held. A request with `min_new_tokens` goes on until it is asked to stop.
+    The file "held" beside it says that a request has begun and waits, for other processes to see. Requests
+    with priority are not held. A request with `min_new_tokens` continues until it is asked to stop.
     """
 
     def __init__(self, hold: Path | None = None) -> None:

@@ -13,7 +13,7 @@ from tests.support.processes import PATIENCE_S
 
 
 def descendants(process: int) -> set[int]:
-    """Process ids below one, read from the process table."""
+    """Ids of the processes below one, read from the process table."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

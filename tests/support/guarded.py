@@ -38,7 +38,7 @@ class Guarded:
         return self.url(user).replace(f"{user}@", f"{user}:{self.password(user)}@")
 
     def environment(self, user: str) -> dict[str, str]:
-        """As the containers give it to a worker or a producer."""
+        """The environment that the containers give to a worker or a producer."""
         return {
             "CAPTIONMILL_REDIS_URL": self.url(user),
             "CAPTIONMILL_REDIS_PASSWORD_FILE": str(self.password_file(user)),
@@ -49,7 +49,7 @@ class Guarded:
         return connection
 
     def denials(self) -> list[str]:
-        """What the server refused since it started, or since they were forgotten."""
+        """What the server has refused since it started, or since the list was cleared."""
         with self.connect("admin") as admin:
             log = admin.acl_log()
         return [f"{one['username']} {one['reason']} {one['object']}" for one in log]

@@ -15,7 +15,7 @@ COMMIT: Final = "5f0c1d" + "0" * 34
 
 
 def cached(checkpoint: Path, home: Path) -> dict[str, str]:
-    """Put `checkpoint` into the cache of huggingface_hub; the variables that make it use that, offline."""
+    """Put `checkpoint` into huggingface_hub's cache; returns the variables for using it offline."""
     repository = home / "hub" / f"models--{HUB_ID.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -28,7 +28,7 @@ def cached(checkpoint: Path, home: Path) -> dict[str, str]:
 
 @contextmanager
 def served(checkpoint: Path, home: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """The variables that make huggingface_hub ask this server, and the names of files it sent."""
+    """The variables that make huggingface_hub use this server, and the names of the files that it sent."""
     sent: list[str] = []
 
     class Hub(BaseHTTPRequestHandler):

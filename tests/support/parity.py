@@ -1,7 +1,7 @@
-"""Images, questions and searches that an engine and transformers are both given, and ways to give them.
+"""Images, questions and searches for both an engine and transformers, and the orders in which to submit them.
 
-Each image is asked three questions, each with a search and end-of-sequence tokens of its own; over the images
-every grid shape meets every search.
+Each image has three questions, each with its own search and end-of-sequence tokens. Over all images every
+grid shape meets every search.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -157,7 +157,7 @@ def scenes(count: int) -> Iterator[Image.Image]:
 
 
 def alone(engine: Engine, material: Material, asks: Iterable[Ask]) -> Found:
-    """Each has ended before the next is submitted; a question of each image."""
+    """One question of each image, each submitted after the one before has ended."""
     return {
         ask: engine.submit(material.request(ask)).result(TIMEOUT_S)
         for ask in asks
@@ -166,7 +166,7 @@ def alone(engine: Engine, material: Material, asks: Iterable[Ask]) -> Found:
 
 
 def among_strangers(engine: Engine, material: Material, asks: Sequence[Ask]) -> Found:
-    """All at once in any order, samplers between them; none shares its prefix with another."""
+    """All at once in any order with samplers between them; no two share a prefix."""
     futures: dict[Ask, Future[Generations]] = {}
     strangers: list[Future[Generations]] = []
     for number in np.random.default_rng(0).permutation(len(asks)).tolist():
@@ -186,7 +186,7 @@ def sharing_prefixes(engine: Engine, material: Material, asks: Sequence[Ask]) ->
 
 
 def joining_late(engine: Engine, material: Material, asks: Sequence[Ask]) -> Found:
-    """The questions of an image are submitted while its first is being answered, here sooner, there later."""
+    """An image's questions are submitted while its first is being answered, some sooner, some later."""
     found: Found = {}
     for image in dict.fromkeys(ask.image for ask in asks):
         first, *others = (ask for ask in asks if ask.image == image)

@@ -65,7 +65,7 @@ _ports = ports_of_this_process()
 
 
 def free_port() -> int:
-    """Of the loopback; nobody listens there, and no other call of this process returns it soon."""
+    """A port of the loopback where nobody listens; no other call of this process returns it soon."""
     for port in itertools.islice(_ports, 1_000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -118,7 +118,7 @@ def start_worker(
 
 
 def wait_until(true: Callable[[], object]) -> None:
-    """Return as soon as `true` is; a test that waits for ever fails instead."""
+    """Return as soon as `true` is true; fails the test instead of waiting for ever."""
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < deadline, "waited in vain"

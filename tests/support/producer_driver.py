@@ -18,7 +18,7 @@ Reply = Callable[[Job, Question], Answer | Failure]
 
 
 class Rows:
-    """Obeys producer.sources.Source."""
+    """Fulfils producer.sources.Source."""
 
     columns: tuple[str, ...] | None = None
     skipped = Skipped()

@@ -96,7 +96,7 @@ class DoomedSink(LinesSink):
 
 
 def doom(connection: Any, fate: Fate) -> None:
-    """Wrap the two commands of collecting in steps."""
+    """Wrap the two commands of collecting in steps that may kill."""
     read, trim = connection.xread, connection.xtrim
 
     def doomed_read(*arguments: Any, **named: Any) -> Any:

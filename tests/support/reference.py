@@ -1,4 +1,4 @@
-"""A checkpoint in transformers, in float32, asked what a worker is asked: what its answers are held to.
+"""A checkpoint in transformers, in float32, with the same inputs as a worker: the expected answers.
 
 Knows no OpenVINO and no engine.
 """
@@ -77,7 +77,7 @@ class Reference:
         return [(height // tile_px, width // tile_px) for height, width in pinpoints]
 
     def grid_of(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """That of the pinpoint that an image of this size is cut by."""
+        """Grid of the pinpoint by which an image of this size is cut."""
         pinpoints = self.processor.image_processor.image_grid_pinpoints
         best = list(select_best_resolution((height_px, width_px), pinpoints))
         return self.grids[[list(pinpoint) for pinpoint in pinpoints].index(best)]
@@ -108,7 +108,7 @@ class Reference:
         eos_token_ids: tuple[int, ...],
         parameters: GenerationParameters,
     ) -> tuple[Expected, ...]:
-        """generate() with the options of a search that draws nothing."""
+        """generate() with the options of a search without sampling."""
         assert not parameters.do_sample, "another generator draws other tokens"
         options = parameters.model_dump(include=SEARCH_OPTIONS)
         if parameters.num_beams == 1:

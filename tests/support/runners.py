@@ -22,14 +22,14 @@ def stateful(language_xml: Path, properties: Mapping[str, str] = EXACT) -> State
 
 
 def compiled_for_cohorts(language_xml: Path, properties: Mapping[str, str] = EXACT) -> ov.CompiledModel:
-    """What a StatefulRunner made by hand, and a Cohort, run on."""
+    """The compiled model and sizes for a StatefulRunner or a Cohort made by hand."""
     model = ov.Core().read_model(language_xml)
     last_position_only(model)
     return ov.Core().compile_model(model, "CPU", dict(properties))
 
 
 def merging(language_xml: Path, properties: Mapping[str, str] = EXACT) -> StatefulRunner:
-    """Merges cohorts wherever it can, which a small model is too light to make worth while."""
+    """A runner that merges cohorts wherever it can; on a small model merging would not pay."""
     compiled = compiled_for_cohorts(language_xml, properties)
     return StatefulRunner(compiled, CacheSize(1, 1, HEAVY_BYTES), merges=True)
 

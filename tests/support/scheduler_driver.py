@@ -18,7 +18,7 @@ from worker.engine.search import NextRows
 
 @dataclass(frozen=True)
 class Kind:
-    """What runners differ in."""
+    """Properties in which runners differ."""
 
     shares_prefixes: bool
     mixes_steps: bool
@@ -124,7 +124,7 @@ def _inputs(item: StepItem) -> Iterator[SequenceInput]:
 
 
 def alone(request: Request) -> Generations | Exception:
-    """What the request ends in when nothing runs beside it."""
+    """The outcome of the request when nothing runs beside it."""
     driver = Driver(FakeRunner())
     [scheduled] = driver.add(request)
     driver.finish()
@@ -132,7 +132,7 @@ def alone(request: Request) -> Generations | Exception:
 
 
 def same(outcome: object, expected: Generations | Exception) -> bool:
-    """Whether a request ended the same: refused for the same reason, or with equal generations."""
+    """Whether two requests ended equally: refused for the same reason, or with equal generations."""
     if isinstance(outcome, Refusal) and isinstance(expected, Refusal):
         return outcome.failure == expected.failure
     return outcome == expected

@@ -27,7 +27,7 @@ PROMPT = np.array([7, 3, 11, 5, 3, 11, 2, 9, 30, 9])
 
 @dataclass
 class Walk:
-    """What a search was asked and what it gave: the rows of each step, and its Generations."""
+    """Inputs and outputs of a search: the rows of each step, and its Generations."""
 
     generations: Generations
     rows: list[int]
@@ -61,7 +61,7 @@ def random_model(seed: int) -> MistralForCausalLM:
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Tokens of one to three letters, whose text is their letters one after another."""
+    """A tokenizer of one to three letters per token; a text is its letters."""
     backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(TOKENS)}, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     backend.decoder = decoders.Fuse()

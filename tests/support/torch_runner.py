@@ -1,4 +1,4 @@
-"""A runner on a torch language model, for the tests: the reference that other runners are held to.
+"""A runner on a torch language model: the reference that tests compare other runners with.
 
 Knows no OpenVINO and no search.
 """

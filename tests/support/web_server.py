@@ -53,7 +53,7 @@ ENDLESS = {
 
 
 class WebServer(ThreadingHTTPServer):
-    """Counts the requests of each path, and keeps their headers."""
+    """Counts the requests of each path and keeps their headers."""
 
     daemon_threads = True
 

@@ -43,7 +43,7 @@ sys.exit(prompt.inputs_embeds.shape[1] != model.hidden or "torch" in sys.modules
 
 
 def hide_torch(folder: Path) -> dict[str, str]:
-    """Variables with which Python processes, and those that they start, have no torch and no nncf."""
+    """Environment variables under which Python processes and their children have no torch and no nncf."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HIDE)
     return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}

@@ -1,4 +1,4 @@
-"""Workers that tell of themselves in the store, for tests of whoever reads it."""
+"""Workers that report themselves in the store, for tests of its readers."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A worker tells of itself while it lives, also after its store was away."""
+"""A worker reports itself while it lives, also after its store was away."""
 
 import os
 from collections.abc import Iterator

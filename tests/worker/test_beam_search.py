@@ -27,7 +27,7 @@ STOPS = ("k", "lm", "ab", "xyz", "hio", "tu", "e", "rs")
 
 
 def draw_options(draw: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """End-of-sequence tokens and the options that any deterministic mode takes."""
+    """Random end-of-sequence tokens and options for any deterministic mode."""
     eos_token_ids = tuple(draw.choice(VOCABULARY, size=draw.integers(0, 5), replace=False).tolist())
     max_new_tokens = int(draw.integers(1, 21))
     return eos_token_ids, {
@@ -141,7 +141,7 @@ def test_fewer_sequences_than_asked_for_are_refused() -> None:
 
 
 def test_nothing_comes_of_a_sequence_that_ended() -> None:
-    """Of two tokens, one of which ends, there are three sequences of up to two tokens."""
+    """Two tokens, one of which ends a sequence, allow three sequences of up to two tokens."""
     search = BeamSearch(make_request((0,), num_beams=4, num_return_sequences=4, max_new_tokens=2))
     logits = np.log([[0.4, 0.6]], dtype=np.float32)
     assert isinstance(search.advance(logits), NextRows)
@@ -158,7 +158,7 @@ def test_the_search_goes_on_past_ever_so_many_ends() -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"num_beams": 2}, {"do_sample": True}])
 def test_bans_that_leave_no_token_are_refused(asked: dict[str, Any]) -> None:
-    """Every token of a vocabulary of two is in the prompt of a request that wants none twice."""
+    """Every token of a vocabulary of two is in the prompt, and the request bans repeated tokens."""
     request = replace(make_request(no_repeat_ngram_size=1, **asked), token_ids=np.arange(10) % 2)
     with pytest.raises(Refusal, match="no_repeat_ngram_size") as refused:
         search_for(request).advance(np.zeros((1, 2), np.float32))

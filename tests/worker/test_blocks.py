@@ -1,4 +1,4 @@
-"""Blocks: every sequence reads back what was written to it, whoever else forked, wrote or left; none leak."""
+"""Each sequence reads back what was written to it, whatever others fork, write or release; no block leaks."""
 
 import random
 
@@ -124,7 +124,7 @@ def test_what_breaks_the_callers_word_is_caught() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_forks_writes_and_releases(seed: int) -> None:
-    """No more blocks than the scheduler charges for: a prefix once, and of each row what comes behind it."""
+    """Uses no more blocks than the scheduler reserves: a prefix once, and for each row what follows it."""
     choose = random.Random(seed)
     memory = Memory(400)
 

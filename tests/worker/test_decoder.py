@@ -1,4 +1,4 @@
-"""Decoding outside the worker: the same pictures and refusals, and no crash, hang or hunger gets back."""
+"""Decoding outside the worker: the same pictures and refusals; crashes, hangs and memory stay outside."""
 
 import os
 import re
@@ -184,7 +184,7 @@ def test_an_image_takes_no_more_memory_than_allowed() -> None:
 
 @pytest.mark.faults
 def test_processor_seconds_are_counted_for_each_image(slow: bytes) -> None:
-    """Together they take longer than is allowed for one."""
+    """Together the images take longer than one may."""
     process = DecoderProcess(LIMITS, Bounds(cpu_s=2))
     quick = many_scans(3000, MAX_SCANS)
     for _ in range(6):

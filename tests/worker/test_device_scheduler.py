@@ -16,7 +16,7 @@ Turn = Callable[[], AbstractContextManager[None]]
 
 
 class Thread(threading.Thread):
-    """Takes a turn once and writes its name down then."""
+    """Takes one turn and notes its name then."""
 
     def __init__(self, name: str, turn: Turn, order: list[str]) -> None:
         super().__init__(daemon=True)

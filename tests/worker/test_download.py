@@ -31,7 +31,7 @@ def download() -> Iterator[Downloads]:
 
 
 class Resolver:
-    """Tells a host's addresses, one list of them after the other."""
+    """Returns lists of addresses for a host, one after the other."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self._answers = list(answers)

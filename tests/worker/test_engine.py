@@ -1,4 +1,4 @@
-"""The engine's promises on deadlines, cancelling, failing, closing and dying, on a runner without a model."""
+"""The engine on deadlines, cancelling, failing, closing and dying, with a runner without a model."""
 
 import threading
 import time
@@ -51,7 +51,7 @@ class Gate:
 
 
 class UnreleasableRunner(FakeRunner):
-    """Cannot forget its sequences."""
+    """Fails to release its sequences."""
 
     def release(self, sequence: SequenceId) -> None:  # noqa: ARG002 - the protocol's
         raise RuntimeError("state is stuck")

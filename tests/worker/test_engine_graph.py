@@ -1,4 +1,4 @@
-"""Holds the last-position slice to the logits of a model that computes all of them, as optimum exports it."""
+"""Compares the last-position slice with a model that computes logits of all positions, as optimum does."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_logits_that_come_of_something_else_are_refused(tiny_folder: Path) -> No
     model = every_position(
         tiny_folder / LANGUAGE_XML, lambda logits: opset13.cum_sum(logits, axis, exclusive=False)
     )
-    with pytest.raises(ValueError, match="of every position, and come of CumSum"):
+    with pytest.raises(ValueError, match="of every position, and come from CumSum"):
         last_position_only(model)
 
 

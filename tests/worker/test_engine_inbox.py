@@ -1,4 +1,4 @@
-"""The inbox's promises on what other threads and the engine's may do to it at once."""
+"""The inbox while other threads and the engine's use it at once."""
 
 import threading
 from concurrent.futures import Future
@@ -18,7 +18,7 @@ def test_a_prioritised_prompt_waits_until_it_is_through_or_cancelled() -> None:
     inbox.put(make_request([50, 1]))
     assert not inbox.priority_prompt_waits()
     through, cancelled = inbox.put(PRIORITISED), inbox.put(PRIORITISED)
-    inbox.prompt_is_through(through)
+    inbox.prompt_is_done(through)
     assert inbox.priority_prompt_waits()
     assert cancelled.cancel()
     assert not inbox.priority_prompt_waits()

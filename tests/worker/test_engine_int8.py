@@ -1,7 +1,8 @@
-"""int8 weights, default precision: requests together answer as each alone, but where the model is undecided.
+"""int8 weights, default precision: batched answers equal single ones, except where the model is undecided.
 
-There the last digits of the logits, which change with the shape of a batch, choose between two tokens. How
-much they change is measured, and no answer may part from that of its request alone where the two differ more.
+There the last digits of the logits, which change with the shape of a batch, choose between two tokens. The
+size of the change is measured. No answer may differ from that of its request alone where the two tokens are
+further apart.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ RUNNERS: dict[str, Callable[[Path, Mapping[str, str]], Runner]] = {
 
 
 class Recording:
-    """A runner that remembers what logits came after what, by a digest of all the embeddings before them."""
+    """A runner that remembers each logits row by a digest of all the embeddings before it."""
 
     def __init__(self, runner: Runner) -> None:
         self.shares_prefixes, self.mixes_steps = runner.shares_prefixes, runner.mixes_steps

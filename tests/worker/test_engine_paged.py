@@ -1,4 +1,4 @@
-"""What is the paged runner's own: blocks shared and given back, the model it makes, what it refuses."""
+"""What only the paged runner does: share and free blocks, change the model, and refuse."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,8 +106,8 @@ def capabilities() -> list[str]:
     "properties", [{}, {"KV_CACHE_PRECISION": "bf16"}, {"INFERENCE_PRECISION_HINT": "f32"}]
 )
 def test_low_precision_forks_as_it_computes_afresh(language_xml: Path, properties: dict[str, str]) -> None:
-    """A cut fork that writes 70 tokens, one at a time, beside its source: blocks of scaled 8 bits are
-    opened, copied and closed on the way. A processor that does not compute in bf16 keeps nothing in it."""
+    """A cut fork writes 70 tokens, one at a time, beside its source: blocks of scaled 8 bits are opened,
+    copied and closed on the way. A processor that does not compute in bf16 keeps nothing in it."""
     if "bf16" in properties.values() and "BF16" not in capabilities():
         with pytest.raises(ValueError, match="does not run with paged attention on device CPU"):
             PagedRunner.load(language_xml, "CPU", properties, 2**20)
@@ -208,7 +208,7 @@ def test_a_model_that_answers_otherwise_is_refused(language_xml: Path, tmp_path:
             mask = node.input_value(3)
             node.input(3).replace_source_output(opset13.multiply(mask, np.float32(0)).output(0))
     openvino.save_model(model, tmp_path / LANGUAGE_XML, compress_to_fp16=False)
-    assert_refused(tmp_path / LANGUAGE_XML, "answers otherwise with paged attention on device CPU")
+    assert_refused(tmp_path / LANGUAGE_XML, "gives other answers with paged attention on device CPU")
 
 
 def test_a_budget_of_too_few_blocks_is_refused(language_xml: Path) -> None:

@@ -64,7 +64,7 @@ def engine(request: pytest.FixtureRequest, material: Material) -> Iterator[Engin
 
 
 def differences(found: Found, expected: Mapping[Ask, tuple[Expected, ...]]) -> list[str]:
-    """What a person needs to see of each answer that is not as expected."""
+    """For a person: each answer that is not as expected."""
     complaints = []
     for ask, sequences in found.items():
         for got, wanted in zip(sequences, expected[ask], strict=True):

@@ -1,4 +1,4 @@
-"""What is drawn comes of a request's seed alone, whatever runs beside it, and as often as the model says."""
+"""Samples depend only on a request's seed, whatever runs beside it, and have the model's frequencies."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def engine(request: pytest.FixtureRequest, tiny_folder: Path, reference: TorchRu
 
 
 def prompt(number: int) -> IntArray:
-    """Of 24 positions that all prompts begin with and some of its own."""
+    """24 positions that all prompts begin with, and some of its own."""
     shared = np.random.default_rng(0).integers(5, VOCABULARY, size=24)
     own = np.random.default_rng(1 + number).integers(5, VOCABULARY, size=3 + number % 11)
     return np.concatenate([shared, own])
@@ -113,7 +113,7 @@ def test_tokens_come_as_often_as_the_model_says(engine: Engine, reference: Torch
 
 
 def _probabilities(reference: TorchRunner, history: IntArray, kept: int) -> dict[int, float]:
-    """Of the `kept` most probable tokens after `history`, among themselves."""
+    """Probabilities of the `kept` most probable tokens after `history`, which sum to 1."""
     with torch.no_grad():
         embeds = torch.from_numpy(reference.embed(history[None]))
         top = reference.model(inputs_embeds=embeds, logits_to_keep=1).logits[0, -1].topk(kept)

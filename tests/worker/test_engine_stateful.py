@@ -1,6 +1,6 @@
-"""What is special to the stateful runner: how rows share a state, when cohorts merge, what is refused.
+"""What only the stateful runner does: rows share a state, cohorts merge, and some models are refused.
 
-What every runner promises is in tests/worker/test_runners.py.
+What every runner does is in tests/worker/test_runners.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def reference(tiny_checkpoint: Path) -> TorchRunner:
 
 
 class Rows:
-    """Rows of any cohorts with the tokens each holds, so that their logits can be computed afresh."""
+    """Rows of any cohorts with their tokens, so that their logits can be computed from scratch."""
 
     def __init__(self, compiled: ov.CompiledModel, reference: TorchRunner) -> None:
         self.compiled, self.reference = compiled, reference
@@ -201,7 +201,7 @@ def test_merging_pays_by_steps_weights_and_positions() -> None:
 
 
 class Counted:
-    """A compiled model that counts the infer requests made of it: one a cohort, begun or merged."""
+    """A compiled model that counts its infer requests: one per cohort, begun or merged."""
 
     def __init__(self, compiled: ov.CompiledModel) -> None:
         self.compiled, self.requests = compiled, 0

@@ -1,4 +1,4 @@
-"""Thousands of random requests: limits are kept, no row is lost, none starves, each ends as if alone."""
+"""Thousands of random requests: limits hold, no row is lost, none starves, and each ends as if alone."""
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -188,7 +188,7 @@ def test_random_traffic_ends_within_its_limits_and_as_if_alone(kind: Kind, seed:
 
 
 class Ticks:
-    """A clock that goes on by one each time it is read, which the engine does before each step."""
+    """A clock that advances by one each time it is read; the engine reads it before each step."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -73,19 +73,19 @@ UNREADABLE: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (with_field("properties", "x"), "the message has no properties"),
     (with_field("properties/body_encoding", "rot13"), 'the message\'s body_encoding is "rot13"'),
     (with_field("properties/body_encoding", []), "the message's body_encoding is []"),
-    (without("body"), "the message's body is no text"),
-    (with_field("body", 7), "the message's body is no text"),
+    (without("body"), "the message's body is not text"),
+    (with_field("body", 7), "the message's body is not text"),
     (with_field("body", "no base64!"), "the message's body is not base64"),
     (with_field("body", "aGE"), "the message's body is not base64"),
-    (with_field("body", b"no JSON"), "the message's body is no JSON"),
-    (with_field("body", b"\xff"), "the message's body is no JSON"),
-    (with_field("body", b"[" * 100_000), "the message's body is no JSON"),
+    (with_field("body", b"no JSON"), "the message's body is not JSON"),
+    (with_field("body", b"\xff"), "the message's body is not JSON"),
+    (with_field("body", b"[" * 100_000), "the message's body is not JSON"),
     (with_field("body", b"7"), "the message's body is not [arguments, named arguments, options]"),
     (with_field("body", [[1], {}]), "the message's body is not [arguments, named arguments, options]"),
     (with_field("body", [[], {}, {}]), "the message has no jobs"),
     (with_field("body", [{"a": 1}, {}, {}]), "the message has no jobs"),
     (with_field("body", [[1], {"a": 1}, {}]), "the message has named arguments"),
-    (with_field("body", [[1], {}, 7]), "the options in the message's body are no JSON object"),
+    (with_field("body", [[1], {}, 7]), "the options in the message's body are not a JSON object"),
     (with_field("body", [[1], {}, {"chord": {"task": "x"}}]), "the message's body ask for chord"),
     (with_field("body", [[1], {}, {"errbacks": [{"task": "x"}]}]), "the message's body ask for errbacks"),
     (
@@ -121,7 +121,7 @@ def test_a_message_that_is_larger_than_any_is_not_read() -> None:
     [argument] = arguments(readable(raw + b" " * (MESSAGE_MAX_BYTES - len(raw)), QUEUE))
     assert argument == whole["body"][0][0]
     [argument] = arguments(readable(raw + b" " * (MESSAGE_MAX_BYTES - len(raw) + 1), QUEUE))
-    assert f"{MESSAGE_MAX_BYTES} are the most" in dead_letter(argument).reason
+    assert f"at most {MESSAGE_MAX_BYTES} are allowed" in dead_letter(argument).reason
 
 
 def test_the_jobs_of_a_message_are_as_they_came_and_its_tag_is_new() -> None:

@@ -1,4 +1,4 @@
-"""The bytes of an image from wherever a job says they are, and the sentence when they are not."""
+"""The bytes of an image from each kind of reference, and the failure where there are none."""
 
 import hashlib
 import importlib

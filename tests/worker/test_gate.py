@@ -14,7 +14,7 @@ WAIT_S = 0.1
 
 
 class Passing:
-    """Someone who comes to a gate, and stays behind it until told to leave."""
+    """A thread that comes to a gate and stays behind it until it is told to leave."""
 
     def __init__(self, pass_: Callable[[], AbstractContextManager[None]]) -> None:
         self.inside, self._leave = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Reading image files: what is let in, what it becomes, and what is refused with which code."""
+"""Reading image files: which are accepted, what they become, and the code of each refusal."""
 
 import io
 import os
@@ -210,7 +210,7 @@ def test_a_strip_is_told_from_what_is_too_large(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("restarts", [0, 2])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_without_its_end(progressive: bool, restarts: int) -> None:
-    """Every pixel is there without the last two bytes; wherever else the file is cut, none comes."""
+    """Without its last two bytes a file has every pixel; a file cut anywhere else is refused."""
     noise = np.random.default_rng(0).integers(0, 256, (33, 40, 3), dtype=np.uint8)
     options: dict[str, object] = {"progressive": progressive, "restart_marker_blocks": restarts}
     whole = encoded(Image.fromarray(noise), "JPEG", **options)

@@ -1,4 +1,4 @@
-"""Holds the cache of image features to its budget, to one encoding at a time, and to keeping no failure."""
+"""The cache of image features keeps its budget, encodes once at a time and keeps no failure."""
 
 import sys
 import threading
@@ -140,7 +140,7 @@ def test_a_failure_reaches_all_who_wait_and_is_not_kept(error: BaseException) ->
 def _together(
     cache: FeatureCache[FloatArray], encode: Callable[[], FloatArray], go: threading.Event, threads: int
 ) -> list[FloatArray | BaseException]:
-    """What threads get of which one encodes, and goes on only when all the others wait for it."""
+    """What threads get when one of them encodes and waits until all the others wait for it."""
     found: list[FloatArray | BaseException] = []
 
     def ask() -> None:

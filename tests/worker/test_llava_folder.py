@@ -1,4 +1,4 @@
-"""Holds the worker to the model folders it must refuse and to those it must take; converts nothing itself."""
+"""The model folders that a worker must refuse and those that it must take; converts nothing itself."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Holds resizing to torch's own bilinear interpolation; knows no model."""
+"""Compares resizing with torch's bilinear interpolation; knows no model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Holds packing to transformers' own over many image sizes, with features made up; knows no model."""
+"""Compares packing with transformers over many image sizes, on made-up features; knows no model."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ def transformers_pack(
     pinpoints: list[list[int]],
     tile_px: int,
 ) -> np.ndarray:
-    """What LlavaNextModel.pack_image_features, which reads three numbers of its config, makes of them."""
+    """The result of LlavaNextModel.pack_image_features, which reads three numbers of its config."""
     side = int(features.shape[1] ** 0.5)
     vision = SimpleNamespace(image_size=tile_px, patch_size=tile_px // side)
     config = SimpleNamespace(vision_config=vision, image_grid_pinpoints=pinpoints)

@@ -1,4 +1,4 @@
-"""Holds images, prompts and prefill of a converted folder to transformers in float32; knows no scheduler."""
+"""Compares images, prompts and prefill of a converted folder with transformers in float32; no scheduler."""
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy

@@ -1,4 +1,4 @@
-"""Holds prompts to the chat template and to what nobody may slip in, and tiles to their grid; no model."""
+"""Compares prompts with the chat template, refuses hidden control tokens, checks tiles' grids; no model."""
 
 from typing import Any
 

@@ -61,7 +61,7 @@ def test_an_image_is_decoded_and_encoded_once_for_each_detail(model: LlavaModel)
 
 
 class Turns(DeviceScheduler):
-    """Notes the turns that are taken."""
+    """Notes each turn that is taken."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Holds stop texts to transformers' stop strings, token by token; knows no model."""
+"""Compares stop texts with transformers' stop strings, token by token; knows no model."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_characters_of_several_tokens_are_waited_for() -> None:
 
 
 def test_what_is_decoded_stays_short() -> None:
-    """However long the answer is: as many tokens as the longest text has bytes, and one."""
+    """Whatever the answer's length, at most one token more is decoded than the longest text has bytes."""
     seen: list[int] = []
 
     def decode(token_ids: object) -> str:

@@ -1,4 +1,4 @@
-"""The log of a real worker: which job a line is about, and that no secret is in it or in records."""
+"""The log of a real worker: each line names its job, and neither log nor records have a secret."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is left is the machine's, or the container's if that is less."""
+"""The memory left is the machine's, or the container's if that is less."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a real worker on the demo model counts, read as Prometheus does, and what docs/operations.md says."""
+"""The metrics of a real worker on the demo model, read as Prometheus does, and their table in the docs."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""Positions of images with rows and columns: a worker numbers them, a model takes them apart; no weights."""
+"""Position ids of images with rows and columns: a worker writes them, a model reads them; no weights."""
 
 import numpy as np
 import openvino

@@ -70,7 +70,7 @@ class Site:
         self.queue.submit([(f"r-{job.index}", job.model_dump_json()) for job in jobs])
 
     def ask(self, index: int, question: str = "four", **changes: Any) -> None:
-        """A job that somebody waits for."""
+        """Submit an interactive job."""
         job = {"run": "r", "index": index, "questions": [{"id": "q1", "messages": question}], **changes}
         self.sender.send_task(
             TASK_NAME, args=(Job.model_validate(job).to_message(),), queue=INTERACTIVE_QUEUE, argsrepr="-"

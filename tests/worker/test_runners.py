@@ -1,6 +1,6 @@
-"""Whatever a runner keeps of its sequences, their logits are those of one fresh forward over all they hold.
+"""However a runner keeps its sequences, their logits equal those of one forward pass from scratch.
 
-Knows no runner's inside: each test goes through the protocol, on every runner in RUNNERS.
+Knows no runner's inside: each test uses the protocol, on every runner in RUNNERS.
 """
 
 import random
@@ -33,7 +33,7 @@ def reference(tiny_checkpoint: Path) -> TorchRunner:
 
 
 class Sequences:
-    """Drives a runner and remembers the tokens of each sequence, so that they can be computed afresh."""
+    """Drives a runner and remembers each sequence's tokens, to compute its logits from scratch."""
 
     def __init__(self, runner: Runner, reference: TorchRunner) -> None:
         self.runner, self.reference = runner, reference

@@ -1,4 +1,4 @@
-"""The scheduler's promises on room, sharing, order and ends, step by step on a runner without a model."""
+"""The scheduler's room, sharing, order and ends, step by step on a runner without a model."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Choices score what a teacher-forced pass of the torch model scores, on no more rows than they need."""
+"""Choices get the scores of a teacher-forced pass of the torch model, with no more rows than they need."""
 
 import math
 

@@ -61,7 +61,7 @@ def test_equals_transformers(parameters: dict[str, Any]) -> None:
         embeds = np.zeros((len(prompt), 1), np.float32)
         processors = Processors(replace(request, token_ids=prompt, inputs_embeds=embeds))
         given = scores.copy()
-        assert processors.asked
+        assert processors.active
         found = processors.process(scores, new)
         np.testing.assert_array_equal(scores, given)
         np.testing.assert_allclose(found, expected(scores, prompt, new, parameters), rtol=1e-6)
@@ -70,5 +70,5 @@ def test_equals_transformers(parameters: dict[str, Any]) -> None:
 
 
 def test_nothing_is_processed_unasked() -> None:
-    assert not Processors(make_request(EOS_TOKEN_IDS)).asked
-    assert not Processors(make_request((), min_new_tokens=3)).asked, "no token would be banned"
+    assert not Processors(make_request(EOS_TOKEN_IDS)).active
+    assert not Processors(make_request((), min_new_tokens=3)).active, "no token would be banned"

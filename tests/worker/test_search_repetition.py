@@ -1,8 +1,8 @@
-"""What counts as an answer that goes round in a circle, and what does not."""
+"""Which answers count as ending in a loop, and which do not."""
 
 import pytest
 
-from worker.engine.repetition import goes_round
+from worker.engine.repetition import ends_in_loop
 
 STORY = [*range(100, 160)]
 
@@ -21,7 +21,7 @@ STORY = [*range(100, 160)]
     ],
 )
 def test_stuck(token_ids: list[int]) -> None:
-    assert goes_round(token_ids)
+    assert ends_in_loop(token_ids)
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_stuck(token_ids: list[int]) -> None:
     ],
 )
 def test_honest(token_ids: list[int]) -> None:
-    """Short repetitions, those the answer got out of, and a list whose items differ."""
-    assert not goes_round(token_ids)
+    """Short repetitions, repetitions that the answer got out of, and a list whose items differ."""
+    assert not ends_in_loop(token_ids)

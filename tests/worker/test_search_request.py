@@ -1,4 +1,4 @@
-"""What a request to the engine may be, and how many rows and positions it says it takes."""
+"""Which requests the engine accepts, and how many rows and positions they take."""
 
 from typing import Any
 

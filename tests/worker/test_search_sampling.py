@@ -1,4 +1,4 @@
-"""Sampling draws from transformers' distributions, and what it draws follows from the seed alone."""
+"""Sampling follows transformers' distributions, and the seed alone decides what is sampled."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Servers that would lose jobs are refused before a job is taken: real servers, each set up otherwise."""
+"""Servers that would lose jobs are refused before the first job: real servers, each with another setting."""
 
 import logging
 from collections.abc import Iterator
@@ -82,5 +82,5 @@ def test_old_servers_are_refused(version: str, refused: bool) -> None:
 
 
 def test_no_url_of_redis() -> None:
-    with pytest.raises(ServerRefusedError, match="no URL of Redis"):
+    with pytest.raises(ServerRefusedError, match="not a Redis URL"):
         check_server("http://:geheim@x", require_durable=False)

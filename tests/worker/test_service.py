@@ -1,4 +1,4 @@
-"""One job through the service, with a fake model and a fake engine; and every message to one record."""
+"""A job through the service with a fake model and engine, and the outcome of every kind of message."""
 
 import json
 import math
@@ -31,7 +31,8 @@ from contract.store import (
 from tests.support.fakes import CONTEXT_TOKENS, EOS, IMAGE_TOKENS, RAISED, FakeEngine, FakeModel
 from tests.support.processes import wait_until
 from tests.support.workers import announce
-from worker.delivery.answering import Answering, MessageOutcome
+from worker.answers import free_answer
+from worker.delivery.attempts import Attempts, MessageOutcome
 from worker.delivery.results import ResultStore
 from worker.device_scheduler import DeviceScheduler
 from worker.engine.request import Generation, Generations, Prefix, Request
@@ -39,7 +40,6 @@ from worker.errors import Requeue, StoreAwayError
 from worker.images.decoder import Decoder
 from worker.images.image_file import ImageLimits, read_bytes
 from worker.lane import Lane
-from worker.outcome import free_answer
 from worker.service import WORKER, Service
 
 LIMITS = ImageLimits(max_bytes=10**6, max_px=10**6, max_side_px=10**4, max_aspect=50.0)
@@ -315,7 +315,7 @@ def test_an_interactive_job_goes_first_at_the_device_and_in_the_engine(bench: Be
 
 
 class Observed(DeviceScheduler):
-    """Notes how far a job is wherever it goes first or yields."""
+    """Notes where a job holds a turn or yields."""
 
     def __init__(self, bench: Bench, store: ResultStore) -> None:
         super().__init__()
@@ -372,8 +372,8 @@ def test_an_interactive_job_goes_first_and_others_yield_between_their_steps(
     device = Observed(bench, store)
     fetch, decoder = files_below(bench.folder), Decoder(LIMITS, "none")
     service = Service(bench.model, bench.engine, fetch, decoder, device=device)
-    answering = Answering(service, store, never, device=device)
-    answering.take([message("four")], lane)
+    attempts = Attempts(service, store, never, device=device)
+    attempts.take([message("four")], lane)
     assert device.seen == seen
     assert not store.is_wanted("r", 3)
 
@@ -398,7 +398,7 @@ def test_an_interactive_job_ends_when_its_run_is_cancelled(
     service = Service(bench.model, engine, lambda _: b"", Decoder(LIMITS))
     cancel = threading.Timer(0.3, lambda: connection.set(cancelled_key("r"), 1))
     cancel.start()
-    Answering(service, store, never).take([message("four", image=None)], lane=Lane.INTERACTIVE)
+    Attempts(service, store, never).take([message("four", image=None)], lane=Lane.INTERACTIVE)
     assert [future.cancelled() for future in engine.futures] == [True]
     assert records(connection) == []
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
@@ -416,8 +416,8 @@ def store(redis_url: str) -> Iterator[ResultStore]:
 
 
 @pytest.fixture
-def answering(bench: Bench, store: ResultStore) -> Answering:
-    return Answering(bench.service, store, never)
+def attempts(bench: Bench, store: ResultStore) -> Attempts:
+    return Attempts(bench.service, store, never)
 
 
 def never(job: object) -> None:
@@ -429,9 +429,9 @@ def records(connection: redis.Redis) -> list[JobResult]:
     return [JobResult.model_validate_json(fields[b"record"]) for _, fields in entries]
 
 
-def test_a_job_delivered_twice_has_one_record(answering: Answering, connection: redis.Redis) -> None:
+def test_a_job_delivered_twice_has_one_record(attempts: Attempts, connection: redis.Redis) -> None:
     for index in (3, 3, 4):
-        answering.take([message("four", index=index)])
+        attempts.take([message("four", index=index)])
     assert [record.index for record in records(connection)] == [3, 4]
     assert connection.getbit(done_key("r"), 3) == 1
     assert connection.getbit(done_key("r"), 5) == 0
@@ -439,17 +439,17 @@ def test_a_job_delivered_twice_has_one_record(answering: Answering, connection: 
 
 
 def test_what_is_answered_or_cancelled_is_dropped_without_work(
-    answering: Answering, bench: Bench, connection: redis.Redis
+    attempts: Attempts, bench: Bench, connection: redis.Redis
 ) -> None:
-    answering.take([message("four", index=3)])
+    attempts.take([message("four", index=3)])
     connection.set(cancelled_key("r"), 1)
     for dropped in (message("four", index=3), message("four", index=4), message("four", index=5, version=9)):
-        answering.take([dropped])
+        attempts.take([dropped])
     assert [record.index for record in records(connection)] == [3]
     assert len(bench.engine.requests) == 1
     connection.delete(cancelled_key("r"))
-    answering.take([message("four", index=3)])
-    answering.take([message("four", index=4)])
+    attempts.take([message("four", index=3)])
+    attempts.take([message("four", index=4)])
     assert [record.index for record in records(connection)] == [3, 4]
     assert len(bench.engine.requests) == 2
 
@@ -457,10 +457,8 @@ def test_what_is_answered_or_cancelled_is_dropped_without_work(
 @pytest.mark.parametrize(
     "name", ["RuntimeError", "MemoryError", "SystemExit", "KeyboardInterrupt", "GeneratorExit"]
 )
-def test_whatever_is_raised_becomes_a_record(
-    answering: Answering, connection: redis.Redis, name: str
-) -> None:
-    answering.take([message(f"raise {name}", "four")])
+def test_whatever_is_raised_becomes_a_record(attempts: Attempts, connection: redis.Redis, name: str) -> None:
+    attempts.take([message(f"raise {name}", "four")])
     (record,) = records(connection)
     others = "9 tokens" if issubclass(RAISED[name], Exception) else "internal_error"
     assert codes(record) == ["internal_error", others]
@@ -493,14 +491,14 @@ def test_whatever_is_raised_becomes_a_record(
     ],
 )
 def test_an_invalid_job_becomes_a_record(
-    answering: Answering,
+    attempts: Attempts,
     connection: redis.Redis,
     changes: dict[str, Any],
     code: FailureCode,
     ids: list[str],
     sentence: str,
 ) -> None:
-    answering.take([message("one", "two", **changes)])
+    attempts.take([message("one", "two", **changes)])
     (record,) = records(connection)
     assert [one.question for one in record.results] == ids
     assert codes(record) == [code] * len(ids)
@@ -513,9 +511,9 @@ def test_an_invalid_job_becomes_a_record(
     "garbage", [None, "text", 7, [], {}, {"run": "r"}, {"run": "r", "index": -1}, {"run": "a b", "index": 0}]
 )
 def test_a_message_of_no_job_becomes_a_dead_letter(
-    answering: Answering, connection: redis.Redis, garbage: object
+    attempts: Attempts, connection: redis.Redis, garbage: object
 ) -> None:
-    answering.take([garbage])
+    attempts.take([garbage])
     (letter,) = connection.lrange(DEAD_LETTERS_KEY, 0, -1)
     assert json.loads(letter)["message"] == repr(garbage)
     assert records(connection) == []
@@ -523,16 +521,16 @@ def test_a_message_of_no_job_becomes_a_dead_letter(
 
 @pytest.mark.parametrize("changes", [{"version": "9" * 10_000}, {"x" * 10_000: 1}])
 def test_a_record_does_not_repeat_what_a_message_says_at_length(
-    answering: Answering, connection: redis.Redis, changes: dict[str, Any]
+    attempts: Attempts, connection: redis.Redis, changes: dict[str, Any]
 ) -> None:
-    answering.take([message("one", **changes)])
+    attempts.take([message("one", **changes)])
     (record,) = records(connection)
     assert len(record.model_dump_json()) < 1000
 
 
 def test_an_unreachable_store_is_an_error_and_no_record(bench: Bench) -> None:
     store = ResultStore("redis://127.0.0.1:1/0", retries=0)
-    assert Answering(bench.service, store, never).take([message("four")]) is MessageOutcome.REQUEUE
+    assert Attempts(bench.service, store, never).take([message("four")]) is MessageOutcome.REQUEUE
     assert bench.engine.requests == []
 
 
@@ -543,20 +541,20 @@ def test_a_job_whose_image_cannot_be_read_from_the_store_goes_back(
         raise StoreAwayError("TimeoutError")
 
     service = Service(bench.model, bench.engine, fetch, Decoder(LIMITS, "none"))
-    answering = Answering(service, store, never)
+    attempts = Attempts(service, store, never)
     jobs = [message("four"), message("four", index=4)]
-    assert answering.take(jobs) is MessageOutcome.REQUEUE
+    assert attempts.take(jobs) is MessageOutcome.REQUEUE
     assert records(connection) == []
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
 
 
 def test_the_jobs_of_a_message_are_answered_in_turn_and_held_meanwhile(
-    answering: Answering, bench: Bench, connection: redis.Redis
+    attempts: Attempts, bench: Bench, connection: redis.Redis
 ) -> None:
     bench.hold.touch()
     jobs = [message("four", index=index) for index in (3, 4, 5)]
     with ThreadPoolExecutor(1) as thread:
-        taking = thread.submit(answering.take, jobs)
+        taking = thread.submit(attempts.take, jobs)
         bench.engine.begun.wait()
         assert connection.hgetall(holders_key("r")) == dict.fromkeys((b"3", b"4", b"5"), WORKER.encode())
         assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
@@ -571,21 +569,21 @@ class Suspects:
 
     def __init__(self, bench: Bench, store: ResultStore, worker: str = "this") -> None:
         self.jobs: list[object] = []
-        self.answering = Answering(bench.service, store, self.jobs.append, worker, pause_s=0.0)
+        self.attempts = Attempts(bench.service, store, self.jobs.append, worker, pause_s=0.0)
 
     def take(self) -> None:
         waiting, self.jobs[:] = list(self.jobs), []
-        self.answering.take(waiting, lane=Lane.SUSPECT)
+        self.attempts.take(waiting, lane=Lane.SUSPECT)
 
 
 def test_a_job_that_was_under_way_when_a_worker_died_is_suspect(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
-    """Deaths are told by what they leave behind: an attempt, and a holder that is not alive."""
+    """A death leaves behind an attempt, and a holder that is not alive."""
     suspects = Suspects(bench, store)
     jobs = [message("four", index=index) for index in (3, 4)]
     store.begin("dead", "r", 3, 1)
-    suspects.answering.take(jobs)
+    suspects.attempts.take(jobs)
     assert [record.index for record in records(connection)] == [4]
     assert suspects.jobs == jobs[:1]
     assert connection.hgetall(holders_key("r")) == {b"3": SUSPECTED.encode()}
@@ -601,7 +599,7 @@ def test_a_job_that_kills_two_workers_alone_ends_as_a_failure(
     for worker in ("dead 1", "dead 2", "dead 3"):
         assert records(connection) == []
         store.begin(worker, "r", 3, MOST_ATTEMPTS)
-    suspects.answering.take([message("four", index=3)])
+    suspects.attempts.take([message("four", index=3)])
     suspects.take()
     (record,) = records(connection)
     assert codes(record) == ["crashed_worker"]
@@ -616,7 +614,7 @@ def test_a_suspect_that_another_live_worker_is_at_waits_for_it(
     announce(connection, "other", "m")
     store.begin("other", "r", 3, 1)
     job = message("four", index=3)
-    suspects.answering.take([job])
+    suspects.attempts.take([job])
     for _ in range(2 * MOST_ATTEMPTS):
         suspects.take()
         assert suspects.jobs == [job]
@@ -627,17 +625,17 @@ def test_a_suspect_that_another_live_worker_is_at_waits_for_it(
 
 
 class Forgetful(ResultStore):
-    """Is away when it is to be told of a job that is given back, so many times."""
+    """Fails the first so many releases."""
 
     def __init__(self, redis_url: str, times: int) -> None:
         super().__init__(redis_url)
         self._times = times
 
-    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None:
+    def release(self, worker: str, run: str, index: int, *, begun: bool) -> None:
         if self._times:
             self._times -= 1
             raise redis.ConnectionError
-        super().give_back(worker, run, index, begun=begun)
+        super().release(worker, run, index, begun=begun)
 
 
 def test_a_job_that_could_not_be_let_go_is_let_go_later(
@@ -646,10 +644,10 @@ def test_a_job_that_could_not_be_let_go_is_let_go_later(
     store = Forgetful(redis_url, 2)
     service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
     service.drain()
-    answering = Answering(service, store, never)
-    assert answering.take([message("four", index=3)]) is MessageOutcome.REQUEUE
+    attempts = Attempts(service, store, never)
+    assert attempts.take([message("four", index=3)]) is MessageOutcome.REQUEUE
     assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
-    assert answering.take([message("four", index=4)]) is MessageOutcome.REQUEUE
+    assert attempts.take([message("four", index=4)]) is MessageOutcome.REQUEUE
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
 
@@ -660,11 +658,11 @@ def test_what_could_not_be_let_go_is_let_go_without_a_further_message(
     store = Forgetful(redis_url, 2)
     service = Service(bench.model, bench.engine, files_below(bench.folder), Decoder(LIMITS))
     service.drain()
-    answering = Answering(service, store, never)
+    attempts = Attempts(service, store, never)
     jobs = [message("four", index=index) for index in (3, 4, 5)]
-    assert answering.take(jobs) is MessageOutcome.REQUEUE
+    assert attempts.take(jobs) is MessageOutcome.REQUEUE
     assert len(connection.hgetall(holders_key("r"))) == 3
-    answering.held.look_after()
+    attempts.held.reconcile()
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
 
@@ -674,10 +672,10 @@ def test_a_server_without_memory_leaves_no_job_held(
 ) -> None:
     """Neither the job whose record it did not take, nor those that came in the same message."""
     store = ResultStore(redis_url, retries=0)
-    answering = Answering(bench.service, store, never)
+    attempts = Attempts(bench.service, store, never)
     bench.hold.touch()
     with ThreadPoolExecutor(1) as thread:
-        taking = thread.submit(answering.take, [message("four", index=index) for index in (3, 4, 5)])
+        taking = thread.submit(attempts.take, [message("four", index=index) for index in (3, 4, 5)])
         bench.engine.begun.wait()
         connection.config_set("maxmemory", 1)
         try:
@@ -685,7 +683,7 @@ def test_a_server_without_memory_leaves_no_job_held(
             assert taking.result() is MessageOutcome.REQUEUE
         finally:
             connection.config_set("maxmemory", 0)
-    answering.held.look_after()
+    attempts.held.reconcile()
     assert connection.hgetall(attempts_key("r")) == connection.hgetall(holders_key("r")) == {}
     store.close()
 
@@ -694,8 +692,8 @@ def test_an_attempt_that_ended_the_engine_counts(
     bench: Bench, store: ResultStore, connection: redis.Redis
 ) -> None:
     ends: list[bool] = []
-    answering = Answering(bench.service, store, never, end_process=lambda: ends.append(True))
-    outcome = answering.take([message("raise EngineStoppedError", index=3)])
+    attempts = Attempts(bench.service, store, never, end_process=lambda: ends.append(True))
+    outcome = attempts.take([message("raise EngineStoppedError", index=3)])
     assert (outcome, ends) == (MessageOutcome.REQUEUE, [True])
     assert connection.hgetall(attempts_key("r")) == {b"3": b"1"}
 
@@ -705,7 +703,7 @@ def test_a_suspect_is_answered_alone(bench: Bench, store: ResultStore, connectio
     bench.hold.touch()
     suspects.jobs.append(message("four", index=5))
     with ThreadPoolExecutor(2) as threads:
-        bulk = threads.submit(suspects.answering.take, [message("four", index=3)])
+        bulk = threads.submit(suspects.attempts.take, [message("four", index=3)])
         bench.engine.begun.wait()
         alone = threads.submit(suspects.take)
         time.sleep(0.2)
@@ -725,7 +723,7 @@ def test_what_has_begun_is_given_back_when_the_time_to_drain_is_up(
     )
     bench.hold.touch()
     with ThreadPoolExecutor(1) as thread:
-        taking = thread.submit(Answering(service, store, never).take, [message("four", index=3)])
+        taking = thread.submit(Attempts(service, store, never).take, [message("four", index=3)])
         bench.engine.begun.wait()
         service.drain()
         assert taking.result() is MessageOutcome.REQUEUE

@@ -1,4 +1,4 @@
-"""What a stranger puts into keys of the store: no message goes round for ever, and memory is bounded."""
+"""Foreign values in the store's keys: no message is requeued for ever, and memory stays bounded."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ from contract.store import (
     tokens_key,
 )
 from tests.support.producer_driver import answer
-from worker.delivery.answering import Answering
+from worker.delivery.attempts import Attempts
 from worker.delivery.results import ResultStore
 from worker.delivery.token_store import Increment, TokenStore
 from worker.lane import Lane
@@ -28,7 +28,7 @@ RUN = "hostile"
 
 
 class Service:
-    """Answers at once. Obeys worker.delivery.answering's Answers."""
+    """Answers at once. Obeys worker.delivery.attempts's Answers."""
 
     model_id = "m"
 
@@ -51,9 +51,9 @@ def test_a_key_of_another_type_makes_a_dead_letter(
     connection.sadd(key(RUN), "what nobody of ours puts there")
     passed_on: list[object] = []
     store = ResultStore(redis_url)
-    answering = Answering(Service(), store, passed_on.append)
+    attempts = Attempts(Service(), store, passed_on.append)
     for _ in range(2):
-        answering.take([message("good"), message(RUN), message("good", 1)], lane=lane)
+        attempts.take([message("good"), message(RUN), message("good", 1)], lane=lane)
     letters: Any = connection.lrange(DEAD_LETTERS_KEY, 0, -1)
     assert len(letters) == 2
     assert "a key of its run" in json.loads(letters[0])["reason"]
@@ -78,10 +78,10 @@ def test_an_image_and_a_stream_of_another_type(redis_url: str, connection: redis
 
 def test_an_index_takes_no_more_memory_than_a_run_may(redis_url: str, connection: redis.Redis) -> None:
     store = ResultStore(redis_url)
-    answering = Answering(Service(), store, lambda _: None)
-    answering.take([message(RUN) | {"index": index} for index in (MOST_JOBS, 2**32 - 1, 2**63)])
+    attempts = Attempts(Service(), store, lambda _: None)
+    attempts.take([message(RUN) | {"index": index} for index in (MOST_JOBS, 2**32 - 1, 2**63)])
     assert connection.llen(DEAD_LETTERS_KEY) == 3
     assert not connection.exists(done_key(RUN))
-    answering.take([message(RUN, MOST_JOBS - 1)])
+    attempts.take([message(RUN, MOST_JOBS - 1)])
     assert connection.strlen(done_key(RUN)) == 32 * 2**20
     store.close()

@@ -1,4 +1,4 @@
-"""Answers that somebody reads along: every increment once, an end whatever happens, and a way to stop."""
+"""Streamed answers: every increment once, an end whatever happens, and a way to stop."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -141,7 +141,7 @@ def test_a_stop_is_seen_although_no_token_comes(streams: TokenStreams, connectio
 
 
 class ShakyTokens:
-    """Fails every second time, of which every second time what it was asked for is done all the same."""
+    """Fails every second call; every second of these failures has done its work all the same."""
 
     def __init__(self) -> None:
         self.increments: list[Increment] = []

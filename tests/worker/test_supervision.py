@@ -1,4 +1,4 @@
-"""Workers that are watched, and end when they can do no more good: real processes, engine and server."""
+"""Supervised workers end when they can answer no more: real processes, engine and server."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ ENDS_WITHIN_S = 60
 
 
 class Watched:
-    """A broker and a worker on it, of which the files in `folder` decide what becomes."""
+    """A broker and a worker on it; files in `folder` decide what the worker does."""
 
     def __init__(self, redis_url: str, connection: redis.Redis, images: Path, folder: Path) -> None:
         for name in ("a.png", "hang.png"):
@@ -158,7 +158,6 @@ def healthy(**changes: Any) -> Health:
         "hub_tick_age_s": 0.5,
         "broker": True,
         "draining": False,
-        "broken": None,
         "stuck": None,
     }
     return Health(**(values | changes))
@@ -171,7 +170,6 @@ def healthy(**changes: Any) -> Health:
         ({"draining": True}, "draining"),
         ({"broker": False}, "the broker is away"),
         ({"hub_tick_age_s": HUB_FRESH_S + 1}, "not consuming"),
-        ({"broken": "Too many jobs die."}, "Too many jobs die."),
         ({"stuck": "hub"}, "the hub is stuck"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Celery's consumer, mended where it leaves connections open; knows no jobs."""
+"""Celery's consumer, which here closes every connection that it opens; knows no jobs."""
 
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -9,8 +9,8 @@ from celery.worker.consumer import Consumer
 class ClosingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
     """Closes a connection that opened and then could not be taken into the event loop.
 
-    Celery forgets it there, and kombu keeps what is forgotten without being closed in a registry for the end
-    of the process: two sockets for each try while a server has no memory left.
+    Celery forgets such a connection, and kombu keeps it open in a registry until the process ends: two
+    sockets for each try while a server has no memory left.
     """
 
     _opened: Any = None
@@ -20,7 +20,7 @@ class ClosingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
         return self._opened
 
     def connect(self) -> Any:
-        """Raises what Celery's raises."""
+        """Raises what Celery's connect() raises."""
         self._opened = None
         with ExitStack() as on_error:
             on_error.callback(self._release)

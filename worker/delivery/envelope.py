@@ -1,9 +1,8 @@
-"""Reads what lies in a queue, whatever bytes they are, and writes it anew; knows no broker and no model.
+"""Reads whatever bytes are in a queue and writes messages that kombu can read; knows no broker, no model.
 
-Celery and kombu trust a message's envelope. One that is not as they write it raises in their event loop and
-ends the worker, names a task of Celery's own, or is dropped without a record. So none of it goes on to them:
-a message of jobs is written anew from its jobs, and of anything else a message is made that ends as a dead
-letter.
+Celery and kombu trust a message's envelope. An envelope that they did not write raises in their event loop
+and ends the worker, names another task of Celery, or is dropped without a record. So none of it reaches them:
+a message of jobs is written anew from its jobs, and any other becomes a message that ends as a dead letter.
 """
 
 import base64
@@ -17,39 +16,38 @@ from typing import Any, Final, NamedTuple
 from pydantic_core import from_json
 
 from contract.broker import MESSAGE_MAX_BYTES, TASK_NAME
-from worker.attempt import attempt
-from worker.errors import WorkerError
+from worker.errors import WorkerError, attempt
 
 SHOWN_BYTES: Final = 4096
-"""Of an unreadable message, for the operator."""
+"""Number of bytes of an unreadable message that its dead letter keeps."""
 SHOWN_CHARACTERS: Final = 100
-"""Of a value in a reason."""
+"""Number of characters of a value in a reason."""
 TASK_ID: Final = re.compile(r"[\w.:-]{1,250}", re.ASCII)
 UNREADABLE: Final = "unreadable"
 REASON: Final = "reason"
-NOT_DONE: Final = {
+UNSUPPORTED: Final = {
     "headers": ("compression", "eta", "expires", "timelimit"),
     "body": ("callbacks", "errbacks", "chain", "chord"),
 }
-"""What Celery would do with a message beside running its task, and no worker here does."""
+"""Features of Celery's messages that no worker here supports."""
 KOMBU_TYPE: Final = {"__type__", "__value__"}
-"""The keys of an object that kombu reads as a value of another type than JSON's, and may fail to."""
+"""Keys of an object that kombu decodes into a type outside JSON; decoding may raise."""
 
 
 class UnreadableError(WorkerError):
-    """Why it is no message of jobs; a reason for the dead letter."""
+    """The bytes hold no message of jobs. The text is the reason in the dead letter."""
 
 
 class DeadLetter(NamedTuple):
-    """What is kept of a message that tells no job."""
+    """What is kept of a message that names no job."""
 
     message: object
     reason: str
 
 
 def readable(raw: bytes, queue: str) -> bytes:
-    """The message for kombu: of its jobs, or one argument that dead_letter() knows. Never raises."""
-    # Bytes may raise anything, among it MemoryError and RecursionError.
+    """The message for kombu: its jobs, or one argument that dead_letter() knows. Raises nothing."""
+    # Reading may raise anything, MemoryError and RecursionError included.
     found = attempt(lambda: _written(*_read(raw), queue))
     if isinstance(found, bytes):
         return found
@@ -61,25 +59,25 @@ def readable(raw: bytes, queue: str) -> bytes:
 
 
 def dead_letter(argument: object) -> DeadLetter:
-    """Of a task's argument that is no job."""
+    """The dead letter of a task's argument that is no job."""
     if isinstance(argument, Mapping) and argument.keys() == {UNREADABLE, REASON}:
         return DeadLetter(argument[UNREADABLE], str(argument[REASON]))
     return DeadLetter(argument, "the message has no valid run and index")
 
 
 def _read(raw: bytes) -> tuple[str | None, Sequence[Any]]:
-    """The id of the task and its arguments. Raises UnreadableError, or whatever the bytes make raise."""
+    """Task id and arguments of a message. Raises UnreadableError, or anything else that the bytes lead to."""
     if len(raw) > MESSAGE_MAX_BYTES:
-        raise UnreadableError(f"the message has {len(raw)} bytes, and {MESSAGE_MAX_BYTES} are the most")
+        raise UnreadableError(f"the message has {len(raw)} bytes; at most {MESSAGE_MAX_BYTES} are allowed")
     envelope = _json(raw, "the message")
     if not isinstance(envelope, dict):
-        raise UnreadableError("the message is no JSON object")
+        raise UnreadableError("the message is not a JSON object")
     headers = envelope.get("headers")
     if not isinstance(headers, dict):
         raise UnreadableError("the message has no headers")
     if headers.get("task") != TASK_NAME:
-        raise UnreadableError(f"the message is for the task {_shown(headers.get('task'))}, which nobody has")
-    _refuse_what_is_not_done("headers", headers)
+        raise UnreadableError(f"the message is for the task {_shown(headers.get('task'))}, not {TASK_NAME}")
+    _refuse_unsupported("headers", headers)
     task_id = headers.get("id")
     known = isinstance(task_id, str) and TASK_ID.fullmatch(task_id) is not None
     return task_id if known else None, _arguments(_json(_body(envelope), "the message's body"))
@@ -87,21 +85,21 @@ def _read(raw: bytes) -> tuple[str | None, Sequence[Any]]:
 
 def _json(text: bytes, what: str) -> Any:
     try:
-        # Not more than 200 brackets deep, so that what reads it after us has the depth it needs.
+        # At most 200 brackets deep, so that later readers stay within Python's recursion limit.
         return from_json(text)
     except ValueError:
-        raise UnreadableError(f"{what} is no JSON") from None
+        raise UnreadableError(f"{what} is not JSON") from None
 
 
 def _body(envelope: Mapping[str, Any]) -> bytes:
     for field, known in (("content-type", ("application/json",)), ("content-encoding", ("utf-8", "utf8"))):
-        if not isinstance(said := envelope.get(field), str) or said.lower() not in known:
-            raise UnreadableError(f"the message's {field} is {_shown(said)} and not {known[0]}")
+        if not isinstance(value := envelope.get(field), str) or value.lower() not in known:
+            raise UnreadableError(f"the message's {field} is {_shown(value)} and not {known[0]}")
     properties, body = envelope.get("properties"), envelope.get("body")
     if not isinstance(properties, dict):
         raise UnreadableError("the message has no properties")
     if not isinstance(body, str):
-        raise UnreadableError("the message's body is no text")
+        raise UnreadableError("the message's body is not text")
     encoding = properties.get("body_encoding")
     if encoding is None or encoding == "utf-8":
         return body.encode()
@@ -120,20 +118,20 @@ def _arguments(body: Any) -> Sequence[Any]:
     if not isinstance(arguments, list) or not arguments:
         raise UnreadableError("the message has no jobs")
     if named:
-        raise UnreadableError("the message has named arguments, and jobs have no names")
+        raise UnreadableError("the message has named arguments, which no job is")
     if isinstance(options, dict):
-        _refuse_what_is_not_done("body", options)
+        _refuse_unsupported("body", options)
     elif options is not None:
-        raise UnreadableError("the options in the message's body are no JSON object")
+        raise UnreadableError("the options in the message's body are not a JSON object")
     _refuse_types(arguments)
     return arguments
 
 
-def _refuse_what_is_not_done(place: str, said: Mapping[str, Any]) -> None:
-    for name in NOT_DONE[place]:
-        asked = said.get(name)
-        if any(asked) if isinstance(asked, list) else asked:
-            raise UnreadableError(f"the message's {place} ask for {name}, and workers here do not do that")
+def _refuse_unsupported(place: str, fields: Mapping[str, Any]) -> None:
+    for name in UNSUPPORTED[place]:
+        value = fields.get(name)
+        if any(value) if isinstance(value, list) else value:
+            raise UnreadableError(f"the message's {place} ask for {name}, which workers here do not support")
 
 
 def _refuse_types(value: Any) -> None:
@@ -168,9 +166,9 @@ def _written(task_id: str | None, arguments: Sequence[Any], queue: str) -> bytes
         "properties": {
             "body_encoding": "base64",
             "delivery_mode": 2,
-            # To the default exchange, which on Redis is the list of this name; put back, it goes there again.
+            # The default exchange, which on Redis is the list of this name, also when it is put back.
             "delivery_info": {"exchange": "", "routing_key": queue},
-            # Another message's tag would take that one's place among those that are not acknowledged.
+            # With another message's tag it would replace that one among the unacknowledged messages.
             "delivery_tag": str(uuid.uuid4()),
             "priority": 0,
         },

@@ -1,4 +1,4 @@
-"""Lets many jobs be under way together, or one alone; knows nothing of jobs."""
+"""A lock that many threads share or one holds alone; knows nothing of jobs."""
 
 import threading
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Gate:
-    """A lock with shared and exclusive holders. Exclusive waiters go before later shared ones."""
+    """Has shared and exclusive holders. Waiting exclusive holders go before later shared ones."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -16,7 +16,7 @@ class Gate:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Beside any number of other shared holders."""
+        """Hold it together with other shared holders."""
         with self._changed:
             self._changed.wait_for(lambda: not self._exclusive and not self._waiting_exclusive)
             self._shared += 1
@@ -29,7 +29,7 @@ class Gate:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Beside no other holder."""
+        """Hold it alone."""
         with self._changed:
             self._waiting_exclusive += 1
             try:

@@ -1,7 +1,8 @@
-"""Which jobs this worker holds, and no longer holds though the store says so; nobody else begins these.
+"""Tracks the jobs that this worker holds, and releases those held only by the store's record; knows no model.
 
-A store that is away or without memory cannot be told that a job is let go. A server that ends without warning
-forgets what it wrote last, an answer's record among it, and may still say that a worker is at the job.
+Nobody else begins a held job. A store that is away or has no memory cannot note a release. A server that ends
+without warning forgets its last writes, an answer's record among them, and may still name this worker as the
+holder.
 """
 
 import logging
@@ -19,13 +20,13 @@ from worker.engine.inbox import EngineStoppedError
 log = logging.getLogger(__name__)
 
 MOST_RUNS: Final = 1_000
-"""Number of runs, those of the latest jobs, whose jobs are compared."""
+"""Number of runs, those of the latest jobs, that are compared with the store."""
 
 RunAndIndex = tuple[str, int]
 
 
 class HeldJobs:
-    """Used by all threads that take jobs, and by one that compares."""
+    """Shared by the threads that take jobs, and by one that reconciles."""
 
     def __init__(self, store: ResultStore, worker: str) -> None:
         self._store = store
@@ -33,16 +34,16 @@ class HeldJobs:
         self._lock = threading.Lock()  # guards the two fields below
         self._jobs: Counter[RunAndIndex] = Counter()
         self._runs: dict[str, None] = {}
-        self._in_vain: deque[tuple[RunAndIndex, bool]] = deque()
-        """Jobs to let go, and whether an attempt is to be undone."""
+        self._pending: deque[tuple[RunAndIndex, bool]] = deque()
+        """Jobs still to release, and whether an attempt of theirs is to be uncounted."""
         self._server: str | None = None
-        self._looks_left = 0
+        self._comparisons_left = 0
         self._seen: set[RunAndIndex] = set()
-        """At the last look: what only the store says."""
+        """Jobs that only the store held at the last comparison."""
 
     @contextmanager
     def holding(self, jobs: Sequence[RunAndIndex]) -> Iterator[None]:
-        """These jobs are here until the block ends."""
+        """Hold these jobs until the block ends."""
         with self._lock:
             self._jobs.update(jobs)
             for run, _ in jobs:
@@ -57,19 +58,20 @@ class HeldJobs:
                 self._jobs.subtract(jobs)
                 self._jobs = +self._jobs
 
-    def let_go(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> None:
-        """Hold these jobs no longer, at the latest when the store is back; with `begun` an attempt less."""
-        self._in_vain.extend((one, begun) for one in jobs)
+    def release(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> None:
+        """Hold these jobs no longer, at latest when the store is back; with `begun`, uncount an attempt."""
+        self._pending.extend((one, begun) for one in jobs)
         try:
-            self.let_go_in_vain()
+            self.release_pending()
         except RedisError as away:
-            log.warning("jobs could not be let go: %s", type(away).__name__)
+            log.warning("jobs are released once the store is back: %s", type(away).__name__)
 
     @contextmanager
-    def let_go_on_error(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> Iterator[None]:
-        """let_go() of these jobs if the block raises.
+    def release_on_error(self, jobs: Sequence[RunAndIndex], *, begun: bool) -> Iterator[None]:
+        """release() these jobs if the block raises.
 
-        Not if the engine has stopped: one of the jobs may have ended it, so the attempt counts.
+        Jobs that were begun stay held when the engine has stopped: one of them may have ended it, so the
+        attempt counts.
         """
         done = False
         try:
@@ -80,57 +82,57 @@ class HeldJobs:
             raise
         finally:
             if not done:
-                self.let_go(jobs, begun=begun)
+                self.release(jobs, begun=begun)
 
-    def let_go_in_vain(self) -> None:
-        """Those that the store could not be told of before. Raises what it raises."""
-        while self._in_vain:
+    def release_pending(self) -> None:
+        """Release the jobs that could not be released before. Raises RedisError."""
+        while self._pending:
             try:
-                one, begun = self._in_vain.popleft()
+                one, begun = self._pending.popleft()
             except IndexError:
                 return
             done = False
             try:
-                self._store.give_back(self._worker, *one, begun=begun)
+                self._store.release(self._worker, *one, begun=begun)
                 done = True
             except ResponseError as error:
-                # By a key of another type nobody could hold it.
+                # A key of another type holds no job.
                 done = is_wrong_type(error)
                 if not done:
                     raise
             finally:
                 if not done:
-                    self._in_vain.append((one, begun))
+                    self._pending.append((one, begun))
 
-    def look_after(self) -> None:
-        """To be called every few seconds, as no message may come: let go of what is not here."""
+    def reconcile(self) -> None:
+        """Release every job that is not held here; to be called every few seconds, as no message may come."""
         try:
-            self.let_go_in_vain()
-            self.compare()
+            self.release_pending()
+            self._compare()
         except RedisError as away:
-            log.warning("held jobs cannot be looked after now: %s", type(away).__name__)
+            log.warning("held jobs cannot be compared with the store now: %s", type(away).__name__)
 
-    def compare(self) -> None:
-        """Let go of what only the store says is here, once the server is another process than before.
+    def _compare(self) -> None:
+        """Release the jobs that only the store holds, once the server is another process than before.
 
-        It is believed at the second look, for at the first a job may be between being noted and being here. A
-        user who may not ask which process the server is compares nothing.
+        Two comparisons in a row must find a job, as it is noted in the store before it is held here. Nothing
+        is compared for a user who may not ask which process the server is.
         """
         server = self._store.server_id()
         if self._server is not None and server != self._server:
-            self._looks_left, self._seen = 2, set()
+            self._comparisons_left, self._seen = 2, set()
         self._server = server
-        if self._looks_left:
-            self._look()
+        if self._comparisons_left:
+            self._compare_once()
 
-    def _look(self) -> None:
+    def _compare_once(self) -> None:
         with self._lock:
             runs = list(self._runs)
         noted = {(run, index) for run in runs for index in self._store.held_by(self._worker, run)}
         with self._lock:
             found = {job for job in noted if job not in self._jobs}
         for run, index in found & self._seen:
-            log.warning("run %s job %d is not here, as the store says; it is let go", run, index)
-            self._store.give_back(self._worker, run, index, begun=True)
+            log.warning("run %s job %d is held by the store's record alone; it is released", run, index)
+            self._store.release(self._worker, run, index, begun=True)
         self._seen = found
-        self._looks_left -= 1
+        self._comparisons_left -= 1

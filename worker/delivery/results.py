@@ -1,7 +1,4 @@
-"""Writes records to the result store, each exactly once, and reads what the store knows of jobs.
-
-Knows nothing of how records came about.
-"""
+"""Writes each job's record to the result store exactly once and reads its notes of jobs; knows no model."""
 
 import json
 import time
@@ -44,12 +41,12 @@ DEAD_LETTER_MAX_CHARACTERS = 4096
 
 
 def is_wrong_type(error: BaseException) -> bool:
-    """Whether a key holds what nobody of ours would put there: trying again does not help."""
+    """Whether a key holds a foreign type, so that trying again does not help."""
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 class Begun(NamedTuple):
-    """What contract.store's BEGIN returns."""
+    """Result of contract.store's BEGIN: the attempt's number and the worker that held the job before."""
 
     attempt: int
     holder: str
@@ -58,7 +55,7 @@ class Begun(NamedTuple):
 class ResultStore:
     """One per process, shared by its threads.
 
-    Calls are tried again with growing pauses and raise redis.exceptions.RedisError when that does not help.
+    Calls are tried again with growing pauses, and raise redis.exceptions.RedisError when that does not help.
     """
 
     def __init__(self, redis_url: str, retries: int = RETRIES) -> None:
@@ -77,10 +74,10 @@ class ResultStore:
         self._redis: redis.Redis = redis.Redis(connection_pool=pool)
         self._write_once: Any = self._redis.register_script(WRITE_ONCE)
         self._begin: Any = self._redis.register_script(BEGIN)
-        self._give_back: Any = self._redis.register_script(GIVE_BACK)
+        self._release: Any = self._redis.register_script(GIVE_BACK)
 
     def write(self, result: JobResult) -> bool:
-        """Put the job's record on its run's stream. False: there was one already, and this one is dropped."""
+        """Append the job's record to its run's stream. False: it had one already, and this one is dropped."""
         keys = record_keys(result.run)
         return bool(self._write_once(keys=keys, args=[result.index, result.model_dump_json()]))
 
@@ -92,33 +89,33 @@ class ResultStore:
             return not any(asked.execute())
 
     def hold(self, worker: str, jobs: Iterable[tuple[str, int]]) -> None:
-        """Note that the worker has taken these jobs and will begin them, where nobody else holds them."""
+        """Note that the worker has taken these jobs and will begin them, except where another holds them."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for run, index in jobs:
                 pipeline.hsetnx(holders_key(run), str(index), worker)
             pipeline.execute()
 
     def begin(self, worker: str, run: str, index: int, most: int) -> Begun:
-        """Count an attempt at the job unless it was begun `most` times, or nobody wants it."""
+        """Count an attempt at the job, unless it has had `most` attempts or nobody wants it."""
         attempt, holder = self._begin(keys=begin_keys(run), args=[index, worker, most])
         return Begun(attempt, holder.decode())
 
-    def give_back(self, worker: str, run: str, index: int, *, begun: bool) -> None:
-        """The worker holds the job no longer, and its attempt does not count."""
+    def release(self, worker: str, run: str, index: int, *, begun: bool) -> None:
+        """Note that the worker holds the job no longer; with `begun`, uncount its attempt."""
         keys = [attempts_key(run), holders_key(run)]
-        self._give_back(keys=keys, args=[index, worker, int(begun)])
+        self._release(keys=keys, args=[index, worker, int(begun)])
 
     def server_id(self) -> str | None:
-        """Of the server's process; None where this user may not ask, or the server does not say."""
+        """Id of the server's process; None where this user may not ask or the server does not say."""
         try:
-            told: Any = self._redis.info("server")
+            info: Any = self._redis.info("server")
         except ResponseError:
             return None
-        found: str | None = told.get("run_id")
-        return found
+        run_id: str | None = info.get("run_id")
+        return run_id
 
     def held_by(self, worker: str, run: str) -> list[int]:
-        """Jobs of a run that the worker holds, as it noted."""
+        """Indexes of the run's jobs that the store says the worker holds."""
         try:
             found: Any = self._redis.hgetall(holders_key(run))
         except ResponseError as error:
@@ -134,21 +131,21 @@ class ResultStore:
         self._redis.hset(holders_key(run), str(index), SUSPECTED)
 
     def holder(self, run: str, index: int) -> str:
-        """Who holds the job; empty if nobody does."""
+        """The worker that holds the job; empty if none does."""
         found: Any = self._redis.hget(holders_key(run), str(index))
         return "" if found is None else found.decode()
 
     def is_alive(self, worker: str) -> bool:
-        """Whether that worker has told of itself lately. Clocks of machines are taken to agree."""
+        """Whether that worker has reported lately. Machines' clocks are assumed to agree."""
         record: Any = self._redis.hget(WORKERS_KEY, worker) if worker else None
         return record is not None and (
             time.time() - WorkerRecord.model_validate_json(record).time < WORKER_SILENT_S
         )
 
     def image(self, run: str, sha256: str, max_bytes: int) -> bytes:
-        """A stored image, no more than `max_bytes` + 1 of it; nothing where there is none.
+        """The first `max_bytes` + 1 bytes of a stored image; empty if there is none.
 
-        Raises StoreAwayError.
+        Raises Refusal for a key that holds something else, and StoreAwayError.
         """
         try:
             content: Any = self._redis.getrange(image_key(run, sha256), 0, max_bytes)
@@ -156,21 +153,21 @@ class ResultStore:
             if is_wrong_type(error):
                 raise Refusal(
                     FailureCode.IMAGE_UNREADABLE,
-                    f"What the store holds as the image {sha256} is none.",
+                    f"The store holds no image under the key of {sha256}, but another type.",
                 ) from None
             raise StoreAwayError(type(error).__name__) from error
         return bytes(content)
 
     def announce(self, record: WorkerRecord) -> None:
-        """Tell of a live worker."""
+        """Publish the report of a live worker."""
         self._redis.hset(WORKERS_KEY, record.worker, record.model_dump_json())
 
     def withdraw(self, worker: str) -> None:
-        """Tell no more of a worker that ends."""
+        """Remove the report of a worker that ends."""
         self._redis.hdel(WORKERS_KEY, worker)
 
     def keep_dead_letter(self, worker: str, reason: str, message: object) -> None:
-        """Keep a message that no record can be written for where an operator finds it."""
+        """Keep a message that can have no record, where an operator finds it."""
         letter = {"worker": worker, "reason": reason, "message": repr(message)[:DEAD_LETTER_MAX_CHARACTERS]}
         self._redis.rpush(DEAD_LETTERS_KEY, json.dumps(letter))
 

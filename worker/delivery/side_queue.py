@@ -1,8 +1,8 @@
-"""Takes the jobs of a queue beside the bulk jobs that Celery takes; knows no model.
+"""Takes the jobs of one side queue, while Celery takes the bulk jobs; knows no model.
 
-A queue, a consumer and threads of its own: bulk jobs that fill all of Celery's threads do not delay them.
-Messages are Celery's, as producers send them, and are acknowledged late, in the one thread
-that has the broker's connection.
+It has its own queue, consumer and threads, so bulk jobs that fill all of Celery's threads do not delay it.
+Messages are Celery's, as producers send them. The one thread that has the broker's connection acknowledges
+them late.
 """
 
 import logging
@@ -17,38 +17,38 @@ import kombu
 from kombu.mixins import ConsumerMixin
 
 from contract.broker import CELERY_OPTIONS, INTERACTIVE_QUEUE, SUSPECT_QUEUE, TASK_NAME, TRANSPORT_OPTIONS
-from worker.delivery.answering import MessageOutcome
+from worker.delivery.attempts import MessageOutcome
 from worker.delivery.transport import install_transport
 from worker.lane import Lane
 
 log = logging.getLogger(__name__)
 
 ACKNOWLEDGE_EVERY_S: Final = 0.05
-"""How long a finished message may wait for its acknowledgement while no other comes."""
+"""Most seconds that a finished message waits for its acknowledgement while no other message comes."""
 IDLE_S: Final = 1.0
-"""The same, with nothing under way, of noticing the end; each look costs the broker several commands."""
+"""Most seconds until an idle queue notices a drain; each look costs the broker several commands."""
 RESTART_PAUSE_S: Final = 1.0
 SIDE_OPTIONS: Final = {
     **TRANSPORT_OPTIONS,
-    # Celery's consumer restores what was taken too long ago. Beside its loop kombu looks for that in every so
-    # manieth wait, and with a look each second 1,000 idle workers are a whole core's work for the server.
+    # Number of waits between two searches for messages taken too long ago, which Celery's consumer restores
+    # anyway. With a search each second, 1,000 idle workers are a whole core's work for the server.
     "unacked_restore_throttle": 60,
 }
 
 
 Take = Callable[[Sequence[object], Lane], MessageOutcome]
-"""What answers the jobs of a message: worker.delivery.answering's take()."""
+"""Answers the jobs of a message: take() of worker.delivery.attempts."""
 
 
 class SuspectQueue:
-    """Where jobs go that may have ended a worker. Shared by threads."""
+    """The queue of jobs that may have ended a worker. Shared by threads."""
 
     def __init__(self, redis_url: str) -> None:
         self._connection = _connection(redis_url)
         self._one_at_a_time = threading.Lock()
 
     def put(self, job: object) -> None:
-        """Raises what kombu raises when the broker is away."""
+        """Append a job. Raises what kombu raises when the broker is away."""
         with self._one_at_a_time, self._connection.Producer() as producer:
             producer.publish(
                 [[job], {}, {}],
@@ -66,7 +66,7 @@ class SuspectQueue:
 
 
 class SideQueue:
-    """Takes up to `slots` messages of `queue` at once; none if it is 0."""
+    """Takes up to `slots` messages of `queue` at once; none if `slots` is 0."""
 
     def __init__(self, redis_url: str, queue: str, lane: Lane, take: Take, slots: int) -> None:
         name = f"captionmill-{lane}"
@@ -78,12 +78,12 @@ class SideQueue:
             self._thread.start()
 
     def drain(self) -> None:
-        """Take no more; only sets a flag, so that a signal handler may call it."""
+        """Take no more. It only sets a flag, so a signal handler may call it."""
         if self._consumer is not None:
             self._consumer.draining = True
 
     def close(self) -> None:
-        """Take no more, and return when what was taken is answered, or given back, and acknowledged."""
+        """Take no more, and return when every message taken is acknowledged or back in the queue."""
         self.drain()
         if self._consumer is not None and self._thread.is_alive():
             self._thread.join()
@@ -96,13 +96,13 @@ class SideQueue:
             except _DrainedError:
                 break
             except BaseException:  # a bug here must not end this queue for the rest of the process
-                log.exception("%s is taken up again", self._thread.name)
+                log.exception("%s starts again after a bug", self._thread.name)
                 time.sleep(RESTART_PAUSE_S)
         self._consumer.shutdown()
 
 
 def side_queues(redis_url: str, take: Take, interactive_slots: int) -> tuple[SideQueue, ...]:
-    """Questions that somebody waits for, and suspects; `take` is that of worker.delivery.answering."""
+    """The queues of interactive jobs and of suspects; `take` is that of worker.delivery.attempts."""
     return (
         SideQueue(redis_url, INTERACTIVE_QUEUE, Lane.INTERACTIVE, take, interactive_slots),
         SideQueue(redis_url, SUSPECT_QUEUE, Lane.SUSPECT, take, 1),
@@ -110,11 +110,11 @@ def side_queues(redis_url: str, take: Take, interactive_slots: int) -> tuple[Sid
 
 
 class _DrainedError(Exception):
-    """The broker is away and nothing is worth waiting for it."""
+    """The broker is away while the worker drains, and nothing is worth waiting for it."""
 
 
 class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
-    """Receives, acknowledges and puts back in its own thread; a pool of threads answers in between."""
+    """Receives, acknowledges and puts back messages in its own thread; a pool of threads answers them."""
 
     def __init__(
         self, redis_url: str, queue_name: str, lane: Lane, take: Take, slots: int, thread_name: str
@@ -150,7 +150,7 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
         return self._consumers
 
     def consume(self, *_: Any, **__: Any) -> Iterator[None]:
-        """As kombu's, with a look at what ended as often as something can end."""
+        """As kombu's, but looks for finished messages as often as one can finish."""
         with self.consumer_context() as (connection, _channel, _consumers):
             while not self.should_stop:
                 self.on_iteration()
@@ -174,7 +174,7 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
     def on_connection_error(self, exc: Exception, interval: float) -> None:
         log.warning("the broker is away (%s); again in %.0f s", type(exc).__name__, interval)
         if self.draining:
-            # What is under way is answered; unacknowledged messages come back and are dropped as answered.
+            # Jobs under way are answered. Their messages come again unacknowledged and are dropped.
             raise _DrainedError
 
     # One message
@@ -184,7 +184,7 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
         self._threads.submit(self._answer, message)
 
     def _answer(self, message: Any) -> None:
-        """In a thread of the pool. An end is owed to every message."""
+        """In a thread of the pool: answer a message and have it acknowledged or put back, in every case."""
         end = message.requeue
         try:
             jobs, *_ = message.decode()
@@ -197,7 +197,7 @@ class _Consumer(ConsumerMixin):  # type: ignore[misc]  # kombu has no types
         try:
             end()
         except (*self.connection_errors, *self.channel_errors) as error:
-            # The broker hands it out again after the visibility timeout, and the store knows its answer.
+            # The broker delivers it again after the visibility timeout, and the store has its answer.
             log.warning("a message could not be acknowledged: %s", type(error).__name__)
 
 

@@ -1,8 +1,7 @@
 """Publishes answers while they are generated, in a thread of its own; knows no broker and no model.
 
-The engine's thread only leaves tokens here, so that the store never slows a step. After an error it is not
-known what was published: the stream is then read before it is gone on with, as is one that another worker
-began.
+The engine's thread only leaves tokens here, so the store never slows a step. After an error nobody knows what
+was published, and another worker may have begun a stream. So a stream is then read before it goes on.
 """
 
 import logging
@@ -12,20 +11,19 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-from worker.attempt import attempt
 from worker.delivery.token_store import Increment, Published
-from worker.errors import StoreAwayError
+from worker.errors import StoreAwayError, attempt
 
 log = logging.getLogger(__name__)
 
 STOP_POLL_S: Final = 0.2
-"""Between two looks at whether somebody asks to stop, when there are no tokens."""
+"""Seconds between two looks at whether a reader asks to stop, while there are no tokens."""
 GIVE_UP_S: Final = 30.0
-"""So long is the end of a stream tried while the store is away; the answer itself is in the job's record."""
+"""Seconds for which a stream's end is tried while the store is away; the job's record has the answer."""
 
 
 class Tokens(Protocol):
-    """Where streams are kept: worker.delivery.token_store's TokenStore."""
+    """Keeps streams: worker.delivery.token_store's TokenStore."""
 
     def published(self, run: str, index: int) -> Published: ...
     def publish(self, increments: Sequence[Increment]) -> list[bool]: ...
@@ -33,7 +31,7 @@ class Tokens(Protocol):
 
 
 class TokenStream:
-    """One job's answer. take() is called in the engine's thread, end() or leave() in the job's, once."""
+    """One job's answer. take() is called in the engine's thread, and once end() or leave() in the job's."""
 
     def __init__(
         self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str], wake: Callable[[], None]
@@ -47,7 +45,7 @@ class TokenStream:
         self._whole_text: str | None = None
         self._ended_at: float | None = None
         self._left = False
-        # Of the writer's thread alone.
+        # Used by the writer's thread alone.
         self._published: str | None = None
         self.dropped = False
         """nothing more is published of it"""
@@ -68,7 +66,7 @@ class TokenStream:
         return self._stop.is_set()
 
     def end(self, text: str | None) -> None:
-        """The whole text, or None if there is no answer: what is published already then stays the last."""
+        """End with the whole text; None if there is no answer, so that the text published so far stays."""
         self._whole_text = text
         self._ended_at = time.monotonic()
         self._wake()
@@ -85,11 +83,11 @@ class TokenStream:
 
     @property
     def overdue(self) -> bool:
-        """Whether its end has been tried for long enough."""
+        """Whether its end has been tried for GIVE_UP_S."""
         return self._ended_at is not None and time.monotonic() > self._ended_at + GIVE_UP_S
 
     def replace(self, earlier: "TokenStream") -> None:
-        """Publish in place of an earlier stream of the same job, which was delivered again meanwhile."""
+        """Take the place of an earlier stream of the same job, whose message was delivered again."""
         earlier.dropped = True
         self._replaced = earlier
 
@@ -97,8 +95,8 @@ class TokenStream:
         self._published = None
 
     def next(self, tokens: Tokens) -> Increment | None:
-        """What is to be published now; None if it has ended already. May raise StoreAwayError."""
-        # Before the text is looked at: it is complete when this is set.
+        """What to publish now; None if the stream has ended already. May raise StoreAwayError."""
+        # Read before the text, which is complete once this is set.
         ends = self._ended_at is not None
         if self._published is None:
             found = tokens.published(self.run, self.index)
@@ -109,7 +107,7 @@ class TokenStream:
         return Increment(self.run, self.index, self._since_published(text or "", ends), ends)
 
     def done(self, increment: Increment, stop_asked: bool) -> None:
-        """The increment is published."""
+        """Note that the increment is published, and whether a reader asks to stop."""
         assert self._published is not None, "next() was called"
         self._published += increment.text
         stopping: TokenStream | None = self if stop_asked else None
@@ -118,17 +116,19 @@ class TokenStream:
             stopping = stopping._replaced
 
     def _since_published(self, text: str, ends: bool) -> str:
-        """What follows in `text`; nothing while it does not go beyond what is published."""
-        assert self._published is not None, "the caller saw to it"
+        """The part of `text` behind what is published; empty while `text` does not go beyond it."""
+        assert self._published is not None, "next() has read it"
         if text.startswith(self._published):
             return text[len(self._published) :]
         if ends and self._whole_text is not None:
-            log.error("run %s job %d: the answer does not begin as it was published", self.run, self.index)
+            log.error(
+                "run %s job %d: the answer does not begin with what was published", self.run, self.index
+            )
         return ""
 
 
 class TokenStreams:
-    """One per process: writes what all its streams leave. Its thread starts at once."""
+    """One per process: publishes what all its streams hold. Its thread starts at once."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -139,7 +139,7 @@ class TokenStreams:
         self._thread.start()
 
     def open(self, run: str, index: int, decode_so_far: Callable[[Sequence[int]], str]) -> TokenStream:
-        """`decode_so_far` makes of all tokens the text that stays, whichever follow; called in own thread."""
+        """A new stream. The writer calls `decode_so_far` for the text that further tokens do not change."""
         stream = TokenStream(run, index, decode_so_far, lambda: self._woken.put(stream))
         self._woken.put(stream)
         return stream
@@ -162,14 +162,14 @@ class TokenStreams:
                 self._open = {} if closing else {s: None for s in self._open if not (s.overdue or s.left)}
                 time.sleep(STOP_POLL_S)
             elif trouble is not None:
-                # A bug must not end the streams of later jobs; these ones end without their last entry.
+                # A bug must not end the streams of later jobs; these streams end without their last entry.
                 log.error("streams are dropped: a bug", exc_info=trouble)
                 for stream in self._open:
                     stream.dropped = True
                 self._open = {}
 
     def _wait(self) -> bool:
-        """Return when something is new, or it is time to ask who wants to stop; True to end."""
+        """Return when something is new, or it is time to look who asks to stop. True: end the thread."""
         ended = False
         try:
             stream = self._woken.get(timeout=STOP_POLL_S if self._open else None)
@@ -189,7 +189,7 @@ class TokenStreams:
         self._open[stream] = None
 
     def _publish(self) -> None:
-        """What all open streams have, in one round trip; those that end are let go."""
+        """Publish what all open streams have, in one round trip, and forget those that end."""
         self._open = {stream: None for stream in self._open if not stream.left}
         increments = {stream: stream.next(self._tokens) for stream in self._open}
         for stream, increment in increments.items():

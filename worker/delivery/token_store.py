@@ -1,4 +1,4 @@
-"""Keeps the streams of answers that somebody reads along, in the result store; knows no generation."""
+"""Keeps streams of answers in the result store, for readers that follow them; knows no generation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class Published:
-    """What a stream holds."""
+    """Text of a stream, and whether it has ended."""
 
     text: str
     ended: bool
@@ -25,7 +25,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Increment:
-    """What a stream gets next, which may be nothing; and where it is, as whoever asks for it knows."""
+    """What is appended to a job's stream next: a text, which may be empty, and whether the stream ends."""
 
     run: str
     index: int
@@ -36,7 +36,7 @@ class Increment:
 class TokenStore:
     """Used by one thread.
 
-    Every call may raise StoreAwayError and is not tried again: a second try could publish a text twice.
+    Every call may raise StoreAwayError. None is tried again: a second try could publish a text twice.
     """
 
     def __init__(self, redis_url: str) -> None:
@@ -50,7 +50,7 @@ class TokenStore:
         )
 
     def published(self, run: str, index: int) -> Published:
-        """What this worker or one before it has published of a job."""
+        """What this worker or an earlier one has published of a job."""
         try:
             entries = cast(Any, self._redis.xrange(tokens_key(run, index)))
         except redis.RedisError as error:
@@ -64,7 +64,7 @@ class TokenStore:
         )
 
     def publish(self, increments: Sequence[Increment]) -> list[bool]:
-        """Add them to their streams, all or none → whether each of the jobs is asked to stop."""
+        """Append them to their streams, all or none → for each job, whether it is asked to stop."""
         try:
             with self._redis.pipeline(transaction=True) as commands:
                 for increment in increments:
@@ -72,7 +72,7 @@ class TokenStore:
                 for increment in increments:
                     commands.exists(stop_key(increment.run, increment.index))
                 replies: list[Any] = commands.execute(raise_on_error=False)
-                # Nobody reads along at a key that is no stream, and others do at theirs.
+                # A key of another type has no reader; the other streams have theirs.
                 for reply in replies:
                     if isinstance(reply, redis.RedisError) and not is_wrong_type(reply):
                         raise reply

@@ -1,4 +1,4 @@
-"""Celery's way to Redis, with every message read by worker.delivery.envelope first; knows no jobs."""
+"""Celery's transport for Redis; worker.delivery.envelope reads every message first; knows no jobs."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from worker.delivery.envelope import readable
 
 
 class _ReadingClient(redis.Redis):
-    """Takes messages from lists as they are fit for kombu."""
+    """Takes messages from lists in the form that kombu can read."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
@@ -28,14 +28,14 @@ class _ReadingChannel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has n
 
 
 class ReadingTransport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no types
-    """kombu's, but that no bytes in a queue can raise in it."""
+    """kombu's transport, in which no bytes of a queue can raise."""
 
     Channel = _ReadingChannel
 
 
 def install_transport() -> None:
-    """Put it in the place of kombu's own in this process, before anything connects.
+    """Replace kombu's transport for Redis in this process, before anything connects.
 
-    By name, as a connection that is given its transport otherwise shows that in the URLs it logs.
+    It is replaced by name: given otherwise, it would show in the URLs that connections log.
     """
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{ReadingTransport.__name__}"))

@@ -1,1 +1,1 @@
-"""Generation from embeddings to token ids; knows nothing of images, text or Celery."""
+"""Generates token ids from embeddings; knows nothing of images, text or Celery."""

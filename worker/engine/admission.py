@@ -1,4 +1,4 @@
-"""What the batch has room for: rows, prompt tokens, bytes of the KV cache; knows no order and no sequence."""
+"""Tells what the batch has room for: rows, prompt tokens, KV cache bytes; knows no order and no sequence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from worker.engine.runner import Runner
 
 @dataclass(frozen=True)
 class Limits:
-    """What the requests in the batch may take together, and what one step may append."""
+    """The most that all requests in the batch take, and that one step appends."""
 
     kv_bytes: int
     rows: int
     step_tokens: int
     priority_rows: int = 0
-    """beside `rows`, for requests with priority alone; others then leave them room in the cache too"""
+    """in addition to `rows`, for requests with priority alone; others then leave them room in the cache"""
 
     def __post_init__(self) -> None:
         most_rows = self.rows + self.priority_rows
@@ -37,18 +37,18 @@ class AdmissionBudget:
         prioritised = sum(request.rows for request in self._in_cache if request.has_priority)
         others = sum(request.rows for request in self._in_cache if not request.has_priority)
         self._in_cache += ended
-        # Urgent requests fill their own rows first.
+        # Requests with priority fill their own rows first.
         self._priority_rows = limits.priority_rows - min(prioritised, limits.priority_rows)
         self._rows = limits.rows - others - max(prioritised - limits.priority_rows, 0)
         self._prompt_tokens = limits.step_tokens - (prioritised + others if runner.mixes_steps else 0)
 
     @property
     def has_rows(self) -> bool:
-        """Whether a row is left for anybody."""
+        """Whether any row is left."""
         return self._rows + self._priority_rows > 0
 
     def fits(self, request: Request, prompt_tokens: int) -> bool:
-        """Whether there is room for a request of whose prompt the step computes `prompt_tokens`."""
+        """Whether there is room for a request, `prompt_tokens` of whose prompt the step computes."""
         return (
             request.rows - self._own_rows(request) <= self._rows
             and prompt_tokens <= self._prompt_tokens
@@ -56,7 +56,7 @@ class AdmissionBudget:
         )
 
     def take(self, request: Request, prompt_tokens: int) -> None:
-        """Set aside what a request that fits() needs."""
+        """Reserve what a request that fits() needs."""
         own_rows = self._own_rows(request)
         self._priority_rows -= own_rows
         self._rows -= request.rows - own_rows
@@ -64,11 +64,15 @@ class AdmissionBudget:
         self._in_cache.append(request)
 
     def _own_rows(self, request: Request) -> int:
-        """How many of its rows are those kept for requests with priority."""
+        """Number of its rows that are taken from those for requests with priority."""
         return min(request.rows, self._priority_rows) if request.has_priority else 0
 
     def _bytes_suffice(self, request: Request) -> bool:
-        """Without priority it leaves room for a row of its own length with priority, unless it is alone."""
+        """Whether the cache has room for the request.
+
+        A request without priority, unless it is alone, leaves room for one row with priority of its own
+        length.
+        """
         limit_bytes = self._limits.kv_bytes
         if self._in_cache and self._limits.priority_rows and not request.has_priority:
             limit_bytes -= self._runner.bytes_for(request.max_tokens)
@@ -76,7 +80,7 @@ class AdmissionBudget:
 
 
 def most_bytes(runner: Runner, requests: Iterable[Request]) -> int:
-    """The most that these requests together fill of the KV cache."""
+    """The most bytes of the KV cache that these requests fill together."""
     total = 0
     prefixes: dict[bytes, int] = {}
     for request in requests:

@@ -1,8 +1,8 @@
-"""Beam search over one request, step for step what transformers 5.23 does in GenerationMixin._beam_search.
+"""Beam search over one request, step for step as GenerationMixin._beam_search of transformers 5.23.
 
 Knows logits and token ids; does not know where the logits come from. The docstrings name the source's steps.
-Only the order of candidates with exactly equal scores is our own: torch.topk leaves it open, here the one of
-the better beam, then the one of the lower token id, comes first.
+Only the order of candidates with equal scores is our own, as torch.topk leaves it open: the one of the better
+beam comes first, then the one with the lower token id.
 """
 
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ from worker.engine.request import FloatArray, Generation, Generations, IntArray,
 from worker.engine.steps import NextRows, finish_reason
 
 NEVER = np.float32(-1e9)
-"""The score of what must not be chosen; transformers' value, so that equal inputs give equal sums."""
+"""Score of what must not be chosen; transformers' value, so that equal inputs give equal sums."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Sequences:
     """Sequences of equal length: token_ids (sequence, length), and two sums of log-probabilities (sequence,).
 
-    `scores` adds up what processors left, and orders them; `log_probs` the model's own.
+    `scores` sums what the processors left, and orders the sequences; `log_probs` sums the model's own.
     """
 
     token_ids: IntArray
@@ -43,9 +43,9 @@ class BeamSearch:
         self._parameters = request.parameters
         self._processors = Processors(request)
         self._beams = beams = request.parameters.num_beams
-        # Each beam can offer each end-of-sequence token once: of this many, num_beams candidates go on.
+        # Each beam can offer each end-of-sequence token once, so num_beams of these candidates go on.
         self._candidates = max(2, 1 + len(request.eos_token_ids)) * beams
-        # One beam, the prompt: transformers starts with num_beams of it and lets none but the first count.
+        # One beam, the prompt: transformers starts with num_beams of it, of which only the first counts.
         self._running = _Sequences(
             np.empty((1, 0), np.int64), np.zeros(1, np.float32), np.zeros(1, np.float32)
         )
@@ -66,18 +66,18 @@ class BeamSearch:
         self._running = replace(candidates, scores=running_scores)[kept]
         self._keep_finished(candidates, reasons)
 
-        # The first condition implies the second, but that the search ends must not hang on scores.
+        # The first condition implies the second, but the search must end whatever the scores are.
         if ends.all() or self._is_settled():
             return self._best()
         return NextRows(token_ids=self._running.token_ids[:, -1], beam_idx=parents[kept])
 
     def _continue(self, log_probs: FloatArray) -> tuple[_Sequences, IntArray]:
-        """log_probs (beam, vocabulary) → the best candidates, best first, and the beams they continue.
+        """log_probs (beam, vocabulary) → best candidates, best first, and the beam of each (candidate,).
 
         (_get_top_k_continuations)
         """
         running, scores = self._running, log_probs
-        if self._processors.asked:
+        if self._processors.active:
             scores = self._processors.process(log_probs, running.token_ids)
         accumulated = (scores + running.scores[:, None]).reshape(-1)
         best = top_k(accumulated, min(self._candidates, len(accumulated)))
@@ -93,8 +93,8 @@ class BeamSearch:
         """Merge the candidates that have a reason to end into the finished ones. (_update_finished_beams)"""
         length = candidates.token_ids.shape[1]
         penalised = candidates.scores / float(length**self._parameters.length_penalty)
-        # Only the best num_beams candidates may finish; the others are there to keep the search going. What
-        # comes of a sequence that ended before stays ruled out, which transformers leaves to its low score.
+        # Only the best num_beams candidates may finish; the others keep the search going. Continuations of a
+        # sequence that has ended stay excluded, which transformers leaves to their low score.
         ended: list[Generation | None] = [
             Generation(
                 tuple(candidates.token_ids[place].tolist()),
@@ -114,7 +114,7 @@ class BeamSearch:
         self._finished_scores = merged_scores[kept]
 
     def _is_settled(self) -> bool:
-        """Whether no running beam can better the finished ones.
+        """Whether no running beam can beat the finished ones.
 
         (_check_early_stop_heuristic and _beam_search_has_unfinished_sequences)
         """
@@ -144,7 +144,7 @@ class BeamSearch:
 
 
 def top_k(scores: FloatArray, k: int) -> IntArray:
-    """(candidate,) → indices (k,) of the highest scores, highest first; of equals the lower index first."""
+    """scores (candidate,) → indices (k,) of the highest, highest first; of equals the lower index first."""
     assert k <= len(scores)
     threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
     contenders = np.flatnonzero(scores >= threshold)

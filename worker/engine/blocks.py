@@ -1,7 +1,7 @@
-"""Which blocks of a cache hold which positions of which sequence; knows no tensor and copies nothing itself.
+"""Tracks the cache blocks that hold each sequence's positions; knows no tensor and copies nothing.
 
-Forks share blocks, which are counted. What is written to belongs to one sequence alone: a partial block that
-others hold too is copied first. Blocks are taken only as sequences grow, so a fork by itself takes none.
+Forks share blocks, which are counted. A block that is written to belongs to one sequence: a partial block
+that others hold too is copied first. Blocks are taken only as sequences grow, so a fork itself takes none.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ BlockArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Copy:
-    """Block `source` is to be copied onto block `target` before anything is written."""
+    """Block `source` must be copied onto block `target` before anything is written."""
 
     source: int
     target: int
 
 
 class BlockTable:
-    """The blocks of one sequence, in the order of its positions; its BlockPool alone changes it."""
+    """The blocks of one sequence in the order of its positions; only its BlockPool changes it."""
 
     def __init__(self, max_blocks: int) -> None:
         self._places: BlockArray = np.empty(max_blocks, np.int32)
@@ -49,13 +49,13 @@ class BlockPool:
         assert blocks > 0
         assert block_positions > 0
         self.block_positions = block_positions
-        # Taken from the end: what was given back last goes first, and memory never used stays untouched.
+        # Taken from the end: the block freed last goes first, and memory never used stays untouched.
         self._free = list(range(blocks - 1, -1, -1))
         self._holders: BlockArray = np.zeros(blocks, np.int32)
 
     @property
     def free(self) -> int:
-        """How many blocks no sequence holds."""
+        """Number of blocks that no sequence holds."""
         return len(self._free)
 
     def blocks_for(self, positions: int) -> int:
@@ -66,7 +66,7 @@ class BlockPool:
         return BlockTable(self.blocks_for(max_positions))
 
     def fork(self, table: BlockTable, max_positions: int, positions: int) -> BlockTable:
-        """A table that holds the first `positions` of `table`, sharing all of its blocks so far."""
+        """A table with the first `positions` of `table`, which shares their blocks."""
         assert 0 <= positions <= min(table.positions, max_positions), "a fork begins within its source"
         fork = BlockTable(self.blocks_for(max_positions))
         fork.append(table.blocks[: self.blocks_for(positions)])
@@ -75,7 +75,7 @@ class BlockPool:
         return fork
 
     def extend(self, table: BlockTable, positions: int) -> Copy | None:
-        """Make room for `positions` more, all to be written now; → the copy to make before that, if any."""
+        """Make room for `positions` more, all to be written now → the copy to make before that, if any."""
         needed = self.blocks_for(table.positions + positions)
         assert needed <= table.max_blocks, "a sequence keeps to its max_positions"
         copy = None
@@ -86,7 +86,7 @@ class BlockPool:
         return copy
 
     def release(self, table: BlockTable) -> None:
-        """Give back what no other table holds; the table is of no use after."""
+        """Free the blocks that no other table holds; the table is of no use afterwards."""
         blocks = table.blocks[::-1]
         self._holders[blocks] -= 1
         self._free += blocks[self._holders[blocks] == 0].tolist()
@@ -100,7 +100,7 @@ class BlockPool:
         return Copy(source, int(table.blocks[-1]))
 
     def _take(self) -> int:
-        assert self._free, "those who begin and fork keep within the blocks there are"
+        assert self._free, "callers keep within the number of blocks"
         block = self._free.pop()
         self._holders[block] = 1
         return block

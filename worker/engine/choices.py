@@ -1,6 +1,6 @@
-"""Scores the allowed answers of a request: a walk down the tree of their tokens, one row per beginning.
+"""Scores the choices of a request: a walk down the tree of their tokens, with one row for each prefix.
 
-Knows logits and token ids; does not know where the logits come from, nor the answers' texts.
+Knows logits and token ids; knows neither where the logits come from nor the choices' texts.
 """
 
 import math
@@ -16,17 +16,17 @@ from worker.engine.steps import NextRows, scored
 
 @dataclass
 class _Node:
-    """A beginning that choices share: its sum of log-probabilities, and what may follow it by token id."""
+    """A prefix of choices: its sum of log-probabilities, and what may follow it by token id."""
 
     log_prob: float = 0.0
     children: dict[int, "_Node"] = field(default_factory=dict)
 
 
 class ChoiceSearch:
-    """Reads off the log-probability of each token of each choice, given those before it.
+    """Reads off the log-probability of each token of each choice, given the tokens before it.
 
-    The rows of a step are the beginnings of one length that some choice goes beyond, so a choice costs no
-    row for its last token, nor choices that begin alike one each.
+    The rows of a step are the prefixes of one length that some choice continues. So a choice needs no row for
+    its last token, and choices with a common prefix share a row.
     """
 
     def __init__(self, request: Request) -> None:
@@ -37,7 +37,7 @@ class ChoiceSearch:
         self._rows = [root]
 
     def advance(self, logits: FloatArray) -> NextRows | Generations:
-        """logits (beginning, vocabulary) → the beginnings one token longer, or each choice's Generation."""
+        """logits (prefix, vocabulary) → the prefixes one token longer, or each choice's Generation."""
         assert len(logits) == len(self._rows), "logits are those of the rows asked for last"
         normalisers = log_normalisers(logits)
         token_ids: list[int] = []
@@ -60,14 +60,14 @@ class ChoiceSearch:
 
 
 def choice_probabilities(scores: Sequence[float]) -> tuple[float, ...]:
-    """The scores' softmax: how probable each choice is, if it must be one of them."""
+    """Softmax of the scores: the probability of each choice, if it must be one of them."""
     highest = max(scores)
     weights = [math.exp(score - highest) for score in scores]
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 
 def _plant(root: _Node, choice: Sequence[int]) -> _Node:
-    """Add the nodes of `choice` below `root` as far as they are missing → its last one."""
+    """Add the missing nodes of `choice` below `root` → its last node."""
     node = root
     for token_id in choice:
         node = node.children.setdefault(token_id, _Node())

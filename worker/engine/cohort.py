@@ -1,6 +1,6 @@
-"""A batch of rows in the state of one infer request, which append, fork, drop and move together.
+"""A batch of rows in the state of one infer request; its rows append, fork, drop and move together.
 
-Knows the ports of the stateful language model; does not know which sequences its rows are, nor why they move.
+Knows the ports of the stateful language model; knows neither which sequences its rows are nor why they move.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,25 +17,25 @@ STATE_ROWS: Final = 0
 STATE_POSITIONS: Final = 2
 """Axes of a state: (row, key-value head, position, head size)."""
 DROP_COST: Final = 2
-"""A change of batch size copies each row that stays, which takes as long as decoding it so many times."""
+"""Number of decode steps that take as long as the copy of a row when the batch size changes."""
 MOVE_COST: Final = 20
-"""Moving a byte of state takes as long as a step takes to read so many bytes of weights."""
+"""Bytes of weights that a step reads in the time of moving one byte of state."""
 
 
 @dataclass(frozen=True)
 class CacheSize:
-    """What positions take in the state, and what moving them costs beside a step."""
+    """What positions take in the state, and what moving them costs compared with a step."""
 
     position_bytes: int
-    """of one row, as the plugin keeps keys and values"""
+    """of one row's position, as the plugin keeps keys and values"""
     moved_bytes: int
     """of one row's position, in the float32 that a state is read and written in"""
     weight_bytes: int
-    """what a step reads however few rows it has"""
+    """read by a step, whatever its number of rows"""
 
 
 class Row:
-    """One row: where its cache lies in the cohort's state and which positions there are its own."""
+    """One row: its place in the cohort's state, and which positions there are its own."""
 
     def __init__(
         self, cohort: "Cohort", max_positions: int, index: int, visible: IntArray, length: int
@@ -43,9 +43,9 @@ class Row:
         self.cohort = cohort
         self.max_positions = max_positions
         self.index = index
-        """its place in the batch of the cohort's last step"""
+        """place in the batch of the cohort's last step"""
         self.visible = visible
-        """(position in the state,) 1 where the position is its own"""
+        """(position in the state,) int64, 1 where the position is its own"""
         self.length = length
 
     @property
@@ -53,7 +53,7 @@ class Row:
         return self.max_positions - self.length
 
     def fork(self, max_positions: int, positions: int | None) -> "Row":
-        """A row that goes on from the first `positions` of this one; None for all."""
+        """A row that continues the first `positions` of this one; None stands for all."""
         length = self.length if positions is None else positions
         assert 0 < length <= self.length, "a fork begins with positions that are there"
         visible = self.visible.copy()
@@ -63,16 +63,16 @@ class Row:
 
 
 class Cohort:
-    """Rows with one infer request to themselves. It begins with one row and no positions."""
+    """Rows that have an infer request to themselves. It begins with one row and no positions."""
 
     def __init__(self, request: ov.InferRequest) -> None:
         self.request = request
         self.rows: list[Row] = []
-        """those alive, in no order"""
+        """living rows, in no order"""
         self.batch = 0
-        """rows of the last step, dead ones included"""
+        """number of rows of the last step, dead ones included"""
         self.past = 0
-        """positions in the state, the same for every row"""
+        """number of positions in the state, the same for every row"""
 
     def join(self, row: Row) -> Row:
         self.rows.append(row)
@@ -85,15 +85,16 @@ class Cohort:
 
     @property
     def most_positions(self) -> int:
-        """What the state may grow to before its last row ends."""
+        """Number of positions that the state may grow to before its last row ends."""
         return self.past + max(row.remaining for row in self.rows)
 
     def append(self, pieces: Mapping[Row, FloatArray], numbers: Mapping[Row, IntArray] = {}) -> FloatArray:
-        """Append to each row named its piece (position, hidden); the others stay as they are.
+        """Append to each named row its piece (position, hidden); the other rows stay as they are.
 
-        `numbers` are the piece's positions (position,) where they do not go on from the row's length.
-        → logits (piece, vocabulary) of each piece's last position. Shorter pieces are padded on the left,
-        rows not named with nothing but padding, which stays in the state and is hidden from then on.
+        `numbers` are a piece's position ids (position,) where they do not count on from the row's length.
+        Returns logits (piece, vocabulary) of each piece's last position. Shorter pieces are padded on the
+        left. Rows that are not named get nothing but padding, which stays in the state and is hidden from
+        then on.
         """
         batch = self._next_batch()
         positions = max(len(piece) for piece in pieces.values())
@@ -105,7 +106,7 @@ class Cohort:
         for place, row in enumerate(batch):
             attention_mask[place, : self.past] = row.visible
             piece = pieces.get(row)
-            # Dead rows are kept as a repetition of the last living one, of which nothing is read.
+            # Dead rows repeat the last living one; nothing of them is read.
             if piece is None or place >= len(self.rows):
                 continue
             start = positions - len(piece)
@@ -130,7 +131,7 @@ class Cohort:
         return np.array(logits[[row.index for row in pieces], -1], dtype=np.float32)
 
     def _next_batch(self) -> list[Row]:
-        """The living rows in their order, and the last again for dead ones that are not worth dropping."""
+        """The living rows in their order, and the last again for dead rows that are not worth dropping."""
         living = sorted(self.rows, key=lambda row: row.index)
         dead = self.batch - len(living)
         steps = max(row.remaining for row in living)
@@ -140,9 +141,9 @@ class Cohort:
 
 
 def pays_to_merge(cohorts: Sequence[Cohort], size: CacheSize) -> bool:
-    """Whether steps together save more than the move costs.
+    """Whether common steps save more time than the move costs.
 
-    Each cohort but one saves reading the weights once a step. Answers are taken to end half way to their
+    Each cohort but one saves one read of the weights per step. Answers are assumed to end half way to their
     bound.
     """
     rows = [row for cohort in cohorts for row in cohort.rows]
@@ -152,7 +153,7 @@ def pays_to_merge(cohorts: Sequence[Cohort], size: CacheSize) -> bool:
 
 
 def merge(cohorts: Sequence[Cohort], request: ov.InferRequest) -> Cohort:
-    """One cohort on `request` with the rows of all, which leave theirs; shorter are padded on the left."""
+    """Move all rows into a new cohort on `request`; shorter rows are padded on the left."""
     merged = Cohort(request)
     merged.past = max(cohort.past for cohort in cohorts)
     moving = [(cohort, sorted(cohort.rows, key=lambda row: row.index)) for cohort in cohorts]
@@ -186,7 +187,7 @@ def merge(cohorts: Sequence[Cohort], request: ov.InferRequest) -> Cohort:
 def state_shapes(model: ov.Model) -> list[tuple[int, int]]:
     """(key-value heads, head size) of each state.
 
-    Raises ValueError if a state has not the axes (row, head, position, head size).
+    Raises ValueError for a state without the axes (row, head, position, head size).
     """
     shapes = []
     for node in model.get_ops():
@@ -194,6 +195,6 @@ def state_shapes(model: ov.Model) -> list[tuple[int, int]]:
             continue
         shape = node.get_output_partial_shape(0)
         if len(shape) != 4 or [dim.is_dynamic for dim in shape] != [True, False, True, False]:
-            raise ValueError(f"its state {node.get_friendly_name()} has shape {shape}")
+            raise ValueError(f"The language model's state {node.get_friendly_name()} has shape {shape}.")
         shapes.append((shape[1].get_length(), shape[3].get_length()))
     return shapes

@@ -1,4 +1,4 @@
-"""Requests on their way from other threads to the engine's; knows neither steps nor sequences."""
+"""Passes requests from other threads to the engine's thread; knows neither steps nor sequences."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ from worker.errors import WorkerError
 class EngineStoppedError(WorkerError):
     """The engine takes no requests: it was closed, or its thread died (then that error is the cause).
 
-    After a death nothing in this process generates again; who runs the process should end it.
+    After a death nothing in this process generates again, so the process should be ended.
     """
 
 
 class Ticket(Future[Generations]):
     """The future of a request, which can be cancelled also while the request runs.
 
-    For that it stays pending inside until the outcome is there; running() goes by `begun` instead.
+    It stays pending inside until there is an outcome; running() looks at `begun` instead.
     """
 
     def __init__(self, request: Request) -> None:
@@ -34,7 +34,7 @@ class Ticket(Future[Generations]):
 
 
 class Inbox:
-    """Holds what was submitted until the engine's thread takes it; any thread may call any method."""
+    """Holds submitted requests until the engine's thread takes them; any thread may call any method."""
 
     def __init__(self) -> None:
         # Guards all fields below it.
@@ -55,7 +55,7 @@ class Inbox:
             ticket = Ticket(request)
             if request.has_priority:
                 self._priority_prompts.add(ticket)
-                ticket.add_done_callback(self.prompt_is_through)
+                ticket.add_done_callback(self.prompt_is_done)
             self._arrived.append(ticket)
             self._changed.notify()
             return ticket
@@ -67,7 +67,7 @@ class Inbox:
             self._changed.notify()
 
     def die(self, death: BaseException) -> list[Ticket]:
-        """Take no more requests because of `death` → those that nobody took."""
+        """Take no more requests because of `death` → the requests that nobody took."""
         with self._changed:
             self._death = death
             orphans = list(self._arrived)
@@ -87,12 +87,12 @@ class Inbox:
             return arrived, self._closed
 
     def is_done(self, idle: Callable[[], bool]) -> bool:
-        """Whether it is closed and empty, and its reader `idle`: nothing will ever come."""
+        """Whether it is closed and empty and its reader `idle`, so that nothing will ever come."""
         with self._changed:
             return self._closed and not self._arrived and idle()
 
-    def prompt_is_through(self, ticket: Future[Generations]) -> None:
-        """The request has a token, or has ended without."""
+    def prompt_is_done(self, ticket: Future[Generations]) -> None:
+        """The request has its first token, or has ended without one."""
         with self._changed:
             self._priority_prompts.discard(ticket)
 

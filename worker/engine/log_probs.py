@@ -9,7 +9,7 @@ from worker.engine.request import FloatArray
 def log_softmax(logits: FloatArray) -> FloatArray:
     """(row, vocabulary) float32 logits → log-probabilities of the same shape, in float32 like torch.
 
-    Raises FloatingPointError if a row is not finite: a model that overflowed must not be answered from.
+    Raises FloatingPointError if a row is not finite: a model that overflowed must not answer.
     """
     highest, log_sum = _highest_and_log_sum(logits)
     log_probs: FloatArray = logits - highest
@@ -18,16 +18,16 @@ def log_softmax(logits: FloatArray) -> FloatArray:
 
 
 def log_normalisers(logits: FloatArray) -> npt.NDArray[np.float64]:
-    """(row, vocabulary) float32 logits → (row,): a logit less its row's is the token's log-probability.
+    """(row, vocabulary) float32 logits → (row,) float64: a logit minus its row's value is a log-probability.
 
-    Raises FloatingPointError as log_softmax does.
+    Raises FloatingPointError as log_softmax() does.
     """
     highest, log_sum = _highest_and_log_sum(logits)
     return highest[:, 0].astype(np.float64) + log_sum[:, 0]
 
 
 def _highest_and_log_sum(logits: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Of each row the highest logit and the logarithm of the sum of exp(logit - highest), (row, 1) each."""
+    """Each row's highest logit and logarithm of the sum of exp(logit - highest), (row, 1) each."""
     with np.errstate(invalid="ignore"):
         highest: FloatArray = logits.max(axis=-1, keepdims=True)
         shifted = logits - highest

@@ -1,6 +1,6 @@
-"""The engine: one thread that steps many requests together and gives back futures; knows no backend.
+"""The engine: one thread that steps many requests together and fulfils their futures; knows no backend.
 
-A step is three calls long: the scheduler plans it, the runner computes it, each request's search looks at its
+A step is three calls long: the scheduler plans it, the runner computes it, each request's search reads its
 logits.
 """
 
@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 
 from contract.failure import FailureCode, Refusal
-from worker.attempt import attempt
 from worker.engine.admission import Limits
 from worker.engine.inbox import EngineStoppedError, Inbox, Ticket
 from worker.engine.observer import EngineObserver
@@ -27,38 +26,39 @@ from worker.engine.sampling import RowSearch
 from worker.engine.scheduled_request import ScheduledRequest, StepItem
 from worker.engine.scheduler import Scheduler
 from worker.engine.search import NextRows
+from worker.errors import attempt
 
 logger = logging.getLogger(__name__)
 
 IDLE_TICK_S: Final = 1.0
-"""How often the thread shows that it lives while it has nothing to do."""
+"""Seconds between two signs of life while the thread has nothing to do."""
 
 
 @dataclass
 class EngineTimes:
-    """What the engine's thread spent its time on, in seconds, and on how many steps and positions."""
+    """Seconds that the engine's thread spent, and the numbers of its steps and positions."""
 
     steps: int = 0
     positions: int = 0
     runner_s: float = 0.0
     between_s: float = 0.0
-    """from one runner call to the next, waiting for requests or for the device not counted"""
+    """from one runner call to the next, without waits for requests or for the device"""
 
     def count(self, positions: int, runner_s: float) -> None:
-        """Count a step."""
+        """Count a step and its positions; the runner took `runner_s` of its time."""
         self.steps += 1
         self.positions += positions
         self.runner_s += runner_s
 
 
 class Engine:
-    """Runs requests on a runner, in a thread of its own that starts at once.
+    """Runs requests on a runner, in its own thread, which starts at once.
 
     `embed` maps token ids (row, position) int64 to (row, position, hidden) float32. `clock` gives the seconds
-    that deadlines are measured in. Runner and `embed` are called from the engine's thread only, and within
-    `computing(priority)`, which may keep others from the device meanwhile. `priority()`, which any thread may
-    call, tells whether a request with priority has no token yet. `on_death` is called once, in the dying
-    thread, if the thread ends otherwise than by close().
+    that deadlines are measured in. Runner and `embed` are called from the engine's thread alone, within
+    `computing(priority)`, which may keep others from the device. `priority()` tells whether a request with
+    priority has no token yet; any thread may call it. `on_death` is called once, in the dying thread, if the
+    thread ends otherwise than by close().
     """
 
     def __init__(
@@ -88,38 +88,38 @@ class Engine:
     def submit(self, request: Request) -> Future[Generations]:
         """Queue a request. Thread-safe. Raises EngineStoppedError after close() or the death of the thread.
 
-        The future ends in Generations; in Refusal(EXCEEDS_CAPACITY) when the request is larger than a whole
-        batch may be, in Refusal(DEADLINE_EXCEEDED) when a step would begin at or after the deadline; or in
-        the error that the runner, `embed`, its search or its own callbacks raised. cancel() works until then,
-        also while the request runs: it leaves before the next step. running() is true from its first step on.
+        The future ends in Generations or in an exception: Refusal(EXCEEDS_CAPACITY) for a request larger than
+        a whole batch may be, Refusal(DEADLINE_EXCEEDED) if a step would begin at or after the deadline, or
+        the error of the runner, `embed`, its search or its callbacks. cancel() works until then, also while
+        the request runs, which leaves before the next step. running() is true from its first step on.
         """
         return self._inbox.put(request)
 
     def observe(self, observer: EngineObserver) -> None:
-        """Tell `observer` of every step from now on."""
+        """Report every step to `observer` from now on."""
         self._observer = observer
 
     @property
     def ticked(self) -> float:
-        """When the thread last went round or, with nothing to do, showed that it lives; monotonic seconds.
+        """When the thread last went round or, while idle, showed that it lives; monotonic seconds.
 
-        Every IDLE_TICK_S while idle; while it computes, no sooner than a step is long.
+        Every IDLE_TICK_S while idle; while it computes, once a step.
         """
         return self._ticked
 
     @property
     def rows(self) -> int:
-        """Sequences in the batch."""
+        """Number of sequences in the batch."""
         return self._scheduler.rows
 
     @property
     def kv_bytes(self) -> int:
-        """Set aside for the requests in the batch: the most they may come to fill."""
+        """Bytes reserved for the requests in the batch: the most that they may fill."""
         return self._scheduler.kv_bytes
 
     @property
     def prefix_hits(self) -> int:
-        """So many requests began as a fork of another's prefix."""
+        """Number of requests that began as a fork of another's prefix."""
         return self._scheduler.prefix_hits
 
     def close(self) -> None:
@@ -138,13 +138,13 @@ class Engine:
                     if self._left_runner is not None:
                         self._left_runner += time.perf_counter() - asked
                     self._take_arrived()
-                    self._let_go()
+                    self._end_early()
                     self._step()
         except BaseException as death:  # noqa: BLE001 - kept and raised again from every submit
             self._die(death)
 
     def _wait_for_work(self) -> bool:
-        """Return when there is something to do; False if the engine is closed and there never will be."""
+        """Return when there is work; False if the engine is closed and there will be none."""
         self._ticked = time.monotonic()
         if self._scheduler.idle and not self._inbox.wait(0.0):
             self._left_runner = None
@@ -154,7 +154,7 @@ class Engine:
         return not self._inbox.is_done(lambda: self._scheduler.idle)
 
     def _take_arrived(self) -> None:
-        """Hand what has arrived to the scheduler; once closed, cancel what has not begun."""
+        """Pass what has arrived to the scheduler; once closed, cancel what has not begun."""
         arrived, closed = self._inbox.take()
         if closed:
             for ticket in (*arrived, *(t for t in self._tickets.values() if not t.begun)):
@@ -166,8 +166,8 @@ class Engine:
             else:
                 self._tickets[scheduled] = ticket
 
-    def _let_go(self) -> None:
-        """Take out the requests that were cancelled or asked to stop, or whose deadline has come."""
+    def _end_early(self) -> None:
+        """End requests that were cancelled, asked to stop or are past their deadline."""
         now = self._clock()
         for scheduled, ticket in list(self._tickets.items()):
             deadline, stop_asked = ticket.request.deadline, ticket.request.stop_asked
@@ -177,11 +177,11 @@ class Engine:
                 assert isinstance(scheduled.search, RowSearch), "the request was checked"
                 self._end(scheduled, scheduled.search.cut_short())
             elif deadline is not None and now >= deadline:
-                late = "The deadline passed before the answer was complete."
+                late = "The deadline passed before the answer was complete; ask again with a later one."
                 self._end(scheduled, Refusal(FailureCode.DEADLINE_EXCEEDED, late))
 
     def _step(self) -> None:
-        """Plan, compute, advance."""
+        """Plan a step, compute it and advance its requests."""
         items = self._scheduler.plan()
         if not items:
             return
@@ -209,13 +209,13 @@ class Engine:
         return logits
 
     def _advance(self, item: StepItem, logits: FloatArray) -> None:
-        """Show a request its logits (row, vocabulary); what it raises there ends this request alone."""
+        """Give a request its logits (row, vocabulary); an exception there ends this request alone."""
         scheduled = item.scheduled
         scheduled.count(item.prompt)
         if scheduled.prompt_left:
             return
         if item.prompt is not None:
-            self._inbox.prompt_is_through(self._tickets[scheduled])
+            self._inbox.prompt_is_done(self._tickets[scheduled])
             if self._observer is not None:
                 self._observer.first_token(time.perf_counter() - self._tickets[scheduled].submitted)
         found = attempt(lambda: _advanced(scheduled, logits))
@@ -229,13 +229,13 @@ class Engine:
         _finish(self._tickets.pop(scheduled), outcome)
 
     def _fail(self, items: list[StepItem], error: Exception) -> None:
-        """End all whose step it was: of what they share nothing is known to be whole."""
+        """End all requests of a step that failed: nothing that they share is known to be intact."""
         self._scheduler.drop(item.scheduled for item in items)
         for item in items:
             _finish(self._tickets.pop(item.scheduled), error)
 
     def _die(self, death: BaseException) -> None:
-        """Fail all that wait or run, and every later submit."""
+        """Fail all requests that wait or run, and every later submit()."""
         logger.critical("the engine's thread died", exc_info=death)
         stopped = EngineStoppedError("the engine's thread died")
         stopped.__cause__ = death
@@ -246,7 +246,7 @@ class Engine:
 
 
 def _advanced(scheduled: ScheduledRequest, logits: FloatArray) -> NextRows | Generations:
-    """What the request's search finds in its logits (row, vocabulary); its follower is told the new token."""
+    """What the request's search makes of its logits (row, vocabulary); `on_tokens` gets the new token."""
     found = scheduled.search.advance(logits)
     if (on_tokens := scheduled.request.on_tokens) is not None:
         on_tokens(found.token_ids.tolist() if isinstance(found, NextRows) else found[0].token_ids[-1:])
@@ -254,7 +254,7 @@ def _advanced(scheduled: ScheduledRequest, logits: FloatArray) -> NextRows | Gen
 
 
 def _inputs(items: list[StepItem], embed: Callable[[IntArray], FloatArray]) -> list[SequenceInput]:
-    """What the items append, in their order; the tokens of all rows embedded together."""
+    """What the items append, in their order; the tokens of all rows are embedded together."""
     token_ids = [item.scheduled.token_ids for item in items if item.prompt is None]
     embedded: Iterator[FloatArray] = iter(())
     if token_ids:
@@ -272,7 +272,7 @@ def _input(item: StepItem, sequence: SequenceId, embedded: Iterator[FloatArray])
 
 
 def _finish(future: Future[Generations], outcome: Generations | Exception | None) -> None:
-    """Set the outcome, unless the future was cancelled, of which those who wait for it are then told."""
+    """Set the outcome; if the future was cancelled, notify those who wait for it instead."""
     if not future.set_running_or_notify_cancel():
         return
     assert outcome is not None, "only a cancelled request ends without an outcome"

@@ -1,6 +1,6 @@
-"""Says in one line what OpenVINO refuses; knows not what was asked of it."""
+"""Shortens an OpenVINO error to one line; knows not what was asked of OpenVINO."""
 
 
 def reason(error: RuntimeError) -> str:
-    """The last line of an OpenVINO error: the lines before it tell where in its source it was raised."""
+    """The error's last line; the lines before it name places in OpenVINO's source."""
     return str(error).strip().splitlines()[-1].strip()

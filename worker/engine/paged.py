@@ -33,20 +33,20 @@ from worker.engine.stateful import StatefulRunner
 from worker.engine.trial import Trial, distance
 
 AGREEMENT: Final = 0.2
-"""So far from the stateful model's the logits of a trial may be, in units of their spread.
+"""Largest distance of a trial's logits from the stateful model's, in units of their spread.
 
-Measured on models of random weights and a trained one: 0.06 at most with bfloat16, a cache of 8 bits and
-weights of 8 or 4; 0.3 and more with one position too many or too few.
+Measured on models of random weights and a trained one: at most 0.06 with bfloat16, an 8-bit cache and weights
+of 8 or 4 bits; at least 0.3 with one position too many or too few.
 """
 TRIAL_BLOCKS: Final = 32
-"""A budget of fewer is refused: a trial takes up to 20 at once, where a block holds 16 positions."""
+"""Fewest blocks of a budget: a trial takes up to 20 at once, where a block holds 16 positions."""
 POSITION_AXIS: Final = 1
-"""Of what a block holds of a value cache: (head, position, …). A key cache has rows of scales there too."""
+"""Axis of a value cache's block (head, position, …). A key cache has rows of scales on it too."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A key or value cache of one layer: port, type, and shape but for the number of blocks."""
+    """A key or value cache of one layer: port, type, and shape without the number of blocks."""
 
     port: str
     type: ov.Type
@@ -59,9 +59,9 @@ class Cache:
 
 
 class PagedRunner:
-    """See worker.engine.runner.Runner for the calls.
+    """A runner with paged attention; worker.engine.runner.Runner describes the calls.
 
-    The caches are as large as the budget from the start, but memory is taken up only as blocks are used.
+    The caches are as large as the budget from the start, but use memory only as blocks are used.
     """
 
     def __init__(self, compiled: ov.CompiledModel, caches: Sequence[Cache], blocks: int) -> None:
@@ -69,7 +69,7 @@ class PagedRunner:
         self._block_bytes = _block_bytes(caches)
         values = next(cache for cache in caches if cache.port.startswith("value"))
         self.pool = BlockPool(blocks, values.block_shape[POSITION_AXIS])
-        # (block, byte): what a block holds of a cache, whatever its type and layout
+        # (block, byte) of each cache, whatever its type and layout
         self._memory: list[npt.NDArray[np.uint8]] = []
         for cache in caches:
             memory = np.zeros((blocks, cache.block_bytes), np.uint8)
@@ -82,9 +82,9 @@ class PagedRunner:
     def load(
         cls, language_xml: Path, device: str, properties: Mapping[str, str], kv_cache_bytes: int
     ) -> Self:
-        """Compile the language model for `device` with OpenVINO `properties`, as many blocks as fit.
+        """Compile the language model for `device` with OpenVINO `properties`, with as many blocks as fit.
 
-        It is held to the stateful model on a few positions, of which that one is compiled for a moment.
+        Its logits of a few positions are compared with the stateful model's, which is compiled for a moment.
         Raises ValueError with one sentence if the file is not a stateful language model, if OpenVINO refuses
         device or properties, if release, model or device do not go with paged attention, or if the budget
         does not hold those few positions.
@@ -112,7 +112,7 @@ class PagedRunner:
         # Written so that NaN is refused.
         if not off <= AGREEMENT:
             raise ValueError(
-                f"{language_xml.name} answers otherwise with paged attention {where}: "
+                f"{language_xml.name} gives other answers with paged attention {where}: "
                 f"its logits are off by {off:.2g} of their spread."
             )
         return runner
@@ -126,14 +126,14 @@ class PagedRunner:
         return True
 
     def bytes_for(self, positions: int) -> int:
-        """One block more than they fill, as what begins within a block may end within another."""
+        """One block more than the positions fill, as they may begin and end within blocks."""
         return (self.pool.blocks_for(positions) + 1) * self._block_bytes
 
     def begin(self, max_positions: int) -> SequenceId:
         return self._named(self.pool.begin(max_positions))
 
     def can_fork(self, sequence: SequenceId, max_positions: int, positions: int) -> bool:  # noqa: ARG002
-        """A fork takes nothing, and what it grows by is within bytes_for()."""
+        """Always: a fork takes no block, and its growth is within bytes_for()."""
         return True
 
     def fork(self, sequence: SequenceId, max_positions: int, positions: int | None = None) -> SequenceId:
@@ -179,19 +179,19 @@ class PagedRunner:
 
 
 def _begins(lengths: Sequence[int]) -> npt.NDArray[np.int32]:
-    """(n,) → (n + 1,): where each begins when they lie one behind the other, and where the last ends."""
+    """lengths (n,) → (n + 1,): where each begins when they lie end to end, and where the last ends."""
     begins = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=begins[1:])
     return begins
 
 
 def _block_bytes(caches: Sequence[Cache]) -> int:
-    """Of one block in the caches of all layers."""
+    """Bytes of one block in the caches of all layers."""
     return sum(cache.block_bytes for cache in caches)
 
 
 def _blocks(caches: Sequence[Cache], kv_cache_bytes: int) -> int:
-    """How many fit. Raises ValueError if they are too few for a trial, and so for any use."""
+    """Number of blocks that fit. Raises ValueError if they are too few for a trial, and so for any use."""
     block_bytes = _block_bytes(caches)
     blocks = kv_cache_bytes // block_bytes
     if blocks < TRIAL_BLOCKS:
@@ -203,7 +203,7 @@ def _blocks(caches: Sequence[Cache], kv_cache_bytes: int) -> int:
 
 
 def _caches(compiled: ov.CompiledModel, layers: int) -> list[Cache]:
-    """Shapes and types as the device wants them, which only the compiled model tells."""
+    """The caches with the device's shapes and types, which only the compiled model tells."""
     caches: list[Cache] = []
     for name in cache_ports(layers):
         port = compiled.input(name)

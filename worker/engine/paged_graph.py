@@ -1,6 +1,6 @@
-"""Makes a stateful language model one of paged attention; knows its graph, not what runs it.
+"""Changes a stateful language model to paged attention; knows its graph, not what runs it.
 
-The transformation is private to OpenVINO: what it takes and gives is checked, and the release is.
+The transformation is private to OpenVINO, so its inputs and outputs are checked, and the release is.
 """
 
 from typing import Final
@@ -37,17 +37,17 @@ def cache_ports(layers: int) -> list[str]:
 
 
 def to_paged(model: ov.Model) -> int:
-    """Change a stateful `model` in place; → its number of layers.
+    """Change a stateful `model` in place → its number of layers.
 
-    Its inputs are then STEP_PORTS, cache_ports(layers), and LOGIT_ROWS: those positions of a step, all
-    sequences' positions counted through, whose logits (row, 1, vocabulary) are wanted.
-    Raises ValueError with one sentence if the release of OpenVINO or the model does not fit.
+    Its inputs are then STEP_PORTS, cache_ports(layers) and LOGIT_ROWS. The last are the positions whose
+    logits (row, 1, vocabulary) are wanted, counted through all sequences of a step. Raises ValueError with
+    one sentence if the release of OpenVINO or the model does not fit.
     """
     release = ov.get_version()
     if not release.startswith(f"{TESTED_RELEASE}."):
         raise ValueError(
-            f"Paged attention was tested with OpenVINO {TESTED_RELEASE} alone, "
-            f"and what it stands on is private to each release; this is {release}."
+            f"Paged attention needs OpenVINO {TESTED_RELEASE}, the only release that it was tested with; "
+            f"this is {release}."
         )
     layers = len(model.get_sinks()) // 2
     try:
@@ -66,10 +66,9 @@ def to_paged(model: ov.Model) -> int:
 
 
 def _want_rows_only(model: ov.Model) -> None:
-    """Let only the positions of LOGIT_ROWS go on from the last attention.
+    """Pass only the positions of LOGIT_ROWS on from the last attention.
 
-    That leaves out most of the last layer as well as lm_head, and is the same for an export that gives the
-    logits of every position.
+    That skips most of the last layer as well as lm_head, also in an export with logits of every position.
     """
     rows = opset13.parameter([-1], np.int32, name=LOGIT_ROWS)
     rows.output(0).get_tensor().set_names({LOGIT_ROWS})
@@ -86,9 +85,9 @@ def _want_rows_only(model: ov.Model) -> None:
 
 
 def _behind_attention(model: ov.Model) -> ov.Output:
-    """The first value behind the last attention that alone decides the logits, weights aside.
+    """The first value after the last attention that alone decides the logits, weights aside.
 
-    That is the residual stream in front of the last feed-forward network.
+    It is the residual stream before the last feed-forward network.
     """
     nodes = model.get_ordered_ops()
     place = {node.get_name(): index for index, node in enumerate(nodes)}

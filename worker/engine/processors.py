@@ -1,4 +1,4 @@
-"""The options that change scores before a token is chosen, as transformers 5.23 does in its LogitsProcessors.
+"""Options that change scores before a token is chosen, as transformers 5.23 does in its LogitsProcessors.
 
 Knows token ids and scores; does not know how a token is then chosen.
 """
@@ -20,37 +20,37 @@ class Processors:
         self._eos_token_ids = np.array(request.eos_token_ids, np.int64)
 
     @property
-    def asked(self) -> bool:
-        """Whether any of them changes anything."""
-        asked = self._parameters
+    def active(self) -> bool:
+        """Whether any of the options changes anything."""
+        parameters = self._parameters
         return (
-            asked.repetition_penalty != 1.0
-            or asked.no_repeat_ngram_size > 0
-            or (asked.min_new_tokens > 0 and len(self._eos_token_ids) > 0)
+            parameters.repetition_penalty != 1.0
+            or parameters.no_repeat_ngram_size > 0
+            or (parameters.min_new_tokens > 0 and len(self._eos_token_ids) > 0)
         )
 
     def process(self, scores: FloatArray, new_token_ids: IntArray) -> FloatArray:
-        """scores (row, vocabulary) after new_token_ids (row, position) → the scores changed, a new array.
+        """scores (row, vocabulary) after new_token_ids (row, position) → the changed scores, a new array.
 
-        `scores` are logits, of beams log-probabilities. What is banned becomes minus infinity.
+        `scores` are logits, or log-probabilities of beams. Banned tokens get minus infinity.
         """
         changed = scores.copy()
-        asked = self._parameters
-        if asked.repetition_penalty != 1.0:
+        parameters = self._parameters
+        if parameters.repetition_penalty != 1.0:
             self._penalise_repetition(changed, new_token_ids)
-        if asked.no_repeat_ngram_size > 0:
+        if parameters.no_repeat_ngram_size > 0:
             self._ban_repeated_ngrams(changed, new_token_ids)
-        if new_token_ids.shape[1] < asked.min_new_tokens:
+        if new_token_ids.shape[1] < parameters.min_new_tokens:
             changed[:, _within(self._eos_token_ids, changed)] = -np.inf
         return changed
 
     def nothing_left(self, length_tokens: int) -> Refusal:
-        """What a request ends in of which, after `length_tokens` new tokens, every token is banned."""
-        asked = self._parameters
+        """The Refusal of a request whose tokens are all banned after `length_tokens` new ones."""
+        parameters = self._parameters
         return Refusal(
             FailureCode.INVALID_JOB,
-            f"After {length_tokens} new tokens no_repeat_ngram_size {asked.no_repeat_ngram_size} and "
-            f"min_new_tokens {asked.min_new_tokens} leave no token to go on with.",
+            f"After {length_tokens} new tokens no_repeat_ngram_size {parameters.no_repeat_ngram_size} and "
+            f"min_new_tokens {parameters.min_new_tokens} leave no token to go on with.",
         )
 
     def _penalise_repetition(self, scores: FloatArray, new_token_ids: IntArray) -> None:
@@ -63,14 +63,14 @@ class Processors:
             row[seen] = np.where(of_seen < 0, of_seen * penalty, of_seen / penalty)
 
     def _ban_repeated_ngrams(self, scores: FloatArray, new_token_ids: IntArray) -> None:
-        """Ban, in place, what would complete an n-gram that prompt and new tokens hold already."""
+        """Ban, in place, every token that would complete an n-gram of the prompt and the new tokens."""
         size = self._parameters.no_repeat_ngram_size
         for row, new in zip(scores, new_token_ids, strict=True):
             row[_within(_completions(np.concatenate([self._prompt, new]), size), scores)] = -np.inf
 
 
 def _completions(token_ids: IntArray, size: int) -> IntArray:
-    """The tokens that followed the last size - 1 tokens wherever these stood before: (token,), any order."""
+    """token_ids (position,) → tokens (token,), in any order, that earlier followed its last size - 1."""
     starts = len(token_ids) - size + 1
     if starts <= 0:
         return token_ids[:0]
@@ -82,6 +82,6 @@ def _completions(token_ids: IntArray, size: int) -> IntArray:
 
 
 def _within(token_ids: IntArray, scores: FloatArray) -> IntArray:
-    """Those that have a score: a prompt may hold tokens that the model cannot generate."""
+    """The tokens that have a score: a prompt may hold tokens that the model cannot generate."""
     within: IntArray = token_ids[token_ids < scores.shape[1]]
     return within

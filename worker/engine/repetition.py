@@ -1,18 +1,18 @@
-"""Recognises an answer that got stuck and says the same again and again; knows token ids only."""
+"""Recognises an answer that repeats itself to its end; knows token ids only."""
 
 from collections.abc import Sequence
 from typing import Final
 
 FEWEST_ROUNDS: Final = 4
 FEWEST_TOKENS: Final = 24
-"""A list, a refrain or a row of dashes repeats itself too, but seldom so often and for so long."""
+"""Fewest rounds and fewest tokens of a loop. A list or a row of dashes seldom repeats itself so long."""
 
 
-def goes_round(token_ids: Sequence[int]) -> bool:
-    """Whether an answer, without its end-of-sequence token, ends in one n-gram again and again.
+def ends_in_loop(token_ids: Sequence[int]) -> bool:
+    """Whether an answer, without its end-of-sequence token, ends in one n-gram repeated.
 
-    It does if, for some n, its last 24 tokens, and its last 4 n, are such rounds. Where in a round the answer
-    ends makes no difference: max_new_tokens cuts anywhere.
+    It does if, for some n, its last 24 tokens and its last 4 n tokens are such rounds. The last round may be
+    incomplete, as max_new_tokens cuts anywhere.
     """
     return any(_ends_in_rounds(token_ids, n) for n in range(1, len(token_ids) // FEWEST_ROUNDS + 1))
 

@@ -1,4 +1,4 @@
-"""What the engine is asked and what it gives back; knows no model and no thread."""
+"""What the engine is asked and what it returns; knows no model and no thread."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ DEFAULTS = GenerationParameters()
 
 @dataclass(frozen=True)
 class Prefix:
-    """How a prompt begins, which others may share: equal keys mean equal first `tokens` positions."""
+    """The beginning of a prompt, which others may share: equal keys mean equal first `tokens` positions."""
 
     key: bytes
     tokens: int
@@ -27,34 +27,32 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
-    """One prompt and how to continue it.
+    """One prompt and how to continue it. The caller checks that both fit the model's context.
 
-    `inputs_embeds` is (position, hidden) float32 and `token_ids` (position,) int64 what it was made of, for
-    the options that look at the prompt; neither is copied: the caller leaves them alone. `choices` lists
-    token ids: the request then scores these continuations instead of generating. `stops` says of new token
-    ids whether they hold a stop text, asked after each token. `positions` (position,) int64 are the prompt's,
-    as the model takes them, if they are not counted from 0; those of new tokens count on from the last.
-    `on_tokens` is called in the engine's thread with the tokens of each step; only a request of one row has
-    it. `stop_asked` is asked there before each step, of one row of no choices again: once it says so the
-    request ends with the tokens that it has. `deadline` is in seconds of the monotonic clock. One that
-    `has_priority` is served before those that have none.
-    That prompt and new tokens fit the model's context is the caller's to check.
-
-    Raises Refusal for a length penalty that no score can be divided by, ValueError for anything else amiss.
+    Raises Refusal for a length penalty that no score can be divided by, ValueError for any other bad field.
     """
 
     inputs_embeds: FloatArray
+    """(position, hidden) float32; not copied, so the caller must not change it"""
     token_ids: IntArray
+    """(position,) int64 that inputs_embeds was made of, for options that look at the prompt; not copied"""
     eos_token_ids: tuple[int, ...]
     parameters: GenerationParameters = DEFAULTS
     prefix: Prefix | None = None
     positions: IntArray | None = None
+    """(position,) int64 position ids, from whose last new tokens count on; None if they count from 0"""
     choices: tuple[tuple[int, ...], ...] = ()
+    """token ids of continuations, which are scored instead of generating"""
     stops: Callable[[Sequence[int]], bool] | None = None
+    """whether new token ids hold a stop text; asked after each token"""
     on_tokens: Callable[[Sequence[int]], None] | None = None
+    """called in the engine's thread with each step's tokens; for a request of one row alone"""
     stop_asked: Callable[[], bool] | None = None
+    """asked in the engine's thread before each step; True ends a request of one row without choices as is"""
     deadline: float | None = None
+    """monotonic seconds"""
     has_priority: bool = False
+    """whether it is served before requests that have none"""
 
     def __post_init__(self) -> None:
         embeds = self.inputs_embeds
@@ -82,42 +80,39 @@ class Request:
 
     @property
     def rows(self) -> int:
-        """The most rows it takes at once."""
+        """Most rows that it takes at once."""
         if self.choices:
             return len(self.choices)
         return max(self.parameters.num_beams, self.parameters.num_return_sequences)
 
     @property
     def max_new_tokens(self) -> int:
-        """The most tokens it adds to a row."""
+        """Most tokens that it adds to a row."""
         if self.choices:
             return max(len(choice) for choice in self.choices)
         return self.parameters.max_new_tokens
 
     @property
     def max_tokens(self) -> int:
-        """The most positions that a row of it takes."""
+        """Most positions that one of its rows takes."""
         return len(self.inputs_embeds) + self.max_new_tokens
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One continuation found for a request.
-
-    `token_ids` holds the new tokens only, the end-of-sequence token included when it was reached (finish
-    reason "stop"); of a request that was asked to stop those that it had, which may be none. `score`
-    is the sum of their log-probabilities / len(token_ids) ** length_penalty, in beam search of those left by
-    the logits processors; `mean_log_prob` is of the model's own.
-    """
+    """One continuation found for a request."""
 
     token_ids: tuple[int, ...]
+    """new tokens, with the end-of-sequence token if it was reached; may be empty for a stopped request"""
     finish_reason: FinishReason
     score: float
+    """sum of log-probabilities / len(token_ids) ** length_penalty; in beam search as processors left them"""
     mean_log_prob: float
+    """mean of the model's own log-probabilities"""
 
 
 Generations = tuple[Generation, ...]
-"""What a request ends in: of beams the best first, of samples as drawn, of choices in their order."""
+"""Outcome of a request: beams best first, samples as drawn, choices in their order."""
 
 
 def _fits_float32(length_tokens: int, length_penalty: float) -> bool:

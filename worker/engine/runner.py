@@ -1,7 +1,7 @@
-"""What the engine asks of whatever computes logits: sequences that begin, fork, go on and end.
+"""What the engine asks of whatever computes logits: sequences that begin, fork, append and end.
 
-It does not know why sequences fork or end, nor what a token means; how their keys and values are kept is the
-runner's own.
+It knows neither why sequences fork or end nor what a token means. How keys and values are kept is each
+runner's own choice.
 """
 
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ class SequenceInput:
     sequence: SequenceId
     inputs_embeds: FloatArray
     positions: IntArray | None = None
-    """(position,) int64 as the model takes them; None where they go on counting from the sequence's length"""
+    """(position,) int64 position ids; None if they count on from the sequence's length"""
 
 
 class Runner(Protocol):
     """A language model with a cache of many sequences of unequal lengths.
 
-    Calls come from one thread. Arrays given are not kept or changed; arrays returned are the caller's.
+    Calls come from one thread. Given arrays are neither kept nor changed; returned arrays are the caller's.
     """
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether forks keep what they have in common once, and not a copy each."""
+        """Whether forks share what they have in common instead of copying it."""
         ...
 
     @property
     def mixes_steps(self) -> bool:
-        """Whether prompts and single tokens gain by going through one step together."""
+        """Whether computing prompts and single tokens in one step saves time."""
         ...
 
     def bytes_for(self, positions: int) -> int:
@@ -48,11 +48,11 @@ class Runner(Protocol):
         ...
 
     def can_fork(self, sequence: SequenceId, max_positions: int, positions: int) -> bool:
-        """Whether fork() with these arguments is to be had within the bytes set aside for the sequences."""
+        """Whether fork() with these arguments stays within the bytes reserved for the sequences."""
         ...
 
     def fork(self, sequence: SequenceId, max_positions: int, positions: int | None = None) -> SequenceId:
-        """A new sequence that begins with the first `positions` of `sequence`, None for all of them.
+        """A new sequence with the first `positions` of `sequence`; None stands for all of them.
 
         The two go on independently; either may be released first.
         """
@@ -61,8 +61,8 @@ class Runner(Protocol):
     def step(self, inputs: Sequence[SequenceInput]) -> FloatArray:
         """Append to sequences, each named at most once: a prompt, the rest of one after a fork, or a token.
 
-        → logits (input, vocabulary) float32 of each input's last position. After an error the sequences named
-        are good for release() only; the others are as they were.
+        → logits (input, vocabulary) float32 of each input's last position. After an error the named sequences
+        can only be released; the others are unchanged.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""Samples one token by its probability, after the warpers of transformers 5.23, from one random number.
+"""Samples one token by its probability from one random number, after the warpers of transformers 5.23.
 
-Knows scores and the sampling parameters; does not know sequences, and keeps no state.
+Knows scores and the sampling parameters; knows no sequences and keeps no state.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from worker.engine.request import FloatArray, IntArray
 
 
 def sample_token(scores: FloatArray, parameters: GenerationParameters, uniform: float) -> int:
-    """scores (vocabulary,), a uniform number in [0, 1) → the id of the token it falls on.
+    """scores (vocabulary,), a uniform number in [0, 1) → the id of the token that the number falls on.
 
     The tokens that warp() keeps lie side by side in the order of their ids, each as wide as it is probable.
     """
@@ -22,9 +22,9 @@ def sample_token(scores: FloatArray, parameters: GenerationParameters, uniform: 
 def warp(scores: FloatArray, parameters: GenerationParameters) -> tuple[IntArray, FloatArray]:
     """scores (vocabulary,), one of them finite → token_ids (kept,) ascending, their weights (kept,) float32.
 
-    The most probable weighs 1, the others in proportion. temperature, top_k, top_p and min_p come in
-    transformers' order. Of equal scores top_k keeps all, like transformers, and top_p those of the lower ids,
-    where transformers leaves it open.
+    A weight is a probability divided by the highest one. temperature, top_k, top_p and min_p apply in
+    transformers' order. Of equal scores top_k keeps all, as transformers does, and top_p those of the lower
+    ids, where transformers leaves it open.
     """
     # The highest becomes 0, so that no temperature overflows.
     scaled = scores - scores.max()
@@ -48,11 +48,11 @@ def warp(scores: FloatArray, parameters: GenerationParameters) -> tuple[IntArray
 
 
 def _nucleus(weights: FloatArray, top_p: float) -> IntArray:
-    """weights (token,) → ascending indices of the fewest that hold top_p of their sum."""
+    """weights (token,) → ascending indices of the fewest tokens that hold top_p of the sum."""
     total = float(weights.sum())
-    # Weights below this average of what is to be left out add up to less than that: they need no sorting.
+    # All weights below this average add up to less than what is left out, so they need no sorting.
     candidates = np.flatnonzero(weights >= (1.0 - top_p) * total / len(weights))
-    # Values are sorted, not indices: many times faster.
+    # Sorting values is many times faster than sorting indices.
     descending = np.sort(weights[candidates])[::-1]
     held = np.cumsum(descending, dtype=np.float64)
     count = min(1 + int(np.searchsorted(held, top_p * total)), len(held))

@@ -1,4 +1,4 @@
-"""Greedy search and sampling, step for step what transformers 5.23 does in GenerationMixin._sample.
+"""Greedy search and sampling, step for step as GenerationMixin._sample of transformers 5.23.
 
 Knows logits and token ids; does not know where the logits come from.
 """
@@ -16,7 +16,7 @@ from worker.engine.steps import NextRows, finish_reason, scored
 
 @dataclass
 class _Row:
-    """One sequence: its source of random numbers, its new tokens and the sum of their log-probabilities."""
+    """One sequence: its random generator, its new tokens and the sum of their log-probabilities."""
 
     random: np.random.Generator
     token_ids: list[int] = field(default_factory=list)
@@ -25,11 +25,10 @@ class _Row:
 
 
 class RowSearch:
-    """`num_return_sequences` rows, each continued by its most probable token, or by one drawn.
+    """`num_return_sequences` rows, each continued by its most probable token or by a sampled one.
 
-    A row draws from a generator of its own, seeded with `seed` and the row's number: which rows run beside
-    it, of this request or of others, makes no difference. The greedy choice of two equal tokens is the one of
-    the lower id.
+    Each row has its own generator, seeded with `seed` and the row's number, so no other row changes its
+    tokens. Of two equally probable tokens the greedy choice is the one with the lower id.
     """
 
     def __init__(self, request: Request) -> None:
@@ -47,7 +46,7 @@ class RowSearch:
 
         normalisers = log_normalisers(logits)
         scores = self._process(logits, running)
-        # After the prefill all rows go on from the same logits.
+        # After the prefill all rows continue from the same logits.
         sources = [0] * len(running) if is_first else list(range(len(running)))
         for row, source in zip(running, sources, strict=True):
             token_id = self._choose(scores[source], row)
@@ -67,14 +66,14 @@ class RowSearch:
         )
 
     def cut_short(self) -> Generations:
-        """All rows with the tokens they have, as if they had ended there; the search is over then."""
+        """All rows with the tokens that they have, as if they had ended there; the search is then over."""
         length_penalty = self._request.parameters.length_penalty
         return tuple(
             row.ended or scored(row.token_ids, "stop", row.log_prob, length_penalty) for row in self._rows
         )
 
     def _process(self, logits: FloatArray, running: list[_Row]) -> FloatArray:
-        if not self._processors.asked:
+        if not self._processors.active:
             return logits
         new_token_ids = np.array([row.token_ids for row in running[: len(logits)]], np.int64)
         return self._processors.process(logits, new_token_ids)

@@ -9,22 +9,22 @@ from worker.engine.search import Search, search_for
 
 
 class Status(Enum):
-    """How far a request has come."""
+    """State of a request in the engine."""
 
     WAITING = auto()
-    """not admitted: it has no sequence"""
+    """not admitted, without a sequence"""
     PREFILLING = auto()
     """in the batch, with one sequence that lacks positions of the prompt"""
     DECODING = auto()
     """in the batch, with a token to append to each sequence"""
     ENDED = auto()
-    """out of the batch; its sequences are kept for those that wait and may fork them"""
+    """out of the batch; its sequences are kept for waiting requests that may fork them"""
     RELEASED = auto()
-    """gone, and its sequences with it"""
+    """gone, with its sequences released"""
 
 
 class ScheduledRequest:
-    """A request, its status, its search, its rows' sequences and what they append next."""
+    """A request with its status, its search, its sequences and the tokens that these append next."""
 
     def __init__(self, request: Request, arrival: int) -> None:
         self.request = request
@@ -35,7 +35,7 @@ class ScheduledRequest:
         self.prompt_done = 0
         """Number of the prompt's positions in its one sequence."""
         self.token_ids: IntArray | None = None
-        """(row,) to append next, one to each sequence; None before the prompt is through"""
+        """(row,) int64 to append next, one to each sequence; None before the prompt is complete"""
         self.appended = 0
         """Number of tokens appended to each sequence behind the prompt."""
         self.overtaken = 0
@@ -48,7 +48,7 @@ class ScheduledRequest:
 
     @property
     def next_position(self) -> IntArray | None:
-        """(1,), of the token to append next; None where the runner counts."""
+        """(1,) position id of the token to append next; None where the runner counts."""
         positions = self.request.positions
         return None if positions is None else positions[-1:] + 1 + self.appended
 

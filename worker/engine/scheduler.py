@@ -1,8 +1,8 @@
 """Decides which requests are in the batch and when they leave it; holds no tensor and knows no backend.
 
-Requests are admitted in the order they came, those with priority first, within three budgets. One whose
-prompt begins like that of a request in the batch forks it; it may overtake a request that waits for room.
-None is overtaken more than so often, by forks and by requests with priority together.
+Requests are admitted in the order they came, those with priority first, within three budgets. A request that
+begins like one in the batch forks it, and may then overtake a request that waits for room. None is overtaken
+more than MOST_OVERTAKEN times, by forks and by requests with priority together.
 """
 
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ from worker.engine.search import NextRows
 from worker.engine.step_plan import mixed_step, separate_step
 
 MOST_OVERTAKEN: Final = 32
-"""Number of requests that may be admitted before one that came earlier and waits."""
+"""Most requests that are admitted before an earlier one in the queue."""
 MOST_HELD_UP: Final = 32
-"""Number of steps in a row for prompts alone, after which none is admitted until every row had its step."""
+"""Number of steps in a row for prompts alone; then no request is admitted until every row has had a step."""
 MOST_HELD_UP_PRIORITY: Final = 1
 """The same while a request with priority decodes."""
 
 
 class Scheduler:
-    """Admits, orders and ends sequences on a runner, of which it never calls step()."""
+    """Admits, orders and ends sequences on a runner; it never calls step()."""
 
     def __init__(self, runner: Runner, limits: Limits) -> None:
         self._runner = runner
         self._limits = limits
-        # Those of one status lie in the order in which they were admitted, or ended, or came.
+        # Requests of one status are in the order of their admission, end or arrival.
         self._requests: list[ScheduledRequest] = []
         self._held_up = 0
         self._arrivals = 0
@@ -42,12 +42,12 @@ class Scheduler:
 
     @property
     def rows(self) -> int:
-        """Sequences in the batch. May be asked from any thread."""
+        """Number of sequences in the batch. Any thread may ask."""
         return sum(len(one.sequences) for one in self._running())
 
     @property
     def kv_bytes(self) -> int:
-        """What is set aside for the requests in the batch. May be asked from any thread."""
+        """Bytes reserved for the requests in the batch. Any thread may ask."""
         return most_bytes(self._runner, [one.request for one in (*self._running(), *self._ended())])
 
     def add(self, request: Request) -> ScheduledRequest:
@@ -59,7 +59,7 @@ class Scheduler:
         return scheduled
 
     def plan(self) -> list[StepItem]:
-        """Admit what there is room for and say what the next step appends; empty when nothing is running."""
+        """Admit what there is room for and return what the next step appends; empty if nothing is running."""
         if self._held_up < self._most_held_up():
             self._release_ended(keep=self._wanted_sources())
             self._admit()
@@ -71,10 +71,10 @@ class Scheduler:
         return items
 
     def proceed(self, scheduled: ScheduledRequest, rows: NextRows) -> None:
-        """Make the request's sequences those of `rows`: forked, reordered or dropped as they ask."""
+        """Fork, reorder or drop the request's sequences so that they match `rows`."""
         parents = [scheduled.sequences[index] for index in rows.beam_idx]
         max_positions = scheduled.request.max_tokens
-        # Released before forked: the request has room for its own rows and no more.
+        # Released before any fork: the request has room for its own rows and no more.
         for sequence in scheduled.sequences:
             if sequence not in parents:
                 self._runner.release(sequence)
@@ -84,14 +84,14 @@ class Scheduler:
         scheduled.sequences, scheduled.token_ids = kept, rows.token_ids
 
     def end(self, scheduled: ScheduledRequest) -> None:
-        """Take a request out, wherever it is; the next plan() may still fork its rows."""
+        """Take a request out, whatever its status; the next plan() may still fork its rows."""
         if scheduled.is_running:
             self._move(scheduled, Status.ENDED)
         else:
             self._release(scheduled)
 
     def drop(self, failed: Iterable[ScheduledRequest]) -> None:
-        """Take requests out of the batch whose step failed; nothing forks them."""
+        """Take out of the batch the requests whose step failed; nothing forks them."""
         for scheduled in failed:
             self._release(scheduled)
 
@@ -107,13 +107,13 @@ class Scheduler:
         return [one for one in tuple(self._requests) if one.status is Status.ENDED]
 
     def _move(self, scheduled: ScheduledRequest, status: Status) -> None:
-        """Give a request a status, behind those that have it."""
+        """Set a request's status and put it behind the others that have it."""
         self._requests.remove(scheduled)
         scheduled.status = status
         self._requests.append(scheduled)
 
     def _release_ended(self, keep: set[SequenceId]) -> None:
-        """Release those that have ended, but for the ones whose first sequence is in `keep`."""
+        """Release the ended requests, except those whose first sequence is in `keep`."""
         for scheduled in self._ended():
             if scheduled.sequences[0] not in keep:
                 self._release(scheduled)
@@ -132,7 +132,7 @@ class Scheduler:
         return MOST_HELD_UP_PRIORITY if decodes else MOST_HELD_UP
 
     def _admit(self) -> None:
-        """Begin what there is room for, in the order of _queue(); forks alone may overtake."""
+        """Begin what there is room for, in the order of _queue(); only forks may overtake."""
         running, ended = self._running(), self._ended()
         budget = AdmissionBudget(
             self._runner, self._limits, (one.request for one in running), (one.request for one in ended)
@@ -155,7 +155,7 @@ class Scheduler:
                 continue
             budget.take(request, tokens)
             if is_coming:
-                # It forks the prefix, which is only now being computed, in the next plan.
+                # Its prefix is being computed; the next plan() forks it.
                 continue
             self._begin(scheduled, source)
             if prefix and source is None:
@@ -164,7 +164,7 @@ class Scheduler:
                 other.overtaken += 1
 
     def _queue(self) -> list[ScheduledRequest]:
-        """Those that wait: the ones overtaken often enough, then those with priority, then the others."""
+        """Requests that wait: those overtaken often enough, then those with priority, then the others."""
 
         def rank(scheduled: ScheduledRequest) -> int:
             if scheduled.overtaken >= MOST_OVERTAKEN:
@@ -176,14 +176,14 @@ class Scheduler:
     def _overtaken_by(
         self, scheduled: ScheduledRequest, passed_over: list[ScheduledRequest]
     ) -> list[ScheduledRequest]:
-        """Of those that wait on, the ones that came before a request which begins now."""
+        """Of the waiting requests, those that came before the one that begins now."""
         if not scheduled.request.has_priority:
             return passed_over
         waiting = self._waiting()
         return [one for one in waiting if one.arrival < scheduled.arrival and not one.request.has_priority]
 
     def _sources(self) -> dict[bytes, SequenceId]:
-        """A sequence that begins with it for each prefix in the batch, those about to leave included."""
+        """For each prefix in the batch a sequence that begins with it; ended requests count too."""
         return {
             one.request.prefix.key: one.sequences[0]
             for one in (*self._ended(), *self._running())
@@ -191,12 +191,12 @@ class Scheduler:
         }
 
     def _wanted_sources(self) -> set[SequenceId]:
-        """Of the sequences that can be forked, those that a waiting request begins like."""
+        """The sequences whose prefix a waiting request has."""
         wanted = {one.request.prefix.key for one in self._waiting() if one.request.prefix}
         return {sequence for key, sequence in self._sources().items() if key in wanted}
 
     def _source_for(self, scheduled: ScheduledRequest, sources: dict[bytes, SequenceId]) -> SequenceId | None:
-        """The sequence that a request begins with a fork of; None for a prompt to be computed whole."""
+        """The sequence that a request forks to begin; None if its prompt is computed from scratch."""
         prefix = scheduled.request.prefix
         if prefix is None or prefix.key not in sources:
             return None

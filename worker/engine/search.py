@@ -1,4 +1,4 @@
-"""The one question asked at each step, which token continues which row, and which search answers it.
+"""Chooses the search for a request: it picks the tokens that continue the request's rows at each step.
 
 Knows what a request asks for; does not know where the logits come from.
 """
@@ -15,19 +15,19 @@ __all__ = ["NextRows", "Search", "search_for"]
 
 
 class Search(Protocol):
-    """One request's search, fed with logits step by step until it returns its Generations."""
+    """One request's search, which takes logits step by step until it returns its Generations."""
 
     def advance(self, logits: FloatArray) -> NextRows | Generations:
         """Take the logits (row, vocabulary) of the rows asked for last (one row after the prefill).
 
-        They are left as they are. The number of rows may change from step to step. Raises Refusal if the
-        request's options leave nothing to answer, FloatingPointError for logits that are not numbers.
+        The logits are not changed. The number of rows may change from step to step. Raises Refusal if the
+        request's options leave nothing to answer, FloatingPointError for logits that are not finite.
         """
         ...
 
 
 def search_for(request: Request) -> Search:
-    """The search that the request's parameters or choices ask for."""
+    """The search for the request's parameters or choices."""
     if request.choices:
         return ChoiceSearch(request)
     return BeamSearch(request) if request.parameters.num_beams > 1 else RowSearch(request)

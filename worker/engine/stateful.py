@@ -2,8 +2,8 @@
 
 Knows which sequence is which row; does not know requests, beams or tokens.
 
-A prompt begins a cohort alone, with an infer request of its own; forks join the cohort of what they fork;
-cohorts that only append tokens are merged when that pays. docs/engine.md has the measurements behind it.
+A prompt begins a cohort of its own, with an infer request of its own. Forks join the cohort of their source.
+Cohorts that only append tokens are merged when that pays. docs/engine.md has the measurements behind it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,18 @@ from worker.engine.request import FloatArray
 from worker.engine.runner import SequenceId, SequenceInput
 
 GROWTH: Final = 2
-"""The plugin doubles a state's memory when it is full."""
+"""Factor by which the plugin enlarges a state's memory when it is full."""
 PADDING: Final = 1.25
-"""So much longer than itself a row may become by what its cohort pads it with."""
+"""Most that padding in a cohort may lengthen its rows, as a factor."""
 SCALE_BYTES: Final = 8
-"""Scale and zero point of each head's key or value at a position, in a cache of 8 bits."""
+"""Bytes of the scale and zero point of each head's key or value at a position, in a cache of 8 bits."""
 
 
 class StatefulRunner:
-    """See worker.engine.runner.Runner for the calls. Each cohort has a new infer request: that costs nothing.
+    """A runner with cohorts; worker.engine.runner.Runner describes the calls.
 
-    `merges` says whether cohorts may be merged: not every device lets its state be read.
+    Each cohort has a new infer request, which costs nothing. `merges` says whether cohorts may be merged: not
+    every device lets its state be read.
     """
 
     def __init__(self, compiled: ov.CompiledModel, size: CacheSize, *, merges: bool) -> None:
@@ -68,12 +69,12 @@ class StatefulRunner:
 
     @property
     def shares_prefixes(self) -> bool:
-        """A fork copies its rows."""
+        """False: a fork copies its rows."""
         return False
 
     @property
     def mixes_steps(self) -> bool:
-        """Each cohort is a call of its own."""
+        """False: each cohort is a call of its own."""
         return False
 
     def bytes_for(self, positions: int) -> int:
@@ -120,7 +121,7 @@ class StatefulRunner:
         return sequence
 
     def _merge(self, rows: Sequence[Row]) -> None:
-        """Merge cohorts all of whose rows take part in this step, the longest with those of near length."""
+        """Merge cohorts whose rows all take part in this step, the longest with those of similar length."""
         taking_part = set(rows)
         cohorts = [
             c for c in dict.fromkeys(row.cohort for row in rows) if c.past and taking_part.issuperset(c.rows)
@@ -138,7 +139,7 @@ class StatefulRunner:
 
 
 def _fit(cohorts: Sequence[Cohort]) -> bool:
-    """Whether the rows together, all as long as the longest, take no more than was set aside for each."""
+    """Whether the rows together, all as long as the longest, take no more than was reserved for each."""
     rows = [row for cohort in cohorts for row in cohort.rows]
     past = max(cohort.past for cohort in cohorts)
     most_positions = past + max(row.remaining for row in rows)

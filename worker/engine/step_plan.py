@@ -1,4 +1,4 @@
-"""Which of the requests in the batch go into the next step; knows those that run, and none that waits."""
+"""Decides which requests of the batch go into the next step; knows no request that waits."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,14 +7,14 @@ from worker.engine.admission import Limits
 from worker.engine.scheduled_request import ScheduledRequest, StepItem
 
 PROMPT_TOKENS_BESIDE: Final = 512
-"""Number of prompt tokens without priority in one mixed step, or one such prompt if it is longer. A prompt
-with priority that comes meanwhile waits for the step. A LLaVA prompt is at least as long."""
+"""Most prompt tokens without priority in one mixed step, or one longer prompt. A prompt with priority waits
+for that step. A LLaVA prompt is at least as long."""
 
 
 def mixed_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[StepItem]:
-    """Everything at once, for which room was seen to on admission; prompts with priority without other ones.
+    """All tokens and prompts at once, for which admission made room; prompts with priority without others.
 
-    Where requests with priority may come, PROMPT_TOKENS_BESIDE of the other prompts, from the first.
+    If requests with priority may come, PROMPT_TOKENS_BESIDE of the other prompts, from the first.
     """
     prompts = [one for one in running if one.prompt_left]
     now = [one for one in prompts if one.request.has_priority] or prompts
@@ -28,12 +28,12 @@ def mixed_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[Step
 
 
 def separate_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[StepItem]:
-    """Prompts before all else, so that many rows can decode together, those with priority alone; then tokens.
+    """Prompts before tokens, so that many rows can decode together; prompts with priority without others.
 
-    Where requests with priority may come, prompts go one by one: a runner that does not mix steps computes
-    each by itself anyway, and what comes in between waits for one of them.
-    A fork that joins more rows than come with it goes along with their tokens, one position a step:
-    given whole, each of its positions would be computed for all of these rows.
+    If requests with priority may come, prompts go one by one. A runner that does not mix steps computes each
+    by itself anyway, and a newcomer then waits for one of them. A fork that joins more rows than come with it
+    goes along with their tokens, one position a step. Given as a whole, each of its positions would be
+    computed for all of these rows.
     """
     whole = [one for one in running if one.prompt_left and not _joins(one, running)]
     prompts = _first([one for one in whole if one.request.has_priority] or whole, limits.step_tokens)
@@ -48,7 +48,7 @@ def separate_step(running: Sequence[ScheduledRequest], limits: Limits) -> list[S
 
 
 def _joins(fork: ScheduledRequest, running: Sequence[ScheduledRequest]) -> bool:
-    """Whether it is a fork, and more rows of its prefix are past their prompt than requests are not."""
+    """Whether it is a fork, and more rows of its prefix decode than requests of it prefill."""
     prefix = fork.request.prefix
     if prefix is None or fork.prompt_done == 0:
         return False
@@ -58,7 +58,7 @@ def _joins(fork: ScheduledRequest, running: Sequence[ScheduledRequest]) -> bool:
 
 
 def _first(prompts: Sequence[ScheduledRequest], most_tokens: int) -> list[ScheduledRequest]:
-    """Of the prompts, from the first, those whose rests are no more than `most_tokens` together."""
+    """The first prompts whose remaining tokens are at most `most_tokens` together."""
     tokens, fitting = 0, []
     for one in prompts:
         tokens += one.prompt_left

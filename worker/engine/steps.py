@@ -9,14 +9,14 @@ from worker.engine.request import Generation, IntArray, Request
 
 @dataclass(frozen=True, eq=False)
 class NextRows:
-    """The rows to decode next: token_ids (row,) int64, beam_idx (row,) int64 into the last batch's rows."""
+    """The rows to decode next: token_ids (row,) int64, beam_idx (row,) int64 into the last step's rows."""
 
     token_ids: IntArray
     beam_idx: IntArray
 
 
 def finish_reason(token_ids: Sequence[int], request: Request) -> FinishReason | None:
-    """Why a sequence of these new tokens ends here; None if it goes on. Asked after each token."""
+    """Why a sequence of these new tokens ends here; None if it continues. Asked after each token."""
     if token_ids[-1] in request.eos_token_ids:
         return "stop"
     if request.stops is not None and request.stops(token_ids):
@@ -27,7 +27,7 @@ def finish_reason(token_ids: Sequence[int], request: Request) -> FinishReason | 
 def scored(
     token_ids: Sequence[int], reason: FinishReason, log_prob: float, length_penalty: float
 ) -> Generation:
-    """The Generation whose score comes from `log_prob`, the sum of the model's own log-probabilities."""
+    """A Generation with its score; `log_prob` is the sum of the model's own log-probabilities."""
     length = len(token_ids)
     if not length:
         return Generation((), reason, 0.0, 0.0)

@@ -1,7 +1,7 @@
 """A few positions by which two runners are compared; knows no backend.
 
-The last position of each sequence is faint: its logits then come of what attention reads and hardly of
-itself, so that one position read too many or too few shows above what a low precision does.
+The last position of each sequence is faint: its logits come from what attention reads and hardly from itself.
+So one position read too many or too few changes them more than a low precision does.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ FAINT: Final = 0.01
 
 
 class Trial:
-    """Four sequences of embeddings of `hidden` numbers, to be computed in two ways."""
+    """Four sequences of embeddings (position, hidden), computed in two ways."""
 
     def __init__(self, hidden: int) -> None:
         rng = np.random.default_rng(0)
@@ -30,7 +30,7 @@ class Trial:
         self._token, self._faint = token, FAINT * token
 
     def in_one(self, runner: Runner) -> FloatArray:
-        """Logits (sequence, vocabulary), each sequence begun afresh and computed in a step of its own."""
+        """Logits (sequence, vocabulary), each sequence computed from scratch in a step of its own."""
         histories = (
             [self._prompt, self._token],
             [self._prompt[: self._cut], self._suffix],
@@ -45,7 +45,7 @@ class Trial:
         return np.stack(logits)
 
     def in_parts(self, runner: Runner) -> FloatArray:
-        """The same by forks, at the end, within a block and between blocks, and by steps of all together."""
+        """The same logits by forks, at the end, within a block and between blocks, and by common steps."""
         first = runner.begin(MAX_POSITIONS)
         runner.step([SequenceInput(first, self._prompt)])
         whole = runner.fork(first, MAX_POSITIONS)
@@ -74,7 +74,7 @@ class Trial:
 
 
 def distance(logits: FloatArray, expected: FloatArray) -> float:
-    """The largest distance of a row (row, vocabulary), in units of what is expected's spread; NaN of NaN."""
+    """Largest distance of a row (row, vocabulary), in units of the spread of `expected`; NaN for NaN."""
     spread = expected - expected.mean(axis=1, keepdims=True)
     rows = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(spread, axis=1)
     return float(rows.max())

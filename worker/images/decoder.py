@@ -1,4 +1,4 @@
-"""Decodes images in this process, or in others that may die of them; knows no job and no model."""
+"""Decodes images in this process, or in others that an image may crash; knows no job and no model."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 Isolation = Literal["suspect", "all", "none"]
 IMAGES_A_PROCESS: Final = 500
-"""Then a fresh one takes its place, and what leaked is gone."""
+"""Number of images that a process decodes before a fresh one replaces it, so that leaks stay small."""
 
 
 class Decoder:
@@ -30,7 +30,7 @@ class Decoder:
         bounds: Bounds | None = None,
         processes: int = 1,
     ) -> None:
-        """`isolation` says for which images there are processes, of which there are `processes` at most."""
+        """`isolation` selects the images that processes decode; at most `processes` of these run."""
         self._limits = limits
         self._isolation = isolation
         self._bounds = bounds or Bounds()
@@ -38,16 +38,16 @@ class Decoder:
         self._idle: list[DecoderProcess] = []
 
     def __call__(self, content: bytes, lane: Lane) -> Image.Image:
-        """As image_file.decode_image(); a suspect's image may have ended a worker.
+        """As image_file.decode_image(): an upright image in RGB. A suspect's image may have ended a worker.
 
-        Raises Refusal; MemoryError in this process alone; DecoderStartError.
+        Raises Refusal and DecoderStartError; MemoryError only without a process.
         """
         if self._isolation == "none" or not (lane is Lane.SUSPECT or self._isolation == "all"):
             return decode_image(content, self._limits)
         with self._free:
             warm = self._take_warm()
             if warm is not None:
-                # If it dies, then perhaps of an earlier image: only a fresh process shows who is to blame.
+                # It may die of an earlier image: only a fresh process shows that this one is to blame.
                 with suppress(DiedError):
                     return self._by(warm, content)
             try:
@@ -57,7 +57,7 @@ class Decoder:
                 raise Refusal(FailureCode.IMAGE_CRASHED_DECODER, f"The image's decoder {died}.") from None
 
     def close(self) -> None:
-        """End the processes; no image may be under way."""
+        """End the processes. No image may be under way."""
         while self._idle:
             self._idle.pop().end()
 
@@ -68,7 +68,7 @@ class Decoder:
             return None
 
     def _by(self, process: DecoderProcess, content: bytes) -> Image.Image:
-        """The image; the process is kept for the next one if it can serve one, and ended otherwise."""
+        """The image from this process, which is kept if it can serve the next image and ended otherwise."""
         try:
             return process.decode(content)
         finally:

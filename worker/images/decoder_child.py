@@ -1,9 +1,9 @@
 """`python -m worker.images.decoder_child LIMITS BOUNDS`: decodes images from stdin; knows no worker.
 
-A process of its own, for a decoder that crashes or never ends takes nothing else with it. It imports little,
-so that it starts soon, and no secret is in its memory, its environment or its open files.
-A request is a length (8 bytes) and so many bytes of an image file; the next one comes after the answer.
-An answer begins with one of READY (once, before all), PIXELS, REFUSED and NO_MEMORY.
+In a process of its own, a decoder that crashes or never ends takes nothing else with it. The process imports
+little, so it starts fast. It has no secret in its memory, its environment or its open files. A request is the
+length of an image file (8 bytes) and the file; the next one comes after the answer. An answer begins with
+READY (once, before all others), PIXELS, REFUSED or NO_MEMORY.
 """
 
 import json
@@ -24,16 +24,16 @@ LENGTH: Final = struct.Struct(">Q")
 SIZE: Final = struct.Struct(">II")
 READY: Final = b"\x01"
 PIXELS: Final = b"\x02"
-"""SIZE with height and width, and 3 bytes for each pixel, follow."""
+"""Followed by SIZE with height and width, and 3 bytes for each pixel."""
 REFUSED: Final = b"\x03"
-"""LENGTH and a Failure as JSON follow."""
+"""Followed by LENGTH and a Failure as JSON."""
 NO_MEMORY: Final = b"\x04"
 OPEN_FILES: Final = 64
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What decoding one image may take: `memory_bytes` beyond what the process starts with."""
+    """What decoding one image may take; `memory_bytes` are counted beyond what the process starts with."""
 
     memory_bytes: int = 1_500_000_000
     cpu_s: int = 20
@@ -41,8 +41,8 @@ class Bounds:
 
 
 def bound(bounds: Bounds) -> None:
-    """Hold this process to its memory; let it write no file and leave no core dump."""
-    # Address space, not resident pages: the one the kernel refuses instead of killing.
+    """Limit this process's memory, and let it write no file and leave no core dump."""
+    # Address space, not resident pages: where it is exceeded the kernel refuses and does not kill.
     with open("/proc/self/statm", encoding="ascii") as statm:
         taken_bytes = int(statm.read().split()[0]) * resource.getpagesize()
     most_bytes = taken_bytes + bounds.memory_bytes
@@ -53,11 +53,11 @@ def bound(bounds: Bounds) -> None:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO, limits: ImageLimits, bounds: Bounds) -> None:
-    """Return when no further request comes."""
+    """Answer requests until none comes."""
     while header := requests.read(LENGTH.size):
         used = resource.getrusage(resource.RUSAGE_SELF)
         used_s = math.ceil(used.ru_utime + used.ru_stime)
-        # The soft limit alone, so that it can be raised for the next image; passing it ends the process.
+        # The soft limit alone, so that it can be raised for the next image. Exceeding it ends the process.
         resource.setrlimit(resource.RLIMIT_CPU, (used_s + bounds.cpu_s, resource.RLIM_INFINITY))
         try:
             image = decode_image(requests.read(*LENGTH.unpack(header)), limits)
@@ -75,9 +75,9 @@ def main() -> None:
     limits = ImageLimits(**json.loads(sys.argv[1]))
     bounds = Bounds(**json.loads(sys.argv[2]))
     Image.init()
-    # Each thread would take address space, and CPU seconds count for all of them together.
+    # Each thread would take address space, and all of them would share the CPU seconds.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    # Whatever a library prints must not get among the answers.
+    # What a library prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     bound(bounds)

@@ -1,4 +1,4 @@
-"""One process that decodes images within bounds, seen from outside; knows not which images go there."""
+"""Runs one process that decodes images within bounds; knows not which images go there."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from worker.images.image_file import ImageLimits, check_size
 
 MOST_FAILURE_BYTES: Final = 10_000
 END_TIMEOUT_S: Final = 5.0
-"""How long a process that has closed its pipes may take to end and so to tell of what."""
+"""Seconds that a process may take to end after it has closed its pipes."""
 
 
 class DecoderStartError(WorkerError):
@@ -28,11 +28,11 @@ class DecoderStartError(WorkerError):
 
 
 class DiedError(WorkerError):
-    """The process is no more; the text continues a sentence that begins with the decoder."""
+    """The process has ended. The text is the rest of a sentence about the decoder."""
 
 
 class DecoderProcess:
-    """For one thread at a time."""
+    """A running process, for one thread at a time."""
 
     def __init__(self, limits: ImageLimits, bounds: Bounds) -> None:
         """Raises DecoderStartError."""
@@ -40,24 +40,25 @@ class DecoderProcess:
         self._bounds = bounds
         self.images = 0
         self.usable = False
-        # A fresh interpreter: a forked one would have OpenVINO's locks without its threads, and hang.
+        # A fresh interpreter: a forked one would have OpenVINO's locks without their threads, and hang.
         self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
                 "worker.images.decoder_child",
-                *(json.dumps(asdict(one)) for one in (limits, bounds)),
+                json.dumps(asdict(limits)),
+                json.dumps(asdict(bounds)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Not the worker's own environment, which holds secrets. Threads and arenas take address space.
+            # Not the worker's environment, which holds secrets. Threads and arenas take address space.
             env={
                 "PYTHONSAFEPATH": "1",
                 "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
                 "OPENBLAS_NUM_THREADS": "1",
                 "MALLOC_ARENA_MAX": "1",
             },
-            # Ctrl-C is for the worker, which first finishes what it has begun.
+            # Ctrl-C must reach the worker alone, which first finishes what it has begun.
             start_new_session=True,
         )
         assert self._process.stdin is not None
@@ -68,9 +69,9 @@ class DecoderProcess:
         with self._timed():
             self.usable = self._answers.read(len(READY)) == READY
         if not self.usable:
-            told = self._end_told()
+            cause = self._death()
             self.end()
-            raise DecoderStartError(f"The decoder of images does not start: it {told}.")
+            raise DecoderStartError(f"The decoder of images does not start: it {cause}.")
 
     def decode(self, content: bytes) -> Image.Image:
         """As worker.images.image_file.decode_image(). Raises Refusal and DiedError."""
@@ -85,7 +86,7 @@ class DecoderProcess:
                         FailureCode.IMAGE_CRASHED_DECODER,
                         f"The image's decoder did not finish within {self._bounds.timeout_s:g} s.",
                     ) from None
-                raise DiedError(self._end_told()) from None
+                raise DiedError(self._death()) from None
         if answer is None:
             raise Refusal(
                 FailureCode.IMAGE_TOO_LARGE,
@@ -97,24 +98,27 @@ class DecoderProcess:
         return answer
 
     def end(self) -> None:
-        """At any time: the process keeps nothing."""
+        """End the process, at any time: it keeps nothing."""
         self.usable = False
         self._process.kill()
         self._process.wait()
         for pipe in (self._requests, self._answers):
-            # What could not be written is still to be written when it is closed.
+            # Closing writes what could not be written before.
             with suppress(OSError):
                 pipe.close()
 
     def _ask(self, content: bytes) -> Image.Image | Failure | None:
-        """None if it takes too much memory. Raises OSError and EOFError if the process is no more."""
+        """The answer to one request; None if it takes too much memory.
+
+        Raises OSError or EOFError if the process has ended.
+        """
         self._requests.write(LENGTH.pack(len(content)))
         self._requests.write(content)
         self._requests.flush()
         match self._read(1):
             case code if code == PIXELS:
                 height, width = SIZE.unpack(self._read(SIZE.size))
-                # Who knows what a process says that has decoded a stranger's image.
+                # Checked here too: a stranger's image may have taken over the process.
                 check_size(height, width, self._limits)
                 return Image.frombytes("RGB", (width, height), self._read(height * width * 3))
             case code if code == REFUSED:
@@ -132,7 +136,7 @@ class DecoderProcess:
 
     @contextmanager
     def _timed(self) -> Iterator[threading.Event]:
-        """Kill the process, which ends every read and write, after the time allowed; the event tells so."""
+        """After the time allowed, kill the process, which ends every read and write, and set the event."""
         expired = threading.Event()
 
         def expire() -> None:
@@ -146,12 +150,12 @@ class DecoderProcess:
         finally:
             timer.cancel()
 
-    def _end_told(self) -> str:
-        """What the process that is no more died of."""
+    def _death(self) -> str:
+        """How the process has ended, as the rest of a sentence about it."""
         try:
             status = self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return "makes no sense"
+            return "sent an answer that cannot be read"
         if status == -signal.SIGXCPU:
             return f"took more than {self._bounds.cpu_s} s of a processor"
         return f"crashed ({signal.Signals(-status).name if status < 0 else f'exit status {status}'})"

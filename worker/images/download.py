@@ -1,8 +1,8 @@
-"""Downloads an image that a stranger's URL names, from public addresses only; knows no job and no store.
+"""Downloads an image from a stranger's URL, from public addresses only; knows no job and no store.
 
-A name is resolved once per connection, each of its addresses is checked, and one of these very addresses is
-connected to, under the URL's host name (ssrfguard). Nothing of a response, and no query of a URL, which may
-be signed, gets into a sentence or a log.
+A name is resolved once per connection and each of its addresses is checked. The connection goes to one of
+these very addresses, under the URL's host name (ssrfguard). Sentences and logs contain nothing of a response
+and no query of a URL, which may be signed.
 """
 
 import random
@@ -35,14 +35,15 @@ from ssrfguard.httpx import SafeBackend
 
 from contract.failure import FailureCode, Refusal
 from contract.quoting import QUOTED_MAX_CHARS
-from worker.attempt import fulfil
+from worker.errors import fulfil
+from worker.images.image_file import check_bytes
 
 CONNECT_TIMEOUT_S: Final = 5.0
 RESOLVE_TIMEOUT_S: Final = 10.0
 FETCH_TIMEOUT_S: Final = 90.0
-"""For all attempts and the pauses between them."""
+"""Most seconds of a download, with all attempts and the pauses between them."""
 PAUSES_S: Final = (0.5, 2.0, 6.0)
-"""Between the attempts at what may be better the next time."""
+"""Seconds between the attempts after errors that may pass."""
 MOST_REDIRECTS: Final = 5
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 GONE: Final = (404, 410)
@@ -50,34 +51,34 @@ TOO_MANY: Final = 429
 CONNECTIONS: Final = 64
 KEEPALIVE_S: Final = 30.0
 ANY_PORT: Final = frozenset(range(1, 65536))
-"""Which port an image comes from protects nothing; which address does."""
+"""Every port is allowed: what protects is the check of the address."""
 DENIED: Final = AddressTable(
     (
         *DEFAULT_DENIED.blocks,
-        # No more of IPv6 is given out: what else there is leads nowhere, or to IPv4 by some gateway's rule.
+        # The only IPv6 range assigned so far: others lead nowhere, or to IPv4 through some gateway.
         Block(ip_network("::/0"), "Not Global Unicast", "RFC4291", Reach.DENIED),
         Block(ip_network("2000::/3"), "Global Unicast", "RFC4291", Reach.PERMITTED),
-        # Public by its number, and the platform's own inside Azure.
+        # A public number, but inside Azure the platform's own address.
         Block(ip_network("168.63.129.16/32"), "Azure's virtual public address", "", Reach.DENIED),
     )
 )
 HEADERS: Final = (("Accept", "image/*,*/*;q=0.5"), ("Accept-Encoding", "identity"))
 NO_AI: Final = frozenset({"noai", "noimageai"})
-"""What a server says of pictures that no model may see."""
+"""Values of X-Robots-Tag for pictures that no model may see."""
 SHOWN_CHARACTERS: Final = QUOTED_MAX_CHARS
 NOT_ALLOWED: Final = (BlockedURLError, BlockedAddressError, httpx.InvalidURL)
 Resolver = Callable[..., Iterable[Any]]
-"""As socket.getaddrinfo."""
+"""A function like socket.getaddrinfo."""
 
 
 @dataclass(frozen=True)
 class UrlRules:
     """Where images may be downloaded from.
 
-    `hosts` are names, or `*.` and a name; none are all. `private_networks` are ranges of addresses, as CIDR,
-    that are allowed although they are not public. `timeout_s` is for one attempt in all: connecting,
-    redirects and every byte. With `respect_noai`, what servers do not want to be seen by models is refused.
-    Raises ValueError for hosts and networks that are none.
+    `hosts` are names, or `*.` and a name; none allow all. `private_networks` are address ranges in CIDR form
+    that are allowed although they are not public. `timeout_s` limits one attempt as a whole: connecting,
+    redirects and every byte. `respect_noai` refuses images whose server does not want models to see them.
+    Raises ValueError for invalid hosts and networks.
     """
 
     hosts: tuple[str, ...] = ()
@@ -101,7 +102,7 @@ class UrlRules:
 
 
 class _Transient(Exception):  # noqa: N818 - not yet an error: it is tried again
-    """This attempt failed and another may not."""
+    """This attempt failed, but another may not."""
 
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -137,8 +138,8 @@ class Downloads:
     def __call__(self, url: str, deadline: float | None = None) -> bytes:
         """The content behind `url`. Raises Refusal.
 
-        What may be better the next time is tried again with pauses, until `deadline` (monotonic seconds) at
-        the latest. A server that has used up the time of an attempt is not asked again.
+        Errors that may pass are tried again after pauses, until `deadline` (monotonic seconds) at the latest.
+        A server that has used up the time of an attempt is not asked again.
         """
         shown = shown_url(url)
         latest = time.monotonic() + FETCH_TIMEOUT_S
@@ -165,7 +166,7 @@ class Downloads:
         self._pool.close()
 
     def _follow(self, url: httpx.URL, shown: str) -> bytes:
-        """The content, through redirects. Raises _Transient, Refusal, or what the guard refuses."""
+        """The content, through redirects. Raises _Transient, Refusal, or what the guard raises."""
         found = self._get(url, shown)
         for _ in range(MOST_REDIRECTS):
             if isinstance(found, bytes):
@@ -174,7 +175,7 @@ class Downloads:
                 url = url.join(found)
                 found = self._get(url, shown)
             except NOT_ALLOWED:
-                # To where is the server's word, which is not repeated.
+                # The target is the server's text, which is not repeated.
                 raise Refusal(
                     FailureCode.URL_NOT_ALLOWED, f"{shown} redirects to a URL that is not allowed."
                 ) from None
@@ -183,14 +184,14 @@ class Downloads:
         raise _failed(shown, f"it redirects more than {MOST_REDIRECTS} times")
 
     def _get(self, url: httpx.URL, shown: str) -> bytes | str:
-        """The content behind this very URL, or where it redirects to."""
+        """The content behind this URL alone, or where it redirects to."""
         self._policy.check_url(str(url))
         origin = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         try:
             with self._pool.stream(
                 "GET", origin, headers=self._headers, extensions={"timeout": _timeouts()}
             ) as response:
-                headers = _told(response.headers)
+                headers = _by_name(response.headers)
                 if response.status in REDIRECTS and b"location" in headers:
                     return headers[b"location"]
                 if self._respect_noai and _opts_out(headers):
@@ -217,17 +218,13 @@ class Downloads:
             raise _failed(shown, f"the server answers with status {status}")
 
     def _content(self, chunks: Iterable[bytes], headers: dict[bytes, str], shown: str) -> bytes:
-        """The decoded body, of which no more than one byte above the limit is ever held."""
+        """The decoded body, of which at most one byte above the limit is ever held."""
         content = bytearray()
         for chunk in _decoded(chunks, headers.get(b"content-encoding", ""), self._max_bytes + 1, shown):
             content += chunk
             if len(content) > self._max_bytes:
-                raise Refusal(
-                    FailureCode.IMAGE_TOO_LARGE,
-                    f"{shown} has more than the {self._max_bytes} bytes that are allowed.",
-                )
-        if not content:
-            raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown} is empty.")
+                break
+        check_bytes(shown, len(content), self._max_bytes)
         return bytes(content)
 
 
@@ -240,13 +237,13 @@ def shown_url(url: str) -> str:
 
 
 def _decoded(chunks: Iterable[bytes], encoding: str, most_bytes: int, shown: str) -> Iterator[bytes]:
-    """What servers compress although they are asked not to. No piece is larger than `most_bytes`."""
+    """The body of a server that compresses although asked not to, in pieces of at most `most_bytes`."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         yield from chunks
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise _failed(shown, "the server compresses it in a way it was not asked for")
+        raise _failed(shown, "the server compresses it in an unknown way")
     inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
         for chunk in chunks:
@@ -259,27 +256,27 @@ def _decoded(chunks: Iterable[bytes], encoding: str, most_bytes: int, shown: str
         raise _failed(shown, "what the server sends cannot be decompressed") from None
 
 
-def _told(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Lower name → value, several of one name joined. Some servers write UTF-8, against the standard."""
-    told: dict[bytes, str] = {}
+def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Lower-case name → value, values of one name joined. Some servers write UTF-8, against the standard."""
+    values: dict[bytes, str] = {}
     for name, value in headers:
         try:
             text = value.decode()
         except UnicodeDecodeError:
             text = value.decode("latin-1")
         name = name.lower()
-        told[name] = f"{told[name]}, {text}" if name in told and name != b"location" else text
-    return told
+        values[name] = f"{values[name]}, {text}" if name in values and name != b"location" else text
+    return values
 
 
 def _opts_out(headers: dict[bytes, str]) -> bool:
-    """A directive may be for one robot alone, whose name is before it; none is ours, so all count."""
+    """Whether any directive opts out: one for a robot's name counts too, as no name is ours."""
     directives = headers.get(b"x-robots-tag", "").lower().split(",")
     return any(one.rpartition(":")[2].strip() in NO_AI for one in directives)
 
 
 def _retry_after_s(headers: dict[bytes, str]) -> float:
-    """The seconds that Retry-After asks for, or those up to its date by the server's own clock."""
+    """Seconds that Retry-After asks for, or until its date by the server's own clock."""
     text = headers.get(b"retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
@@ -300,12 +297,12 @@ def _failed(shown: str, reason: str) -> Refusal:
 
 
 def _why(blocked: Exception) -> str:
-    """Without the addresses behind a name, which are nobody's business."""
+    """The reason without the addresses behind a name, which stay private."""
     if isinstance(blocked, BlockedAddressError):
         return "its host has an address that is not public"
     if isinstance(blocked, BlockedURLError):
         return blocked.reason
-    return "it is no URL"
+    return "it is not a URL"
 
 
 # Time
@@ -315,7 +312,7 @@ _until = threading.local()
 
 @contextmanager
 def _attempt_until(end: float) -> Iterator[None]:
-    """Within it this thread's downloads end at `end` (monotonic seconds), however slowly bytes drip in."""
+    """End this thread's downloads in the block at `end` (monotonic seconds), however slowly bytes come."""
     _until.end = end
     try:
         yield
@@ -336,7 +333,7 @@ def _timeouts() -> dict[str, float]:
 
 
 class _TimedResolver:
-    """Asks in threads of its own, because looking a name up has no time limit and cannot be ended."""
+    """Resolves names in threads of its own, as a look-up has no time limit and cannot be ended."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -358,7 +355,7 @@ class _TimedResolver:
 
 
 class _TimedBackend(httpcore.NetworkBackend):
-    """Opens connections that keep to what is left of the attempt at each of their reads and writes."""
+    """Opens connections whose every read and write keeps to what is left of the attempt."""
 
     def __init__(self, inner: httpcore.NetworkBackend) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""Gets the bytes of a job's image from wherever its reference says they are; knows no format of images."""
+"""Gets the bytes of a job's image from where its reference points; knows no format of images."""
 
 import hashlib
 import time
@@ -8,17 +8,17 @@ from typing import Final, Protocol
 from contract.failure import FailureCode, Refusal
 from contract.job import ImageInline, ImageMember, ImagePath, ImageStored, ImageUrl, Job
 from worker.images.download import Downloads, UrlRules, shown_url
-from worker.images.image_file import read_bytes, read_member
+from worker.images.image_file import check_bytes, read_bytes, read_member
 from worker.images.remote import RemoteFiles
 
 WEB: Final = ("http", "https")
 
 
 class StoredImages(Protocol):
-    """Where images lie that the producer has stored: worker.delivery.results' ResultStore."""
+    """Has the images that the producer has stored: worker.delivery.results' ResultStore."""
 
     def image(self, run: str, sha256: str, max_bytes: int) -> bytes:
-        """No more than `max_bytes` + 1 of them; nothing where there is no such image."""
+        """The first `max_bytes` + 1 bytes of an image; empty if there is none."""
         ...
 
 
@@ -28,7 +28,7 @@ class ImageFetch:
     def __init__(
         self, roots: tuple[Path, ...], max_bytes: int, stored: StoredImages, rules: UrlRules | None = None
     ) -> None:
-        """Files lie below `roots`, which are resolved folders. Raises RemoteSchemeError."""
+        """Files are read below `roots`, which are resolved folders. Raises RemoteSchemeError."""
         rules = rules or UrlRules()
         self._roots = roots
         self._max_bytes = max_bytes
@@ -61,24 +61,14 @@ class ImageFetch:
 
     def _inline(self, image: ImageInline) -> bytes:
         content = image.content()
-        if len(content) > self._max_bytes:
-            raise Refusal(
-                FailureCode.IMAGE_TOO_LARGE,
-                f"The job's image has more than the {self._max_bytes} bytes that are allowed.",
-            )
-        if not content:
-            raise Refusal(FailureCode.NOT_AN_IMAGE, "The job's image is empty.")
+        check_bytes("The job's image", len(content), self._max_bytes)
         return content
 
     def _from_store(self, run: str, sha256: str) -> bytes:
         content = self._stored.image(run, sha256, self._max_bytes)
         if not content:
             raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"The image {sha256} is no longer in the store.")
-        if len(content) > self._max_bytes:
-            raise Refusal(
-                FailureCode.IMAGE_TOO_LARGE,
-                f"The image {sha256} has more than the {self._max_bytes} bytes that are allowed.",
-            )
+        check_bytes(f"The image {sha256}", len(content), self._max_bytes)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Refusal(
                 FailureCode.IMAGE_UNREADABLE, f"What the store holds as the image {sha256} has another hash."

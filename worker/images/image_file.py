@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
 from contract.quoting import quoted
-from worker.attempt import attempt
+from worker.errors import attempt
 from worker.images import heif
 from worker.images.jpeg_scans import has_every_scan, lacks_end, scan_count
 from worker.images.png_chunks import pixels_alone
@@ -27,14 +27,14 @@ FORMATS: Final = (
     *((heif.HEIF,) if heif.registered() else ()),
 )
 JPEG: Final = ("JPEG", "MPO")
-"""Pillow's names of them; MPO is a JPEG with further pictures behind it."""
+"""Pillow's names of the format; MPO is a JPEG with further pictures behind it."""
 END: Final = b"\xff\xd9"
 FILLER: Final = b"".join(b"\x5a\x69\xc3\x37" * 64 + bytes((0xFF, 0xD0 + restart)) for restart in range(8))
-"""Bytes that a decoder takes for pixels where there are too few, with every restart that it may wait for."""
+"""Bytes that a decoder takes for missing pixels, with every restart marker that it may wait for."""
 MAX_SCANS: Final = 100
-"""Progressive JPEGs have about ten."""
+"""Most scans of a JPEG; progressive ones have about ten."""
 WIDE_GREY_MODES: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-"""Pillow's modes for 16-bit grey; it converts them to 8 bits by clipping, so they are scaled first."""
+"""Pillow's modes of 16-bit grey. Pillow clips them to 8 bits, so they are scaled first."""
 UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,21 +44,20 @@ UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF's orientation → what undoes it; all other values stand for upright."""
+"""EXIF orientation → the transposition that undoes it; all other values mean upright."""
 OUT_OF_MEMORY: Final = "out of memory"
-"""How Pillow's OSError begins when a decoder of its own has none left."""
+"""Beginning of Pillow's OSError when one of its decoders has no memory left."""
 SHOWN_CHARACTERS: Final = 200
 
-# For the process, not by catch_warnings around each call: that one is not safe among threads.
+# For the whole process, as catch_warnings around each call is not thread-safe.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a file may ask of this process; larger is refused with IMAGE_TOO_LARGE, a strip with IMAGE_ASPECT.
+    """What is decoded; a larger image is refused with IMAGE_TOO_LARGE, a narrower one with IMAGE_ASPECT.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides as long as `draft_px` pixels are left; 0 decodes all of
-    every one.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides while `draft_px` pixels are left; 0 always decodes all.
     """
 
     max_bytes: int
@@ -69,37 +68,40 @@ class ImageLimits:
 
 
 def shown(path: Path) -> str:
-    """The path for a sentence: what is not UTF-8, or moves a terminal's cursor, is written as escapes."""
+    """The path for a sentence, with escapes for what is not UTF-8 or moves a terminal's cursor."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_bytes(path: Path, roots: tuple[Path, ...], max_bytes: int) -> bytes:
-    """The content of a regular file below one of `roots`.
+    """The content of a regular file below one of `roots`, which are resolved folders.
 
-    `path` is absolute or relative to one of `roots`, which are resolved folders. Raises Refusal.
+    `path` is absolute or relative to one of `roots`. Raises Refusal.
     """
     with _reading(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
         content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
+    check_bytes(quoted(path), len(content), max_bytes)
+    return content
+
+
+def check_bytes(name: str, size_bytes: int, max_bytes: int) -> None:
+    """Raise Refusal if the image file `name` of `size_bytes` is larger than allowed or empty."""
+    if size_bytes > max_bytes:
         raise Refusal(
             FailureCode.IMAGE_TOO_LARGE,
-            f"{quoted(path)} has more than the {max_bytes} bytes that are allowed.",
+            f"{name} has more than the {max_bytes} bytes that are allowed "
+            "(CAPTIONMILL_IMAGE_MAX_BYTES of the worker).",
         )
-    if not content:
-        raise Refusal(FailureCode.NOT_AN_IMAGE, f"{quoted(path)} is empty.")
-    return content
+    if not size_bytes:
+        raise Refusal(FailureCode.NOT_AN_IMAGE, f"{name} is empty.")
 
 
 def read_member(
     path: Path, roots: tuple[Path, ...], max_bytes: int, offset: int, size_bytes: int, name: str
 ) -> bytes:
-    """The `size_bytes` from `offset` on of a shard, which is a file as in read_bytes(). Raises Refusal."""
+    """The `size_bytes` bytes from `offset` of a shard, which is a file as in read_bytes(). Raises Refusal."""
     member = f"{quoted(name)} in {quoted(path)}"
-    if size_bytes > max_bytes:
-        raise Refusal(
-            FailureCode.IMAGE_TOO_LARGE, f"{member} has more than the {max_bytes} bytes that are allowed."
-        )
+    check_bytes(member, size_bytes, max_bytes)
     with _reading(path, roots) as descriptor, open(descriptor, "rb", closefd=False) as file:
         file.seek(offset)
         content = file.read(size_bytes)
@@ -112,7 +114,7 @@ def read_member(
 
 @contextmanager
 def _reading(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
-    """As _opened(), and what the system refuses within it is a Refusal."""
+    """As _opened(), with the system's errors as Refusals."""
     try:
         with _opened(path, roots) as descriptor:
             yield descriptor
@@ -130,7 +132,7 @@ def _opened(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
     # O_NONBLOCK: opening a FIFO must not wait for a writer.
     descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        # The path may have been exchanged since it was resolved; the descriptor cannot be.
+        # The path may have changed since it was resolved; the descriptor cannot change.
         opened = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if not any(opened.is_relative_to(root) for root in roots):
             raise _outside(path)
@@ -142,7 +144,7 @@ def _opened(path: Path, roots: tuple[Path, ...]) -> Iterator[int]:
 
 
 def _resolved(path: Path, roots: tuple[Path, ...]) -> Path:
-    """The real path below one of the roots; a relative one is looked for in each root in turn."""
+    """The real path below one of the roots; a relative path is looked up in each root in turn."""
     candidates = [path] if path.is_absolute() else [root / path for root in roots]
     allowed = [
         real
@@ -161,8 +163,8 @@ def _outside(path: Path) -> Refusal:
 def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
     """The first frame in mode RGB, upright as its EXIF says, transparency on white.
 
-    Of a HEIC photo it is the primary picture. That is turned as its container says, and pillow-heif has taken
-    the orientation out of its EXIF, which only repeats it. Raises Refusal, and MemoryError.
+    Of a HEIC photo it is the primary picture, turned as its container says. Its EXIF only repeats that, so
+    pillow-heif takes the orientation out. Raises Refusal and MemoryError.
     """
     if heif.HEIF not in FORMATS and heif.is_heic(content):
         raise Refusal(
@@ -182,14 +184,14 @@ def decode_image(content: bytes, limits: ImageLimits) -> Image.Image:
             image.seek(0)
         _draft(image, limits.draft_px)
         image.load()
-        # Again: only now is it certain how large it became.
+        # Again, as the size is certain only now.
         check_size(image.height, image.width, limits)
         return _as_rgb(_upright(image))
 
 
 @contextmanager
 def _decoding(content: bytes, limits: ImageLimits) -> Iterator[None]:
-    """What Pillow raises within it is a Refusal, but for MemoryError."""
+    """Turn Pillow's exceptions in the block into Refusals, except MemoryError."""
     try:
         yield
     except (MemoryError, Refusal):
@@ -204,7 +206,8 @@ def _decoding(content: bytes, limits: ImageLimits) -> Iterator[None]:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refusal(
-            FailureCode.IMAGE_TOO_LARGE, f"The image has far more than the {limits.max_px} pixels allowed."
+            FailureCode.IMAGE_TOO_LARGE,
+            f"The image has far more than {limits.max_px} pixels (CAPTIONMILL_IMAGE_MAX_PX of the worker).",
         ) from None
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever a mutated file leads to
         if isinstance(error, OSError) and str(error).startswith(OUT_OF_MEMORY):
@@ -213,7 +216,7 @@ def _decoding(content: bytes, limits: ImageLimits) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """One line; some plugins quote the file."""
+    """The error's text in one printable line of limited length, as some plugins quote the file."""
     text = str(error) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:SHOWN_CHARACTERS]
 
@@ -227,12 +230,12 @@ def _check_scans(content: bytes) -> None:
 
 
 def _ended(content: bytes, limits: ImageLimits) -> Image.Image:
-    """A JPEG without its end marker, of which every pixel is there. Raises Refusal where one is not."""
+    """A JPEG without its end marker that has all of its pixels. Raises Refusal where some are missing."""
     whole = content.rstrip(b"\xff")
     image, other = (Image.open(io.BytesIO(whole + more + END), formats=JPEG[:1]) for more in (b"", FILLER))
-    for one in (image, other):
-        _draft(one, limits.draft_px)
-    # What the decoder does not need decides nothing: where pixels are missing, it would make some of it.
+    for candidate in (image, other):
+        _draft(candidate, limits.draft_px)
+    # Where pixels are missing, the decoder makes some of the filler, and the two images differ.
     if not has_every_scan(content) or image.tobytes() != other.tobytes():
         raise Refusal(FailureCode.IMAGE_BROKEN, "The image is a JPEG whose file ends before its pixels do.")
     return image
@@ -248,7 +251,7 @@ def _draft(image: Image.Image, draft_px: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Broken EXIF is no reason to refuse a good picture, and what is there need not be a number.
+    # Broken EXIF is no reason to refuse a good picture, and the value need not be a number.
     orientation = attempt(lambda: image.getexif().get(ExifTags.Base.Orientation))
     if isinstance(orientation, MemoryError):
         raise orientation
@@ -257,14 +260,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def check_size(height: int, width: int, limits: ImageLimits) -> None:
-    """Raises Refusal."""
+    """Raise Refusal if the image is larger or narrower than allowed."""
     shape = f"The image is {height} x {width} pixels (height x width)"
     if height < 1 or width < 1:
         raise Refusal(FailureCode.IMAGE_BROKEN, f"{shape}.")
     if height * width > limits.max_px:
-        raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {limits.max_px} in all are allowed.")
+        allowed = f"{limits.max_px} in all are allowed (CAPTIONMILL_IMAGE_MAX_PX of the worker)"
+        raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {allowed}.")
     if max(height, width) > limits.max_side_px:
-        raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {limits.max_side_px} a side are allowed.")
+        allowed = f"{limits.max_side_px} a side are allowed (CAPTIONMILL_IMAGE_MAX_SIDE_PX of the worker)"
+        raise Refusal(FailureCode.IMAGE_TOO_LARGE, f"{shape}; {allowed}.")
     if max(height, width) > limits.max_aspect * min(height, width):
         raise Refusal(
             FailureCode.IMAGE_ASPECT,
@@ -276,7 +281,7 @@ def check_size(height: int, width: int, limits: ImageLimits) -> None:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in WIDE_GREY_MODES:
         grey = np.asarray(image)
-        # Pillow's mode "I" has 32 bits, but the files that lead to it mostly hold 16.
+        # Pillow's mode "I" has 32 bits, but most files that lead to it have 16.
         if grey.min() < 0 or grey.max() > 65535:
             raise Refusal(
                 FailureCode.IMAGE_BROKEN, "The image has 32-bit grey pixels, whose white is unknown."
@@ -287,7 +292,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
             FailureCode.IMAGE_BROKEN, "The image has floating-point pixels, whose white is unknown."
         )
     if image.has_transparency_data:
-        # A conversion to what it is already would be a copy.
+        # Converting to the mode that it has would copy it.
         with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", with_alpha.size, (255, 255, 255))
         image.paste(with_alpha, mask=with_alpha)

@@ -1,7 +1,7 @@
 """Reads the markers of a JPEG file before anything decodes it; knows no pixels.
 
-Each scan of a progressive JPEG goes over the whole picture and may take but a hundred bytes of the file: one
-of 345 KB, 64 megapixels and a thousand scans takes a minute to decode.
+Each scan of a progressive JPEG covers the whole picture but may take only a hundred bytes of the file. A file
+of 345 KB with 64 megapixels and a thousand scans takes a minute to decode.
 """
 
 import re
@@ -10,30 +10,30 @@ from typing import Final
 
 START: Final = b"\xff\xd8\xff"
 MARKER: Final = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
-"""A marker with a length after it, or the end. Among pixels FF is followed by 00 or by a restart's number."""
+"""A marker that a length follows, or the end. Within pixels FF is followed by 00 or a restart marker."""
 SCAN: Final = 0xDA
 END: Final = 0xD9
 FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of what kind of picture it is, and of which components."""
+"""Markers of a frame header, which names the kind of picture and its components."""
 COEFFICIENTS: Final = 64
 
 
 def scan_count(content: bytes) -> int:
-    """How many scans a decoder would find until the end of the first image in the file."""
+    """Number of scans that a decoder would find up to the end of the first image in the file."""
     return sum(kind == SCAN for kind, _ in _segments(content))
 
 
 def lacks_end(content: bytes) -> bool:
-    """Whether the file is a JPEG that stops before its first image ends, as a download that broke off."""
+    """Whether the file is a JPEG that stops before its first image ends, as a broken download does."""
     if not content.startswith(START) or content.endswith(b"\xff\xd9"):
         return False
     return all(kind != END for kind, _ in _segments(content))
 
 
 def has_every_scan(content: bytes) -> bool:
-    """Whether scans have begun that tell all of every component; the last of them may be cut."""
+    """Whether scans for all coefficients of every component have begun; the last scan may be cut."""
     components: set[int] = set()
-    told: dict[int, set[int]] = {}
+    covered: dict[int, set[int]] = {}
     for kind, segment in _segments(content):
         if kind in FRAMES:
             components = set(segment[6::3])
@@ -42,14 +42,14 @@ def has_every_scan(content: bytes) -> bool:
             first, last, approximation = segment[1 + 2 * count : 4 + 2 * count].ljust(3, b"\xff")
             if approximation & 0x0F == 0:
                 for component in segment[1 : 1 + 2 * count : 2]:
-                    told.setdefault(component, set()).update(range(first, last + 1))
+                    covered.setdefault(component, set()).update(range(first, last + 1))
     return bool(components) and all(
-        told.get(component, set()) >= set(range(COEFFICIENTS)) for component in components
+        covered.get(component, set()) >= set(range(COEFFICIENTS)) for component in components
     )
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and what it says, up to the end of the first image."""
+    """Marker and content of each segment, up to the end of the first image."""
     place = 0
     while marker := MARKER.search(content, place):
         kind = marker[1][0]

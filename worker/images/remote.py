@@ -1,24 +1,24 @@
-"""Reads an image from a file system that fsspec knows (s3, gs, …); knows no job and no http."""
+"""Reads an image from a file system that fsspec knows (s3, gs, …); knows no job and no HTTP."""
 
 import importlib
 from typing import Any, Final
 
 from contract.failure import FailureCode, Refusal
 from contract.installing import install_line
-from worker.attempt import attempt
-from worker.errors import StartupError
+from worker.errors import StartupError, attempt
 from worker.images.download import shown_url
+from worker.images.image_file import check_bytes
 
 LOCAL_SCHEMES: Final = frozenset({"file", "local", "dir", "reference", "zip", "tar", "libarchive", "generic"})
-"""Files of this machine are read by their path below the image roots, and not behind these either."""
+"""Schemes of files on this machine, which are read only by path below the image roots."""
 
 
 class RemoteSchemeError(StartupError):
-    """A scheme cannot be offered; the message is a sentence for the operator."""
+    """Images of this URL scheme cannot be offered."""
 
 
 class RemoteFiles:
-    """One scheme's file system; credentials come from where its library looks for them."""
+    """Files of one scheme; its library finds the credentials."""
 
     def __init__(self, scheme: str, max_bytes: int) -> None:
         """Raises RemoteSchemeError."""
@@ -34,7 +34,7 @@ class RemoteFiles:
         except ImportError as missing:
             raise RemoteSchemeError(f"{scheme}:// needs more packages: {missing}") from None
         except ValueError:
-            raise RemoteSchemeError(f"{scheme}:// is no scheme that fsspec knows.") from None
+            raise RemoteSchemeError(f"{scheme}:// is not a scheme that fsspec knows.") from None
         self._filesystem: Any = fsspec.filesystem(scheme)
         self._max_bytes = max_bytes
 
@@ -45,20 +45,14 @@ class RemoteFiles:
         if isinstance(content, FileNotFoundError):
             raise Refusal(FailureCode.IMAGE_NOT_FOUND, f"There is no image at {shown}.")
         if isinstance(content, Exception):
-            # Each file system has errors of its own. Only the name is told: some texts quote the response.
+            # Each file system has its own errors. Only the name is shown, as some texts quote the response.
             name = type(content).__name__
             raise Refusal(FailureCode.DOWNLOAD_FAILED, f"{shown} cannot be downloaded: {name}.")
-        if len(content) > self._max_bytes:
-            raise Refusal(
-                FailureCode.IMAGE_TOO_LARGE,
-                f"{shown} has more than the {self._max_bytes} bytes that are allowed.",
-            )
-        if not content:
-            raise Refusal(FailureCode.NOT_AN_IMAGE, f"{shown} is empty.")
+        check_bytes(shown, len(content), self._max_bytes)
         return content
 
     def _read(self, url: str) -> bytes:
-        """No more than one byte beyond what is allowed."""
+        """At most one byte more than is allowed."""
         with self._filesystem.open(url, "rb") as file:
             content: bytes = file.read(self._max_bytes + 1)
         return content

@@ -1,4 +1,4 @@
-"""Names for the two kinds of array that pass through this package; it knows no shapes."""
+"""Names of the two array types in this package; knows no shapes."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,4 @@
-"""Keeps what images were encoded to within a budget of bytes, and has each encoded once at a time.
-
-It knows keys and sizes, no image and no model.
-"""
+"""Keeps encoded images within a budget of bytes and encodes each once at a time; knows no image, no model."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,11 +6,11 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
-from worker.attempt import fulfil
+from worker.errors import fulfil
 
 
 class Encoded(Protocol):
-    """What an image was encoded to; arrays are such."""
+    """What an image was encoded to, such as an array."""
 
     @property
     def nbytes(self) -> int: ...
@@ -24,7 +21,7 @@ EncodedT = TypeVar("EncodedT", bound=Encoded)
 
 
 class FeatureCache(Generic[EncodedT]):
-    """The features used last, up to `max_bytes` of them. May be called from many threads."""
+    """The features used last, up to `max_bytes` of them. Any thread may call it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -35,10 +32,10 @@ class FeatureCache(Generic[EncodedT]):
         self._coming: dict[bytes, Future[EncodedT]] = {}
 
     def get(self, key: bytes, encode: Callable[[], EncodedT], *, share: bool = True) -> EncodedT:
-        """The features under `key`, read-only: kept ones, or those `encode` returns.
+        """The features under `key`, read-only: kept ones, or those that `encode` returns.
 
-        Threads that ask for one key at once share a call of `encode`. What it raises is raised to all of
-        them and not kept. One that does not `share` waits for no other's call.
+        Threads that ask for one key at once share a call of `encode`. Its exception is raised to all of them
+        and not kept. A thread that does not `share` waits for no other's call.
         """
         with self._lock:
             if key in self._kept:
@@ -49,17 +46,14 @@ class FeatureCache(Generic[EncodedT]):
             if coming is None:
                 coming = self._coming[key] = Future()
         if encode_here:
-            self._encode(key, encode, coming)
+            fulfil(coming, lambda: self._encoded(key, encode))
+            with self._lock:
+                del self._coming[key]
         elif not share:
             features = encode()
             features.setflags(write=False)
             return features
         return coming.result()
-
-    def _encode(self, key: bytes, encode: Callable[[], EncodedT], coming: Future[EncodedT]) -> None:
-        fulfil(coming, lambda: self._encoded(key, encode))
-        with self._lock:
-            del self._coming[key]
 
     def _encoded(self, key: bytes, encode: Callable[[], EncodedT]) -> EncodedT:
         features = encode()
@@ -69,7 +63,7 @@ class FeatureCache(Generic[EncodedT]):
         return features
 
     def _keep(self, key: bytes, features: EncodedT) -> None:
-        """Make room by dropping those not used for longest; what is larger than the budget is not kept."""
+        """Keep features and drop those not used for longest; features larger than the budget are not kept."""
         if features.nbytes > self._max_bytes:
             return
         self._kept[key] = features

@@ -1,4 +1,4 @@
-"""Reads a model folder, refusing one that is not whole, and compiles its parts; knows no image, no prompt."""
+"""Reads a model folder, refuses an incomplete one, and compiles its parts; knows no image and no prompt."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class ModelFolderError(StartupError):
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder says of its model before anything is compiled."""
+    """What a folder says of its model, before anything is compiled."""
 
     path: Path
     model_id: str
@@ -50,10 +50,10 @@ class ModelFolder:
     image_newline: FloatArray | None
     """(hidden,); None where the packing has none"""
     most_plane_tiles: int | None
-    """the grid's features are shrunk to those of so many tiles; None where they never are"""
+    """number of tiles to whose features the grid's are shrunk; None where they never are"""
     eos_token_ids: tuple[int, ...]
     marks: TileMarks | None = None
-    """what stands between the tiles of an image; with the packing of tiles alone"""
+    """texts between the tiles of an image; only with the packing of tiles"""
 
     @property
     def context_tokens(self) -> int:
@@ -67,18 +67,18 @@ class ModelFolder:
 
     @property
     def tile_px(self) -> int:
-        """The side of the tiles that the vision model reads."""
+        """Side in px of the tiles that the vision model reads."""
         return side_px(self.config.vision_config, "image_size")
 
     @property
     def patch_px(self) -> int:
-        """The side of what becomes one feature of an image that is read in its own shape."""
+        """Side in px of what becomes one feature of an image that is read in its own shape."""
         patch_px = side_px(self.config.vision_config, "patch_size")
         return patch_px * self.config.vision_config.spatial_merge_size if self.packing == "grid" else patch_px
 
     @property
     def image_token_id(self) -> int:
-        """Under whichever of its two names config.json has it."""
+        """Id of the image token, under either of its names in config.json."""
         token_id: int = self.config.image_token_id
         return token_id
 
@@ -88,14 +88,14 @@ class ModelFolder:
 
 
 class Part:
-    """One compiled part with one input and one output; calls from many threads take turns."""
+    """A compiled part with one input and one output. Threads that call it take turns."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
         self._lock = Lock()
 
     def __call__(self, values: np.ndarray[Any, Any]) -> FloatArray:
-        """The output as a float32 array of the caller's own."""
+        """The output in float32, an array that the caller owns."""
         with self._lock:
             outputs = self._request.infer([values])
         result: FloatArray = outputs[0]
@@ -103,10 +103,10 @@ class Part:
 
 
 def read_folder(path: Path, *, hashed: bool = True) -> ModelFolder:
-    """Read config and manifest, if there is one. Raises ModelFolderError unless the folder is whole.
+    """Read the config and the manifest, if there is one. Raises ModelFolderError for an incomplete folder.
 
-    Every file that the manifest names is `hashed`, or looked at for its size alone. A folder without
-    manifest, as optimum-intel exports it, goes by its name.
+    If `hashed`, the hash of every file in the manifest is compared, otherwise its size alone. A folder
+    without manifest, as optimum-intel exports it, has its own name as model id.
     """
     for name in (CONFIG_JSON, VISION_XML, TEXT_XML, LANGUAGE_XML):
         if not (path / name).is_file():
@@ -136,7 +136,7 @@ def read_folder(path: Path, *, hashed: bool = True) -> ModelFolder:
 
 
 def folder_properties(path: Path) -> Mapping[str, str]:
-    """OpenVINO properties that the folder asks for. Raises ModelFolderError for a manifest that is none."""
+    """OpenVINO properties that the folder asks for. Raises ModelFolderError for an invalid manifest."""
     return _read_manifest(path).properties if (path / MANIFEST_JSON).exists() else {}
 
 
@@ -146,11 +146,11 @@ def compile_part(folder: Path, xml: str, device: str, properties: Mapping[str, s
 
 
 def _check_manifest(path: Path, *, hashed: bool) -> FolderManifest:
-    """The manifest, when all files are as it says."""
+    """The manifest, whose files are all as it says."""
     manifest = _read_manifest(path)
     for name, expected in manifest.files.items():
         if not (path / name).is_file():
-            raise ModelFolderError(f"{path} is not whole: {name}, which its manifest names, is missing.")
+            raise ModelFolderError(f"{path} is incomplete: {name}, which its manifest names, is missing.")
         same_size = (path / name).stat().st_size == expected.size_bytes
         if not same_size or (hashed and _describe(path / name) != expected):
             raise ModelFolderError(f"{path} is not what was published: {name} differs from its manifest.")
@@ -162,7 +162,7 @@ def _read_manifest(path: Path) -> FolderManifest:
         return FolderManifest.model_validate_json((path / MANIFEST_JSON).read_bytes())
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise ModelFolderError(f"{path / MANIFEST_JSON} is no manifest: {reason}.") from error
+        raise ModelFolderError(f"{path / MANIFEST_JSON} is not a valid manifest: {reason}.") from error
 
 
 def _describe(path: Path) -> FolderFile:
@@ -178,10 +178,10 @@ def _read_config(path: Path, manifest: FolderManifest | None) -> tuple[Pretraine
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path / CONFIG_JSON} is not JSON: {error}.") from error
     if not isinstance(raw, dict):
-        raise ModelFolderError(f"{path / CONFIG_JSON} is no JSON object.")
+        raise ModelFolderError(f"{path / CONFIG_JSON} is not a JSON object.")
     if "auto_map" in raw:
         raise ModelFolderError(
-            f"{path} brings code of its own (auto_map in {CONFIG_JSON}), and a worker runs none of that."
+            f"{path} brings code of its own (auto_map in {CONFIG_JSON}), which a worker never runs."
         )
     model_type = raw.get("model_type")
     packing = (manifest and manifest.packing) or packing_by_type(raw)
@@ -206,11 +206,11 @@ def _image_newline(path: Path, config: PretrainedConfig, packing: Packing) -> Fl
 
 
 def _eos_token_ids(path: Path, config: PretrainedConfig) -> tuple[int, ...]:
-    """From generation_config.json, as transformers generates with; else the language model's own."""
+    """Those of generation_config.json, as in transformers; else those of the language model's config."""
     found = getattr(config.text_config, "eos_token_id", None)
     if (path / GENERATION_CONFIG_JSON).is_file():
         generation = json.loads((path / GENERATION_CONFIG_JSON).read_text(encoding="utf-8"))
         found = found if generation.get("eos_token_id") is None else generation["eos_token_id"]
     if found is None:
-        raise ModelFolderError(f"{path} names no eos_token_id, so that no answer could ever end.")
+        raise ModelFolderError(f"{path} names no eos_token_id, without which no answer ends.")
     return tuple(found) if isinstance(found, list) else (int(found),)

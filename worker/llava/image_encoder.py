@@ -1,4 +1,4 @@
-"""Makes an image file the features that stand for it in a prompt, once for all who ask; knows no question."""
+"""Encodes image files to the features that stand for them in a prompt; knows no question."""
 
 import hashlib
 import time
@@ -23,31 +23,30 @@ from worker.llava.tiles import Tiler, Tiles, load_tiler
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """An image, encoded once for all questions about it; or several that are asked about together."""
+    """An image, encoded once for all questions about it; or several that one question asks about."""
 
     packed: FloatArray
     """(image token, hidden), read-only"""
     key: bytes
-    """equal for equal images in the same order, detail and model"""
+    """equal for equal images in the same order, with the same detail and model"""
     runs: tuple[IntArray, ...]
-    """(position,) of each image, the tokens that stand for it in a prompt: an image token for each feature,
-    and marks"""
+    """(position,) token ids of each image in a prompt: an image token for each feature, and marks"""
     grids: tuple[tuple[int, int], ...]
-    """(height, width) of each image, in tiles or, where it is read in its own shape, in features"""
+    """(height, width) of each image in tiles, or in features where an image is read in its own shape"""
 
     @property
     def nbytes(self) -> int:
         return self.packed.nbytes + sum(run.nbytes for run in self.runs)
 
     def setflags(self, *, write: bool) -> None:
-        """As an array's: whether it may be changed."""
+        """As an array's setflags(): set whether the arrays may be changed."""
         self.packed.setflags(write=write)
         for run in self.runs:
             run.setflags(write=write)
 
 
 class ImageEncoder:
-    """Tiles, vision model and packing of one model folder. May be called from many threads."""
+    """Tiles, vision model and packing of one model folder. Any thread may call it."""
 
     def __init__(
         self,
@@ -97,9 +96,9 @@ class ImageEncoder:
         alone: bool,
     ) -> ImageFeatures:
         """As LlavaModel.features()."""
-        # Not `detail` itself: two of them may stand for the same tiles.
-        looked_at = f"{self._folder.model_id} {self._tiler.key(detail, alone)} ".encode()
-        key = hashlib.sha256(looked_at + hashlib.sha256(content).digest()).digest()
+        # Not `detail` itself, as two details may give the same tiles.
+        tiling = f"{self._folder.model_id} {self._tiler.key(detail, alone)} ".encode()
+        key = hashlib.sha256(tiling + hashlib.sha256(content).digest()).digest()
         kept = True
 
         def encode() -> ImageFeatures:
@@ -115,11 +114,11 @@ class ImageEncoder:
 
         features = self._kept.get(key, encode, share=lane is not Lane.INTERACTIVE)
         if self.observer is not None:
-            self.observer.looked_at(kept=kept)
+            self.observer.served(kept=kept)
         return features
 
     def _encode(self, tiles: Tiles, key: bytes, lane: Lane) -> ImageFeatures:
-        """Vision model and packing."""
+        """The features of an image's tiles, packed."""
         with self._device.vision_turn(lane):
             begun = time.perf_counter()
             features = self._vision(tiles.pixel_values)

@@ -1,19 +1,19 @@
-"""What is told of each image as it is made ready: numbers with units; it does not know who counts them."""
+"""Events while images are encoded, as numbers with units; knows not who counts them."""
 
 from typing import Protocol
 
 
 class ImageObserver(Protocol):
-    """Told of every image in the thread that asks for its features; calls must be quick and raise nothing."""
+    """Called in the thread that asks for an image's features. Calls must be quick and raise nothing."""
 
     def decoded(self, seconds: float) -> None:
-        """An image file was made an RGB image in `seconds`."""
+        """An image file was decoded to RGB in `seconds`."""
         ...
 
     def encoded(self, seconds: float) -> None:
-        """The vision model computed an image's features in `seconds`, the wait for its turn not counted."""
+        """The vision model computed an image's features in `seconds`, without the wait for its turn."""
         ...
 
-    def looked_at(self, *, kept: bool) -> None:
-        """An image's features are there: `kept` from before, or encoded now."""
+    def served(self, *, kept: bool) -> None:
+        """A job was given an image's features: `kept` ones, or ones encoded now."""
         ...

@@ -1,8 +1,8 @@
-"""The run of tokens that stands for an image in a prompt; knows no features.
+"""Writes the run of tokens that stands for an image in a prompt; knows no features.
 
-For most models it is the image token once for each feature. Where images are read row by row, a break token
-follows each row of patches and an end token the last. Where they are read tile by tile, texts of the
-checkpoint stand between the tiles.
+Most models have one image token for each feature. Models that read an image row by row have a break token
+after each row of patches and an end token after the last. Models that read it tile by tile have texts of the
+checkpoint between the tiles.
 """
 
 import json
@@ -20,20 +20,20 @@ from worker.llava.folder import ModelFolderError
 PROCESSOR_CONFIG_JSON = "processor_config.json"
 BREAK_TOKEN = "[IMG_BREAK]"
 END_TOKEN = "[IMG_END]"
-"""What the marks are called where processor_config.json does not say."""
+"""Names of the marks where processor_config.json does not give any."""
 
 
 class ImageRun(Protocol):
-    """What writes an image's run."""
+    """Writes the run of an image."""
 
     def __call__(self, features: int, grid: tuple[int, int]) -> IntArray:
-        """token ids (position,) of an image of so many features and of `grid` (height, width)."""
+        """(position,) int64 token ids of an image with so many features and a `grid` (height, width)."""
         ...
 
 
 @dataclass(frozen=True)
 class PlainRun:
-    """The image token and nothing else."""
+    """The image token for each feature and nothing else."""
 
     image_token_id: int
 
@@ -43,7 +43,7 @@ class PlainRun:
 
 @dataclass(frozen=True)
 class RowRun:
-    """Rows of patches, of which `grid` has so many by so many, each with a token after it."""
+    """Rows of patches with a token after each; `grid` is (height, width) in patches."""
 
     image_token_id: int
     break_id: int
@@ -51,7 +51,7 @@ class RowRun:
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Any, image_token_id: int) -> "RowRun":
-        """As the folder's processor names the marks. Raises ModelFolderError if there are no such tokens."""
+        """With the marks that the folder's processor names. Raises ModelFolderError if they are no tokens."""
         path = folder / PROCESSOR_CONFIG_JSON
         named = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         tokens = [named.get("image_break_token", BREAK_TOKEN), named.get("image_end_token", END_TOKEN)]
@@ -72,7 +72,7 @@ class RowRun:
 
 @dataclass(frozen=True)
 class TileRun:
-    """The tiles of `grid` and the base tile, with marks between; `encode` makes tokens of a text."""
+    """The tiles of `grid` and the base tile, with marks between; `encode` makes token ids of a text."""
 
     marks: TileMarks
     image_token: str
@@ -88,7 +88,7 @@ class TileRun:
 
 
 def place_runs(token_ids: IntArray, image_token_id: int, runs: Sequence[IntArray]) -> IntArray:
-    """token_ids (position,) with each of `runs` in the place of an image token, in their order."""
+    """token_ids (position,) with one of `runs` in place of each image token, in their order → (position,)."""
     first, *others = np.split(token_ids, np.flatnonzero(token_ids == image_token_id))
     placed = [np.concatenate([run, piece[1:]]) for run, piece in zip(runs, others, strict=True)]
     return np.concatenate([first, *placed])

@@ -8,7 +8,7 @@ from worker.llava.arrays import FloatArray
 def resize_bilinear(plane: FloatArray, size: tuple[int, int]) -> FloatArray:
     """plane (height, width, hidden) → (*size, hidden), as interpolate(mode="bilinear", align_corners=False).
 
-    Each place takes from its two neighbours on an axis, however much the plane shrinks.
+    Each output takes from its two neighbours on an axis, however much the plane shrinks.
     """
     for axis, length in enumerate(size):
         plane = _resize_axis(plane, axis, length)
@@ -16,9 +16,9 @@ def resize_bilinear(plane: FloatArray, size: tuple[int, int]) -> FloatArray:
 
 
 def _resize_axis(plane: FloatArray, axis: int, length: int) -> FloatArray:
-    """One axis to `length`. Places are centres of pixels; beyond the outermost all is as they are."""
+    """Resize one axis to `length`. Coordinates are pixel centres; beyond the outermost its value holds."""
     last = plane.shape[axis] - 1
-    # As rounded in torch: a scale in float32, then one multiply-add. Else places differ by 1e-5 of a pixel.
+    # Rounded as in torch: a float32 scale, then one multiply-add. Otherwise places differ by 1e-5 px.
     scale = np.float64(np.float32(plane.shape[axis]) / np.float32(length))
     places = np.maximum(scale * (np.arange(length) + 0.5) - 0.5, 0).astype(np.float32)
     before = np.minimum(places.astype(np.int64), last)

@@ -27,20 +27,20 @@ class Prompt:
     """One question, ready for the language model."""
 
     token_ids: IntArray
-    """(position,), the image token once for each of the images' embeddings"""
+    """(position,) int64, with one image token for each of the images' embeddings"""
     inputs_embeds: FloatArray
     """(position, hidden)"""
     image_tokens: int
     prefix_tokens: int = 0
-    """so many positions, up to the last image's last, other questions about the images may begin with too"""
+    """number of positions, up to the last image's end, that other questions about the images may share"""
     prefix_key: bytes | None = None
-    """equal for equal beginnings; None where no image or nothing but the image is asked about"""
+    """equal for equal prefixes; None without image, or if nothing follows it"""
     positions: IntArray | None = None
-    """(position,), where they are not counted from 0"""
+    """(position,) int64 position ids; None if they count from 0"""
 
 
 class LlavaModel:
-    """A loaded model folder without its language model. Every method may be called from many threads."""
+    """A loaded model folder without its language model. Any thread may call its methods."""
 
     def __init__(
         self, folder: ModelFolder, encoder: ImageEncoder, writer: PromptWriter, embeddings: Part
@@ -95,7 +95,7 @@ class LlavaModel:
         return self._folder.language_xml
 
     def observe(self, observer: ImageObserver) -> None:
-        """Tell `observer` of every image from now on."""
+        """Report every image to `observer` from now on."""
         self._encoder.observer = observer
 
     def features(
@@ -107,12 +107,12 @@ class LlavaModel:
         *,
         alone: bool = True,
     ) -> ImageFeatures:
-        """The features of the image file that holds `content`, of which `decode` makes an RGB image.
+        """The features of the image file `content`, of which `decode` makes an RGB image.
 
-        Decoded and encoded only where they were not kept, and once for threads that ask at the same time. An
-        interactive job goes before others that wait for the device, and waits for no other's encoding. An
-        image that is not `alone` is one of several in a question; some models look at these differently.
-        Raises what `decode` raises.
+        An image is decoded and encoded only if its features are not kept, and once for threads that ask at
+        the same time. An interactive job goes before others that wait for the device, and waits for no
+        other's encoding. An image that is not `alone` is one of several in a question; some models tile these
+        differently. Raises what `decode` raises.
         """
         return self._encoder(content, decode, detail, lane, alone=alone)
 
@@ -128,10 +128,10 @@ class LlavaModel:
         return joined(several)
 
     def prompt(self, question: Question, features: ImageFeatures | None) -> Prompt:
-        """The conversation through the checkpoint's chat template, the images' features in their places.
+        """The question through the checkpoint's chat template, with the images' features in their places.
 
-        Without features the question must place no image. Raises Refusal, of QUESTION_REFUSED or of
-        QUESTION_TOO_LONG.
+        Without features the question must place no image. Raises Refusal(QUESTION_REFUSED or
+        QUESTION_TOO_LONG).
         """
         if (least := self._writer.least_tokens(question)) > self.context_tokens:
             raise Refusal(
@@ -157,7 +157,7 @@ class LlavaModel:
             if not behind:
                 raise Refusal(
                     FailureCode.QUESTION_REFUSED,
-                    "The question cannot be asked: of this model no prompt may end with an image.",
+                    "The question cannot be asked: with this model some text must follow the last image.",
                 )
             positions = places_of(token_ids, image_token, features.grids)
         prefix_tokens = len(token_ids) - behind
@@ -167,9 +167,9 @@ class LlavaModel:
         return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key, positions)
 
     def choice_ids(self, question: Question, features: ImageFeatures | None) -> tuple[tuple[int, ...], ...]:
-        """The tokens of each of the question's choices after its prompt, the end of the sequence included.
+        """Token ids of each of the question's choices after its prompt, with the end of the sequence.
 
-        Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
+        Raises Refusal(QUESTION_REFUSED) for choices that the model cannot generate or cannot tell apart.
         """
         images = 0 if features is None else len(features.runs)
         return self._writer.choice_ids(
@@ -181,13 +181,13 @@ class LlavaModel:
         return self._embeddings(token_ids)
 
     def stops(self, texts: Sequence[str]) -> Callable[[Sequence[int]], bool]:
-        """What says of new tokens whether the last of them completes one of `texts`."""
+        """A function that says whether the last of new token ids completes one of `texts`."""
         return self._writer.stop_texts(texts)
 
     def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The text of an answer up to the first of the texts `stop`, special tokens left out, stripped."""
+        """The text of an answer up to the first of the texts `stop`, stripped and without special tokens."""
         return self._writer.decode(token_ids, stop)
 
     def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """What decode() begins with for these tokens, whichever follow."""
+        """The beginning of decode()'s text that further tokens cannot change."""
         return self._writer.decode_so_far(token_ids, stop)

@@ -1,7 +1,7 @@
 """Packs the features of an image's tiles into its run of image tokens; knows no model and no pixels.
 
-The layouts are transformers' own. Anyres: base tile, then the grid's patches row by row with the padding left
-out and an image newline after each row. A family without image newline has one tile, and that is all.
+The layouts are those of transformers. Anyres: the base tile, then the grid's patches row by row without their
+padding, with an image newline after each row. A family without image newline has a single tile.
 """
 
 from math import isqrt, sqrt
@@ -12,9 +12,9 @@ from worker.llava.arrays import FloatArray
 from worker.llava.interpolate import resize_bilinear
 
 ROUNDING_DIGITS = 7
-"""As transformers rounds the unpadded side before it cuts off the fraction; else a row or column differs."""
+"""Decimals to which transformers rounds the unpadded side before truncating; else a row or column differs."""
 SHRINKS_ABOVE = 1.1
-"""As much larger a plane's side may be than allowed before transformers shrinks it."""
+"""Ratio of a plane's side to the allowed side above which transformers shrinks the plane."""
 
 
 def pack_features(
@@ -27,7 +27,7 @@ def pack_features(
     """features (tile, patch, hidden), base tile first → packed (image token, hidden).
 
     `grid` is (height, width) in tiles, `image_size` (height, width) in px, image_newline (hidden,). Without a
-    grid the base tile stands alone, and one image newline follows it if there is one. The grid's patches are
+    grid there is the base tile alone, with an image newline after it if there is one. The grid's patches are
     shrunk to about as many as `most_plane_tiles` tiles have.
     """
     tiles, patches, hidden = features.shape
@@ -49,7 +49,7 @@ def pack_features(
 
 
 def unpad(plane: FloatArray, image_size: tuple[int, int]) -> FloatArray:
-    """plane (height, width, hidden) → its part that shows the image, whose size is (height, width) in px."""
+    """plane (height, width, hidden) → its part that shows an image of `image_size` (height, width) in px."""
     height, width = plane.shape[:2]
     image_height, image_width = image_size
     if image_width / image_height > width / height:

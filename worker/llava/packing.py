@@ -1,6 +1,6 @@
 """How the features of a model's images are packed; knows no weights.
 
-A folder of ours says its packing in its manifest. Others, as optimum-intel exports them, go by model_type.
+A converted folder names its packing in its manifest. Others, as optimum-intel exports them, go by model_type.
 """
 
 import re
@@ -23,7 +23,7 @@ ASPECT_RATIO: Final = re.compile(r"anyres_max_([1-9]\d*)")
 
 
 def packing_by_type(raw: dict[str, Any]) -> Packing | None:
-    """What the config of a folder without manifest means; None for a model that this worker does not run."""
+    """The packing that a config without manifest means; None for a model that this worker does not run."""
     packing = PACKINGS.get(str(raw.get("model_type")))
     vision = raw.get("vision_config")
     if packing == "view" and isinstance(vision, dict) and vision.get("model_type") in ROW_TOWERS:
@@ -32,9 +32,9 @@ def packing_by_type(raw: dict[str, Any]) -> Packing | None:
 
 
 def most_plane_tiles(config: PretrainedConfig, packing: Packing) -> int | None:
-    """What the grid's features are shrunk to: those of so many tiles; None where they never are.
+    """Number of tiles to whose features the grid's are shrunk; None where they never are.
 
-    Raises ValueError if vision_aspect_ratio, which says it, does not.
+    Raises ValueError if vision_aspect_ratio does not give it.
     """
     if packing != "anyres_max":
         return None

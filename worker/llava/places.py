@@ -9,10 +9,10 @@ from worker.llava.arrays import IntArray
 
 
 def places_of(token_ids: IntArray, image_token_id: int, grids: Sequence[tuple[int, int]]) -> IntArray:
-    """token_ids (position,), with as many image tokens for each image as its grid has places → (position,).
+    """token_ids (position,), height x width image tokens for each image → position ids (position,) int64.
 
-    As contract.model_folder packs them. An image's tokens have the position where it begins, and their row
-    and column; what follows goes on behind its longer side.
+    They are packed as contract.model_folder says. An image's tokens have the position where it begins, and
+    their row and column. What follows counts on from behind the image's longer side.
     """
     images = np.flatnonzero(token_ids == image_token_id)
     positions = np.zeros(len(token_ids), dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Turns conversations into token ids through the checkpoint's own chat template, and token ids into text.
+"""Turns conversations into token ids by the checkpoint's chat template, and back into text; knows no image.
 
-A text that spells one of the template's control tokens is refused: encoded as the token it would change the
-conversation, and encoded as text it would not be what its author sees.
+A text that spells one of the template's control tokens is refused. Encoded as the token, it would change the
+conversation; encoded as text, it would not be what its author sees.
 """
 
 import json
@@ -26,13 +26,13 @@ from worker.llava.template_trial import complaint
 
 LEGACY_TEMPLATE_JSON = "chat_template.json"
 TEMPLATE_ERRORS = (TemplateError, TypeError, AttributeError, ValueError, LookupError)
-"""What templates raise on messages that they are not written for."""
+"""Exceptions of templates on messages that they do not support."""
 SHRINKING = 4
-"""A tokenizer's normalizer composes not more characters than these into one."""
+"""Most characters that a tokenizer's normalizer composes into one."""
 LARGEST_GRID = (20, 20)
-"""(height, width) in tiles, of those whose marks no text may spell."""
+"""(height, width) in tiles of the largest grid whose marks no text may spell."""
 REPLACEMENT = "\ufffd"
-"""What a tokenizer writes for bytes that are no character, or not yet."""
+"""What a tokenizer writes for bytes that are not a complete character."""
 
 
 class PromptWriter:
@@ -67,7 +67,9 @@ class PromptWriter:
             raise ModelFolderError(f"The tokenizer of {folder} cannot be read: {error}") from error
         template = tokenizer.chat_template or _legacy_template(folder)
         if not isinstance(template, str):
-            raise ModelFolderError(f"{folder} has no chat template, and prompts are made from it alone.")
+            raise ModelFolderError(
+                f"{folder} has no chat template; convert the checkpoint with --chat-template."
+            )
         if (why := complaint(lambda: _render_trial(tokenizer, template))) is not None:
             raise ModelFolderError(
                 f"The chat template of {folder} {why}; load only folders of people you trust."
@@ -75,29 +77,29 @@ class PromptWriter:
         return cls(tokenizer, template, image_token_id, marks)
 
     def least_tokens(self, question: Question) -> int:
-        """How many tokens the question's longest text surely takes, without making them; 0 if nobody knows.
+        """A lower bound of the tokens in the question's longest text, without encoding; 0 if none is known.
 
         A tokenizer takes seconds for megabytes that no model's context holds.
         """
         if not self._longest_characters:
             return 0
         turns = question.turns(with_image=False)
-        said = (part.text for turn in turns for part in parts_of(turn) if isinstance(part, TextPart))
-        longest = max((len("".join(text.split())) for text in (*said, *(question.choices or ()))), default=0)
+        texts = [part.text for turn in turns for part in parts_of(turn) if isinstance(part, TextPart)]
+        longest = max((len("".join(text.split())) for text in (*texts, *(question.choices or ()))), default=0)
         return longest // (SHRINKING * self._longest_characters)
 
     def image_run(self, folder: ModelFolder) -> ImageRun:
-        """What writes the tokens of an image. Raises ModelFolderError if the tokenizer lacks marks of it."""
+        """Writes the tokens of an image. Raises ModelFolderError if the tokenizer lacks marks of it."""
         image_token_id = self._image_token_id
         if folder.packing == "rows":
             return RowRun.load(folder.path, self._tokenizer, image_token_id)
         if folder.marks is None:
             return PlainRun(image_token_id)
         image_token = str(self._tokenizer.convert_ids_to_tokens(image_token_id))
-        return TileRun(folder.marks, image_token, image_token_id, self._encode_marks)
+        return TileRun(folder.marks, image_token, image_token_id, self._encode_within)
 
     def token_ids(self, question: Question, *, with_image: bool, images: int = 1) -> IntArray:
-        """The prompt (position,) int64, with one image token where an image goes.
+        """The prompt (position,) int64, with one image token in the place of each image.
 
         `with_image` places `images` in the short form of a question. Raises Refusal(QUESTION_REFUSED).
         """
@@ -114,21 +116,22 @@ class PromptWriter:
     def choice_ids(
         self, question: Question, eos_token_ids: Sequence[int], *, with_image: bool, images: int = 1
     ) -> tuple[tuple[int, ...], ...]:
-        """What the model would generate after the prompt to give each of the question's choices.
+        """Token ids that the model would generate after the prompt for each of the question's choices.
 
         Each ends in one end-of-sequence token: the one that the template puts after an answer, else the
-        first. Raises Refusal(QUESTION_REFUSED) for choices that the model cannot say or not tell apart.
+        first. Raises Refusal(QUESTION_REFUSED) for choices that the model cannot generate or cannot tell
+        apart.
         """
         assert question.choices, "a question without choices"
         turns = question.turns(with_image=with_image, images=images)
         prompt = self._render(turns)
         found: dict[tuple[int, ...], str] = {}
         for choice in question.choices:
-            said = Turn(role="assistant", content=choice.strip())
-            self._refuse_control_tokens(said)
-            spoken, rest = self._spoken(prompt, turns, said)
-            token_ids = (*spoken, self._end_in(rest, eos_token_ids))
-            if not spoken or self._tokenizer.unk_token_id in spoken:
+            turn = Turn(role="assistant", content=choice.strip())
+            self._refuse_control_tokens(turn)
+            text_ids, rest = self._answer_ids(prompt, turns, turn)
+            token_ids = (*text_ids, self._end_in(rest, eos_token_ids))
+            if not text_ids or self._tokenizer.unk_token_id in text_ids:
                 raise _refusal(f"this model has no tokens for the choice {choice!r}")
             if token_ids in found:
                 raise _refusal(f"the choices {found[token_ids]!r} and {choice!r} are the same tokens")
@@ -136,19 +139,19 @@ class PromptWriter:
         return tuple(found)
 
     def stop_texts(self, texts: Sequence[str]) -> StopTexts:
-        """What looks for `texts`, of which there is at least one, in new tokens."""
+        """Looks for `texts`, at least one, in new tokens."""
         return StopTexts(texts, lambda token_ids: str(self._tokenizer.decode(list(token_ids))))
 
     def decode(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The text before the first of the texts `stop`, stripped, special tokens left out."""
+        """The text before the first of the texts `stop`, stripped, without special tokens."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=not stop)
         if stop:
-            # Stop texts may be spelled with special tokens, which therefore leave only now.
+            # Stop texts may contain special tokens, so these are removed only now.
             text = self._without_special_tokens(self.stop_texts(stop).cut(text))
         return text.strip()
 
     def decode_so_far(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """What decode() begins with for these tokens, whichever follow: the last of it may still change.
+        """The beginning of decode()'s text that further tokens cannot change.
 
         A character whose bytes are not all there, and what may become a stop text, are held back.
         """
@@ -164,36 +167,36 @@ class PromptWriter:
         return text
 
     def _encode(self, text: str) -> list[int]:
-        """Token ids of a rendered text, which may bring its beginning-of-sequence token itself."""
+        """Token ids of a rendered text, which may contain its beginning-of-sequence token."""
         add = not starts_itself(text, self._tokenizer.bos_token)
         token_ids: list[int] = self._tokenizer(text, add_special_tokens=add)["input_ids"]
         return token_ids
 
-    def _encode_marks(self, text: str) -> list[int]:
-        """Token ids of an image's run, which stands within a prompt."""
+    def _encode_within(self, text: str) -> list[int]:
+        """Token ids of a text that stands within a prompt."""
         token_ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return token_ids
 
-    def _spoken(self, prompt: str, turns: tuple[Turn, ...], said: Turn) -> tuple[list[int], str]:
-        """The tokens of an answer after the rendered prompt, and the text that the template puts after it.
+    def _answer_ids(self, prompt: str, turns: tuple[Turn, ...], turn: Turn) -> tuple[list[int], str]:
+        """Token ids of an answer after the rendered prompt, and the text that the template puts after it.
 
-        Where the template or the tokenizer does not go on from the prompt, the tokens of the bare text.
+        Where template or tokenizer do not continue the prompt, the token ids are those of the bare text.
         """
-        assert isinstance(said.content, str)
+        assert isinstance(turn.content, str)
         try:
-            whole = self._render((*turns, said), answered=True)
+            whole = self._render((*turns, turn), answered=True)
         except Refusal:
             whole = ""
         answer = whole.removeprefix(prompt).lstrip()
-        if whole.startswith(prompt) and answer.startswith(said.content):
-            rest = answer.removeprefix(said.content)
+        if whole.startswith(prompt) and answer.startswith(turn.content):
+            rest = answer.removeprefix(turn.content)
             before, through = self._encode(prompt), self._encode(whole.removesuffix(rest))
             if through[: len(before)] == before:
                 return through[len(before) :], rest
-        return self._tokenizer(said.content, add_special_tokens=False)["input_ids"], ""
+        return self._encode_within(turn.content), ""
 
     def _end_in(self, rest: str, eos_token_ids: Sequence[int]) -> int:
-        """The end-of-sequence token that `rest` begins with, else the first."""
+        """The end-of-sequence token that `rest` begins with, else the first one."""
         for token_id in eos_token_ids:
             token = self._tokenizer.convert_ids_to_tokens(token_id)
             if token and rest.lstrip().startswith(token):
@@ -201,14 +204,14 @@ class PromptWriter:
         return eos_token_ids[0]
 
     def _refuse_control_tokens(self, turn: Turn) -> None:
-        # Parts are joined, for two of them may spell a token that neither does.
+        # Parts are joined, as two of them may spell a token together.
         text = "".join(part.text for part in parts_of(turn) if isinstance(part, TextPart))
         for token in self._control_tokens:
             if token in text:
                 raise _refusal(f"a {turn.role} turn contains {token!r}, a control token of this model")
 
     def _render(self, turns: tuple[Turn, ...], *, answered: bool = False) -> str:
-        """The conversation as text, up to where the answer begins or, `answered`, with it at the end."""
+        """The conversation as text up to where the answer begins or, if `answered`, with the answer."""
         try:
             text = self._through_template(messages(turns, self._form), answered=answered)
         except TEMPLATE_ERRORS as error:
@@ -226,9 +229,9 @@ class PromptWriter:
         return text
 
     def _content_form(self) -> ContentForm:
-        """That of the template; of one for text alone the form in which questions without image come through.
+        """The template's form; of a template for text alone the form that questions without image pass in.
 
-        A template that fits neither is asked in parts, and refuses question by question.
+        A template of neither form is given parts and refuses question by question.
         """
         image_token = self._tokenizer.convert_ids_to_tokens(self._image_token_id)
         found = content_form(self._through_template, str(image_token), TEMPLATE_ERRORS)
@@ -236,7 +239,7 @@ class PromptWriter:
 
 
 def _render_trial(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
-    """The longer text of a short question in both forms. Raises SecurityError, and what ends a loop."""
+    """A short question rendered in both forms; the longer text. Raises SecurityError, and resource errors."""
     rendered = [""]
     for form in ("parts", "string"):
         try:
@@ -256,16 +259,16 @@ def _render_trial(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
 
 
 def _longest_token(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Characters of the longest token; 0 for a tokenizer that may have one token for a text of any length."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    model, before = told.get("model") or {}, json.dumps([told.get("pre_tokenizer"), told.get("normalizer")])
+    """Number of characters of the longest token; 0 if one token may stand for a text of any length."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, before = spec.get("model") or {}, json.dumps([spec.get("pre_tokenizer"), spec.get("normalizer")])
     if model.get("type") != "BPE" or not (model.get("byte_fallback") or '"ByteLevel"' in before):
         return 0
     return max(map(len, tokenizer.get_vocab()), default=0)
 
 
 def _legacy_template(folder: Path) -> Any:
-    """Where transformers 4 kept a processor's template."""
+    """The template from where transformers 4 kept it."""
     path = folder / LEGACY_TEMPLATE_JSON
     return json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
 

@@ -1,12 +1,12 @@
-"""Finds stop texts in what is being generated; knows how tokens become text and nothing of generation."""
+"""Finds stop texts among new tokens; knows how tokens become text and nothing of generation."""
 
 from collections.abc import Callable, Sequence
 
 
 class StopTexts:
-    """The texts that end an answer, as transformers' stop strings: wherever a token completes one.
+    """Texts that end an answer, as transformers' stop strings do: wherever a token completes one.
 
-    `decode` makes text of token ids, special tokens included: every token is at least one byte of it.
+    `decode` makes text of token ids, special tokens included; every token is at least one byte of it.
     """
 
     def __init__(self, texts: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
@@ -21,12 +21,12 @@ class StopTexts:
         return any(text in window for text in self._texts)
 
     def cut(self, text: str) -> str:
-        """What comes before the first stop text."""
+        """The text before the first stop text."""
         places = [text.find(stop) for stop in self._texts]
         return text[: min((place for place in places if place >= 0), default=len(text))]
 
     def settled(self, text: str) -> str:
-        """What cut() leaves of it whatever follows: without an end that some stop text begins with."""
+        """The part of cut()'s text that no further text changes: without an end that begins a stop text."""
         cut = self.cut(text)
         if len(cut) < len(text):
             return cut

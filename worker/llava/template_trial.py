@@ -10,21 +10,21 @@ from typing import Final
 
 from jinja2.exceptions import SecurityError
 
-from worker.attempt import attempt
+from worker.errors import attempt
 
 TRIAL_S: Final = 10
 TRIAL_BYTES: Final = 512 * 2**20
-"""Of memory beyond what this process has."""
+"""Most bytes of memory beyond what this process has."""
 MOST_CHARACTERS: Final = 1_000_000
-"""That a template may make of one short question."""
+"""Most characters that a template may make of one short question."""
 FINE: Final = b"fine"
 
 
 def complaint(render: Callable[[], str]) -> str | None:
     """Why no worker should render this template, as a clause; None if it may.
 
-    In a copy of this process, as neither a loop nor an allocation can be stopped otherwise. To be called
-    before a model is loaded, which a copy would not survive.
+    It is rendered in a copy of this process, as nothing else stops a loop or an allocation. To be called
+    before a model is loaded, as a copy of a loaded model hangs.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -34,18 +34,18 @@ def complaint(render: Callable[[], str]) -> str | None:
     os.close(writing)
     try:
         ready, _, _ = select.select([reading], [], [], TRIAL_S)
-        told = os.read(reading, 4096) if ready else b""
+        reply = os.read(reading, 4096) if ready else b""
     finally:
         os.close(reading)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    if told == FINE:
+    if reply == FINE:
         return None
-    return told.decode() or f"takes more than {TRIAL_S} s or {TRIAL_BYTES // 2**20} MiB"
+    return reply.decode() or f"takes more than {TRIAL_S} s or {TRIAL_BYTES // 2**20} MiB"
 
 
 def _try(render: Callable[[], str], writing: int) -> None:
-    """In the copy, which ends here whatever comes."""
+    """Render in the copy, which ends here in every case."""
     try:
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (has + TRIAL_BYTES, has + TRIAL_BYTES))
@@ -60,7 +60,7 @@ def _outcome(render: Callable[[], str]) -> bytes:
         return b"reaches for what no template needs"
     if isinstance(made, MemoryError | RecursionError):
         return b"takes too much memory"
-    # What the template refuses of other conversations is seen when they are rendered.
+    # A template may refuse some conversations, which shows when they are rendered.
     if isinstance(made, Exception) or len(made) <= MOST_CHARACTERS:
         return FINE
     return b"makes %d characters of a short question" % len(made)

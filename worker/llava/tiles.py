@@ -18,12 +18,12 @@ from worker.llava.arrays import FloatArray
 from worker.llava.folder import ModelFolderError
 
 NO_GRID: Final = (0, 0)
-"""The grid of an image of which only the base tile is looked at."""
+"""The grid of an image that has the base tile alone."""
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """An image as the vision model sees it: the base tile and the grid's tiles row by row.
+    """An image as the vision model sees it: the base tile, a view of the whole, and the grid's tiles in rows.
 
     The base tile is the first one; with the packing "tiles" it is the last.
     """
@@ -37,24 +37,24 @@ class Tiles:
 
 
 class Tiler(Protocol):
-    """The checkpoint's image processor, which is transformers' own."""
+    """Cuts images with the checkpoint's image processor, which is transformers' own."""
 
     @property
     def tile_px(self) -> tuple[int, int] | None:
-        """(height, width) of every tile; None where it is the image's."""
+        """(height, width) of every tile in px; None where tiles have the image's shape."""
         ...
 
     def key(self, detail: Detail, alone: bool) -> str:
-        """Equal for what cuts every image into the same tiles."""
+        """Equal for details that cut every image into the same tiles."""
         ...
 
     def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:
-        """Resize, pad or crop, cut and normalise an RGB image; one that is not `alone` in its question."""
+        """Resize, pad or crop, cut and normalise an RGB image. One that is not `alone` is one of several."""
         ...
 
 
 class AnyresTiler:
-    """A view of the whole image, and a grid in the pinpoint that suits its shape."""
+    """The base tile, and a grid in the pinpoint that suits the image's shape."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -79,7 +79,7 @@ class AnyresTiler:
     def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         image_size = _size(image)
         pinpoints = self.pinpoints(detail)
-        # The processor always cuts a grid; the smallest one is the least to throw away.
+        # The processor always cuts a grid, of which the smallest wastes least.
         features = self._processor.preprocess(
             image, image_grid_pinpoints=pinpoints or [list(self.tile_px)], return_tensors="np"
         )
@@ -96,7 +96,7 @@ class AnyresTiler:
 
 
 class AnyresMaxTiler(AnyresTiler):
-    """The same for an image alone; of one among several the base tile, the image padded to a square in it."""
+    """The same for an image alone. One of several images has a base tile alone, padded to a square."""
 
     def key(self, detail: Detail, alone: bool) -> str:
         return super().key(detail, alone) if alone else "padded"
@@ -111,45 +111,35 @@ class AnyresMaxTiler(AnyresTiler):
         return super().__call__(square, "low")
 
 
-class ViewTiler:
-    """One view of the image, whatever the detail: resized, and cropped or padded as the checkpoint says."""
+class RowTiler:
+    """One tile in the image's own shape, whatever the detail: shrunk to fit, its sides whole patches."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
+
+    @property
+    def tile_px(self) -> tuple[int, int] | None:
+        return None
+
+    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one tile for every detail
+        return ""
+
+    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
+        features = self._processor.preprocess(image, return_tensors="np")
+        return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
+
+
+class ViewTiler(RowTiler):
+    """One tile, whatever the detail: resized, and cropped or padded as the checkpoint says."""
 
     @property
     def tile_px(self) -> tuple[int, int]:
         size = self._processor.crop_size if self._processor.do_center_crop else self._processor.size
         return size["height"], size["width"]
 
-    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
-        return ""
-
-    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
-        features = self._processor.preprocess(image, return_tensors="np")
-        return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
-
-
-class RowTiler:
-    """One view of the image in its own shape, whatever the detail: shrunk to fit, its sides whole patches."""
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-
-    @property
-    def tile_px(self) -> None:
-        return None
-
-    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
-        return ""
-
-    def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
-        features = self._processor.preprocess(image, return_tensors="np")
-        return Tiles(np.asarray(features["pixel_values"], dtype=np.float32), NO_GRID, _size(image))
-
 
 class CanvasTiler:
-    """A grid of the shape nearest the image's, the image stretched over it; a view of the whole beside it."""
+    """A grid of the shape nearest the image's, which is stretched over it, and the base tile."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -162,7 +152,7 @@ class CanvasTiler:
         return str(self.most_tiles(detail))
 
     def most_tiles(self, detail: Detail) -> int:
-        """In a grid; one is the view of the whole alone."""
+        """Most tiles of a grid; 1 stands for the base tile alone."""
         most: int = self._processor.max_patches
         return most if detail == "high" else 1 if detail == "low" else min(detail, most)
 
@@ -180,7 +170,7 @@ class CanvasTiler:
 
 
 class SplitTiler:
-    """The image resized and split, and a view of the whole; that alone of an image that has room in it."""
+    """The image resized and split, and the base tile; the base tile alone if the image fits into it."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -217,21 +207,11 @@ class SplitTiler:
         return Tiles(pixel_values, grid, _size(image))
 
 
-class GridTiler:
-    """One view of the image in its own shape, whatever the detail: put together of the processor's patches.
+class GridTiler(RowTiler):
+    """One tile in the image's own shape, whatever the detail, put together from the processor's patches.
 
-    Refuses an image with more rows or columns than positions tell apart.
+    Raises Refusal for an image with more rows or columns than position ids can tell apart.
     """
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-
-    @property
-    def tile_px(self) -> None:
-        return None
-
-    def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - one view for every detail
-        return ""
 
     def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         features = self._processor.preprocess(image, return_tensors="np")
@@ -241,7 +221,7 @@ class GridTiler:
             raise Refusal(
                 FailureCode.IMAGE_TOO_LARGE,
                 f"The model would see the image as {height // merge} rows and {width // merge} columns; "
-                f"a worker tells {MOST_PLACES} of each apart.",
+                f"{MOST_PLACES} of each are the most. Shrink the image.",
             )
         cells = np.asarray(features["pixel_values"], dtype=np.float32).reshape(
             height // merge,
@@ -258,7 +238,7 @@ class GridTiler:
 
 
 def load_tiler(folder: Path, packing: Packing) -> Tiler:
-    """The image processor that `folder` names, on numpy and Pillow. Raises ModelFolderError."""
+    """The tiler for the image processor in `folder`, on numpy and Pillow. Raises ModelFolderError."""
     try:
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -284,7 +264,7 @@ TILERS: Final[dict[Packing, dict[str | None, Callable[[Any], Tiler]]]] = {
     "grid": {"merge_size": GridTiler},
     "tiles": {"crop_to_patches": CanvasTiler, "do_image_splitting": SplitTiler},
 }
-"""By the field that the image processor has."""
+"""Packing → field of CUTTING that the image processor has → its tiler."""
 
 
 def _size(image: Image.Image) -> tuple[int, int]:

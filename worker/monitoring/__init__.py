@@ -1,1 +1,1 @@
-"""What others may see of a worker: its log, counts, health and supervision; decides nothing about a job."""
+"""What others may see of a worker: log, metrics, health and supervision; decides nothing about a job."""

@@ -1,4 +1,4 @@
-"""Tells every few seconds that this worker is alive and what it answers with; knows no job."""
+"""Reports every few seconds that this worker is alive and which model it has; knows no job."""
 
 import logging
 import threading
@@ -37,14 +37,14 @@ class Announcer:
         self._thread: threading.Thread | None = None
 
     def start(self, slots: int, after: Callable[[], None] = lambda: None) -> None:
-        """Tell of a worker that takes `slots` bulk jobs at once; after each report `after` is called."""
+        """Report a worker that takes `slots` bulk jobs at once, and call `after` after each report."""
         self._thread = threading.Thread(
             target=self._run, args=(slots, after), name="captionmill-announce", daemon=True
         )
         self._thread.start()
 
     def close(self) -> None:
-        """Tell no more of this worker; a store that is away forgets it by itself."""
+        """Withdraw the report and make no more; a store that is away forgets it by itself."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,8 +1,7 @@
-"""Says whether this worker lives and takes jobs, and tells it in a file; knows no engine, broker or HTTP.
+"""Judges whether this worker lives and takes jobs, and writes it to a file; knows no engine, broker or HTTP.
 
-`python -m worker.monitoring.health FILE [live|ready]` asks the file of another process: exit code 0 is
-yes, 1 is no.
-It imports the standard library alone, as containers ask every few seconds.
+`python -m worker.monitoring.health FILE [live|ready]` reads the file of another process: exit code 0 is yes,
+1 is no. It imports the standard library alone, as containers ask every few seconds.
 """
 
 import json
@@ -15,16 +14,16 @@ from typing import Final, Literal
 
 FILE_EVERY_S: Final = 2.0
 FILE_STALE_S: Final = 30.0
-"""A file not written for so long is of a process that is stuck or gone."""
+"""Age in seconds at which a file counts as left by a stuck or ended process."""
 HUB_STUCK_S: Final = 300.0
-"""With the broker there. Longer than a job may take: with `-P solo` it runs in the very thread."""
+"""Most seconds between two turns of Celery's loop, in whose thread `-P solo` runs a whole job."""
 HUB_FRESH_S: Final = 15.0
-"""A worker is not ready when Celery's loop has not turned for so long."""
+"""Seconds since the last turn of Celery's loop after which a worker is not ready."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """One look at the worker. Ages are in seconds, since the thread last showed that it lives."""
+    """One look at the worker. Ages are seconds since the thread last showed that it lives."""
 
     time: float
     """Unix time of the look"""
@@ -34,24 +33,22 @@ class Health:
     broker: bool
     """whether it answers"""
     draining: bool
-    broken: str | None
-    """why the worker takes no job though nothing above keeps it, as one sentence"""
     stuck: Literal["engine", "hub"] | None
     """which of the two threads has not moved for longer than it may"""
 
     @property
     def live(self) -> bool:
-        """Else it must be restarted."""
+        """Whether it may go on; otherwise it must be restarted."""
         return self.stuck is None
 
     @property
     def ready(self) -> bool:
-        """It takes jobs."""
+        """Whether it takes jobs."""
         return not self.why_not_ready
 
     @property
     def why_not_ready(self) -> str:
-        """A word or a sentence; empty if it is ready."""
+        """Why it takes no jobs, in a few words; empty if it is ready."""
         if self.stuck:
             return f"the {self.stuck} is stuck"
         if self.draining:
@@ -60,7 +57,7 @@ class Health:
             return "the broker is away"
         if self.hub_tick_age_s > HUB_FRESH_S:
             return "not consuming"
-        return self.broken or ""
+        return ""
 
     def as_json(self) -> str:
         return json.dumps(
@@ -69,20 +66,20 @@ class Health:
 
 
 def write_health(health: Health, path: Path) -> None:
-    """Whole or not at all. Raises OSError."""
+    """Write the file as a whole or not at all. Raises OSError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(health.as_json() + "\n", encoding="utf-8")
     part.replace(path)
 
 
 def file_says(path: Path, wanted: Literal["live", "ready"], now: float) -> str:
-    """Empty if the file says `wanted` and was written lately, else why not. `now` is Unix time in seconds."""
+    """Empty if the file says `wanted` and is fresh, else the reason. `now` is Unix time in seconds."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        age_s = now - told["time"]
+        report = json.loads(path.read_text(encoding="utf-8"))
+        age_s = now - report["time"]
         if age_s > FILE_STALE_S:
             return f"{path} is {age_s:.0f} s old"
-        return "" if told[wanted] else f"not {wanted}: {told['why_not_ready']}"
+        return "" if report[wanted] else f"not {wanted}: {report['why_not_ready']}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path} cannot be read: {type(error).__name__}"
 

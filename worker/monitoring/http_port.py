@@ -1,4 +1,4 @@
-"""Answers /livez, /readyz and /metrics on a small port; knows neither what is healthy nor what is counted."""
+"""Serves /livez, /readyz and /metrics on a small port; knows neither what is healthy nor what is counted."""
 
 import logging
 import sys
@@ -15,11 +15,11 @@ from worker.monitoring.health import Health
 log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 5.0
-"""A client that says nothing for so long is sent away."""
+"""Seconds after which a silent client is disconnected."""
 
 
 class HttpPort:
-    """Listens from the start. `health` gives the last look or None, `metrics` the text. Raises OSError."""
+    """Listens from the start. `health` returns the last look or None, `metrics` the text. Raises OSError."""
 
     def __init__(
         self, host: str, port: int, health: Callable[[], Health | None], metrics: Callable[[], bytes]
@@ -32,18 +32,18 @@ class HttpPort:
             def do_GET(self) -> None:
                 match self.path.partition("?")[0]:
                     case "/livez":
-                        self._tell(health(), "live")
+                        self._send_health(health(), "live")
                     case "/readyz":
-                        self._tell(health(), "ready")
+                        self._send_health(health(), "ready")
                     case "/metrics":
                         self._send(HTTPStatus.OK, metrics(), CONTENT_TYPE_LATEST)
                     case _:
                         self._send(HTTPStatus.NOT_FOUND, b"/livez, /readyz or /metrics\n", "text/plain")
 
-            def _tell(self, seen: Health | None, wanted: str) -> None:
-                fine = seen is not None and bool(getattr(seen, wanted))
-                body = (seen.as_json() if seen is not None else "{}") + "\n"
-                status = HTTPStatus.OK if fine else HTTPStatus.SERVICE_UNAVAILABLE
+            def _send_health(self, look: Health | None, wanted: str) -> None:
+                holds = look is not None and bool(getattr(look, wanted))
+                body = (look.as_json() if look is not None else "{}") + "\n"
+                status = HTTPStatus.OK if holds else HTTPStatus.SERVICE_UNAVAILABLE
                 self._send(status, body.encode(), "application/json")
 
             def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
@@ -54,7 +54,7 @@ class HttpPort:
                 self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
-                """A scrape is not worth a line."""
+                """Write no line for a request."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True

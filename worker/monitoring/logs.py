@@ -1,7 +1,7 @@
-"""Sets up the worker's log: one line an event, about which job it is, and no secret in it; knows no Celery.
+"""Sets up the worker's log: a line per event, with its job and without secrets; knows no Celery.
 
-Passwords, and the queries of URLs, which may be signatures, are taken out of the finished line, so that it
-does not matter who wrote it, nor whether they stood in a message or in a traceback.
+Passwords, and the queries of URLs, which may be signatures, are taken out of the finished line. So it does
+not matter who wrote them, nor whether they stood in a message or in a traceback.
 """
 
 import json
@@ -27,7 +27,7 @@ _about: ContextVar[tuple[str, int] | None] = ContextVar("about", default=None)
 
 @contextmanager
 def about_job(run: str, index: int) -> Iterator[None]:
-    """Name the job in every line that this thread logs meanwhile."""
+    """Name the job in every line that this thread logs in the block."""
     before = _about.set((run, index))
     try:
         yield
@@ -36,7 +36,7 @@ def about_job(run: str, index: int) -> Iterator[None]:
 
 
 class Named(Protocol):
-    """What tells which job it is of."""
+    """Has the run and the index of a job."""
 
     @property
     def run(self) -> str: ...
@@ -45,7 +45,7 @@ class Named(Protocol):
 
 
 def about(job: Named) -> dict[str, object]:
-    """`extra` of one line about a job, where the thread works on none."""
+    """`extra` of one line about a job, for a thread that works on none."""
     return {"about": (job.run, job.index)}
 
 
@@ -65,7 +65,7 @@ class Redaction:
 
 
 class TextLines(logging.Formatter):
-    """A line as people read it, the job at its end."""
+    """Writes a line as people read it, the job at its end."""
 
     def __init__(self, redact: Redaction) -> None:
         super().__init__(TEXT)
@@ -81,7 +81,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """A JSON object a line: time, level, logger, worker, message; run and job, task, error if there are."""
+    """Writes a JSON object per line: time, level, logger, worker, message; job, task and error if any."""
 
     def __init__(self, redact: Redaction, worker: str) -> None:
         super().__init__()
@@ -109,9 +109,9 @@ class JsonLines(logging.Formatter):
 def set_up_logs(
     log_format: LogFormat, level: int | str, worker: str, secret_url: str, path: str | None = None
 ) -> None:
-    """Write the whole process's log to stderr, or to the file `path`, and uncaught exceptions with it.
+    """Write this process's log, uncaught exceptions included, to stderr or to the file `path`.
 
-    The password of `secret_url` is taken out wherever it stands.
+    The password of `secret_url` is taken out everywhere.
     """
     redact = Redaction(secret_url)
     handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
@@ -119,7 +119,7 @@ def set_up_logs(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # One line for each request to a stranger's server, with its whole URL.
+    # They log each request to a stranger's server with its whole URL.
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     sys.excepthook = lambda kind, error, trace: root.critical(
@@ -132,5 +132,5 @@ def set_up_logs(
 
 
 def _job_of(record: logging.LogRecord) -> tuple[str, int] | None:
-    """The job a line is about: that of the thread, or the one that the line itself names."""
+    """The job of a line: the line's own, else the thread's."""
     return getattr(record, "about", None) or _about.get()

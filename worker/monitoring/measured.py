@@ -1,13 +1,10 @@
-"""Puts counting, measuring and the log's context around what answers a job and keeps its record.
-
-It decides nothing: what it wraps behaves as if it were not there.
-"""
+"""Adds counts, times and the log's context to what answers a job and keeps its record; decides nothing."""
 
 from collections.abc import Callable
 
 from contract.answer import JobResult
 from contract.job import Job
-from worker.delivery.answering import Answers
+from worker.delivery.attempts import Answers
 from worker.delivery.results import Begun, ResultStore
 from worker.errors import Cancelled, Requeue
 from worker.lane import Lane
@@ -16,7 +13,7 @@ from worker.monitoring.metrics import Metrics
 
 
 class MeasuredService:
-    """A service whose jobs are counted, and named in every log line that is written while they run."""
+    """A service whose jobs are counted and named in every log line while they run."""
 
     def __init__(self, service: Answers, metrics: Metrics) -> None:
         self._service = service
@@ -39,7 +36,7 @@ class MeasuredService:
 
 
 class MeasuredStore(ResultStore):
-    """A store whose records are counted, each once: a record dropped as the second counts as dropped."""
+    """A store whose records are counted, each once; a job's second record counts as dropped."""
 
     def __init__(self, redis_url: str, metrics: Metrics) -> None:
         super().__init__(redis_url)
@@ -69,7 +66,7 @@ class MeasuredStore(ResultStore):
 
 
 def timed_fetch(fetch: Callable[[Job], bytes], metrics: Metrics) -> Callable[[Job], bytes]:
-    """`fetch`, measured, refusals included."""
+    """`fetch` with its time measured, refusals included."""
 
     def measured(job: Job) -> bytes:
         with metrics.fetch.time():

@@ -26,18 +26,18 @@ from worker.lane import Lane
 
 NAMESPACE: Final = "captionmill"
 FAST_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-"""Bounds of what takes milliseconds on a small model and tens of seconds on a large one."""
+"""Bucket bounds in seconds of what takes milliseconds on a small model, tens of seconds on a large one."""
 SLOW_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 ROWS: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128)
 
 Outcome = Literal["answered", "failed", "dropped", "given_back", "dead_letter"]
 
-# A second series beside each counter, of its age, which nobody asked for.
+# Otherwise each counter has a second series, of its age.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class EngineGauges(Protocol):
-    """What is read from the engine at every scrape: worker.engine's Engine."""
+    """Values that are read from the engine at every scrape: worker.engine's Engine."""
 
     @property
     def rows(self) -> int: ...
@@ -48,9 +48,9 @@ class EngineGauges(Protocol):
 
 
 class Metrics(Collector):
-    """One per process; its methods may be called from any thread.
+    """One per process; any thread may call its methods.
 
-    Obeys worker.engine's EngineObserver and worker.llava's ImageObserver.
+    Fulfils worker.engine's EngineObserver and worker.llava's ImageObserver.
     """
 
     def __init__(self) -> None:
@@ -89,24 +89,24 @@ class Metrics(Collector):
         self._begin_at_zero()
 
     def read_engine(self, engine: EngineGauges, kv_limit_bytes: int) -> None:
-        """Read rows and bytes from `engine` whenever somebody scrapes."""
+        """Read rows and bytes from `engine` at every scrape."""
         self.rows_active.set_function(lambda: engine.rows)
         self.kv_cache.set_function(lambda: engine.kv_bytes)
         self.kv_cache_limit.set(kv_limit_bytes)
         self._engine = engine
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """What the engine counts itself, for the registry."""
+        """The counts that the engine keeps itself, for the registry."""
         hits = 0 if self._engine is None else self._engine.prefix_hits
         yield CounterMetricFamily(
             f"{NAMESPACE}_prefix_cache_hits", "Requests that began as a fork of another's prefix", value=hits
         )
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    # Told by the engine and the model
+    # Called by the engine and the model
 
     def stepped(self, seconds: float, rows: int, *, prefill: bool) -> None:
         (self.prefill if prefill else self.decode_step).observe(seconds)
@@ -121,15 +121,15 @@ class Metrics(Collector):
     def encoded(self, seconds: float) -> None:
         self.vision.observe(seconds)
 
-    def looked_at(self, *, kept: bool) -> None:
+    def served(self, *, kept: bool) -> None:
         self.images.inc()
         (self.image_cache_hits if kept else self.image_cache_misses).inc()
 
-    # Told of jobs
+    # Called for jobs
 
     @contextmanager
     def job_under_way(self, lane: Lane) -> Iterator[None]:
-        """One attempt at a job, from its first line to its last."""
+        """Count and time one attempt at a job."""
         self.attempts.labels(lane).inc()
         with self.in_flight.labels(lane).track_inprogress(), self.job.time():
             yield
@@ -138,7 +138,7 @@ class Metrics(Collector):
         self.jobs.labels(outcome).inc()
 
     def recorded(self, result: JobResult) -> None:
-        """A record that was the job's first."""
+        """Count a record that was the job's first."""
         for one in result.results:
             if isinstance(one.outcome, Answer):
                 self.questions.labels("answer").inc()
@@ -152,7 +152,7 @@ class Metrics(Collector):
     # Made once
 
     def _begin_at_zero(self) -> None:
-        """A series that appears with its first event has no rate at that event."""
+        """Begin series at 0: one that appears with its first event has no rate at that event."""
         for outcome in get_args(Outcome):
             self.jobs.labels(outcome)
         for lane in Lane:
@@ -161,14 +161,14 @@ class Metrics(Collector):
         for code in ("answer", *(code.value for code in FailureCode)):
             self.questions.labels(code)
 
-    def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(name, says, labels, namespace=NAMESPACE, registry=self.registry)
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, namespace=NAMESPACE, registry=self.registry)
 
-    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
-        return Gauge(name, says, labels, namespace=NAMESPACE, registry=self.registry)
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, namespace=NAMESPACE, registry=self.registry)
 
-    def _histogram(self, name: str, says: str, bounds: tuple[float, ...]) -> Histogram:
-        return Histogram(name, says, namespace=NAMESPACE, registry=self.registry, buckets=bounds)
+    def _histogram(self, name: str, meaning: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(name, meaning, namespace=NAMESPACE, registry=self.registry, buckets=bounds)
 
 
 def table(registry: CollectorRegistry) -> str:

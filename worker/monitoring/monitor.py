@@ -1,4 +1,4 @@
-"""What lets one process be watched: its counts, its supervision and its port; knows neither model nor job."""
+"""Makes one process observable by its metrics, supervision and port; knows neither model nor job."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Protocol
 from worker.engine.observer import EngineObserver
 from worker.errors import StartupError
 from worker.llava.image_observer import ImageObserver
-from worker.monitoring.health import Health
 from worker.monitoring.http_port import HttpPort
 from worker.monitoring.metrics import EngineGauges, Metrics
 from worker.monitoring.supervision import Rules, Supervision
@@ -16,11 +15,11 @@ from worker.settings import Settings
 
 
 class PortError(StartupError):
-    """The port cannot be opened."""
+    """The HTTP port cannot be opened."""
 
 
 class Engine(EngineGauges, Protocol):
-    """What is watched of the engine."""
+    """The engine as the monitor sees it."""
 
     @property
     def ticked(self) -> float: ...
@@ -28,7 +27,7 @@ class Engine(EngineGauges, Protocol):
 
 
 class Model(Protocol):
-    """What is watched of the model."""
+    """The model as the monitor sees it."""
 
     def observe(self, observer: ImageObserver) -> None: ...
 
@@ -37,7 +36,7 @@ class Monitor:
     """One per process, from before the model is loaded to the end."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens the port, where the settings name one. Raises PortError."""
+        """Open the port if the settings name one. Raises PortError."""
         self.metrics = Metrics()
         self.metrics.ready.set_function(lambda: float(self._ready))
         rules = Rules(settings.engine_stuck_s, settings.memory_limit_bytes, settings.health_file)
@@ -46,14 +45,17 @@ class Monitor:
         self._port = self._open_port(settings)
 
     def observe(self, engine: Engine, model: Model, kv_limit_bytes: int) -> None:
-        """Count what they do from now on: the warm-up is behind them."""
+        """Measure engine and model from now on, without the warm-up before."""
         self._engine = engine
         self.metrics.read_engine(engine, kv_limit_bytes)
         engine.observe(self.metrics)
         model.observe(self.metrics)
 
     def start(self, slots: int, model: str, device: str, drain: Callable[[], None]) -> None:
-        """The worker takes jobs. Called in Celery's event loop's thread; `drain` as Supervision takes it."""
+        """Begin the supervision of a worker that takes jobs, in the thread of Celery's event loop.
+
+        `drain` is as in Supervision.start().
+        """
         engine = self._engine
         self.metrics.slots.set(slots)
         self.metrics.build.info({"model": model, "device": device, "version": _version()})
@@ -66,21 +68,18 @@ class Monitor:
 
     @property
     def _ready(self) -> bool:
-        health = self._health()
+        health = self.supervision.health
         return health is not None and health.ready
-
-    def _health(self) -> Health | None:
-        return self.supervision.health
 
     def _open_port(self, settings: Settings) -> HttpPort | None:
         if settings.http_port is None:
             return None
+        host, port = settings.http_host, settings.http_port
         try:
-            return HttpPort(settings.http_host, settings.http_port, self._health, self.metrics.text)
+            return HttpPort(host, port, lambda: self.supervision.health, self.metrics.text)
         except OSError as error:
             raise PortError(
-                f"CAPTIONMILL_HTTP_PORT: {settings.http_host}:{settings.http_port} cannot be opened "
-                f"({error.strerror})."
+                f"CAPTIONMILL_HTTP_PORT: {host}:{port} cannot be opened ({error.strerror})."
             ) from None
 
 

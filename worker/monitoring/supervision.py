@@ -1,7 +1,7 @@
-"""Watches this process from a thread of its own and ends it when it can do no more good; knows no job.
+"""Watches this process from a thread of its own and ends it when it can answer no more; knows no job.
 
-It looks at the engine's and Celery's threads, at the broker and at memory, keeps the last look for who asks,
-writes the health file, and ends the process with a code that says why.
+It looks at the engine's and Celery's threads, at the broker and at memory. It keeps the last look, writes the
+health file and ends the process with a code that says why.
 """
 
 import atexit
@@ -31,17 +31,17 @@ EXIT_MEMORY: Final = 5
 
 LOOK_EVERY_S: Final = 1.0
 LONGEST_LOOK_S: Final = 5.0
-"""No more than this counts between two looks: a process that was stopped and went on is not stuck."""
+"""Most seconds counted between two looks: a process that was stopped and went on is not stuck."""
 GRACE_S: Final = 4.0
-"""From the death of the engine to the end of the process, whatever else in it hangs."""
+"""Seconds from the engine's death to the end of the process, whatever else hangs."""
 MEMORY_LOOKS: Final = 5
-"""So many in a row must be above the limit: what one job takes and gives back is no reason to end."""
+"""Number of looks in a row above the limit that end the process; one job may exceed it for a moment."""
 BROKER_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When the worker is to end, and where it tells of its health."""
+    """When the worker ends, and where its health file is."""
 
     engine_stuck_s: float
     memory_limit_bytes: int | None = None
@@ -49,7 +49,7 @@ class Rules:
 
 
 class _Stillness:
-    """For how long a thread's mark has not changed, by what this process saw of the time."""
+    """Seconds for which a thread's mark has not changed, as far as this process saw them pass."""
 
     def __init__(self) -> None:
         self._mark: float | None = None
@@ -77,17 +77,16 @@ class Supervision:
             retry=Retry(NoBackoff(), 0),
         )
         self._draining = False
-        self._broken: str | None = None
         self._ends: set[int] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="captionmill-supervision", daemon=True)
         self._health: Health | None = None
 
     def start(self, drain: Callable[[], None], engine_ticked: Callable[[], float]) -> None:
-        """Begin to watch; `engine_ticked` is Engine.ticked, or the time where there is no engine.
+        """Begin to watch. Called in the thread of Celery's event loop, whose turns are watched.
 
-        `drain` makes the worker take no more jobs, and may be called from any thread. Called in the thread of
-        Celery's event loop, which is then to show that it turns.
+        `drain` makes the worker take no more jobs; any thread may call it. `engine_ticked` is Engine.ticked,
+        or the time where there is no engine.
         """
         self._drain = drain
         self._engine_ticked = engine_ticked
@@ -96,16 +95,12 @@ class Supervision:
         get_event_loop().on_tick.add(self._tick)
         self._thread.start()
 
-    def drains(self) -> None:
-        """The worker takes no more jobs; only sets a flag, so that a signal handler may call it."""
+    def set_draining(self) -> None:
+        """Note that the worker takes no more jobs. It only sets a flag, so a signal handler may call it."""
         self._draining = True
 
-    def break_off(self, because: str | None) -> None:
-        """The worker takes no job for this reason, one sentence, or takes jobs again (None)."""
-        self._broken = because
-
     def close(self) -> None:
-        """Watch no more, and take the health file away."""
+        """Stop watching and remove the health file."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -146,7 +141,7 @@ class Supervision:
         broker = self._broker_answers()
         engine, hub = self._engine_ticked(), self._hub_ticked
         self._engine_still.look(engine, elapsed_s)
-        # While the broker is away Celery's loop stands, and a new process would do no better.
+        # While the broker is away Celery's loop stands still, and a new process would do no better.
         self._hub_still.look(hub if broker else -1.0, elapsed_s)
         now = time.monotonic()
         stuck_engine = self._engine_still.seconds > self._rules.engine_stuck_s
@@ -158,7 +153,6 @@ class Supervision:
             hub_tick_age_s=now - hub,
             broker=broker,
             draining=self._draining,
-            broken=self._broken,
             stuck="engine" if stuck_engine else "hub" if stuck_hub else None,
         )
 
@@ -186,7 +180,7 @@ class Supervision:
     # The end
 
     def _end(self, code: int, because: str, grace_s: float | None) -> None:
-        """Drain as SIGTERM does and end with `code`; after `grace_s`, if any, without waiting."""
+        """Drain as SIGTERM does and end with `code`; after `grace_s` seconds, if given, without waiting."""
         if code in self._ends:
             return
         self._ends.add(code)
@@ -195,7 +189,7 @@ class Supervision:
             threading.Thread(target=_exit_after, args=(grace_s, code), daemon=True).start()
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             _exit_now(code)  # nothing is under way yet that could drain
-        # Celery's own code for a warm shutdown is 0; nothing is left to do when this is called.
+        # Celery ends a warm shutdown with code 0. Nothing is left to do when this handler runs.
         atexit.register(_exit_now, code)
         self._draining = True
         self._drain()
@@ -203,7 +197,7 @@ class Supervision:
 
 
 def resident_bytes() -> int:
-    """Of this process, shared pages included."""
+    """Resident memory of this process in bytes, shared pages included."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -214,7 +208,7 @@ def _exit_after(seconds: float, code: int) -> None:
 
 
 def _exit_now(code: int) -> None:
-    """Without waiting for any thread."""
+    """End the process without waiting for any thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

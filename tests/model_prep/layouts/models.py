@@ -192,7 +192,9 @@ def _llava(model: Model, tokenizer: Any, common: dict[str, Any]) -> tuple[Any, P
     config = LlavaConfig(**(common | {"image_seq_length": SIDE_PATCHES**2} | model.config))
     if model.tower != "pixtral":
         return _view(model, tokenizer, config), config
-    images = PixtralImageProcessorPil(size={"longest_edge": 8 * PATCH_PX}, patch_size=PATCH_PX)
+    images = PixtralImageProcessorPil(
+        size={"longest_edge": 8 * PATCH_PX}, patch_size={"height": PATCH_PX, "width": PATCH_PX}
+    )
     return PixtralProcessor(images, tokenizer, patch_size=PATCH_PX), config
 
 

@@ -184,7 +184,10 @@ LAYOUTS: dict[str, Layout] = {
         context=600,
     ),
     "bczhou/tiny-llava-v1-hf": Layout(
-        Model(vocabulary=0), VICUNA, (*BIN_2023, without("generation_config.json")), given("vicuna_v1")
+        Model(vocabulary=0),
+        VICUNA,
+        (*BIN_2023, without("generation_config.json"), change("tokenizer_config.json", eos_token=...)),
+        given("vicuna_v1"),
     ),
     "a fine-tune with pytorch_model.bin": Layout(
         Model(dtype=torch.float16),
@@ -338,7 +341,12 @@ LAYOUTS: dict[str, Layout] = {
     "a fine-tune of Qwen3": Layout(
         Model(family="llava_next", language="qwen3", tokens=CHATML, text={"head_dim": 16}),
         CHAT,
-        (renamed(KEYS_2025), sharded(2), change("generation_config.json", eos_token_id=...)),
+        (
+            renamed(KEYS_2025),
+            sharded(2),
+            change("generation_config.json", eos_token_id=...),
+            change("config.json", text_config={"eos_token_id": ...}),
+        ),
     ),
     "llava-hf/vip-llava-7b-hf": Layout(
         Model(

@@ -1,4 +1,4 @@
-"""Recognises a source by its look and opens it; reads no rows."""
+"""Recognises a source's form and opens it; reads no rows."""
 
 import os
 import re
@@ -85,22 +85,22 @@ _USES: Final[dict[str, frozenset[Format]]] = {
     "image_root": frozenset({"list", "csv", "tsv", "jsonl", "json", "openai", "parquet", "datasets"}),
     "split": frozenset({"datasets", "parquet", "imagefolder"}),
 }
-"""Option → the forms that it decides something for."""
+"""Option → the forms that it has an effect for."""
 _PACKED: Final = frozenset({".7z", ".rar", ".bz2", ".xz", ".zst", ".lz4", ".tbz2", ".txz", ".z", ".tfrecord"})
 DATA_FOLDER: Final = "data"
-"""Where the hub's data sets have their files, which a clone has beside a README."""
+"""Folder of the files in a clone of a hub data set, beside its README."""
 _IN_A_PATTERN: Final = "--recursive is for folders; in a pattern ** stands for any folders."
 _SPLIT_PART: Final = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.\w+")
 
 
 @dataclass(frozen=True)
 class Known:
-    """A source, and what it was recognised as."""
+    """A source and its recognised form."""
 
     place: str
-    """Its absolute path, or its URL."""
+    """Absolute path or URL."""
     kind: str | None
-    """`folder`, `file`, or None: neither, or nobody has looked."""
+    """`folder` or `file`; None if it is neither or was not checked."""
     form: Format
 
     @property
@@ -113,10 +113,9 @@ def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source
 
     Forms: one image; a folder or a pattern (`photos/**/*.jpg`) of images; a list of paths or URLs (.txt);
     CSV, TSV, JSONL, each also .gz; JSON with a list; OpenAI batch files; Parquet, one file, a folder or a
-    pattern; WebDataset shards, likewise or in brace notation; what `datasets` saved to disk; `hf://owner/name`.
-    A column named like a field of GenerationParameters, or `detail`, decides how its row is answered where
-    its value fits.
-    Raises SourceError for what is none of them and for options that decide nothing.
+    pattern; WebDataset shards, likewise or in brace notation; data sets that `datasets` saved; `hf://owner/name`.
+    A column named like a field of GenerationParameters, or `detail`, sets it for its row if the value fits.
+    Raises SourceError for other sources, and for options without effect.
     """
     known = recognise(source, options)
     for name in given(options):
@@ -131,7 +130,7 @@ def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source
 
 
 def place_of(source: str) -> str:
-    """The absolute path or the URL that a source is, the same however it was written."""
+    """The source's absolute path or URL, the same for all spellings. Raises SourceError."""
     if scheme_of(source) == "file":
         source = local_path(source)
     if not source:
@@ -140,15 +139,15 @@ def place_of(source: str) -> str:
 
 
 def recognise(source: str, options: SourceOptions) -> Known:
-    """Raises SourceError if there is no such thing, or no form fits."""
+    """The source with its form. Raises SourceError if it does not exist, or no form fits."""
     place = place_of(source)
     if options.format not in (None, *get_args(Format)):
         raise SourceError(f'"{options.format}" is none of the forms {", ".join(get_args(Format))}.')
     if place.startswith(HUB_PREFIX):
         return Known(place, None, "datasets")
     if scheme_of(place) in ("http", "https") and "image" in (options.format, _form_by_suffix(place)):
-        return Known(place, None, "image")  # whoever fetches it will see whether it is there
-    is_pattern = _is_pattern(place)
+        return Known(place, None, "image")  # the worker that fetches it sees whether it exists
+    is_pattern = has_wildcard(place) or (len(shard_names(place)) > 1 and not os.path.lexists(place))
     kind = None if is_pattern else kind_of(place)
     if kind is None and not is_pattern:
         raise SourceError(f"There is no folder or file {shown(place)}.")
@@ -167,34 +166,30 @@ def recognise(source: str, options: SourceOptions) -> Known:
 
 
 def given(options: SourceOptions) -> list[str]:
-    """Names of the options that were given, as far as they are for some forms only."""
+    """Names of the given options, of those that only some forms use."""
     defaults = SourceOptions()
     return [name for name in _USES if getattr(options, name) != getattr(defaults, name)]
 
 
 def has_use(known: Known, name: str) -> bool:
-    """Whether an option decides something for a source."""
+    """Whether an option has an effect for a source."""
     return known.form in _USES[name] and not (name == "recursive" and known.is_pattern)
 
 
 def without_unused(known: Known, options: SourceOptions) -> SourceOptions:
-    """Those that decide something for the source."""
+    """The options without those that have no effect for the source."""
     defaults = SourceOptions()
     unused = {name: getattr(defaults, name) for name in given(options) if not has_use(known, name)}
     return replace(options, **unused)
 
 
 def option(name: str) -> str:
-    """As it is called on the command line."""
+    """The option's name on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
-def _is_pattern(source: str) -> bool:
-    return has_wildcard(source) or (len(shard_names(source)) > 1 and not os.path.lexists(source))
-
-
 def open_known(known: Known, options: SourceOptions) -> Source:
-    """`options` are those that decide something. Raises SourceError."""
+    """Open a recognised source; `options` has only options with an effect. Raises SourceError."""
     source, kind, form = known.place, known.kind, known.form
     if form == "image":
         return _image(known)
@@ -204,7 +199,8 @@ def open_known(known: Known, options: SourceOptions) -> Source:
         if kind == "folder":
             return ImageFiles.of_folder(source, recursive=options.recursive, sniff=options.sniff)
         if known.is_pattern:
-            return ImageFiles.of_pattern(source, sniff=options.sniff)
+            root, pattern = split_pattern(source)
+            return ImageFiles(source, root, pattern, tells_of_subfolders=False, sniff=options.sniff)
         raise SourceError(f"{shown(source)} is no folder.")
     if form == "imagefolder":
         if kind != "folder":
@@ -239,7 +235,7 @@ def _image_folder(source: str, options: SourceOptions) -> Source:
         below = (options.split, "**", "*")
         images = ImageFiles(source, source, below, tells_of_subfolders=False, sniff=options.sniff)
     else:
-        # Folders that were recognised are read without --recursive.
+        # Recognised folders are read without --recursive.
         recursive = options.recursive or bool(splits) or not files
         images = ImageFiles.of_folder(source, recursive=recursive, sniff=options.sniff)
     if files and (archive := _only_archive(source)) is not None:
@@ -257,7 +253,7 @@ def _image_folder(source: str, options: SourceOptions) -> Source:
 
 
 def _only_archive(folder: str) -> str | None:
-    """The one .zip of a folder without images of its own."""
+    """The only .zip of a folder, if the folder itself has no images."""
     names = [entry.name for entry in entries(folder) if not entry.is_folder]
     suffixes = [os.path.splitext(name)[1].lower() for name in names]
     if suffixes.count(".zip") != 1 or not IMAGE_SUFFIXES.isdisjoint(suffixes):
@@ -303,7 +299,7 @@ def _manifest(source: str, form: Format, options: SourceOptions) -> Source:
     if form == "list":
         return FileList(source, root, options.encoding)
     if form == "openai":
-        return OpenAIBatch(source, root, options.encoding, text_only=options.text_only)
+        return OpenAIBatch(source, root, options)
     if form in ("csv", "tsv"):
         return RecordSource(source, root, Delimited(source, form, options), options)
     return RecordSource(source, root, _json_records(source, form, root, options.encoding), options)
@@ -329,7 +325,7 @@ def _root(source: str, options: SourceOptions) -> str:
 
 
 def _form_by_suffix(source: str) -> Format | None:
-    """Of a file, by its name alone."""
+    """The form of a file by its name alone; None if the name does not tell."""
     if scheme_of(source) in ("http", "https"):
         source = urllib.parse.urlsplit(source).path
     name = source.lower()
@@ -339,12 +335,12 @@ def _form_by_suffix(source: str) -> Format | None:
 
 
 def is_stranger(source: str) -> bool:
-    """Whether it is a local file whose name says neither that it is an image nor a manifest."""
+    """Whether it is a local file whose name is neither an image's nor a manifest's."""
     return not is_remote(source) and os.path.isfile(source) and _form_by_suffix(source) is None
 
 
 def _file_form(source: str, kind: str | None, encoding: str | None) -> Format:
-    """The form of a file or of what matches a pattern, by its suffix; of JSON by its beginning too."""
+    """The form of a file or of a pattern's files, by their suffix, and for JSON by its beginning."""
     form = _form_by_suffix(source)
     if kind is None:
         if form in (None, "image"):
@@ -367,21 +363,21 @@ def _file_form(source: str, kind: str | None, encoding: str | None) -> Format:
 
 
 def _json_form(source: str, encoding: str | None) -> Format:
-    """A JSON list, batch lines or other lines, by the first line that is not blank."""
+    """Whether it is a JSON list, batch lines or other lines, by the first line that is not blank."""
     with reading(source), open_text(source, encoding) as stream:
         try:
             # A list may be one line of gigabytes.
             if _first_character(stream.read(1 << 12)) == b"[":
                 return "json"
             stream.seek(0)
-            told = (line.text for line in lines(stream) if line.text.strip())
-            first = parsed_object(next(told, ""))
+            texts = (line.text for line in lines(stream) if line.text.strip())
+            first = parsed_object(next(texts, ""))
             if set(LINE_KEYS) <= first.keys():
                 return "openai"
-            is_one = source.lower().removesuffix(".gz").endswith(".json") and next(told, None) is None
+            is_one = source.lower().removesuffix(".gz").endswith(".json") and next(texts, None) is None
             return "json" if is_one and is_container(first) else "jsonl"
         except SourceError:
-            # An object over several lines, or one line that is none.
+            # An object over several lines, or a line that is no object.
             return "json" if source.lower().removesuffix(".gz").endswith(".json") else "jsonl"
 
 
@@ -392,7 +388,7 @@ def _folder_form(folder: str, unread: Sequence[str]) -> Format:
     if metadata_files(folder, unread):
         return "imagefolder"
     if any(name.removesuffix(".parquet") in names for name in names if name.endswith(".parquet")):
-        return "imagefolder"  # the folders that img2dataset writes, and their tables
+        return "imagefolder"  # img2dataset's folders, each with a table
     suffixes = {os.path.splitext(name.lower().removesuffix(".gz"))[1] for name in names}
     forms: list[Format] = ["folder"] if suffixes & IMAGE_SUFFIXES else []
     if suffixes & {".tar", ".tgz"}:
@@ -419,7 +415,7 @@ def _dataset(source: str, kind: str | None, options: SourceOptions) -> Source:
 
 
 def _parts(source: str, kind: str | None, suffixes: tuple[str, ...]) -> list[str]:
-    """The files of a source that may have several, in order of name."""
+    """The files of a source with one or several parts, in order of name."""
     if kind == "file":
         return [source]
     if kind == "folder":
@@ -442,7 +438,7 @@ def _parts(source: str, kind: str | None, suffixes: tuple[str, ...]) -> list[str
 
 
 def _parts_of_split(source: str, parts: Sequence[str], split: str | None) -> list[str]:
-    """The parts of one split, if their names say of which they are, as the hub's do."""
+    """The parts of one split, if their names tell the split, as the hub's do. Raises SourceError."""
     splits = [match[1] if (match := _SPLIT_PART.fullmatch(os.path.basename(part))) else "" for part in parts]
     if split is None and len(set(splits)) < 2:
         return list(parts)
@@ -457,7 +453,7 @@ def _named(splits: Iterable[str]) -> str:
 
 
 def own_folders(source: str, options: SourceOptions) -> tuple[Path, ...]:
-    """The local folders that a source shows: its own, and its image root's. Nothing is looked at there."""
+    """A source's local folders: its own, and its image root. Does not read them."""
     place = place_of(source)
     places = [] if is_remote(place) else [_own_folder(place)]
     if options.image_root is not None and not is_remote(options.image_root):

@@ -1,10 +1,10 @@
-"""Makes a question's answer of what the engine generated for it; knows no image, no model and no thread."""
+"""Turns the engine's generations for a question into its answer; knows no image, no model and no thread."""
 
 from collections.abc import Callable, Sequence
 
 from contract.answer import Answer, ChoiceProbability, Flag, Generated
 from worker.engine.choices import choice_probabilities
-from worker.engine.repetition import goes_round
+from worker.engine.repetition import ends_in_loop
 from worker.engine.request import Generation, Generations
 
 Decode = Callable[[Sequence[int]], str]
@@ -13,7 +13,7 @@ Decode = Callable[[Sequence[int]], str]
 def free_answer(
     generations: Generations, prompt_tokens: int, decode: Decode, eos_token_ids: Sequence[int]
 ) -> Answer:
-    """The first generation as text, the others as its alternatives."""
+    """The answer whose text is the first generation; the other generations are its alternatives."""
     first, *others = (_generated(generation, decode(generation.token_ids)) for generation in generations)
     return Answer(
         **dict(first),
@@ -24,7 +24,7 @@ def free_answer(
 
 
 def chosen_answer(generations: Generations, prompt_tokens: int, choices: Sequence[str]) -> Answer:
-    """The choice of the best score, the first of equal ones; `generations` are in the choices' order."""
+    """The choice with the highest score, the first of equal ones; `generations` are in the choices' order."""
     probabilities = choice_probabilities([generation.score for generation in generations])
     best = max(range(len(choices)), key=lambda index: generations[index].score)
     return Answer(
@@ -49,10 +49,10 @@ def _generated(generation: Generation, text: str) -> Generated:
 
 def _flags(generation: Generation, text: str, eos_token_ids: Sequence[int]) -> tuple[Flag, ...]:
     token_ids = generation.token_ids
-    said = token_ids[:-1] if token_ids and token_ids[-1] in eos_token_ids else token_ids
+    text_ids = token_ids[:-1] if token_ids and token_ids[-1] in eos_token_ids else token_ids
     found: dict[Flag, bool] = {
         "truncated": generation.finish_reason == "length",
-        "repetition": goes_round(said),
+        "repetition": ends_in_loop(text_ids),
         "empty": not text,
     }
     return tuple(flag for flag, raised in found.items() if raised)

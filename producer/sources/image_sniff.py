@@ -1,4 +1,4 @@
-"""Whether a file is an image by its first bytes, whatever its name; decodes nothing."""
+"""Recognises images by their first bytes, whatever their names; decodes nothing."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ _HEIC: Final = (b"heic", b"heix", b"mif1")
 
 
 def is_image(head: bytes) -> bool:
-    """Of a file's first bytes: whether they begin an image of a kind that workers decode."""
+    """Whether a file's first bytes are those of an image that workers decode."""
     if head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return True
     if head[:2] == b"BM":
@@ -26,9 +26,9 @@ def is_image(head: bytes) -> bool:
 
 
 def looks_like_image(path: str) -> bool:
-    """The same of a local file; False for what cannot be read or is no regular file."""
+    """The same for a local file; False if it cannot be read or is not regular."""
     try:
-        # A FIFO must not make it wait for a writer.
+        # Does not wait for the writer of a FIFO.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False

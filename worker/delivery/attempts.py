@@ -1,4 +1,4 @@
-"""From a delivered message to one record in the store, whatever happens; knows no Celery and no model."""
+"""Turns each delivered message into records, whatever happens; knows no Celery and no model."""
 
 import logging
 import os
@@ -31,12 +31,12 @@ from worker.service import WORKER
 log = logging.getLogger(__name__)
 
 COMPLAINTS_SHOWN: Final = 3
-SAID_CHARACTERS: Final = 100
+QUOTED_CHARACTERS: Final = 100
 ELSEWHERE_PAUSE_S: Final = 5.0
 CRASHED: Final = Failure(
     code=FailureCode.CRASHED_WORKER,
     message=f"A worker died while it answered this job, and so did {ISOLATED_ATTEMPTS} more that answered "
-    "nothing else; the workers' logs may say why.",
+    "nothing else; look for the reason in the workers' logs.",
 )
 
 
@@ -45,16 +45,16 @@ def _terminate() -> None:
 
 
 class MessageOutcome(Enum):
-    """What becomes of a message once its jobs were taken."""
+    """What happens to a message after take()."""
 
     ACKNOWLEDGE = auto()
-    """Each of its jobs has its record or dead letter, was passed on, or is wanted by nobody."""
+    """Each of its jobs has its record or dead letter, was passed on, or is no longer wanted."""
     REQUEUE = auto()
-    """It goes back to the queue. Jobs in it that have their records are dropped when it comes again."""
+    """It goes back to the queue. Its jobs that have records are dropped when it comes again."""
 
 
 class Answers(Protocol):
-    """What answers a job: worker.service's Service."""
+    """Answers a job: worker.service's Service."""
 
     @property
     def model_id(self) -> str: ...
@@ -64,7 +64,7 @@ class Answers(Protocol):
 
 
 class Address(BaseModel):
-    """The least a message must tell so that a record can be written for it."""
+    """Run and index of a job: the least that a record needs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,11 +72,11 @@ class Address(BaseModel):
     index: JobIndex
 
 
-class Answering:
-    """Turns each job into a record, a dead letter, a suspect or a job given back.
+class Attempts:
+    """Turns each job into a record or a dead letter, or sends it to the suspect queue or back to its own.
 
-    An attempt is counted before a job is touched. One that was begun and has no record was under way when a
-    worker died: it goes to the suspect queue and is answered alone there, so that one more death blames it.
+    An attempt is counted before a job is touched. A job that was begun and has no record was under way when a
+    worker died. It goes to the suspect queue and is answered alone there, so that one more death blames it.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Answering:
     ) -> None:
         """`pass_on` puts a job into the suspect queue; `worker` is this process's name, as it is announced.
 
-        A suspect that another worker holds goes to the end of its queue after `pause_s`. `device` is the
-        service's: interactive work goes before a job begins and before its record is written. `end_process`
-        makes this process drain and end.
+        A suspect that another worker holds goes to the end of its queue after `pause_s` seconds. `device` is
+        the service's: interactive work goes first, before a job begins and before its record is written.
+        `end_process` makes this process drain and end.
         """
         self._service = service
         self._store = store
@@ -107,38 +107,38 @@ class Answering:
         self._under_way: set[Address] = set()
 
     def take(self, jobs: Sequence[object], lane: Lane = Lane.BULK) -> MessageOutcome:
-        """Answer the jobs of one message; raises nothing.
+        """Answer the jobs of one message and return what happens to the message. Raises nothing.
 
-        A job needs no answer where it has its record already or its run is cancelled; an interactive job ends
-        also when that happens meanwhile. A suspect is answered with nothing else under way. The message goes
-        back when the worker drains, when store or queue cannot be reached, and when the engine has stopped:
-        then this process drains too, as without an engine it would only turn messages round.
+        A job that has its record, or whose run is cancelled, is dropped. An interactive job is dropped also
+        when that happens while it is generated. A suspect is answered with nothing else under way. The
+        message goes back when the worker drains, when store or queue cannot be reached, and when the engine
+        has stopped. After the engine has stopped this process drains too: it could only send messages back.
         """
         try:
             self._take_all(jobs, lane)
-        except BaseException as kept:  # noqa: BLE001 - whatever it is would take a thread of the pool with it
-            if isinstance(kept, EngineStoppedError):
+        except BaseException as error:  # noqa: BLE001 - any error would end a thread of the pool
+            if isinstance(error, EngineStoppedError):
                 self._end_process()
-            log.warning("a message goes back to the queue: %s", type(kept).__name__)
+            log.warning("a message goes back to the queue: %s", type(error).__name__)
             return MessageOutcome.REQUEUE
         return MessageOutcome.ACKNOWLEDGE
 
     def _take_all(self, jobs: Sequence[object], lane: Lane) -> None:
-        self.held.let_go_in_vain()
+        self.held.release_pending()
         addresses = [_address(job) for job in jobs]
         with self.held.holding(_jobs(addresses)):
             if len(jobs) > 1:
                 self._hold(addresses[1:])
             for number, (job, address) in enumerate(zip(jobs, addresses, strict=True)):
-                with self.held.let_go_on_error(_jobs(addresses[number + 1 :]), begun=False):
+                with self.held.release_on_error(_jobs(addresses[number + 1 :]), begun=False):
                     try:
                         self._take(job, address, lane)
                     except redis.ResponseError as error:
                         if not is_wrong_type(error):
                             raise
-                        self._keep(job, "a key of its run in the store holds something else")
+                        self._keep_dead_letter(job, "a key of its run in the store is of another type")
 
-    def _keep(self, job: object, reason: str) -> None:
+    def _keep_dead_letter(self, job: object, reason: str) -> None:
         log.error("a message is kept as a dead letter: %s", reason)
         self._store.keep_dead_letter(self._worker, reason, job)
 
@@ -146,26 +146,26 @@ class Answering:
         try:
             self._store.hold(self._worker, _jobs(addresses))
         except redis.ResponseError as error:
-            # Which of them it is shows when each is taken.
+            # Taking each job shows which of them it is.
             if not is_wrong_type(error):
                 raise
 
     def _take(self, job: object, address: Address | None, lane: Lane) -> None:
         if address is None:
             letter = dead_letter(job)
-            self._keep(letter.message, letter.reason)
+            self._keep_dead_letter(letter.message, letter.reason)
             return
         assert isinstance(job, Mapping), "it has an address"
         suspect = lane is Lane.SUSPECT
-        if suspect and self._is_elsewhere(address, self._store.holder(address.run, address.index)):
-            # A second copy of its message. It waits at the end of the queue for what becomes of the job.
+        if suspect and self._has_live_holder(address, self._store.holder(address.run, address.index)):
+            # A second copy of its message, which waits at the end of the queue until the job has ended.
             time.sleep(self._pause_s)
             self._pass_on(job)
             return
         self._device.yield_to_interactive(lane)
         with self._gate.exclusive() if suspect else self._gate.shared():
-            # An attempt may have been counted of which only the reply is lost.
-            with self.held.let_go_on_error(_jobs([address]), begun=True):
+            # If only the reply is lost, the attempt has been counted.
+            with self.held.release_on_error(_jobs([address]), begun=True):
                 most = MOST_ATTEMPTS if suspect else 1
                 begun = self._store.begin(self._worker, address.run, address.index, most)
             if begun.attempt > 0:
@@ -185,8 +185,8 @@ class Answering:
             self._pass_on(job)
 
     def _suspect(self, address: Address, holder: str) -> None:
-        """Note that the job was under way when its worker died, unless that worker lives."""
-        if not self._is_elsewhere(address, holder):
+        """Mark the job as a suspect, unless the worker that holds it lives."""
+        if not self._has_live_holder(address, holder):
             log.warning(
                 "run %s job %d was under way when a worker died",
                 address.run,
@@ -195,8 +195,8 @@ class Answering:
             )
             self._store.suspect(address.run, address.index)
 
-    def _is_elsewhere(self, address: Address, holder: str) -> bool:
-        """Whether a live worker, or another thread of this one, is at the job."""
+    def _has_live_holder(self, address: Address, holder: str) -> bool:
+        """Whether a live worker, or another thread of this one, is answering the job."""
         if holder == self._worker:
             return address in self._under_way
         return self._store.is_alive(holder)
@@ -204,7 +204,7 @@ class Answering:
     def _answer(self, address: Address, job: Mapping[str, Any], lane: Lane) -> None:
         self._under_way.add(address)
         try:
-            with self.held.let_go_on_error(_jobs([address]), begun=True):
+            with self.held.release_on_error(_jobs([address]), begun=True):
                 result = self._result(address, job, lane)
                 self._device.yield_to_interactive(lane)
                 self._write(result)
@@ -233,7 +233,7 @@ class Answering:
         except ValidationError as invalid:
             return self._failed(address, message, _refused(message, invalid))
         except BaseException as bug:
-            # MemoryError and SystemExit too: the job has its record, and the next one another chance.
+            # MemoryError and SystemExit too: this job gets its record, and the next job another chance.
             log.exception("run %s job %d: a bug", address.run, address.index, extra=about(address))
             return self._failed(address, message, internal_error(bug))
 
@@ -249,12 +249,12 @@ class Answering:
 
 
 def _jobs(addresses: Sequence[Address | None]) -> list[RunAndIndex]:
-    """Of the messages that tell a job."""
+    """Run and index of each address that is there."""
     return [(one.run, one.index) for one in addresses if one is not None]
 
 
 def _still_wanted(store: ResultStore, address: Address) -> bool:
-    """A store that is away has told nothing else; whether the record can be written is seen later."""
+    """Whether the job is still wanted; True while the store is away, as writing the record will show it."""
     try:
         return store.is_wanted(address.run, address.index)
     except redis.RedisError:
@@ -262,7 +262,7 @@ def _still_wanted(store: ResultStore, address: Address) -> bool:
 
 
 def _address(message: object) -> Address | None:
-    """None: the message does not even tell which job it is."""
+    """The job that a message names; None if it names none."""
     if not isinstance(message, Mapping):
         return None
     try:
@@ -276,7 +276,7 @@ def _refused(message: Mapping[str, Any], invalid: ValidationError) -> Failure:
         return Failure(
             code=FailureCode.UNSUPPORTED_VERSION,
             message=f"The job has version {_cut(repr(message['version']))}; "
-            f"this worker knows version {JOB_VERSION}.",
+            f"this worker knows version {JOB_VERSION}. Use a producer of the same release.",
         )
     errors = invalid.errors(include_input=False, include_url=False)
     complaints = [
@@ -287,9 +287,9 @@ def _refused(message: Mapping[str, Any], invalid: ValidationError) -> Failure:
     return Failure(code=FailureCode.INVALID_JOB, message=f"The job is not valid: {'; '.join(complaints)}.")
 
 
-def _cut(said: str) -> str:
-    """What a message says of itself may have any length."""
-    return said if len(said) <= SAID_CHARACTERS else f"{said[:SAID_CHARACTERS]}…"
+def _cut(text: str) -> str:
+    """The beginning of a text, which in a message may have any length."""
+    return text if len(text) <= QUOTED_CHARACTERS else f"{text[:QUOTED_CHARACTERS]}…"
 
 
 def _question_ids(message: Mapping[str, Any]) -> list[str]:
