@@ -104,7 +104,7 @@ def test_the_commands_say_so(folder: Path, checkpoint: Path, tmp_path: Path, red
 @pytest.mark.parametrize("config", ["[]", "7", "[" * 100_000, "{", '"x"', "null"])
 def test_a_config_that_is_none(folder: Path, config: str) -> None:
     (folder / "config.json").write_text(config)
-    with pytest.raises(ModelFolderError, match=r"config\.json is (no JSON object|not JSON)"):
+    with pytest.raises(ModelFolderError, match=r"config\.json is (not a JSON object|not JSON)"):
         read_folder(folder)
 
 
