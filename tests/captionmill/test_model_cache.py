@@ -317,6 +317,6 @@ def test_without_torch_one_sentence_says_what_to_install(
 ) -> None:
     cache, out = Cache(tmp_path / "cache", hide_torch(tmp_path / "hidden")), tmp_path / "out"
     ran = cache.run(*(out if part == "{out}" else part for part in arguments), module=module)
-    refused(ran, "takes torch and nncf", install_line("prep"))
+    refused(ran, "needs torch and nncf", install_line("prep"))
     assert not out.exists()
     assert cache.kept() == {}

@@ -89,7 +89,7 @@ def test_what_is_no_model_folder_is_refused(foreign: Path, name: str) -> None:
 
 def test_a_broken_manifest_is_refused(folder: Path) -> None:
     edit(folder / MANIFEST_JSON, lambda manifest: manifest.update(version=99))
-    with pytest.raises(ModelFolderError, match="is no manifest"):
+    with pytest.raises(ModelFolderError, match="is not a valid manifest"):
         read_folder(folder)
 
 
