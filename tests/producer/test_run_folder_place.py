@@ -1,6 +1,7 @@
 """A run folder that is moved or deleted under a run ends it; a copy is not driven beside the original."""
 
 import shutil
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from producer.run_folder import RunFolder
 from producer.submission import Submission
 from producer.work import work_on
 from tests.producer.test_cli import ask_all, captionmill, command, photos, worker
+from tests.support.command import run_command
 from tests.support.processes import spawn, wait_until
 from tests.support.producer_driver import Workers, texts
 
@@ -33,13 +35,15 @@ def test_a_copy_and_a_folder_that_goes_away(
     wait_until(lambda: connection.llen(JOB_QUEUE) or process.poll() is not None)
     shutil.copytree(out, copy)
     for words in (["run", "--resume", "--out"], ["cancel"], ["collect"]):
-        ran = captionmill(*words, copy, "--redis", redis_url)
+        ran = run_command(*words, copy, "--redis", redis_url, timeout=NOTICED_S)
         assert (ran.returncode, "Traceback" in ran.stderr) == (2, False), ran.stderr
         assert f"{copy} and {out} " in ran.stderr
         assert "copies of one run" in ran.stderr
     assert process.poll() is None
     connection.delete(*connection.keys("captionmill:*:lease"))
-    wait_until(lambda: connection.keys("captionmill:*:lease"))
+    renewed = time.monotonic() + NOTICED_S
+    wait_until(lambda: connection.keys("captionmill:*:lease") or time.monotonic() > renewed)
+    assert connection.keys("captionmill:*:lease"), "the lease is not renewed"
     out.rename(moved)
     assert process.wait(NOTICED_S) == 2, log.read_text()
     assert "was moved or deleted" in log.read_text()
