@@ -3,6 +3,8 @@
 The worker is the real one with the demo model, as a job's parameters may also break the engine.
 """
 
+import itertools
+import json
 from typing import Any, Final
 
 import pytest
@@ -13,6 +15,9 @@ from contract.store import DEAD_LETTERS_KEY
 from tests.faults.conftest import MakeSite, assert_kept
 from tests.faults.envelopes import PRIORITIES, Message, mutated
 from tests.faults.site import REAL, Site
+from tests.worker.test_envelope import UNREADABLE, changed
+from worker.delivery.envelope import SHOWN_BYTES
+from worker.delivery.results import DEAD_LETTER_MAX_CHARACTERS
 
 TOGETHER: Final = 500
 """Messages that lie in the queues at once."""
@@ -73,5 +78,23 @@ def test_damaged_messages(make_site: MakeSite, count: int) -> None:
     result = site.finish(f"each of {len(messages)} ends in a record or a dead letter, and no worker in them")
     assert_kept(result)
     assert result.failed == {}
+    worker.terminate()
+    assert worker.process.wait() == 0
+
+
+def test_each_dead_letter_tells_why(make_site: MakeSite) -> None:
+    """In each queue, of a live worker; what it was not sent for never runs."""
+    site = make_site("each dead letter tells why", bound_s=110)
+    worker = start(site)
+    cases = [
+        (Message(queue, changed(change, seed)), reason)
+        for seed, (queue, (change, reason)) in enumerate(itertools.product(LISTS, UNREADABLE))
+    ]
+    push(site, [message for message, _ in cases])
+    letters = [json.loads(one) for one in site.server.connection.lrange(DEAD_LETTERS_KEY, 0, -1)]
+    told = {letter["message"]: letter["reason"] for letter in letters}
+    for message, reason in cases:
+        shown = repr(message.raw[:SHOWN_BYTES].decode())[:DEAD_LETTER_MAX_CHARACTERS]
+        assert reason in told.get(shown, "no letter"), shown[:200]
     worker.terminate()
     assert worker.process.wait() == 0

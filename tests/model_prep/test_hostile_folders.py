@@ -52,12 +52,18 @@ def change(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
+def refusal(*words: str | Path) -> str:
+    """What the command says in one sentence, before anything is loaded."""
+    ran = run_command(*words)
+    assert (ran.returncode, "Traceback" in ran.stderr) == (2, False), ran.stderr
+    return ran.stderr
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_template_that_does_more_than_write_is_refused(folder: Path, template: str) -> None:
+def test_a_template_that_does_more_than_write_is_refused(folder: Path, template: str, redis_url: str) -> None:
     set_template(folder, template)
-    with pytest.raises(ModelFolderError) as refused:
-        PromptWriter.load(folder, -1)
-    assert f"The chat template of {folder} {TEMPLATES[template]}" in str(refused.value)
+    said = refusal("worker", "--model", folder, "--redis", redis_url)
+    assert f"The chat template of {folder} {TEMPLATES[template]}" in said
 
 
 def set_template(folder: Path, template: str) -> None:
@@ -83,19 +89,8 @@ def test_code_of_a_folder_is_refused(folder: Path, checkpoint: Path) -> None:
 
 
 def test_the_commands_say_so(folder: Path, checkpoint: Path, tmp_path: Path, redis_url: str) -> None:
-    """In one sentence, before anything is loaded."""
-
-    def refusal(*words: str | Path) -> str:
-        ran = run_command(*words)
-        assert (ran.returncode, "Traceback" in ran.stderr) == (2, False), ran.stderr
-        return ran.stderr
-
     work = ("worker", "--model", folder, "--redis", redis_url)
     convert = ("convert", checkpoint, "--out", tmp_path / "out")
-    template = (folder / "chat_template.jinja").read_text()
-    set_template(folder, "{{ messages.__init__.__globals__ }}")
-    assert f"The chat template of {folder} reaches for what no template needs" in refusal(*work)
-    set_template(folder, template)
     for place, words in ((folder, work), (checkpoint, convert)):
         change(place / "config.json", auto_map={"AutoConfig": "evil.Config"})
         assert f"{place} brings code of its own" in refusal(*words)
@@ -118,6 +113,19 @@ def test_a_header_of_a_gigabyte_is_not_read(checkpoint: Path, length: int) -> No
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("open('/tmp/captionmill-pickle-ran', 'w')",)
+
+
+def test_the_command_reads_no_such_weights(checkpoint: Path, tmp_path: Path) -> None:
+    ran = Path("/tmp/captionmill-pickle-ran")
+    ran.unlink(missing_ok=True)
+    convert = ("convert", checkpoint, "--out", tmp_path / "out")
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(struct.pack("<Q", 2**30) + b"{}" + bytes(100))
+    assert f"The weights of {checkpoint} cannot be read" in refusal(*convert)
+    weights.unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+    assert f"The weights of {checkpoint} cannot be read" in refusal(*convert)
+    assert not ran.exists()
 
 
 def test_a_pickle_is_not_read(checkpoint: Path) -> None:

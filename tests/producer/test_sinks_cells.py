@@ -1,6 +1,7 @@
 """CSV and TSV are opened in spreadsheets: no cell of theirs is a formula there, unless it was asked for."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -85,18 +86,23 @@ def test_other_cells_are_as_they_were(tmp_path: Path, text: str) -> None:
 
 
 def test_the_option(photos: Path, tmp_path: Path, redis_url: str) -> None:
+    """Through the command: every formula in a column that is carried, and one in the answers."""
     log = tmp_path / "worker.log"
+    rows = [json.dumps({"image": str(photos / "0.png"), "note": text}) for text in FORMULAS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     worker = spawn([sys.executable, "-m", "bench.stub_worker", redis_url, "count"], log, {})
     try:
-        for name, options, begins in (("safe", (), "'=1"), ("raw", ("--raw-cells",), "=1")):
-            asked = ask_all(photos, tmp_path / name, redis_url, "--sink", "csv", *options)
+        for name, options, before in (("safe", (), "'"), ("raw", ("--raw-cells",), "")):
+            sinks = ("--sink", "csv", "--sink", "tsv", *options)
+            asked = ask_all(tmp_path / "rows.jsonl", tmp_path / name, redis_url, *sinks)
             asked[asked.index("What?")] = "=1"
             ran = captionmill("run", *asked)
             assert ran.returncode == 0, ran.stderr
-            with (tmp_path / name / "answers.csv").open(newline="") as file:
-                answers = [line["q1"] for line in csv.DictReader(file)]
-            assert len(answers) == 7
-            assert all(text.startswith(begins) for text in answers), answers
+            for kind, dialect in (("csv", "excel"), ("tsv", "excel-tab")):
+                with (tmp_path / name / f"answers.{kind}").open(newline="") as file:
+                    found = list(csv.DictReader(file, dialect=dialect))
+                assert sorted(line["note"] for line in found) == sorted(before + text for text in FORMULAS)
+                assert all(line["q1"].startswith(f"{before}=1") for line in found), found
     finally:
         worker.kill()
         worker.wait()

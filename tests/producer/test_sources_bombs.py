@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -50,6 +52,13 @@ def jsonl(folder: Path) -> tuple[Path, str]:
 def json_list(folder: Path) -> tuple[Path, str]:
     good = b'[{"image": "a.png"}, {"image": "'
     return packed(folder / "rows.json.gz", good, PIECE, b'"}]'), "entry 2: the entry has more than 100 MiB"
+
+
+def json_object(folder: Path) -> tuple[Path, str]:
+    """Less dense than a file that unpacks to 200 times its size."""
+    begin = b'{"images": [{"id": 1, "file_name": "'
+    piece = random.Random(1).randbytes(4096).hex().encode() + PIECE
+    return packed(folder / "rows.json.gz", begin, piece, b'"}]}'), "one JSON object of more than 256 MiB"
 
 
 def csv_line(folder: Path) -> tuple[Path, str]:
@@ -125,9 +134,19 @@ def parquet_cell(folder: Path) -> tuple[Path, str]:
     return path, 'row 2: "alt" has more than 100 MiB'
 
 
+def parquet_column(folder: Path) -> tuple[Path, str]:
+    """Of cells that are small, each for itself."""
+    path = folder / "rows.parquet"
+    schema = pyarrow.schema([("image", pyarrow.string()), ("alt", pyarrow.large_string())])
+    cells = {"image": ["a.png"], "alt": ["a" * (20 * MIB)]}
+    group = pyarrow.Table.from_pydict({name: cell * 55 for name, cell in cells.items()}, schema)
+    pyarrow.parquet.write_table(group, path, compression="zstd", use_dictionary=False, write_batch_size=1)
+    return path, 'row group 1: the column "alt" unpacks from'
+
+
 BOMBS: list[Callable[[Path], tuple[Path, str]]] = [
-    *(jsonl, json_list, csv_line, csv_row, csv_cell, csv_header, file_list, openai, zeros),
-    *(tar_member, tar_text, tar_header, parquet, parquet_cell),
+    *(jsonl, json_list, json_object, csv_line, csv_row, csv_cell, csv_header, file_list, openai, zeros),
+    *(tar_member, tar_text, tar_header, parquet, parquet_cell, parquet_column),
 ]
 
 
@@ -207,15 +226,24 @@ def test_an_image_within_a_source_is_not_sent_when_it_is_too_large() -> None:
     assert resolved.refusal.code is FailureCode.IMAGE_TOO_LARGE
 
 
-def test_a_large_member_of_a_packed_shard_is_a_failure_of_its_row(tmp_path: Path) -> None:
-    path = tmp_path / "a.tgz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, size in (("a.png", 9), ("b.png", SHIPPED_MAX_BYTES + 1), ("c.png", 9)):
-            member = tarfile.TarInfo(name)
-            member.size = size
-            archive.addfile(member, io.BytesIO(bytes(size)))
-    rows = list(open_source(str(path)).rows())
-    codes = [None if row.refusal is None else row.refusal.code for row in rows]
+@pytest.mark.parametrize("name", ["a.tgz", "a.zip"])
+def test_a_large_member_of_an_archive_is_a_failure_of_its_row(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    sizes = {"a.png": 9, "b.png": SHIPPED_MAX_BYTES + 1, "c.png": 9}
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for member, size in sizes.items():
+                zipped.writestr(member, bytes(size))
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for member, size in sizes.items():
+                header = tarfile.TarInfo(member)
+                header.size = size
+                archive.addfile(header, io.BytesIO(bytes(size)))
+    ran = dry_run(path, "--json")
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    jobs = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"event": "job"')]
+    codes = [job["failure"] and job["failure"]["code"] for job in jobs]
     assert codes == [None, FailureCode.IMAGE_TOO_LARGE, None]
 
 

@@ -16,8 +16,8 @@ from worker.delivery.envelope import SHOWN_BYTES, dead_letter, readable
 QUEUE = "captionmill.jobs"
 
 
-def message() -> dict[str, Any]:
-    return good_message(random.Random(1))
+def message(seed: int = 1) -> dict[str, Any]:
+    return good_message(random.Random(seed))
 
 
 def arguments(raw: bytes) -> list[Any]:
@@ -51,6 +51,13 @@ def without(place: str) -> Callable[[dict[str, Any]], None]:
         whole.pop(place)
 
     return change
+
+
+def changed(change: Callable[[dict[str, Any]], None], seed: int = 1) -> bytes:
+    """The message as it lies in a queue; its job is another one with another seed."""
+    whole = message(seed)
+    change(whole)
+    return json.dumps(whole).encode() if "body" not in whole else written(whole)
 
 
 UNREADABLE: list[tuple[Callable[[dict[str, Any]], None], str]] = [
@@ -99,9 +106,7 @@ UNREADABLE: list[tuple[Callable[[dict[str, Any]], None], str]] = [
 def test_an_unreadable_message_is_one_argument_that_tells_why(
     change: Callable[[dict[str, Any]], None], reason: str
 ) -> None:
-    whole = message()
-    change(whole)
-    raw = json.dumps(whole).encode() if "body" not in whole else written(whole)
+    raw = changed(change)
     [argument] = arguments(readable(raw, QUEUE))
     letter = dead_letter(argument)
     assert reason in letter.reason
