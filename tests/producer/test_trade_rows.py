@@ -69,6 +69,7 @@ def filled(value: Any, place: Path) -> Any:
         return value
     content = (place / "a.png").read_bytes()
     coded = base64.b64encode(content).decode()
+    folded = [coded[at : at + 76] for at in range(0, len(coded), 76)]
     if value == "BYTES":
         return content
     for name, told in {
@@ -78,7 +79,8 @@ def filled(value: Any, place: Path) -> Any:
         "LONG": "a." * 4500,
         "MEGABYTES": "x" * 3_000_000,
         "UNPADDED": base64.b64encode(content + b"\0" * ((1 - len(content)) % 3)).decode().rstrip("="),
-        "FOLDED": "\n".join(coded[at : at + 76] for at in range(0, len(coded), 76)),
+        "FOLDED": "\n".join(folded),
+        "ONE_LINE": " ".join(folded),
         "BLANKS": coded.replace("+", " "),
     }.items():
         value = value.replace(name, told)
@@ -114,6 +116,7 @@ def ran(place: Path) -> tuple[subprocess.CompletedProcess[str], dict[int, dict[s
     given = ("--question", RUN_QUESTION, "--num-beams", "2", "--max-new-tokens", "2", "--out", "out")
     sinks = (*(word for kind in LISTS for word in ("--sink", kind)), "--image-prefix", LOCAL_FILES)
     told = captionmill(place, "run", *FORMS.values(), *given, *sinks, "--model", "demo")
+    assert (place / "out" / "answers.jsonl").exists(), told.stderr
     ordered = [CASES.index(case) for form in FORMS for case in of_form(form)]
     found = {ordered[line["index"]]: line for line in lines(place / "out")}
     return told, found

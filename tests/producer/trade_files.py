@@ -182,6 +182,14 @@ BAD_ROWS: Final = [
         {"1": "a.png", "2": REFUSED},
         told=("Is it red?", "1 row cannot be asked and is a failure: 1 × there is no column"),
     ),
+    Case(
+        "ids of a table with a gap",
+        "whole numbers, and the line's number in the gap",
+        ("rows.jsonl",),
+        {"a.png": PNG, "rows.jsonl": lines({"image": "a.png", "id": 7.0}, {"image": "a.png", "id": None})},
+        {"7": "a.png", "2": "a.png"},
+        source="pandas-dev/pandas #28335",
+    ),
 ]
 
 WITHOUT: Final = [
@@ -295,6 +303,13 @@ TABLES: Final = [
         {"2": "a.png"},
     ),
     Case(
+        "a delimiter that the file tells otherwise",
+        "the named one",
+        ("rows.csv", "--delimiter", "|", "--image-column", "alt"),
+        {"a.png": PNG, "rows.csv": b"sep=;\r\nimage;x|alt\r\nA;B|a.png\r\n"},
+        {"3": "a.png"},
+    ),
+    Case(
         "a delimiter at each line's end",
         "no column of nothing",
         ("rows.csv",),
@@ -346,6 +361,14 @@ TABLES: Final = [
         told=("line 3: 1 cells, but the header names 2 columns; a cell holds no tab and no line end",),
     ),
     Case(
+        "a cell of TSV over a tab",
+        "no text in another column",
+        ("rows.tsv",),
+        {"a.png": PNG, "rows.tsv": b'image\talt\na.png\t"one\ttwo"\n'},
+        code=2,
+        told=("line 2: 3 cells, but the header names 2 columns; a cell holds no tab and no line end",),
+    ),
+    Case(
         "UTF-16, as spreadsheets save Unicode text",
         "the text",
         ("rows.csv",),
@@ -373,6 +396,14 @@ TABLES: Final = [
         source="huggingface/datasets #5969",
     ),
     Case(
+        "JSON in UTF-16 with a mark, its bytes in the other order",
+        "the text",
+        ("rows.jsonl",),
+        {"a.png": PNG, "rows.jsonl": '\ufeff{"image": "a.png", "question": "Où?"}\n'.encode("utf-16-be")},
+        {"1": "a.png"},
+        told=(r"O\u00f9?",),
+    ),
+    Case(
         "a mark before the header",
         "the first column by its name",
         ("rows.csv",),
@@ -397,6 +428,14 @@ TABLES: Final = [
         {"a.png": PNG, "rows.csv": "image,alt\na.png,Été\n".encode("latin-1")},
         {"2": "a.png"},
         told=("rows.csv is not in UTF-8 (line 2), and its bytes are kept as they are: --encoding says",),
+    ),
+    Case(
+        "the same of JSON",
+        "to be told that its letters are not right",
+        ("rows.jsonl",),
+        {"a.png": PNG, "rows.jsonl": '{"image": "a.png", "alt": "Été"}\n'.encode("latin-1")},
+        {"1": "a.png"},
+        told=("rows.jsonl is not in UTF-8 (line 1), and its bytes are kept as they are: --encoding says",),
     ),
     Case(
         "an encoding that is not the file's",
@@ -555,14 +594,17 @@ FOLDERS: Final = [
     ),
     Case(
         "metadata in a split's folder that names its images from the whole set on",
-        "the images",
-        ("set",),
+        "the images with their columns",
+        ("set", "--question", "Is it {alt}?"),
         {
-            "set/train/metadata.jsonl": lines({"file_name": "train/a.png"}, {"file_name": "b.png"}),
+            "set/train/metadata.jsonl": lines(
+                {"file_name": "train/a.png", "alt": "red"}, {"file_name": "b.png", "alt": "blue"}
+            ),
             "set/train/a.png": PNG,
             "set/train/b.png": PNG,
         },
         {"train/a.png": "set/train/a.png", "train/b.png": "set/train/b.png"},
+        told=("Is it red?", "Is it blue?"),
         source="huggingface/diffusers #3674",
     ),
     Case(

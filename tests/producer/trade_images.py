@@ -165,6 +165,14 @@ def images() -> Iterator[TradeImage]:
             (),
         ),
         (
+            "checksum-turn.png",
+            lambda: png_with(chunk(b"eXIf", exif(ORIENTATION), crc=3)),
+            "python-pillow/Pillow#1991",
+            "nor one of the EXIF, which then turns nothing",
+            upright,
+            (),
+        ),
+        (
             "checksum-size.png",
             lambda: png_with(chunk(b"pHYs", bytes(9), crc=2)),
             "python-pillow/Pillow#5978",
@@ -230,7 +238,7 @@ def images() -> Iterator[TradeImage]:
         ),
         (
             "half.jpg",
-            lambda: jpeg[: len(jpeg) // 2],
+            lambda: jpeg[: (jpeg.index(b"\xff\xda") + len(jpeg)) // 2],
             "pytorch/vision#138",
             "half a picture is told, and is not silently grey",
             FailureCode.IMAGE_BROKEN,

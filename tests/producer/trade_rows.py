@@ -104,8 +104,16 @@ CASES: Final = (
         Failed("no_image", '"link" looks like one'),
     ),
     Case(
+        "issue", "bytes under a name that says nothing", {"thumb": "BASE64", "question": DESCRIBE},
+        Failed("no_image", '"thumb" looks like one'),
+    ),
+    Case(
         "issue", "a picture within an object", {"meta": {"image": "x/1"}, "question": DESCRIBE},
         Failed("no_image", '"meta.image" looks like one'),
+    ),
+    Case(
+        "issue", "a picture within a list", {"pages": [7, ["x/1.png"]], "question": DESCRIBE},
+        Failed("no_image", '"pages" looks like one'),
     ),
     Case(
         "issue", "a mark and no picture", {"messages": [user("<image>What is it?")]},
@@ -427,6 +435,10 @@ CASES: Final = (
     ),
     Case(
         "runpod-workers/worker-comfyui#126", "base64 over lines", {"image": "FOLDED", "question": DESCRIBE},
+        Answered(),
+    ),
+    Case(
+        "issue", "base64 over lines whose ends became blanks", {"image": "ONE_LINE", "question": DESCRIBE},
         Answered(),
     ),
     Case(
