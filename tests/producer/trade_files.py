@@ -54,6 +54,23 @@ class Case:
     code: int = 0
     source: str = ""
     """Project and number of the issue or pull request."""
+    helps: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """Option that is proposed → its values here, if they are not those of HELPS; None if it is not tried."""
+
+
+HELPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "--bad-rows": ("skip",),
+    "--delimiter": (";",),
+    "--encoding": ("cp1252",),
+    "--format": ("folder",),
+    "--parameters": ("none",),
+    "--quoting": ("quotes",),
+    "--recursive": (),
+    "--shard-ids": (),
+    "--sniff": (),
+    "--text-only": (),
+}
+"""Options that are proposed, with the values that help."""
 
 
 def lines(*records: Any) -> bytes:
@@ -278,6 +295,7 @@ TABLES: Final = [
         {"3": "a.png"},
         told=('with "|" between',),
         source="pandas-dev/pandas #47303, python/cpython #109644",
+        helps={"--delimiter": ("|",)},
     ),
     Case(
         "one column",
@@ -353,6 +371,7 @@ TABLES: Final = [
         {"2": NFC},
         told=("with a tab between",),
         source="HKUDS/Vibe-Trading #862",
+        helps={"--delimiter": ("tab",)},
     ),
     Case(
         "JSON in UTF-16",
@@ -437,6 +456,7 @@ NAMES: Final = [
         {"D:/xm0/anime/a.png": REFUSED},
         told=('"D:/xm0/anime/a.png is a path of Windows: write it relative to --image-root.',),
         source="bmaltais/kohya_ss #339",
+        helps={"--image-root": None},
     ),
     Case(
         "another Unicode form on the disk",
@@ -499,6 +519,28 @@ FOLDERS: Final = [
         ),
     ),
     Case(
+        "the same in subfolders, which are only counted",
+        "the photos alone to be counted",
+        ("photos",),
+        {"photos/a.png": PNG, "photos/sub/b.png": PNG, "photos/sub/@eaDir/b.png": PNG},
+        {"a.png": "photos/a.png"},
+        told=('"skipped": {"in_subfolders": 1}',),
+    ),
+    Case(
+        "a pattern that names such a folder itself",
+        "what is in it",
+        ("photos/@eaDir/*.png",),
+        {"photos/@eaDir/a.png": PNG},
+        {"a.png": "photos/@eaDir/a.png"},
+    ),
+    Case(
+        "a pattern that begins above such a folder",
+        "what is in the folder that it names",
+        ("ph*/@eaDir/*.png",),
+        {"photos/@eaDir/a.png": PNG, "photos/a.png": PNG},
+        {"photos/@eaDir/a.png": "photos/@eaDir/a.png"},
+    ),
+    Case(
         "a folder that is linked into another",
         "a word of it",
         ("photos",),
@@ -531,6 +573,7 @@ FOLDERS: Final = [
             "1 × there is no column",
         ),
         source="huggingface/datasets #4069, JunMa11 in huggingface/diffusers #2099",
+        helps={"--format": None},
     ),
     Case(
         "metadata as Parquet",
@@ -539,6 +582,7 @@ FOLDERS: Final = [
         {"set/a.png": PNG, "set/metadata.parquet": parquet(file_name=["a.png"], text=["red"])},
         {"a.png": "set/a.png"},
         told=("Is it red?",),
+        helps={"--format": None},
     ),
     Case(
         "metadata above the folders of the splits",
@@ -550,7 +594,7 @@ FOLDERS: Final = [
             "set/metadata.csv": b"file_name,alt\ntrain/1.png,A\ntest/3.png,B\n",
         },
         {"train/1.png": "set/train/1.png", "test/3.png": "set/test/3.png"},
-        told=("with the columns of",),
+        told=("with the columns of", "(--format folder --recursive reads the images alone)"),
         source="huggingface/datasets #4548",
     ),
     Case(
@@ -614,6 +658,25 @@ FOLDERS: Final = [
         {"set/a.png": PNG, "set/metadata.csv": b"camera,lens\nx,y\n"},
         code=2,
         told=("metadata.csv: no column names an image", "--format folder reads the images alone."),
+        helps={"--image-column": None},
+    ),
+    Case(
+        "the same, for one split",
+        "to know what is wrong with it, and nothing that --split forbids",
+        ("set", "--split", "test"),
+        {"set/test/a.png": PNG, "set/metadata.csv": b"camera,lens\nx,y\n"},
+        code=2,
+        told=("metadata.csv: no column names an image",),
+        helps={"--image-column": None},
+    ),
+    Case(
+        "the same, beside a zip of images",
+        "to know what is wrong with it, and not to look for images in the folder",
+        ("set",),
+        {"set/images.zip": zipped(("a.png", PNG)), "set/metadata.csv": b"camera,lens\nx,y\n"},
+        code=2,
+        told=("metadata.csv: no column names an image",),
+        helps={"--image-column": None},
     ),
     Case(
         "metadata under another name",
@@ -751,6 +814,7 @@ ARCHIVES: Final = [
             "sample b: the sample has several images, left.png, right.png; choose with --image-column",
         ),
         source="webdataset/webdataset #286, #20",
+        helps={"--image-column": ("left.png", "--bad-rows", "skip")},
     ),
     Case(
         "the same names in each shard",
@@ -819,6 +883,7 @@ ARCHIVES: Final = [
             )
         },
         {"1": EMBEDDED, "2": REFUSED},
+        told=("img2dataset has not downloaded https://x.example/b.jpg: failed_to_download: HTTP Error 404",),
         source="rom1504/img2dataset #452, #11",
     ),
 ]
