@@ -105,7 +105,7 @@ CASES: Final = (
     ),
     Case(
         "issue", "a picture within an object", {"meta": {"image": "x/1"}, "question": DESCRIBE},
-        Failed("no_image", '"meta.image" looks like one'),
+        Failed("no_image", '"meta.image" looks like one; --text-only asks'),
     ),
     Case(
         "issue", "a mark and no picture", {"messages": [user("<image>What is it?")]},
