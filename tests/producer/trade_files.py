@@ -467,6 +467,13 @@ NAMES: Final = [
         source="renpy/renpy #2327, unmade/shelf-back #50",
     ),
     Case(
+        "a folder with brackets in its name",
+        "the folder's images",
+        ("set [raw]",),
+        {"set [raw]/a.png": PNG, "set r/b.png": PNG},
+        {"a.png": "set [raw]/a.png"},
+    ),
+    Case(
         "a folder with brackets in its name, and a pattern",
         "the folder's images",
         ("set [raw]/*.png",),
@@ -730,6 +737,17 @@ FOLDERS: Final = [
             "out/00000_stats.json": b"{}",
         },
         {"000000029": EMBEDDED},
+    ),
+    Case(
+        "what img2dataset writes as Parquet",
+        "a row an image, and not the table of statistics",
+        ("out",),
+        {
+            "out/00000.parquet": parquet(url=["https://x.example/a.jpg"], status=["success"], jpg=[PNG]),
+            "out/00001.parquet": parquet(url=["https://x.example/b.jpg"], status=["success"], jpg=[PNG]),
+            "out/00000_stats.json": b"{}",
+        },
+        {"1": EMBEDDED, "2": EMBEDDED},
     ),
 ]
 
