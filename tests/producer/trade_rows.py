@@ -281,7 +281,8 @@ CASES: Final = (
     ),
     Case(
         "issue", "null fields in parts of JSONL",
-        {"messages": [user([{"type": "image", "image": "PLACE/a.png", "text": None, "image_url": None},
+        {"messages": [user([{"type": "image_url", "image": None, "text": None,
+                             "image_url": {"url": "PLACE/a.png"}},
                             {"type": "text", "image": None, "text": DESCRIBE}])]},
         Answered(ONE_IMAGE),
     ),
