@@ -54,12 +54,17 @@ class ImageFolder(PlainSource):
         *,
         labels: bool = False,
         split: str | None = None,
+        alone: str = "",
     ) -> None:
-        """`labels`: folders in the splits' folders are classes. `split`: the only split that is read."""
+        """`labels`: folders in the splits' folders are classes. `split`: the only split that is read.
+
+        `alone`: a clause on the options that read the images without metadata, if there are any.
+        """
         self._name = name
         self._images = images
         self._metadata = metadata
         self._labels = labels
+        self._alone = alone
         self._below = "" if split is None else f"{split}/"
         self.images_folder = images.images_folder
 
@@ -130,7 +135,7 @@ class ImageFolder(PlainSource):
             self.skipped.files.subtract(os.path.splitext(part.file)[1] for part in self._metadata)
             self.skipped.files = +self.skipped.files
             beside = f"; {counted(others, 'image')} beside have no line there" if others else ""
-            alone = " (--format folder reads the images alone)" if self.images_folder is not None else ""
+            alone = f" ({self._alone})" if self._alone else ""
             self.notes += (
                 f"{shown(self._name)} is read as an ImageFolder, with the columns of {', '.join(files)} for "
                 f"{counted(named, 'image')}{beside}{alone}.",

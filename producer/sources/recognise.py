@@ -231,6 +231,8 @@ def _image_folder(source: str, options: SourceOptions) -> Source:
     if options.split is not None:
         files = [(file, folder) for file, folder in files if folder in ("", f"{options.split}/")]
     images: Images
+    archive = _only_archive(source) if files else None
+    alone = ""
     if options.split is not None:
         below = (options.split, "**", "*")
         images = ImageFiles(source, source, below, tells_of_subfolders=False, sniff=options.sniff)
@@ -238,7 +240,10 @@ def _image_folder(source: str, options: SourceOptions) -> Source:
         # Recognised folders are read without --recursive.
         recursive = options.recursive or bool(splits) or not files
         images = ImageFiles.of_folder(source, recursive=recursive, sniff=options.sniff)
-    if files and (archive := _only_archive(source)) is not None:
+        if files and archive is None:
+            below_too = " --recursive" if recursive and not options.recursive else ""
+            alone = f"--format folder{below_too} reads the images alone"
+    if archive is not None:
         images = ZipImages(archive)
     try:
         parts = [
@@ -248,8 +253,8 @@ def _image_folder(source: str, options: SourceOptions) -> Source:
             for file, folder in files
         ]
     except SourceError as error:
-        raise SourceError(f"{error} --format folder reads the images alone.") from None
-    return ImageFolder(source, images, parts, labels=bool(splits), split=options.split)
+        raise SourceError(f"{error} {alone}." if alone else str(error)) from None
+    return ImageFolder(source, images, parts, labels=bool(splits), split=options.split, alone=alone)
 
 
 def _only_archive(folder: str) -> str | None:

@@ -15,7 +15,7 @@ from bench.stub_worker import read_message
 from contract.answer import Answer
 from contract.broker import JOB_QUEUE
 from contract.failure import Failure, FailureCode
-from contract.job import Job, Question
+from contract.job import GenerationParameters, Job, Question
 from producer.planning import plan_run
 from producer.questions import read_prompts
 from producer.run_folder import RunFolder
@@ -25,19 +25,27 @@ from tests.producer.test_cli import captionmill
 from tests.support.producer_driver import Workers, answer, lines, texts, write
 
 RULE: dict[Any, dict[str, Any]] = {"repetition": {"repetition_penalty": 1.1}}
+FLAGS = {
+    "repetition": "repetition_penalty=1.1",
+    "truncated": "max_new_tokens=1024",
+    "empty": "min_new_tokens=3",
+}
+"""Flag of an answer → the change that avoids it."""
 
 
 def reply(job: Job, question: Question) -> Answer | Failure:
-    """Without a penalty it repeats itself; with one, what comes of it is in the question."""
+    """Has a flag for the parameters of the run; for others, what comes of them is in the question."""
     asked = str(question.messages)
-    penalised = job.parameters.repetition_penalty != 1
+    is_changed = job.parameters != GenerationParameters()
     if "loops" not in asked:
-        return answer(f"[{asked}]")
-    if penalised and "fails" in asked:
+        flags = ("incomplete_image",) if "cut" in asked else ()
+        return answer(f"[{asked}]").model_copy(update={"flags": flags})
+    if is_changed and "fails" in asked:
         return Failure(code=FailureCode.QUESTION_REFUSED, message="No.")
-    if penalised and "better" in asked:
+    if is_changed and "better" in asked:
         return answer("good")
-    return answer("again again").model_copy(update={"flags": ("repetition",)})
+    flag = next((one for one in FLAGS if one in asked), "repetition")
+    return answer("again again").model_copy(update={"flags": (flag,)})
 
 
 def submission(images: Path, *questions: str, **more: Any) -> Submission:
@@ -72,6 +80,7 @@ QUESTIONS: Mapping[str, tuple[str, bool]] = {
     "loops, on and on": ("again again", False),
     "loops, fails": ("again again", False),
     "fine": ("[fine]", False),
+    "fine, with another flag of a cut image": ("[fine, with another flag of a cut image]", False),
 }
 
 
@@ -81,10 +90,10 @@ def test_a_rule_of_the_run(images: Path, tmp_path: Path, connection: redis.Redis
     asked = submission(images, *QUESTIONS, "After {answer:q1}?", on_flag=RULE)
     asked = asked.model_copy(update={"prompts": asked.prompts})
     workers, again = drive(out, connection, asked)
-    expected = ["good", "again again", "again again", "[fine]", "[After good?]"]
+    expected = [*(text for text, _ in QUESTIONS.values()), "[After good?]"]
     assert texts(out) == {"0.png": expected, "1.png": expected}
     assert again == (6, 2)
-    assert kept(out) == 2 * (5 + 3)
+    assert kept(out) == 2 * (len(QUESTIONS) + 1 + 3)
     assert lines(out, "failures.jsonl") == []
     # The same again asks nothing and says the same.
     workers, _ = drive(out, connection, asked)
@@ -123,12 +132,13 @@ def worker(connection: redis.Redis) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_the_command(images: Path, tmp_path: Path, redis_url: str) -> None:
+@pytest.mark.parametrize("flag", FLAGS)
+def test_the_command(images: Path, tmp_path: Path, redis_url: str, flag: str) -> None:
     """Both ways end in the same answers, with the flagged ones kept in the ledger."""
     submission(images)
-    asked = [word for text in QUESTIONS for word in ("--question", text)]
+    asked = [word for text in QUESTIONS for word in ("--question", text.replace("loops", f"loops ({flag})"))]
     ruled, later = tmp_path / "ruled", tmp_path / "later"
-    rule = ("--on-flag", "repetition=repetition_penalty=1.1")
+    rule = ("--on-flag", f"{flag}={FLAGS[flag]}")
     ran = captionmill("run", images, *asked, *rule, "--out", ruled, "--redis", redis_url)
     assert ran.returncode == 0, ran.stderr
     told = "6 flagged answers asked for once more; 2 of the others are better and written."
@@ -136,12 +146,13 @@ def test_the_command(images: Path, tmp_path: Path, redis_url: str) -> None:
     ran = captionmill("run", images, *asked, "--out", later, "--redis", redis_url)
     assert (ran.returncode, "asked for once more" in ran.stdout) == (0, False), ran.stderr
     assert texts(later)["0.png"][0] == "again again"
-    change = ("--flag", "repetition", "--repetition-penalty", "1.1")
+    name, _, value = FLAGS[flag].partition("=")
+    change = ("--flag", flag, f"--{name.replace('_', '-')}", value)
     ran = captionmill("retry", later, *change, "--redis", redis_url)
     assert (ran.returncode, told in ran.stdout) == (0, True), ran.stderr
     for out in (ruled, later):
         assert texts(out)["0.png"] == [text for text, _ in QUESTIONS.values()]
-        assert kept(out) == 2 * (4 + 3)
+        assert kept(out) == 2 * (len(QUESTIONS) + 3)
 
 
 def test_images_that_share_an_answer(images: Path, tmp_path: Path, connection: redis.Redis) -> None:
@@ -158,6 +169,8 @@ def test_images_that_share_an_answer(images: Path, tmp_path: Path, connection: r
     ("given", "sentence"),
     [
         (["retry", "{out}", "--flag", "repetition"], "--repetition-penalty 1.1"),
+        (["retry", "{out}", "--flag", "truncated"], "--max-new-tokens 1024"),
+        (["retry", "{out}", "--flag", "empty"], "--min-new-tokens 3"),
         (["run", "{images}", "--on-flag", "repetition"], "must be like repetition=repetition_penalty=1.1"),
         (["run", "{images}", "--on-flag", "repetition=repetition_penalty=x"], "--repetition-penalty: "),
         (["run", "{images}", "--on-flag", "repetition=seed=3"], "do_sample"),

@@ -340,3 +340,4 @@ def test_outputs_are_json_whatever_came_in(tmp_path: Path) -> None:
                 json.loads(line, parse_constant=strict)
         for image_id in [one["image_id"] for one in json.loads((out / "coco.json").read_text())]:
             assert not (isinstance(image_id, str) and re.fullmatch(r"\d{1,18}(\.0+)?", image_id)), image_id
+            assert not isinstance(image_id, float), image_id

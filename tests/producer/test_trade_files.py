@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from producer.submission import Submission
 from tests.producer.trade_files import (
     CASES,
     EMBEDDED,
+    HELPS,
     PNG,
     Case,
     Write,
@@ -30,6 +32,9 @@ from tests.producer.trade_files import (
     zipped,
 )
 from tests.support.processes import ROOT
+
+PROPOSAL: Final = re.compile(r"(--(?!question)[a-z-]+)(?: \w+)?(?: (--[a-z-]+))?")
+"""One or two options in a message, each with its value."""
 
 
 def write(case: Case, folder: Path) -> None:
@@ -51,6 +56,7 @@ def image(job: dict[str, Any], folder: Path) -> str | None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option that a message proposes helps."""
     write(case, tmp_path)
     monkeypatch.chdir(tmp_path)
     ran = CliRunner().invoke(app, ["run", *case.run, "--dry-run", "--json"])
@@ -59,6 +65,13 @@ def test_a_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert {job["id"]: image(job, tmp_path) for job in jobs} == case.rows, ran.output
     for piece in case.told:
         assert piece in ran.output, ran.output
+    for proposal in PROPOSAL.finditer(ran.output):
+        values = [(option, {**HELPS, **case.helps}[option]) for option in proposal.groups() if option]
+        words = [word for option, found in values if found is not None for word in (option, *found)]
+        if words:
+            again = CliRunner().invoke(app, ["run", *case.run, *words, "--dry-run", "--json"])
+            assert again.exit_code == 0, again.output
+            assert proposal[0] not in again.output
 
 
 def test_they_are_answered(tmp_path: Path) -> None:

@@ -54,6 +54,23 @@ class Case:
     code: int = 0
     source: str = ""
     """Project and number of the issue or pull request."""
+    helps: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """Option that is proposed → its values here, if they are not those of HELPS; None if it is not tried."""
+
+
+HELPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "--bad-rows": ("skip",),
+    "--delimiter": (";",),
+    "--encoding": ("cp1252",),
+    "--format": ("folder",),
+    "--parameters": ("none",),
+    "--quoting": ("quotes",),
+    "--recursive": (),
+    "--shard-ids": (),
+    "--sniff": (),
+    "--text-only": (),
+}
+"""Options that are proposed, with the values that help."""
 
 
 def lines(*records: Any) -> bytes:
@@ -286,6 +303,7 @@ TABLES: Final = [
         {"3": "a.png"},
         told=('with "|" between',),
         source="pandas-dev/pandas #47303, python/cpython #109644",
+        helps={"--delimiter": ("|",)},
     ),
     Case(
         "one column",
@@ -376,6 +394,7 @@ TABLES: Final = [
         {"2": NFC},
         told=("with a tab between",),
         source="HKUDS/Vibe-Trading #862",
+        helps={"--delimiter": ("tab",)},
     ),
     Case(
         "JSON in UTF-16",
@@ -476,6 +495,7 @@ NAMES: Final = [
         {"D:/xm0/anime/a.png": REFUSED},
         told=('"D:/xm0/anime/a.png is a path of Windows: write it relative to --image-root.',),
         source="bmaltais/kohya_ss #339",
+        helps={"--image-root": None},
     ),
     Case(
         "another Unicode form on the disk",
@@ -484,6 +504,13 @@ NAMES: Final = [
         {NFD: PNG, f"{NFC}.d/{NFD}": PNG, "rows.csv": f"image\n{NFC}\n{NFD}.d/{NFC}\n".encode()},
         {"2": NFD, "3": f"{NFC}.d/{NFD}"},
         source="renpy/renpy #2327, unmade/shelf-back #50",
+    ),
+    Case(
+        "a folder with brackets in its name",
+        "the folder's images",
+        ("set [raw]",),
+        {"set [raw]/a.png": PNG, "set r/b.png": PNG},
+        {"a.png": "set [raw]/a.png"},
     ),
     Case(
         "a folder with brackets in its name, and a pattern",
@@ -538,6 +565,28 @@ FOLDERS: Final = [
         ),
     ),
     Case(
+        "the same in subfolders, which are only counted",
+        "the photos alone to be counted",
+        ("photos",),
+        {"photos/a.png": PNG, "photos/sub/b.png": PNG, "photos/sub/@eaDir/b.png": PNG},
+        {"a.png": "photos/a.png"},
+        told=('"skipped": {"in_subfolders": 1}',),
+    ),
+    Case(
+        "a pattern that names such a folder itself",
+        "what is in it",
+        ("photos/@eaDir/*.png",),
+        {"photos/@eaDir/a.png": PNG},
+        {"a.png": "photos/@eaDir/a.png"},
+    ),
+    Case(
+        "a pattern that begins above such a folder",
+        "what is in the folder that it names",
+        ("ph*/@eaDir/*.png",),
+        {"photos/@eaDir/a.png": PNG, "photos/a.png": PNG},
+        {"photos/@eaDir/a.png": "photos/@eaDir/a.png"},
+    ),
+    Case(
         "a folder that is linked into another",
         "a word of it",
         ("photos",),
@@ -570,6 +619,7 @@ FOLDERS: Final = [
             "1 × there is no column",
         ),
         source="huggingface/datasets #4069, JunMa11 in huggingface/diffusers #2099",
+        helps={"--format": None},
     ),
     Case(
         "metadata as Parquet",
@@ -578,6 +628,7 @@ FOLDERS: Final = [
         {"set/a.png": PNG, "set/metadata.parquet": parquet(file_name=["a.png"], text=["red"])},
         {"a.png": "set/a.png"},
         told=("Is it red?",),
+        helps={"--format": None},
     ),
     Case(
         "metadata above the folders of the splits",
@@ -589,7 +640,7 @@ FOLDERS: Final = [
             "set/metadata.csv": b"file_name,alt\ntrain/1.png,A\ntest/3.png,B\n",
         },
         {"train/1.png": "set/train/1.png", "test/3.png": "set/test/3.png"},
-        told=("with the columns of",),
+        told=("with the columns of", "(--format folder --recursive reads the images alone)"),
         source="huggingface/datasets #4548",
     ),
     Case(
@@ -656,6 +707,25 @@ FOLDERS: Final = [
         {"set/a.png": PNG, "set/metadata.csv": b"camera,lens\nx,y\n"},
         code=2,
         told=("metadata.csv: no column names an image", "--format folder reads the images alone."),
+        helps={"--image-column": None},
+    ),
+    Case(
+        "the same, for one split",
+        "to know what is wrong with it, and nothing that --split forbids",
+        ("set", "--split", "test"),
+        {"set/test/a.png": PNG, "set/metadata.csv": b"camera,lens\nx,y\n"},
+        code=2,
+        told=("metadata.csv: no column names an image",),
+        helps={"--image-column": None},
+    ),
+    Case(
+        "the same, beside a zip of images",
+        "to know what is wrong with it, and not to look for images in the folder",
+        ("set",),
+        {"set/images.zip": zipped(("a.png", PNG)), "set/metadata.csv": b"camera,lens\nx,y\n"},
+        code=2,
+        told=("metadata.csv: no column names an image",),
+        helps={"--image-column": None},
     ),
     Case(
         "metadata under another name",
@@ -709,6 +779,17 @@ FOLDERS: Final = [
             "out/00000_stats.json": b"{}",
         },
         {"000000029": EMBEDDED},
+    ),
+    Case(
+        "what img2dataset writes as Parquet",
+        "a row an image, and not the table of statistics",
+        ("out",),
+        {
+            "out/00000.parquet": parquet(url=["https://x.example/a.jpg"], status=["success"], jpg=[PNG]),
+            "out/00001.parquet": parquet(url=["https://x.example/b.jpg"], status=["success"], jpg=[PNG]),
+            "out/00000_stats.json": b"{}",
+        },
+        {"1": EMBEDDED, "2": EMBEDDED},
     ),
 ]
 
@@ -793,6 +874,7 @@ ARCHIVES: Final = [
             "sample b: the sample has several images, left.png, right.png; choose with --image-column",
         ),
         source="webdataset/webdataset #286, #20",
+        helps={"--image-column": ("left.png", "--bad-rows", "skip")},
     ),
     Case(
         "the same names in each shard",
@@ -861,6 +943,7 @@ ARCHIVES: Final = [
             )
         },
         {"1": EMBEDDED, "2": REFUSED},
+        told=("img2dataset has not downloaded https://x.example/b.jpg: failed_to_download: HTTP Error 404",),
         source="rom1504/img2dataset #452, #11",
     ),
 ]

@@ -109,7 +109,7 @@ CASES: Final = (
     ),
     Case(
         "issue", "a picture within an object", {"meta": {"image": "x/1"}, "question": DESCRIBE},
-        Failed("no_image", '"meta.image" looks like one'),
+        Failed("no_image", '"meta.image" looks like one; --text-only asks'),
     ),
     Case(
         "issue", "a picture within a list", {"pages": [7, ["x/1.png"]], "question": DESCRIBE},
@@ -289,7 +289,8 @@ CASES: Final = (
     ),
     Case(
         "issue", "null fields in parts of JSONL",
-        {"messages": [user([{"type": "image", "image": "PLACE/a.png", "text": None, "image_url": None},
+        {"messages": [user([{"type": "image_url", "image": None, "text": None,
+                             "image_url": {"url": "PLACE/a.png"}},
                             {"type": "text", "image": None, "text": DESCRIBE}])]},
         Answered(ONE_IMAGE),
     ),
