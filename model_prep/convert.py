@@ -29,7 +29,8 @@ from contract.model_folder import (
     FolderManifest,
     context_tokens,
 )
-from model_prep.calibration import Samples, read_samples
+from model_prep.builtin import calibration_samples
+from model_prep.calibration import Samples
 from model_prep.checkpoint import Checkpoint, load_model, open_checkpoint
 from model_prep.compress import (
     BYTES_PER_WEIGHT,
@@ -316,10 +317,10 @@ def convert(
     """Convert the checkpoint `source`, a folder or hub id, into the model folder `out`.
 
     `name` is the name in the model id, by default the source's. `calibration` is a source for
-    model_prep.calibration.read_samples. With `stop_after` it ends after that step and returns None. `reading`
-    is what the checkpoint's files do not say. `memory_bytes` limits the memory for verifying, by default to
-    what is available. `on_stage` gets the name of each stage, at most STAGE_COUNT; `on_bytes` the downloaded
-    and all bytes of the weights; `on_compared` the finished and all work of verifying.
+    model_prep.builtin.calibration_samples. With `stop_after` it ends after that step and returns None.
+    `reading` is what the checkpoint's files do not say. `memory_bytes` limits the memory for verifying, by
+    default to what is available. `on_stage` gets the name of each stage, at most STAGE_COUNT; `on_bytes` the
+    downloaded and all bytes of the weights; `on_compared` the finished and all work of verifying.
 
     Raises ConversionError. Whatever is raised, `out` is unchanged, and finished parts are kept beside it for
     the next call.
@@ -333,12 +334,13 @@ def convert(
     checkpoint = open_checkpoint(str(found.folder), reading)
     if settings.needs_calibration and calibration is None:
         raise ConversionError(
-            "These settings calibrate on images; --calibration names a folder or a manifest of them."
+            "These settings calibrate on images; --calibration names a folder or a manifest of them, and "
+            "`--calibration builtin` takes those that ship."
         )
     _require_room(out, checkpoint, settings)
     processing = load_processing(checkpoint, reading.chat_template)
     ends = end_token_ids(found.folder, checkpoint.config, processing.processor.tokenizer)
-    samples = read_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
+    samples = calibration_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
     if stop_after == "check":
         return None
     remote = [one for one in (found, *checkpoint.tower_sources) if one.revision is not None]

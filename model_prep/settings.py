@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from contract.base import Contract
 from contract.model_folder import VisionFormat, WeightFormat
 
+BUILTIN: Final = "builtin"
+"""Name of the built-in set as a source of calibration images."""
+
 
 class LanguageSettings(Contract):
     """How the weights of the language model and of the token embeddings are stored."""
