@@ -124,6 +124,7 @@ class ConversionOptions:
                 ),
                 openvino_tokenizer=self.openvino_tokenizer,
                 verify=self.verify,
+                within_bounds=preset.within_bounds,
                 samples=preset.samples if self.samples is None else self.samples,
             )
         except ValidationError as invalid:
