@@ -42,6 +42,8 @@ def convert(kept: KeptModel, record: Record, on_event: OnEvent | None = None) ->
         console.print("What is converted so far is kept; the same command goes on from there.")
         raise
     console.print(made(kept))
+    for sentence in decided(kept):
+        console.print(sentence)
 
 
 def made(kept: KeptModel) -> str:
@@ -49,6 +51,12 @@ def made(kept: KeptModel) -> str:
     manifest = kept.manifest()
     assert manifest is not None
     return f"Kept as {kept.name}: {manifest.size_bytes / 1e6:.1f} MB, {formats(kept)}; {loss(kept)}."
+
+
+def decided(kept: KeptModel) -> list[str]:
+    """What the preset auto decided, a sentence for each part."""
+    found = kept.verification()
+    return [] if found is None else [choice.why for choice in found.choices.values()]
 
 
 def formats(kept: KeptModel) -> str:

@@ -26,6 +26,7 @@ from model_prep.command import arguments_of
 from model_prep.conversations import CONVERSATIONS
 from model_prep.options import ConversionOptions
 from model_prep.refusal import ConversionError
+from model_prep.settings import BUILTIN
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
@@ -122,7 +123,9 @@ def wanted(model: str, options: ConversionOptions) -> tuple[KeptModel, Record]:
             f"There is no folder {model}, it is no name of a kept model (`captionmill models` lists them), "
             "and a hub id has the form owner/name."
         )
-    calibration = options.calibration and str(Path(options.calibration).absolute())
+    calibration = options.calibration
+    if calibration and calibration != BUILTIN:
+        calibration = str(Path(calibration).absolute())
     template, template_text = _template(options.chat_template)
     tower, tower_files = _tower(options.vision_tower)
     try:

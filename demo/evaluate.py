@@ -230,14 +230,17 @@ def _compare(cases: Sequence[Case], named: str | None, folders: Sequence[Path], 
             sys.exit(f"There are no settings {name!r}; there are {', '.join(SETTINGS)}.")
     with tempfile.TemporaryDirectory() as scratch:
         exact = Path(scratch) / "fp32"
-        _convert_exact(exact)
+        _convert(exact, "--weight-format", "fp32")
         expected = _answers(exact, EXACT, cases, "fp32 folder, f32", console)
         head = ["settings", "language", "vision", "unchanged", "%", *(f"{t}, % right" for t in SUMMARY)]
         print(markdown(head, [_row("fp32, computed in f32", exact, cases, expected, expected)]), flush=True)
         workshop = Workshop(exact)
         for name in names:
             made = Path(scratch) / name
-            workshop.make(SETTINGS[name], made)
+            if SETTINGS[name].within_bounds:
+                _convert(made, "--preset", name)
+            else:
+                workshop.make(SETTINGS[name], made)
             answers = _answers(made, {}, cases, name, console)
             print(row_of(_row(name, made, cases, answers, expected)), flush=True)
         for folder in folders:
@@ -273,12 +276,10 @@ def _answers(
         model.close()
 
 
-def _convert_exact(out: Path) -> None:
+def _convert(out: Path, *options: str) -> None:
     """Convert in a child process, so that torch's threads do not compete for the cores."""
     command = [sys.executable, "-m", "model_prep", "convert", str(MODEL / "checkpoint")]
-    subprocess.run(
-        [*command, "--out", str(out), "--weight-format", "fp32"], check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([*command, "--out", str(out), *options], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

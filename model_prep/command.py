@@ -223,6 +223,8 @@ def _print_summary(out: Path, manifest: FolderManifest) -> None:
                 f"{loss.logit_kl:.2g}",
             )
         console.print(table)
+    for choice in found.choices.values():
+        console.print(choice.why)
     if found.calibration_skipped:
         skipped = counted(found.calibration_skipped, "image")
         console.print(f"{skipped} to calibrate with could not be read.")

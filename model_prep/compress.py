@@ -5,17 +5,25 @@ time is copied into memory.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import nncf
 import numpy as np
 from openvino import Model, Node, Type, opset13
 
-from contract.model_folder import ATTENTION_MASK, BEAM_IDX, INPUTS_EMBEDS, POSITION_IDS, WeightFormat
+from contract.model_folder import (
+    ATTENTION_MASK,
+    BEAM_IDX,
+    INPUTS_EMBEDS,
+    POSITION_IDS,
+    TEXT_XML,
+    VISION_XML,
+    WeightFormat,
+)
 from model_prep.graph_names import name_by_place
 from model_prep.quantize import FloatArray, quantize_language, quantize_vision, quietly
 from model_prep.refusal import ConversionError
-from model_prep.settings import LanguageSettings, VisionSettings
+from model_prep.settings import LanguageSettings, PrepSettings, VisionSettings
 
 BYTES_PER_WEIGHT: Final[dict[WeightFormat, float]] = {"fp32": 4, "fp16": 2, "int8": 1.05, "int4": 0.75}
 """Bytes per weight on disk, for a whole part; int8 has one float16 scale per output channel."""
@@ -24,6 +32,20 @@ SYMMETRIC: Final = False
 """Defaults of int4, with a ratio of 1; docs/compression.md has the figures."""
 SMALLEST_GROUP: Final = 32
 """Weights in the smallest group of int4."""
+
+
+class Inputs(Protocol):
+    """What parts get of a prompt."""
+
+    @property
+    def tiles(self) -> FloatArray:
+        """(tile, 3, height, width), input of the vision model."""
+
+    @property
+    def inputs_embeds(self) -> FloatArray:
+        """(position, hidden), input of the language model."""
+
+
 HALF_MAX: Final = float(np.finfo(np.float16).max)
 
 
@@ -43,7 +65,9 @@ def compress_language(
         case "fp16":
             _halve_matrices(model)
         case "int8" if settings.activations == "int8":
-            model = quantize_language(model, calls)
+            model = quantize_language(model, calls, settings.kept_layers)
+            if settings.kept_layers:
+                _halve_matrices(model)
         case "int8":
             model = _to_int8(model)
         case "int4":
@@ -72,12 +96,26 @@ def compress_vision(model: Model, settings: VisionSettings, tiles: Sequence[Floa
     name_by_place(model)
     images = _given(tiles, needed=settings.needs_calibration, what="tiles")
     if settings.vision_format == "int8":
-        model = quantize_vision(model, images, settings.smooth_quant_alpha)
+        model = quantize_vision(model, images, settings.smooth_quant_alpha, settings.kept_layers)
     if settings.vision_format in ("fp16", "int8"):
         # Also after quantizing: position embeddings and other matrices stay in floating point.
         _halve_matrices(model)
     name_by_place(model)
     return model
+
+
+def compress_part(model: Model, xml: str, settings: PrepSettings, prompts: Sequence[Inputs] | None) -> Model:
+    """The part of the file name `xml` compressed by `settings`, calibrated on `prompts` if they say so.
+
+    `model` may be changed in place. Raises ConversionError.
+    """
+    if xml == TEXT_XML:
+        return compress_text(model, settings.language)
+    if xml == VISION_XML:
+        tiles = None if prompts is None else [prompt.tiles for prompt in prompts]
+        return compress_vision(model, settings.vision, tiles)
+    embeds = None if prompts is None else [prompt.inputs_embeds for prompt in prompts]
+    return compress_language(model, settings.language, embeds)
 
 
 def bytes_per_weight(settings: LanguageSettings) -> float:

@@ -11,9 +11,10 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -29,15 +30,11 @@ from contract.model_folder import (
     FolderManifest,
     context_tokens,
 )
-from model_prep.calibration import Samples, read_samples
-from model_prep.checkpoint import Checkpoint, load_model, open_checkpoint
-from model_prep.compress import (
-    BYTES_PER_WEIGHT,
-    bytes_per_weight,
-    compress_language,
-    compress_text,
-    compress_vision,
-)
+from model_prep.builtin import calibration_samples, held_out_samples
+from model_prep.calibration import Samples
+from model_prep.checkpoint import Checkpoint, ParameterCounts, load_model, open_checkpoint
+from model_prep.compress import BYTES_PER_WEIGHT, bytes_per_weight, compress_part
+from model_prep.deciding import IN_WORDS, first_choices, judged, next_choices, settings_with, stays
 from model_prep.export import export_language, export_text, export_vision, forget_traces
 from model_prep.generation import end_token_ids, sampling_defaults, write_generation_config
 from model_prep.graph_names import name_by_place
@@ -45,23 +42,29 @@ from model_prep.layer_blocks import UncutError
 from model_prep.pictures import drawn_samples
 from model_prep.processor import Processing, load_processing
 from model_prep.publish import publish, require_place
+from model_prep.quantize import UnquantizableError
+from model_prep.ranking import loss_by_layers
 from model_prep.reading import AS_IT_SAYS, Reading
 from model_prep.reference import Prompt, Reference
 from model_prep.refusal import ConversionError
 from model_prep.resources import (
-    FLOAT_BYTES,
+    CALIBRATING_S,
     available_memory_bytes,
+    calibrating_bytes,
+    calibrating_s,
     layers_at_once,
     require_disk,
     require_memory,
 )
-from model_prep.settings import PrepSettings, Step
+from model_prep.settings import BUILTIN, PrepSettings, Step
 from model_prep.source import Source, fetch_weights, find_source, weight_files
 from model_prep.tokenizer import require_openvino_tokenizers, write_openvino_tokenizer
-from model_prep.verification import Comparison
+from model_prep.verification import Comparison, TooSlowError
 from model_prep.verified import (
+    BOUNDS,
     VERIFICATION_JSON,
     VERIFICATION_MD,
+    Choice,
     Loss,
     Parity,
     Verification,
@@ -82,12 +85,13 @@ COMPARED_IMAGES: Final = 4
 """Images of a verification."""
 VERIFYING_SHARE: Final = 0.25
 """Time of a quick verification, as a share of the time for exporting and compressing."""
+LOSSES_JSON: Final = "losses.json"
 SECONDS_FILE: Final = ".seconds"
 """File beside a part with the seconds it took to make."""
 COMPUTED_FROM: Final = (CONFIG_JSON, "*.safetensors", "*.bin")
 """Files of a checkpoint that determine what its parts compute."""
-CALIBRATING_COPIES: Final = 4
-"""Copies of the vision model's weights in float32 in memory during calibration."""
+DECIDING_S: Final = 600.0
+"""Seconds that comparing may take for the preset auto."""
 
 
 @dataclass
@@ -106,6 +110,8 @@ class Conversion:
     on_compared: Callable[[int, int], None]
     memory_bytes: int | None
     _prompts: list[Prompt] | None = None
+    choices: dict[str, Choice] = field(default_factory=dict)
+    """What the preset auto has decided or tries, by which `settings` are changed."""
 
     @property
     def files(self) -> Inputs:
@@ -123,7 +129,7 @@ class Conversion:
         }
 
     @property
-    def _asked_about(self) -> Inputs:
+    def asked_about(self) -> Inputs:
         """What determines the calibration prompts: images, chat template and the checkpoint's files."""
         return {
             "calibration": self.calibration_key,
@@ -144,12 +150,45 @@ class Conversion:
         exported = {xml: self.export(xml) for xml in EXPORTS}
         if stop_after == "export":
             return None
-        compressed = {xml: self.compress(xml, product) for xml, product in exported.items()}
-        companions = self.companions()
-        if stop_after == "compress":
-            return None
-        verified = self.verify(exported, compressed)
+        if self.settings.within_bounds:
+            self._choose(first_choices(self.settings, _obstacles(self)))
+        while True:
+            compressed = {xml: self._compress_or_leave(xml, product) for xml, product in exported.items()}
+            companions = self.companions()
+            if stop_after == "compress":
+                return None
+            verified = self.verify(exported, compressed)
+            choices = read_verification(verified.folder).choices
+            if not any(choice.is_tried for choice in choices.values()):
+                break
+            self._choose(next_choices(choices, partial(_loss_by_layers, self, exported)))
         return None if stop_after == "verify" else [*compressed.values(), companions, verified]
+
+    def _choose(self, choices: dict[str, Choice]) -> None:
+        self.choices = choices
+        self.settings = settings_with(self.settings, choices)
+
+    def _compress_or_leave(self, xml: str, exported: Product) -> Product:
+        """One part in the requested format, or in 16 bits if the preset auto may choose and must."""
+        part = "vision" if xml == VISION_XML else "language"
+        try:
+            return self.compress(xml, exported)
+        except UnquantizableError as error:
+            if part not in self.choices:
+                raise
+            left = stays(part, error.reason, self.choices[part])
+            self._choose({**self.choices, part: left})
+        return self.compress(xml, exported)
+
+    @property
+    def available_bytes(self) -> int:
+        """Memory for calibrating and verifying."""
+        return available_memory_bytes() if self.memory_bytes is None else self.memory_bytes
+
+    @property
+    def layers_at_once(self) -> int:
+        of_layers: int = self.checkpoint.config.text_config.num_hidden_layers
+        return layers_at_once(self.checkpoint.parameters, of_layers, self.available_bytes)
 
     def export(self, xml: str) -> Product:
         """One part with the checkpoint's own weights, without loss."""
@@ -172,22 +211,16 @@ class Conversion:
         def make(folder: Path) -> None:
             with _timed(folder):
                 prompts = self.prompts() if calibrated else None
+                if self.settings.within_bounds and xml == LANGUAGE_XML and prompts is not None:
+                    _require_time(self.checkpoint.parameters, prompts)
                 self.on_stage(f"compressing {PART_NAMES[xml]}")
                 model = openvino.Core().read_model(exported.folder / xml)
-                if xml == VISION_XML:
-                    tiles = None if prompts is None else [prompt.tiles for prompt in prompts]
-                    model = compress_vision(model, self.settings.vision, tiles)
-                elif xml == TEXT_XML:
-                    model = compress_text(model, self.settings.language)
-                else:
-                    embeds = None if prompts is None else [prompt.inputs_embeds for prompt in prompts]
-                    model = compress_language(model, self.settings.language, embeds)
-                save(model, folder / xml)
+                save(compress_part(model, xml, self.settings, prompts), folder / xml)
 
         inputs = {
             "exported": exported.key,
             "settings": asked.model_dump(),
-            "calibration": self._asked_about if calibrated else None,
+            "calibration": self.asked_about if calibrated else None,
         }
         product = self.work.product(Path(xml).stem, inputs, make)
         gc.collect()
@@ -221,66 +254,140 @@ class Conversion:
 
         def make(folder: Path) -> None:
             self.on_stage("verifying")
-            found = self._verification(exported, compressed)
+            found = _verification(self, exported, compressed)
+            if self.settings.within_bounds:
+                found = found.model_copy(update={"choices": judged(self.choices, found), "bounds": BOUNDS})
             (folder / VERIFICATION_JSON).write_text(found.model_dump_json(indent=2) + "\n")
             (folder / VERIFICATION_MD).write_text(report(found, self.source.name))
 
         inputs = {
             "exported": {xml: product.key for xml, product in exported.items()},
             "compressed": {xml: product.key for xml, product in compressed.items()},
-            "asked": self._asked_about,
+            "asked": self.asked_about,
             "depth": self.settings.verify,
+            "choices": {part: choice.model_dump() for part, choice in self.choices.items()},
         }
         return self.work.product("verification", inputs, make)
 
-    def _verification(self, exported: dict[str, Product], compressed: dict[str, Product]) -> Verification:
-        if self.settings.verify == "none":
-            return self._verified(None, {}, "Nothing was compared, as --verify none asked.")
-        exact = {xml: product.folder / xml for xml, product in exported.items()}
-        changed = {
-            xml: product.folder / xml
-            for xml, product in compressed.items()
-            if not filecmp.cmp(_weights(exact[xml]), _weights(product.folder / xml), shallow=False)
-        }
-        of_layers: int = self.checkpoint.config.text_config.num_hidden_layers
-        memory_bytes = available_memory_bytes() if self.memory_bytes is None else self.memory_bytes
-        at_once = layers_at_once(self.checkpoint.parameters, of_layers, memory_bytes)
-        allowed_s = None
-        if self.settings.verify == "quick":
-            made = (*exported.values(), *compressed.values())
-            seconds = (float((product.folder / SECONDS_FILE).read_text()) for product in made)
-            allowed_s = VERIFYING_SHARE * sum(seconds)
-        begun = time.perf_counter()
-        reference = Reference(self.checkpoint, self.processing)
-        comparison = Comparison(reference, exact, at_once, self.on_compared, self._prompts or ())
-        samples = [*self.samples, *drawn_samples()][:COMPARED_IMAGES]
-        try:
-            parity, losses = comparison.compare(
-                samples, _wanted(changed), inf if allowed_s is None else allowed_s
-            )
-        except UncutError:
-            left_out = (
-                f"Memory held {at_once} of {of_layers} layers in float32, and this language model cannot be "
-                "cut between its layers, so nothing was compared."
-            )
-            return self._verified(None, {}, left_out)
-        if not parity.holds:
-            raise ConversionError(
-                f"The export of {self.source.name} does not compute what the checkpoint does: logits differ "
-                f"by {parity.max_logit_difference:.1e} and image features by "
-                f"{parity.max_feature_difference:.1e} of the largest; nothing is published."
-            )
-        found = self._verified(parity, losses, None)
-        return found.model_copy(update={"allowed_s": allowed_s, "took_s": time.perf_counter() - begun})
 
-    def _verified(self, parity: Parity | None, losses: dict[str, Loss], left_out: str | None) -> Verification:
-        return Verification(
-            parity=parity,
-            losses=losses,
-            left_out=left_out,
-            notes=_notes(self.source, self.checkpoint),
-            calibration_images=len(self.samples),
-            calibration_skipped=self.samples.skipped,
+def _verification(
+    made: Conversion, exported: dict[str, Product], compressed: dict[str, Product]
+) -> Verification:
+    if made.settings.verify == "none":
+        return _record(made, None, {}, "Nothing was compared, as --verify none asked.")
+    exact = {xml: product.folder / xml for xml, product in exported.items()}
+    changed = {
+        xml: product.folder / xml
+        for xml, product in compressed.items()
+        if not filecmp.cmp(_weights(exact[xml]), _weights(product.folder / xml), shallow=False)
+    }
+    at_once = made.layers_at_once
+    allowed_s = _allowed_s(made, (*exported.values(), *compressed.values()))
+    begun = time.perf_counter()
+    reference = Reference(made.checkpoint, made.processing)
+    # What the preset auto decides by are pictures that nothing was calibrated with.
+    decided = any(choice.format == "int8" for choice in made.choices.values())
+    tried = any(choice.is_tried for choice in made.choices.values())
+    samples = held_out_samples() if decided else [*made.samples, *drawn_samples()][:COMPARED_IMAGES]
+    prompts = () if decided else made._prompts or ()
+    comparison = Comparison(reference, exact, at_once, made.on_compared, prompts)
+    try:
+        parity, losses = comparison.compare(
+            tuple(samples), _wanted(changed), inf if allowed_s is None else allowed_s, every_sample=tried
+        )
+    except TooSlowError:
+        minutes = f"{DECIDING_S / 60:.0f} minutes"
+        return _record(made, None, {}, f"Comparing it on every held-out picture takes over {minutes}.")
+    except UncutError:
+        of_layers = made.checkpoint.config.text_config.num_hidden_layers
+        left_out = (
+            f"Memory held {at_once} of {of_layers} layers in float32, and this language model cannot be "
+            "cut between its layers, so nothing was compared."
+        )
+        return _record(made, None, {}, left_out)
+    if not parity.holds:
+        raise ConversionError(
+            f"The export of {made.source.name} does not compute what the checkpoint does: logits differ "
+            f"by {parity.max_logit_difference:.1e} and image features by "
+            f"{parity.max_feature_difference:.1e} of the largest; nothing is published."
+        )
+    found = _record(made, parity, losses, None)
+    return found.model_copy(update={"allowed_s": allowed_s, "took_s": time.perf_counter() - begun})
+
+
+def _allowed_s(made: Conversion, products: Sequence[Product]) -> float | None:
+    """Seconds for comparing these parts; None is no limit."""
+    if any(choice.format == "int8" for choice in made.choices.values()):
+        return DECIDING_S
+    if made.settings.verify == "full":
+        return None
+    return VERIFYING_SHARE * sum(float((one.folder / SECONDS_FILE).read_text()) for one in products)
+
+
+def _record(
+    made: Conversion, parity: Parity | None, losses: dict[str, Loss], left_out: str | None
+) -> Verification:
+    return Verification(
+        parity=parity,
+        losses=losses,
+        left_out=left_out,
+        notes=_notes(made.source, made.checkpoint),
+        calibration_images=len(made.samples),
+        calibration_skipped=made.samples.skipped,
+    )
+
+
+def _obstacles(made: Conversion) -> dict[str, str | None]:
+    """Why vision and language model cannot be tried in 8 bits, if they cannot."""
+    if made.settings.verify == "none":
+        return dict.fromkeys(IN_WORDS, "--verify none compares nothing to decide by")
+    return {part: _short_memory(made, part) for part in IN_WORDS}
+
+
+def _short_memory(made: Conversion, part: str) -> str | None:
+    needed, available = calibrating_bytes(made.checkpoint.parameters, part), made.available_bytes
+    if needed <= available:
+        return None
+    return f"calibrating it needs {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available"
+
+
+def _loss_by_layers(made: Conversion, exported: dict[str, Product], part: str) -> dict[str, float]:
+    """Loss by layers as of Choice; empty if measuring would take too long."""
+    xml = VISION_XML if part == "vision" else LANGUAGE_XML
+
+    def make(folder: Path) -> None:
+        prompts = made.prompts()
+        made.on_stage(f"measuring the layers of the {IN_WORDS[part]}")
+        exact = {name: product.folder / name for name, product in exported.items()}
+        reference = Reference(made.checkpoint, made.processing)
+        comparison = Comparison(reference, exact, made.layers_at_once)
+        try:
+            comparison.compare(tuple(held_out_samples()), {}, DECIDING_S, every_sample=True)
+            found = loss_by_layers(exact[xml], made.settings, prompts, comparison, save, folder)
+        except (TooSlowError, UnquantizableError):
+            found = {}
+        (folder / LOSSES_JSON).write_text(json.dumps(found))
+
+    inputs = {
+        "exported": {name: product.key for name, product in exported.items()},
+        "asked": made.asked_about,
+    }
+    product = made.work.product(f"layers-{part}", inputs, make)
+    losses: dict[str, float] = json.loads((product.folder / LOSSES_JSON).read_text())
+    return losses
+
+
+def read_verification(folder: Path) -> Verification:
+    return Verification.model_validate_json((folder / VERIFICATION_JSON).read_bytes())
+
+
+def _require_time(counts: ParameterCounts, prompts: Sequence[Prompt]) -> None:
+    """Raise UnquantizableError if calibrating the language model would take longer than CALIBRATING_S."""
+    seconds = calibrating_s(counts, sum(len(prompt.inputs_embeds) for prompt in prompts))
+    if seconds > CALIBRATING_S:
+        raise UnquantizableError(
+            f"calibrating it would take about {seconds / 60:.0f} minutes here, and at most "
+            f"{CALIBRATING_S / 60:.0f} are allowed"
         )
 
 
@@ -316,10 +423,10 @@ def convert(
     """Convert the checkpoint `source`, a folder or hub id, into the model folder `out`.
 
     `name` is the name in the model id, by default the source's. `calibration` is a source for
-    model_prep.calibration.read_samples. With `stop_after` it ends after that step and returns None. `reading`
-    is what the checkpoint's files do not say. `memory_bytes` limits the memory for verifying, by default to
-    what is available. `on_stage` gets the name of each stage, at most STAGE_COUNT; `on_bytes` the downloaded
-    and all bytes of the weights; `on_compared` the finished and all work of verifying.
+    model_prep.builtin.calibration_samples. With `stop_after` it ends after that step and returns None.
+    `reading` is what the checkpoint's files do not say. `memory_bytes` limits the memory for verifying, by
+    default to what is available. `on_stage` gets the name of each stage, at most STAGE_COUNT; `on_bytes` the
+    downloaded and all bytes of the weights; `on_compared` the finished and all work of verifying.
 
     Raises ConversionError. Whatever is raised, `out` is unchanged, and finished parts are kept beside it for
     the next call.
@@ -331,14 +438,17 @@ def convert(
     found = find_source(source, revision)
     chosen = _model_name(name or found.name.replace("/", "--"))
     checkpoint = open_checkpoint(str(found.folder), reading)
+    if settings.within_bounds and calibration is None:
+        calibration = BUILTIN
     if settings.needs_calibration and calibration is None:
         raise ConversionError(
-            "These settings calibrate on images; --calibration names a folder or a manifest of them."
+            "These settings calibrate on images; --calibration names a folder or a manifest of them, and "
+            "`--calibration builtin` takes those that ship."
         )
     _require_room(out, checkpoint, settings)
     processing = load_processing(checkpoint, reading.chat_template)
     ends = end_token_ids(found.folder, checkpoint.config, processing.processor.tokenizer)
-    samples = read_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
+    samples = calibration_samples(calibration, settings.samples) if calibration is not None else NO_SAMPLES
     if stop_after == "check":
         return None
     remote = [one for one in (found, *checkpoint.tower_sources) if one.revision is not None]
@@ -439,7 +549,9 @@ def _require_room(out: Path, checkpoint: Checkpoint, settings: PrepSettings) -> 
     stored = sum(path.stat().st_size for folder in checkpoint.folders for path in weight_files(folder))
     at_work = sum(path.stat().st_size for path in work_path(out).rglob("*") if path.is_file())
     require_disk(out, max(0, round(stored + compressed) - at_work))
-    require_memory(round(max(counts.language * per_weight, CALIBRATING_COPIES * FLOAT_BYTES * counts.vision)))
+    # The preset auto leaves in 16 bits what memory does not allow to calibrate.
+    calibrating = 0 if settings.within_bounds else calibrating_bytes(counts, "vision")
+    require_memory(round(max(counts.language * per_weight, calibrating)))
 
 
 def _stamps(folder: Path, *patterns: str) -> dict[str, list[int]]:

@@ -64,7 +64,8 @@ class ConversionOptions:
         bool, typer.Option("--openvino-tokenizer", help="Also write the tokenizer for OpenVINO GenAI.")
     ] = False
     calibration: Annotated[
-        str | None, typer.Option(help="Images to calibrate with: folder, manifest, dataset or shards.")
+        str | None,
+        typer.Option(help="Images to calibrate with: folder, manifest, dataset, shards or builtin."),
     ] = None
     samples: Annotated[int | None, typer.Option(help="Number of images to calibrate with.")] = None
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None
@@ -123,6 +124,7 @@ class ConversionOptions:
                 ),
                 openvino_tokenizer=self.openvino_tokenizer,
                 verify=self.verify,
+                within_bounds=preset.within_bounds,
                 samples=preset.samples if self.samples is None else self.samples,
             )
         except ValidationError as invalid:

@@ -1,5 +1,6 @@
 """Checks disk space and memory before a conversion; knows sizes of models, but no model."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,27 @@ MARGIN_DISK_BYTES: Final = 32 << 20
 """Disk space for graphs, tokenizer and configs, beside the weights."""
 MARGIN_MEMORY_BYTES: Final = 1 << 30
 """Memory for the programs, and for matrices while they are compressed."""
+
+
+CALIBRATING_COPIES: Final = {"vision": 4, "language": 4}
+"""Copies of a part's weights in float32 in memory during calibration; for language assumed, not measured."""
+CALIBRATING_PASSES: Final = 2
+"""Times that each calibration prompt passes the part."""
+CALIBRATING_S: Final = 3600.0
+"""Seconds that the preset auto may calibrate the language model."""
+CORE_FLOPS: Final = 4e10
+"""Operations in float32 in a second on a core, cautiously."""
+
+
+def calibrating_bytes(counts: ParameterCounts, part: str) -> int:
+    """Memory to calibrate `vision` or `language`."""
+    return CALIBRATING_COPIES[part] * FLOAT_BYTES * int(getattr(counts, part))
+
+
+def calibrating_s(counts: ParameterCounts, positions: int) -> float:
+    """Seconds to calibrate the language model on prompts of so many positions together."""
+    operations = CALIBRATING_PASSES * 2 * counts.language * positions
+    return operations / (CORE_FLOPS * len(os.sched_getaffinity(0)))
 
 
 def require_disk(out: Path, needed_bytes: int) -> None:

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from contract.base import Contract
 from contract.model_folder import VisionFormat, WeightFormat
 
+BUILTIN: Final = "builtin"
+"""Name of the built-in set as a source of calibration images."""
+
 
 class LanguageSettings(Contract):
     """How the weights of the language model and of the token embeddings are stored."""
@@ -24,16 +27,21 @@ class LanguageSettings(Contract):
     activations: Literal["int8"] | None = Field(
         default=None, description="int8: quantize activations too, so that matrices multiply in 8 bits"
     )
+    kept_layers: tuple[str, ...] = Field(
+        default=(), description="int8 activations: layers that stay in 16 bits, as in model_prep.layer_names"
+    )
 
     @model_validator(mode="after")
     def _int8_alone(self) -> Self:
         if self.weight_format != "int8" and self.activations is not None:
             raise ValueError("activations decides nothing without weight_format int8")
+        if self.activations is None and self.kept_layers:
+            raise ValueError("kept_layers decides nothing without activations int8")
         return self
 
     @model_validator(mode="after")
     def _int4_alone(self) -> Self:
-        given = self.model_fields_set - {"weight_format", "activations"}
+        given = self.model_fields_set - {"weight_format", "activations", "kept_layers"}
         only_int4 = sorted(name for name in given if getattr(self, name) not in (None, False))
         if self.weight_format != "int4" and only_int4:
             raise ValueError(f"{', '.join(only_int4)} decide nothing without weight_format int4")
@@ -51,11 +59,16 @@ class VisionSettings(Contract):
     smooth_quant_alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="int8: share of the activations' range moved into the weights"
     )
+    kept_layers: tuple[str, ...] = Field(
+        default=(), description="int8: layers that stay in 16 bits, as in model_prep.layer_names"
+    )
 
     @model_validator(mode="after")
     def _int8_alone(self) -> Self:
         if self.vision_format != "int8" and self.smooth_quant_alpha is not None:
             raise ValueError("smooth_quant_alpha decides nothing without vision_format int8")
+        if self.vision_format != "int8" and self.kept_layers:
+            raise ValueError("kept_layers decides nothing without vision_format int8")
         return self
 
     @property
@@ -88,6 +101,10 @@ class PrepSettings(Contract):
         "quarter of the time for exporting and compressing allows; none is nothing",
     )
     samples: int = Field(default=50, ge=1, description="images to calibrate with")
+    within_bounds: bool = Field(
+        default=False,
+        description="8 bits only where they lose at most what model_prep.verified.BOUNDS allow, else 16 bits",
+    )
 
     @property
     def needs_calibration(self) -> bool:
@@ -107,8 +124,13 @@ class PrepSettings(Contract):
         return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(self.dynamic_quantization_group_size)}
 
 
-PresetName = Literal["balanced", "fast", "exact", "tutorial"]
+PresetName = Literal["auto", "balanced", "fast", "exact", "tutorial"]
 PRESETS: Final[dict[PresetName, PrepSettings]] = {
+    "auto": PrepSettings(
+        language=LanguageSettings(weight_format="int8", activations="int8"),
+        vision=VisionSettings(vision_format="int8"),
+        within_bounds=True,
+    ),
     "exact": PrepSettings(
         language=LanguageSettings(weight_format="fp32"), vision=VisionSettings(vision_format="fp32")
     ),

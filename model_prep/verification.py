@@ -24,12 +24,20 @@ PROBED_POSITIONS: Final = 64
 """Positions of the first prompt that are timed to estimate the whole time."""
 LEAST_POSITIONS: Final = 48
 """Positions of the first prompt that are always compared."""
+MOST_POSITIONS: Final = 2**20
+"""More positions than a prompt has."""
 EXACT_RUN: Final = "exact"
 """Name of the uncompressed run."""
+FURTHER_RUN: Final = "further"
+"""Name of a run after the comparison."""
 TIMED_LAYERS: Final = 2
 """Layers of the language model whose speed is measured."""
 OnProgress = Callable[[int, int], None]
 """Gets the finished and all work, in layers passed by prompts."""
+
+
+class TooSlowError(Exception):
+    """The time does not allow to compare every sample."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +80,41 @@ class Comparison:
         self._reference = reference
         self._exact = exact
         self._at_once = min(at_once, reference.layers)
+        self._generates = self._at_once == reference.layers
         self._on_progress = on_progress
         self._prompts = prompts
         self._done = self._total = 0
+        self._pictures: list[Picture] = []
         self._token_ids: list[list[int]] = []
         self._logits: dict[str, list[FloatArray]] = {}
 
     def compare(
-        self, samples: Sequence[Sample], compressed: Mapping[str, Files], budget_s: float = inf
+        self,
+        samples: Sequence[Sample],
+        compressed: Mapping[str, Files],
+        budget_s: float = inf,
+        *,
+        every_sample: bool = False,
     ) -> tuple[Parity, dict[str, Loss]]:
         """The parity of the export, and for each name in `compressed` the loss of using its files instead.
 
         Compares as many samples as `budget_s` allows, by a time estimate from the first layers, and at least
-        one, if needed with a choice of its image features. There are no losses if parity does not hold.
-        Raises UncutError.
+        one, or all with `every_sample`; if needed with a choice of image features. There are no losses if
+        parity does not hold. Raises UncutError, and TooSlowError if there is no time for every sample.
         """
-        begun = time.perf_counter()
+        until_s = time.perf_counter() + budget_s
         runs = {EXACT_RUN: self._exact} | {
             name: {**self._exact, **files} for name, files in compressed.items()
         }
         vision = compile_part(self._exact[VISION_XML])
         decoder = self._decoder(self._exact[LANGUAGE_XML])
-        pictures = self._pictures(samples, vision, decoder, runs, begun + budget_s)
+        pictures = self._chosen(samples, vision, decoder, runs, until_s, every_sample=every_sample)
+        self._pictures = pictures
         del vision
         self._total = len(pictures) * self._reference.layers * (1 + len(runs))
+        self._token_ids = [self._reference.reply(NEW_TOKENS)] * len(pictures)
         if isinstance(decoder, Language):
             self._generate(pictures, decoder)
-        else:
-            self._token_ids = [self._reference.reply(NEW_TOKENS)] * len(pictures)
         features = {
             xml: self._embeds(pictures, xml)
             for xml in dict.fromkeys(run[VISION_XML] for run in runs.values())
@@ -114,18 +129,24 @@ class Comparison:
                 self._compute(runs, features, xml, self._decoder(xml))
         return parity, {name: self._loss(name, files, pictures[0]) for name, files in compressed.items()}
 
-    def _decoder(self, xml: Path) -> Language | LayerBlocks:
-        if self._at_once == self._reference.layers:
-            return Language(xml, self._reference.layers)
-        return LayerBlocks(xml, self._at_once)
+    def divergence(self, files: Files) -> float:
+        """Mean KL divergence in nats of using `files` instead of the exact parts, after `compare`."""
+        run = {**self._exact, **files}
+        vision, xml = run[VISION_XML], run[LANGUAGE_XML]
+        features = {vision: self._embeds(self._pictures, vision)}
+        self._compute({FURTHER_RUN: run}, features, xml, self._decoder(xml))
+        pairs = zip(self._logits[EXACT_RUN], self._logits.pop(FURTHER_RUN), strict=True)
+        return float(np.mean([_divergence(exact, other) for exact, other in pairs]))
 
-    def _pictures(
+    def _chosen(
         self,
         samples: Sequence[Sample],
         vision: Vision,
         decoder: Language | LayerBlocks,
         runs: Mapping[str, Files],
         until_s: float,
+        *,
+        every_sample: bool,
     ) -> list[Picture]:
         """The samples and positions to compare until `until_s` of time.perf_counter()."""
         begun = time.perf_counter()
@@ -139,25 +160,29 @@ class Comparison:
         others_s = seen_s * (len({run[VISION_XML] for run in runs.values()}) - 1)
         left_s = until_s - time.perf_counter() - loads * cost.loading_s - others_s
         first_s = position_s * (len(first.places) + NEW_TOKENS)
+        if every_sample:
+            left_s -= (len(samples) - 1) * (seen_s + others_s)
+            positions = _positions_each(left_s / len(samples), position_s)
+            rest = (self._picture(samples, number, vision) for number in range(1, len(samples)))
+            return [replace(one, places=one.prompt.places(positions)) for one in (first, *rest)]
         if left_s < first_s:
             positions = max(LEAST_POSITIONS, int(left_s / position_s) - NEW_TOKENS)
             return [replace(first, places=first.prompt.places(positions))]
-        more = (left_s - first_s) / (first_s + seen_s + others_s / 2)
-        others = range(1, min(len(samples), 1 + int(min(more, len(samples)))))
+        more = min(len(samples), (left_s - first_s) / (first_s + seen_s + others_s / 2))
+        others = range(1, min(len(samples), 1 + int(more)))
         return [first, *(self._picture(samples, number, vision) for number in others)]
 
     def _picture(self, samples: Sequence[Sample], number: int, vision: Vision) -> Picture:
         """A sample with all its positions."""
         sample = samples[number]
-        if number < len(self._prompts):
-            prompt = self._prompts[number]
-        else:
-            prompt = self._reference.prompt(sample.image, sample.text)
+        made = number < len(self._prompts)
+        prompt = self._prompts[number] if made else self._reference.prompt(sample.image, sample.text)
         difference = _relative(vision(prompt.tiles), prompt.features)
         return Picture(sample, prompt, np.arange(len(prompt.inputs_embeds)), difference)
 
     def _generate(self, pictures: Sequence[Picture], language: Language) -> None:
         """Generate the exact answers."""
+        self._token_ids = []
         embed = compile_part(self._exact[TEXT_XML])
         self._logits[EXACT_RUN] = []
         for picture in pictures:
@@ -166,11 +191,15 @@ class Comparison:
             self._logits[EXACT_RUN].append(logits)
             self._passed(self._reference.layers)
 
-    def _embeds(self, pictures: Sequence[Picture], vision_xml: Path) -> list[FloatArray]:
-        """The prompts' embeddings with features of this vision model."""
-        if vision_xml == self._exact[VISION_XML]:
+    def _decoder(self, xml: Path) -> Language | LayerBlocks:
+        layers = self._reference.layers
+        return Language(xml, layers) if self._generates else LayerBlocks(xml, self._at_once)
+
+    def _embeds(self, pictures: Sequence[Picture], xml: Path) -> list[FloatArray]:
+        """The prompts' embeddings with features of the vision model `xml`."""
+        if xml == self._exact[VISION_XML]:
             return [picture.embeds for picture in pictures]
-        vision = compile_part(vision_xml)
+        vision = compile_part(xml)
         return [picture.embeds_by(self._reference, vision) for picture in pictures]
 
     def _compute(
@@ -182,11 +211,8 @@ class Comparison:
     ) -> None:
         """Compute the logits of all runs with this language model, together through each of its blocks."""
         asked = []
-        names = [
-            name
-            for name, files in runs.items()
-            if files[LANGUAGE_XML] == language_xml and name not in self._logits
-        ]
+        of_xml = (name for name, files in runs.items() if files[LANGUAGE_XML] == language_xml)
+        names = [name for name in of_xml if name not in self._logits]
         for name in names:
             embed = compile_part(runs[name][TEXT_XML])
             asked += [
@@ -194,8 +220,7 @@ class Comparison:
                 for prompt, token_ids in zip(features[runs[name][VISION_XML]], self._token_ids, strict=True)
             ]
         logits = iter(decoder.logits(asked, self._passed))
-        for name in names:
-            self._logits[name] = [next(logits) for _ in self._token_ids]
+        self._logits |= {name: [next(logits) for _ in self._token_ids] for name in names}
 
     def _parity(self, pictures: Sequence[Picture]) -> Parity:
         logit_difference = 0.0
@@ -224,13 +249,12 @@ class Comparison:
     def _loss(self, name: str, compressed: Files, picture: Picture) -> Loss:
         pairs = list(zip(self._logits[EXACT_RUN], self._logits[name], strict=True))
         same = np.array([exact.argmax(-1) == other.argmax(-1) for exact, other in pairs])
-        generated = self._at_once == self._reference.layers
         return Loss(
             size_ratio=_weights_bytes(compressed, compressed) / _weights_bytes(self._exact, compressed),
             speed_ratio=_speed_ratio(picture, self._exact, compressed),
             token_agreement=float(same.mean()),
             # Each token follows the exact answer's tokens, so the answers are equal if every one is the same.
-            answer_agreement=float(same.all(-1).mean()) if generated else None,
+            answer_agreement=float(same.all(-1).mean()) if self._generates else None,
             # For equal distributions it is a rounding error of either sign.
             logit_kl=max(0.0, float(np.mean([_divergence(exact, other) for exact, other in pairs]))),
         )
@@ -238,6 +262,14 @@ class Comparison:
     def _passed(self, layers: int) -> None:
         self._done += layers
         self._on_progress(self._done, self._total)
+
+
+def _positions_each(seconds: float, position_s: float) -> int:
+    """Positions of a prompt that `seconds` allow. Raises TooSlowError if they are too few."""
+    positions = inf if seconds == inf else seconds / position_s - NEW_TOKENS
+    if positions < LEAST_POSITIONS:
+        raise TooSlowError
+    return int(min(positions, MOST_POSITIONS))
 
 
 def _following(embed: Callable[[IntArray], FloatArray], token_ids: Sequence[int]) -> FloatArray:

@@ -1,6 +1,6 @@
 """The results of a verification: verification.json, and verification.md for people; computes nothing."""
 
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,44 @@ class Loss(Contract):
     logit_kl: float = Field(description="mean KL divergence of the token distributions, in nats")
 
 
+class Bounds(Contract):
+    """What a part may lose in 8 bits."""
+
+    token_agreement: float = Field(description="least share of tokens as of the exact export")
+    logit_kl: float = Field(description="largest mean KL divergence of the token distributions, in nats")
+
+    def hold(self, agreement: float, divergence: float) -> bool:
+        return agreement >= self.token_agreement and divergence <= self.logit_kl
+
+
+BOUNDS: Final = Bounds(token_agreement=0.98, logit_kl=0.02)
+
+
+class Try(Contract):
+    """A part in 8 bits, measured."""
+
+    kept_layers: tuple[str, ...] = Field(description="layers in 16 bits, as in model_prep.layer_names")
+    token_agreement: float
+    logit_kl: float
+
+
+class Choice(Contract):
+    """How a part is stored, where the preset auto decided."""
+
+    format: Literal["int8", "fp16"]
+    why: str = Field(description="a sentence; empty while 8 bits are tried")
+    kept_layers: tuple[str, ...] = Field(default=(), description="layers in 16 bits of a part in 8 bits")
+    tries: tuple[Try, ...] = ()
+    loss_by_layers: dict[str, float] = Field(
+        default_factory=dict,
+        description="layers, with spaces between → KL divergence in nats with these alone in 8 bits",
+    )
+
+    @property
+    def is_tried(self) -> bool:
+        return not self.why
+
+
 class Verification(Contract):
     """All comparisons of a folder and their results; null with a reason if memory was short."""
 
@@ -66,6 +104,10 @@ class Verification(Contract):
     notes: tuple[str, ...] = Field(
         default=(), description="where a worker deviates from the checkpoint's settings"
     )
+    choices: dict[str, Choice] = Field(
+        default_factory=dict, description="what the preset auto decided for vision and language"
+    )
+    bounds: Bounds | None = Field(default=None, description="by which it decided")
     calibration_images: int
     calibration_skipped: int = Field(description="images that could not be read")
 
@@ -118,6 +160,7 @@ def report(verification: Verification, title: str) -> str:
             for part, loss in verification.losses.items()
         ]
         lines.append("")
+    lines += [line for choice in verification.choices.values() for line in (choice.why, "")]
     if verification.calibration_images:
         lines += [
             f"Calibrated with {counted(verification.calibration_images, 'image')}; "

@@ -22,6 +22,9 @@ from demo.samples import COUNT
 from tests.support.processes import ROOT, spawn, wait_until
 
 MOST_BYTES = 12_000_000
+"""Bytes of a wheel without the built-in calibration set."""
+BUILTIN_SET = ROOT / "model_prep" / "builtin"
+MOST_SET_BYTES = 3_000_000
 PACKAGES = {"captionmill", "contract", "worker", "producer", "model_prep", "demo"}
 NOT_SOURCES = (
     *(".git", ".venv*", ".*_cache", "__pycache__", "*.egg-info", "build", "dist"),
@@ -115,6 +118,9 @@ def test_the_wheel_has_what_users_need_and_no_more(wheel: Path) -> None:
     for kind in ("images", "model/openvino"):
         there = {f"demo/{kind}/{path.name}" for path in (ROOT / "demo" / kind).iterdir()}
         assert there == {name for name in found if name.startswith(f"demo/{kind}/")}
+    pictures = {f"model_prep/builtin/{path.name}" for path in BUILTIN_SET.iterdir() if path.is_file()}
+    assert {name for name in found if name.startswith("model_prep/builtin/")} == pictures
+    assert sum(path.stat().st_size for path in BUILTIN_SET.iterdir() if path.is_file()) <= MOST_SET_BYTES
     modules = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
@@ -122,7 +128,7 @@ def test_the_wheel_has_what_users_need_and_no_more(wheel: Path) -> None:
         if "training" not in path.parts
     }
     assert modules <= found
-    assert wheel.stat().st_size <= MOST_BYTES
+    assert wheel.stat().st_size <= MOST_BYTES + MOST_SET_BYTES
 
 
 def test_the_source_distribution_makes_the_same_wheel(sources: Path, wheel: Path, tmp_path: Path) -> None:

@@ -14,8 +14,17 @@ import pytest
 from PIL import Image
 
 from contract.installing import install_line
+from model_prep.builtin import (
+    CALIBRATION_JSONL,
+    FOLDER,
+    HELD_OUT_JSONL,
+    SOURCES_MD,
+    calibration_samples,
+    held_out_samples,
+)
 from model_prep.calibration import MAX_PX, MAX_SIDE_PX, TEXTS, Samples, read_samples
 from model_prep.refusal import ConversionError
+from model_prep.settings import BUILTIN
 
 COUNT = 12
 
@@ -179,3 +188,33 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"x")
     with pytest.raises(ConversionError, match="no folder, no manifest"):
         read_samples(str(tmp_path / "weights.bin"), 1)
+
+
+LICENCES = {"public domain", "CC0 1.0", "CC BY 2.0", "Apache-2.0"}
+
+
+def test_the_built_in_set_is_split_and_each_picture_has_a_licence() -> None:
+    pictures = {path.name for path in FOLDER.iterdir() if path.suffix in (".jpg", ".png")}
+    used = [
+        {json.loads(line)["image"] for line in (FOLDER / manifest).read_text().splitlines()}
+        for manifest in (CALIBRATION_JSONL, HELD_OUT_JSONL)
+    ]
+    assert not used[0] & used[1]
+    assert used[0] | used[1] == pictures
+    rows = re.findall(r"^\| (\S+\.\w+) \| (.+) \|$", (FOLDER / SOURCES_MD).read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(pictures)
+    for name, row in rows:
+        use, _source, author, licence = row.split(" | ")
+        assert use == ("held out" if name in used[1] else "calibration")
+        assert author
+        assert licence in LICENCES
+    assert all(any(name.endswith(".jpg") for name in part) for part in used), "a photograph in both"
+
+
+def test_the_built_in_set_gives_what_it_has() -> None:
+    whole = calibration_samples(BUILTIN, 50)
+    assert len(whole) == 20
+    assert len(calibration_samples(BUILTIN, 3)) == 3
+    assert len(held_out_samples()) == 8
+    assert whole.skipped == 0
+    assert max(max(sample.image.size) for sample in (*whole, *held_out_samples())) <= 700

@@ -684,7 +684,7 @@ def test_another_checkpoint_than_the_folders_own_fails_parity(folder: Path, tmp_
         (["--group-size", "32"], ("group_size", "int4")),
         (["--smooth-quant-alpha", "0.5"], ("smooth_quant_alpha", "int8")),
         (["--weight-format", "int4", "--ratio", "1.5"], ("ratio",)),
-        (["--vision-format", "int8"], ("--calibration",)),
+        (["--vision-format", "int8"], ("--calibration", "builtin")),
         (["--revision", "main"], ("revision", "folder")),
     ],
     ids=["group", "alpha", "ratio", "calibration", "revision"],
