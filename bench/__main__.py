@@ -14,6 +14,7 @@ MODULES: Final = {
     "cohorts": "bench.cohorts",
     "compression": "bench.compression",
     "prep": "bench.prep",
+    "visual-tokens": "bench.visual_tokens",
     "interop": "bench.interop",
     "queueing": "bench.queueing",
     "queue-overhead": "bench.queue_overhead",

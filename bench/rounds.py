@@ -123,10 +123,10 @@ class Rounds:
         if cold:
             ask, *_ = work.drawn(self.pictures, f"warm-up-{mode}")
             short = Ask(ask.picture, ask.question, WARM_UP_TOKENS)
-            peer.answer(Task((short,), work.num_beams, work.detail, mode))
+            peer.answer(Task((short,), work.num_beams, work.detail, mode, work.visual_tokens))
         # Also by mode: a process that answers in both must not have seen the prompts.
         asks = work.drawn(self.pictures, f"{label}-{mode}")
-        reply = peer.answer(Task(asks, work.num_beams, work.detail, mode))
+        reply = peer.answer(Task(asks, work.num_beams, work.detail, mode, work.visual_tokens))
         if reply.counts.new_tokens != work.new_tokens:
             raise PeerError(
                 f"{reply.counts.new_tokens} tokens were generated where {work.new_tokens} were due"

@@ -48,6 +48,7 @@ class Work:
     """(number of the picture, question, new tokens)."""
     num_beams: int = 1
     detail: Literal["low", "high"] = "high"
+    visual_tokens: int | None = None
 
     @property
     def new_tokens(self) -> int:
@@ -76,7 +77,7 @@ class Work:
 
 
 def make_works(pictures: int, new_tokens: int, text_words: int) -> dict[str, Work]:
-    """Name → work; `text_words` is the length of the prompt without a picture."""
+    """Name → work; `text_words` is the length of the prompt without a picture, about that of a picture."""
     distinct = tuple((number, QUESTIONS[number % len(QUESTIONS)], new_tokens) for number in range(pictures))
     long_answers = tuple(
         (number, question, max(1, round(share * LONG_FACTOR * new_tokens)))
@@ -90,6 +91,13 @@ def make_works(pictures: int, new_tokens: int, text_words: int) -> dict[str, Wor
     works = (
         Work("distinct", f"{pictures} pictures, 1 question each", MIXED_SIZES_PX, distinct),
         Work("low", f"{pictures} pictures at detail=low", MIXED_SIZES_PX, distinct, detail="low"),
+        Work(
+            "quarter",
+            f"{pictures} pictures with a quarter of their tokens",
+            MIXED_SIZES_PX,
+            distinct,
+            visual_tokens=text_words // 4,
+        ),
         Work("one-1", "1 picture, 1 question", ONE_SIZE_PX, one_picture(1)),
         Work("one-4", "1 picture, 4 questions", ONE_SIZE_PX, one_picture(4)),
         Work("one-8", "1 picture, 8 questions", ONE_SIZE_PX, one_picture(8)),

@@ -116,7 +116,7 @@ def read_detail(text: str) -> Detail:
     try:
         detail: Detail = TypeAdapter[Detail](Detail).validate_strings(text)
     except ValidationError:
-        raise typer.BadParameter(f"{text!r} is neither low nor high nor a number of tiles.") from None
+        raise typer.BadParameter(f"{text!r} is not low, high, auto or a number of tiles.") from None
     return detail
 
 
@@ -173,6 +173,17 @@ class GenerationOptions:
         int | None,
         _generation(
             "no_repeat_ngram_size", "No N tokens in a row occur twice in an answer; 0 allows all.", min=0
+        ),
+    ] = None
+    visual_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Keep at most N image tokens of each image: faster, less exact.",
+            show_default="all",
+            rich_help_panel=GENERATION,
+            hidden=True,
         ),
     ] = None
     num_return_sequences: Annotated[
@@ -286,8 +297,8 @@ class QuestionOptions:
         Any,
         typer.Option(
             parser=read_detail,
-            metavar="low|high|N",
-            help="How closely to look: low (once), high (every tile) or N tiles.",
+            metavar="low|high|auto|N",
+            help="How closely to look: low (once), high (every tile), auto (as many as it fills) or N tiles.",
             rich_help_panel=QUESTIONS,
             hidden=True,
         ),

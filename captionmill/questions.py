@@ -49,8 +49,8 @@ def ask_one(
     detail: Annotated[
         str,
         typer.Option(
-            metavar="low|high|N",
-            help="How closely to look: low (once), high (every tile) or N tiles.",
+            metavar="low|high|auto|N",
+            help="How closely to look: low (once), high (every tile), auto (as many as it fills) or N tiles.",
             hidden=True,
         ),
     ] = "high",

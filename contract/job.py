@@ -201,15 +201,17 @@ ImageReference = Annotated[
     ImagePath | ImageMember | ImageUrl | ImageInline | ImageStored, Field(discriminator="kind")
 ]
 
-Detail = Literal["low", "high"] | Annotated[int, Field(ge=1, le=1024, strict=True)]
-"""How closely to look: the base tile only, every tile, or at most N tiles beside the base tile."""
+Detail = Literal["low", "high", "auto"] | Annotated[int, Field(ge=1, le=1024, strict=True)]
+"""How closely to look: the base tile only, every tile, at most as many tiles as the image fills or begins to
+fill, or at most N tiles beside the base tile."""
 
 
 class GenerationParameters(Contract):
     """How to generate, with transformers' names and their meaning there.
 
     `num_beams` of 1 is greedy search, or sampling with `do_sample`; beams and sampling cannot be combined. An
-    option that would have no effect is refused.
+    option that would have no effect is refused. `visual_tokens` is not one of transformers'; without an image
+    it has no effect.
     """
 
     max_new_tokens: int = Field(default=128, ge=1)
@@ -234,6 +236,9 @@ class GenerationParameters(Contract):
     no_repeat_ngram_size: int = Field(default=0, ge=0, description="0 forbids nothing")
     stop: tuple[Annotated[Text, Field(min_length=1)], ...] = Field(
         default=(), max_length=16, description="texts that end an answer and are not part of it"
+    )
+    visual_tokens: int | None = Field(
+        default=None, ge=2, description="most image tokens kept of each image; None keeps all"
     )
 
     @model_validator(mode="before")
@@ -261,6 +266,11 @@ SAMPLING: Final = {
     for name in ("temperature", "top_k", "top_p", "min_p", "seed")
 }
 """Parameters that only sampling uses, with their defaults."""
+CHOOSING: Final = frozenset({"length_penalty", "visual_tokens"})
+"""Parameters that have an effect where a question has choices."""
+IDLE_BESIDE_CHOICES: Final = (
+    "where every question has choices, no parameter but length_penalty and visual_tokens decides"
+)
 
 
 def greedy_at_zero(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,6 +279,11 @@ def greedy_at_zero(fields: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(temperature, bool) or temperature != 0:
         return dict(fields)
     return {name: value for name, value in fields.items() if name not in SAMPLING} | {"do_sample": False}
+
+
+def choosing(parameters: GenerationParameters) -> GenerationParameters:
+    """The parameters that have an effect where a question has choices; defaults in place of the others."""
+    return GenerationParameters.model_validate(parameters.model_dump(include=set(CHOOSING)))
 
 
 class Job(Contract):
@@ -309,9 +324,10 @@ class Job(Contract):
             raise ValueError("stream is for one question without choices")
         if self.stream and max(self.parameters.num_beams, self.parameters.num_return_sequences) > 1:
             raise ValueError("stream is for one row: num_beams and num_return_sequences of 1")
-        scored = GenerationParameters(length_penalty=self.parameters.length_penalty)
-        if self.parameters != scored and all(question.choices for question in self.questions):
-            raise ValueError("where every question has choices, no parameter but length_penalty decides")
+        if all(question.choices for question in self.questions) and self.parameters != choosing(
+            self.parameters
+        ):
+            raise ValueError(IDLE_BESIDE_CHOICES)
         return self
 
     @property

@@ -76,9 +76,11 @@ class FolderAnswers:
         self.engine.close()
 
     def __call__(self, case: Case) -> list[str]:
-        return self._ask(
-            [exchange.question for exchange in case.exchanges], self.model.encode_image(case.image)
-        )
+        return self.about(self.model.encode_image(case.image), case)
+
+    def about(self, features: ImageFeatures, case: Case) -> list[str]:
+        """The answers about `features` of the case's picture."""
+        return self._ask([exchange.question for exchange in case.exchanges], features)
 
     def from_base_tile(self, case: Case) -> str:
         """The answer about the number, from the base tile only."""
@@ -98,6 +100,7 @@ class FolderAnswers:
             token_ids=prompt.token_ids,
             eos_token_ids=self.model.eos_token_ids,
             parameters=GenerationParameters(max_new_tokens=MAX_NEW_TOKENS),
+            positions=prompt.positions,
             prefix=Prefix(prompt.prefix_key, prompt.prefix_tokens),
         )
 
@@ -200,13 +203,13 @@ def _judge(cases: Sequence[Case], console: Console, *, quick: bool) -> None:
     """Print how often the shipped folder is right, and how often its checkpoint gives the same answer."""
     shipped = FolderAnswers(MODEL / "openvino", EXACT)
     answers = [shipped(case) for case in track(cases, "model folder, f32", console=console)]
-    tally = _tally(cases, answers)
+    tallied = tally(cases, answers)
     base = [
         shipped.from_base_tile(case) == case.scene.number
         for case in track(cases, "base tile alone", console=console)
     ]
     shipped.close()
-    print(markdown(["% right", "all", *LAYOUTS, "questions"], list(tally.rows())))
+    print(markdown(["% right", "all", *LAYOUTS, "questions"], list(tallied.rows())))
     print(f"\nNumber from the base tile alone: {100 * np.mean(base):.1f} %.")
     if quick:
         return
@@ -253,17 +256,17 @@ def _row(name: str, folder: Path, cases: Sequence[Case], answers: Answers, expec
         f"{(folder / xml).with_suffix('.bin').stat().st_size / 1e6:.1f} MB"
         for xml in (LANGUAGE_XML, VISION_XML)
     ]
-    right = {row[0]: row[1] for row in _tally(cases, answers).rows()}
+    right = {row[0]: row[1] for row in tally(cases, answers).rows()}
     same, asked = matches(answers, expected)
     unchanged = [f"{same} of {asked}", f"{100 * same / asked:.2f}"]
     return [name, *megabytes, *unchanged, *(right[topic] for topic in SUMMARY)]
 
 
-def _tally(cases: Sequence[Case], answers: Answers) -> Tally:
-    tally = Tally()
+def tally(cases: Sequence[Case], answers: Answers) -> Tally:
+    found = Tally()
     for case, answer in zip(cases, answers, strict=True):
-        tally.add(case, answer)
-    return tally
+        found.add(case, answer)
+    return found
 
 
 def _answers(

@@ -9,7 +9,16 @@ from pydantic import ValidationError
 
 from contract.answer import Answer
 from contract.failure import Failure, FailureCode, Refusal
-from contract.job import Detail, GenerationParameters, ImagePath, Job, Question
+from contract.job import (
+    CHOOSING,
+    IDLE_BESIDE_CHOICES,
+    Detail,
+    GenerationParameters,
+    ImagePath,
+    Job,
+    Question,
+    choosing,
+)
 from contract.quoting import quoted
 from producer.parameter_layers import ParameterLayers, first_complaint
 from producer.questions import Prompt, render
@@ -117,9 +126,9 @@ class QuestionPlanner:
         idle = [f"--{name.replace('_', '-')}" for name in self._layers.given if name not in self._used]
         if idle:
             raise SourceError(
-                f"{', '.join(idle)} decides nothing in this run: where a question has choices, no parameter "
-                "but length_penalty decides, and a row's own values go before the run's (--parameters none "
-                "leaves columns out)."
+                f"{', '.join(idle)} decides nothing in this run: {IDLE_BESIDE_CHOICES}, without "
+                "image visual_tokens decides nothing, and a row's own values go before the run's "
+                "(--parameters none leaves columns out)."
             )
 
     def refuse_unfit(self) -> None:
@@ -155,11 +164,8 @@ class QuestionPlanner:
             return
         prompts = () if row.questions else self._prompts
         for one in (*(prompt.parameters for prompt in prompts), row.parameters):
-            if any(name != "length_penalty" and value != _DEFAULTS[name] for name, value in one.items()):
-                raise SourceError(
-                    f'The row "{quoted(row.id)}": where every question has choices, no parameter but '
-                    "length_penalty decides."
-                )
+            if any(name not in CHOOSING and value != _DEFAULTS[name] for name, value in one.items()):
+                raise SourceError(f'The row "{quoted(row.id)}": {IDLE_BESIDE_CHOICES}.')
 
     def _note_fitting(self, row: Row, planned: Sequence[PlannedQuestion]) -> None:
         for one in () if row.questions else planned:
@@ -174,7 +180,9 @@ class QuestionPlanner:
         own = {} if row.questions else {prompt.id: prompt.parameters for prompt in self._prompts}
         for one in planned:
             merged = self._layers.merged(row, own.get(one.id, {}), {})
-            decides = frozenset({"length_penalty"}) if _is_scored(one) else frozenset(_DEFAULTS)
+            decides = CHOOSING if _is_scored(one) else frozenset(_DEFAULTS)
+            if row.image is None:
+                decides = decides - {"visual_tokens"}
             self._used |= merged.run & decides
             found |= merged.offered & decides
         if "do_sample" in found and "do_sample" not in row.columns:
@@ -257,7 +265,7 @@ def _is_open(one: PlannedQuestion) -> bool:
 
 
 def by_parameters(planned: Sequence[PlannedQuestion]) -> dict[GenerationParameters, list[PlannedQuestion]]:
-    """Groups of questions for one job each. Those with choices join others of the same length penalty."""
+    """Groups of questions for one job each. Those with choices join others that they fit."""
     groups: dict[GenerationParameters, list[PlannedQuestion]] = {}
     scored = []
     for one in planned:
@@ -266,9 +274,7 @@ def by_parameters(planned: Sequence[PlannedQuestion]) -> dict[GenerationParamete
         else:
             groups.setdefault(one.parameters, []).append(one)
     for one in scored:
-        penalty = one.parameters.length_penalty
-        fitting = next((one for one in groups if one.length_penalty == penalty), None)
-        if fitting is None:
-            fitting = GenerationParameters(length_penalty=penalty)
+        wanted = choosing(one.parameters)
+        fitting = next((group for group in groups if choosing(group) == wanted), wanted)
         groups.setdefault(fitting, []).append(one)
     return groups

@@ -6,9 +6,10 @@ from typing import Protocol, TypeVar
 
 from PIL import Image
 
-from contract.job import Detail, Job, Question
+from contract.job import Job, Question
 from worker.engine.request import FloatArray, Generations, IntArray, Request
 from worker.lane import Lane
+from worker.look import Look
 
 FeaturesT = TypeVar("FeaturesT")
 
@@ -57,15 +58,10 @@ class Model(Protocol[FeaturesT]):
         self,
         content: bytes,
         decode: Callable[[], Image.Image],
-        detail: Detail,
+        look: Look,
         lane: Lane,
-        *,
-        alone: bool = True,
     ) -> FeaturesT:
-        """The features of the image file `content`, kept ones or those encoded from decode()'s image.
-
-        An image that is not `alone` is one of several in a question.
-        """
+        """The features of the image file `content`, kept ones or those encoded from decode()'s image."""
         ...
 
     def joined(self, several: Sequence[FeaturesT]) -> FeaturesT:

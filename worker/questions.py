@@ -123,12 +123,15 @@ class Questions(Generic[FeaturesT]):
 
     def _check_length(self, prompt: Prompt, request: Request) -> None:
         prompt_tokens, new_tokens = len(prompt.token_ids), request.max_new_tokens
-        if prompt_tokens + new_tokens > self._model.context_tokens:
+        # Of an image whose tokens are not all kept, each has its position among all.
+        span = prompt_tokens if prompt.positions is None else max(prompt_tokens, prompt.positions[-1] + 1)
+        if span + new_tokens > self._model.context_tokens:
             wanted = "the longest choice has" if request.choices else "max_new_tokens is"
+            among = f", at positions among {span}" if span > prompt_tokens else ""
             raise Refusal(
                 FailureCode.QUESTION_TOO_LONG,
-                f"The prompt has {prompt_tokens} tokens, {prompt.image_tokens} of them for the image, and "
-                f"{wanted} {new_tokens}; the model's context is {self._model.context_tokens} tokens.",
+                f"The prompt has {prompt_tokens} tokens{among}, {prompt.image_tokens} of them for the image, "
+                f"and {wanted} {new_tokens}; the model's context is {self._model.context_tokens} tokens.",
             )
 
     def _answer(self, started: Started, context: JobContext) -> Answer:

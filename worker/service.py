@@ -14,13 +14,14 @@ from PIL import Image
 
 from contract.answer import Answer, Flag, JobResult, QuestionResult
 from contract.failure import Failure, FailureCode, Refusal
-from contract.job import Detail, GenerationParameters, Job, Question
+from contract.job import GenerationParameters, Job, Question
 from worker.device_scheduler import DeviceScheduler
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import Generations
 from worker.errors import Cancelled, Requeue
 from worker.images.jpeg_scans import lacks_end
 from worker.lane import Lane
+from worker.look import Look
 from worker.protocols import Decode, Engine, FeaturesT, Fetch, Model, Stream, Streams
 from worker.questions import JobContext, Questions, Started
 
@@ -141,13 +142,14 @@ class Service(Generic[FeaturesT]):
         with ExitStack() as turn:
             if not images:
                 turn.enter_context(self._device.interactive_turn(context.lane))
+            look = Look(job.detail, job.parameters.visual_tokens, alone=len(images) == 1)
             for number, image_job in enumerate(images, start=1):
                 turn.close()  # other jobs go on while an image is fetched
                 content = self._content(image_job, context)
                 if isinstance(content, bytes) and lacks_end(content):
                     flags = ("incomplete_image",)
                 turn.enter_context(self._device.interactive_turn(context.lane))
-                features = self._features(content, job.detail, context, alone=len(images) == 1)
+                features = self._features(content, look, context)
                 if isinstance(features, Failure):
                     failure = _of_image(features, number, len(images))
                     break
@@ -181,9 +183,7 @@ class Service(Generic[FeaturesT]):
         except Refusal as refusal:
             return refusal.failure
 
-    def _features(
-        self, content: bytes | Failure, detail: Detail, context: JobContext, *, alone: bool
-    ) -> FeaturesT | Failure:
+    def _features(self, content: bytes | Failure, look: Look, context: JobContext) -> FeaturesT | Failure:
         """The features of the image that holds `content`, or the Failure that explains why there are none."""
         if isinstance(content, Failure):
             return content
@@ -194,7 +194,7 @@ class Service(Generic[FeaturesT]):
             return image
 
         try:
-            return self._model.features(content, decode, detail, context.lane, alone=alone)
+            return self._model.features(content, decode, look, context.lane)
         except Refusal as refusal:
             return refusal.failure
 

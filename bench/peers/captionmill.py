@@ -48,7 +48,10 @@ def jobs_of(task: Task) -> list[Job]:
     jobs: list[Job] = []
     for (picture, new_tokens), asks in groupby(task.asks, key=lambda ask: (ask.picture, ask.new_tokens)):
         parameters = GenerationParameters(
-            max_new_tokens=new_tokens, min_new_tokens=new_tokens, num_beams=task.num_beams
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            num_beams=task.num_beams,
+            visual_tokens=task.visual_tokens,
         )
         questions = tuple(Question(id=str(n), messages=ask.question) for n, ask in enumerate(asks))
         jobs.append(

@@ -29,6 +29,7 @@ class Task:
     num_beams: int
     detail: Literal["low", "high"]
     mode: Mode
+    visual_tokens: int | None = None
 
 
 @dataclass(frozen=True)

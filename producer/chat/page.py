@@ -31,6 +31,7 @@ SWEEP_S: Final = (3600, 24 * 3600)
 """(seconds between two sweeps for unused uploads, their age in seconds)."""
 DETAILS: Final[tuple[tuple[str, Detail], ...]] = (
     ("high: every tile", "high"),
+    ("auto: as many tiles as it fills", "auto"),
     ("low: one look", "low"),
     *((f"at most {counted(tiles, 'tile')}", tiles) for tiles in (1, 2, 4, 8)),
 )

@@ -301,7 +301,7 @@ def test_questions_on_the_command_line_replace_all_that_the_file_asks(given: tup
         ("source = 3", "source must be a text in quotes"),
         ("prefix = 2026-01-01", "prefix must be a text in quotes, not 2026-01-01."),
         ("stop = [\n 'a',\n 3,\n]", "line 1: stop must be a text in quotes, or a list of such, not 3."),
-        ("detail = 'lo'", "line 1: detail: 'lo' is neither low nor high nor a number of tiles."),
+        ("detail = 'lo'", "line 1: detail: 'lo' is not low, high, auto or a number of tiles."),
         ("num_beams = 65", "line 1: num_beams: Input should be less than or equal to 64."),
         ("sidecars = 'keep'", "line 1: sidecars: "),
         ("a = 1\na = 2", "a.toml is not TOML: "),

@@ -94,6 +94,7 @@ def unsure(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return place / "out", convert(checkpoint, place / "out", *own)
 
 
+@pytest.mark.soak
 def test_the_demo_model_is_published_in_8_bits(demo: tuple[Path, str]) -> None:
     out, said = demo
     assert_consistent(out, said)

@@ -123,6 +123,8 @@ def test_the_command_reads_no_such_weights(checkpoint: Path, tmp_path: Path) -> 
     weights.write_bytes(struct.pack("<Q", 2**30) + b"{}" + bytes(100))
     assert f"The weights of {checkpoint} cannot be read" in refusal(*convert)
     weights.unlink()
+    torch.save({"weight": Evil()}, checkpoint / "pytorch_model.bin")
+    assert f"The weights of {checkpoint} cannot be read" in refusal(*convert)
     (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
     assert f"The weights of {checkpoint} cannot be read" in refusal(*convert)
     assert not ran.exists()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from contract.answer import Answer
 from contract.failure import Refusal
-from contract.job import GenerationParameters, Job, Question
+from contract.job import Detail, GenerationParameters, Job, Question
 from model_prep.convert import convert
 from model_prep.settings import PRESETS
 from model_prep.verified import VERIFICATION_JSON, Verification
@@ -116,6 +116,46 @@ def test_several_images_are_asked_about_as_in_transformers(pair: Pair) -> None:
             pair.model.prompt(Question(id="q", messages=QUESTION), together)
         return
     equal(pair, several, together, {"4 beams": SEARCHES["4 beams"]})
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+def test_auto_detail_lies_between_low_and_high(pair: Pair, size: tuple[int, int]) -> None:
+    looks: tuple[Detail, ...] = ("low", "auto", "high")
+    low, auto, high = (len(pair.model.encode_image(picture(size), look).packed) for look in looks)
+    assert low <= auto <= high
+    tiler = pair.model._encoder._tiler
+    if tiler.tile_px is not None and max(size) > max(tiler.tile_px) and low < high:
+        assert auto > low
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+def test_fewer_image_tokens_keep_their_positions_and_all_marks(pair: Pair, size: tuple[int, int]) -> None:
+    image, question = picture(size), Question(id="q", messages=QUESTION)
+    whole = pair.model.prompt(question, pair.model.encode_image(image))
+    image_token = pair.model._folder.image_token_id
+    places = np.flatnonzero(whole.token_ids == image_token)
+    features = pair.model.encode_image(image, visual_tokens=max(2, len(places) // 2))
+    fewer = pair.model.prompt(question, features)
+    if len(places) <= 2:
+        assert features.keeps_all
+        return
+    stays = np.ones(len(whole.token_ids), dtype=np.bool_)
+    stays[places] = features.kept[0]
+    assert 0 < np.count_nonzero(features.kept[0]) <= len(places) // 2
+    positions = np.arange(len(stays)) if whole.positions is None else whole.positions
+    assert fewer.positions is not None
+    assert fewer.positions.tolist() == positions[stays].tolist()
+    assert fewer.token_ids.tolist() == whole.token_ids[stays].tolist()
+    assert np.array_equal(fewer.inputs_embeds, whole.inputs_embeds[stays])
+    assert whole.image_tokens - fewer.image_tokens == np.count_nonzero(~stays)
+    request = Request(
+        inputs_embeds=fewer.inputs_embeds,
+        positions=fewer.positions,
+        token_ids=fewer.token_ids,
+        eos_token_ids=pair.model.eos_token_ids,
+        parameters=SEARCHES["greedy"],
+    )
+    assert pair.engine.submit(request).result()[0].token_ids
 
 
 def equal(

@@ -26,7 +26,7 @@ REFUSALS = {
     "an id twice": (["{work}/twice.jsonl"], "of an earlier row"),
     "a question": (["{photos}", "--question", "Is {{colour}}?"], 'no column "colour"'),
     "a parameter": (["{photos}", "--length-penalty", "nan"], "--length-penalty"),
-    "a form": (["{photos}", "--detail", "lo"], "neither low nor high"),
+    "a form": (["{photos}", "--detail", "lo"], "is not low, high, auto or a number"),
     "a kind": (["{photos}", "--sink", "word"], 'no output "word"'),
     "a folder for a file": (["{photos}", "--sink", "csv:{photos}"], "is a folder"),
     "a file for a folder": (["{photos}", "--sink", "csv:{work}/file/a.csv"], "cannot be made"),

@@ -577,7 +577,7 @@ BAD_ROWS: list[tuple[Row, Submission, str]] = [
     (
         Row(id="1", name=None, image=None, questions=(Question(id="q", messages="A?", choices=("a", "b")),)),
         submission(parameters=GenerationParameters(num_beams=2)),
-        "no parameter but length_penalty decides",
+        "no parameter but length_penalty and visual_tokens decides",
     ),
 ]
 

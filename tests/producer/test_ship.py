@@ -128,6 +128,7 @@ def test_the_command_says_what_to_do(place: Path, redis_url: str, tmp_path: Path
     assert ran.returncode == 1, ran.stderr
     failed = {line["name"]: line for line in lines(tmp_path / "out", "failures.jsonl")}
     assert failed.keys() == {"link.png", "chain.png"}
+    assert str(failed["link.png"]).count("image_not_allowed") == 1
     message = (
         f"{place}/photos/link.png leads out of {place}/photos, and --ship sends nothing from elsewhere: "
     )

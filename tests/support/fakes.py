@@ -15,6 +15,7 @@ from contract.job import Detail, Question
 from worker.engine.inbox import EngineStoppedError
 from worker.engine.request import FloatArray, Generation, Generations, IntArray, Request
 from worker.lane import Lane
+from worker.look import Look
 
 IMAGE_TOKENS = 5
 HIDDEN = 4
@@ -56,15 +57,13 @@ class FakeModel:
         self,
         content: bytes,
         decode: Callable[[], Image.Image],
-        detail: Detail,
+        look: Look,
         lane: Lane,
-        *,
-        alone: bool = True,
     ) -> tuple[int, ...]:
         assert content
-        self.alone.append(alone)
+        self.alone.append(look.alone)
         self.lanes.append(lane)
-        self.details.append(detail)
+        self.details.append(look.detail)
         return self.encode_image(decode())
 
     def encode_image(self, image: Image.Image) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ def test_packing_equals_transformers_at_every_size(
         grids.add(grid)
         features = random.normal(size=(1 + grid[0] * grid[1], side * side, HIDDEN)).astype(np.float32)
         newline = random.normal(size=HIDDEN).astype(np.float32)
-        packed = pack_features(features, grid, (height, width), newline)
+        packed = pack_features(features, grid, (height, width), newline).features
         expected = transformers_pack(features, (height, width), newline, pinpoints, tile_px)
         assert np.array_equal(packed, expected), (height, width)
     assert len(grids) == len(pinpoints)
@@ -91,16 +91,16 @@ def test_planes_of_onevision_equal_transformers_at_every_size(most_tiles: int) -
             torch.from_numpy(newline),
             f"anyres_max_{most_tiles}",
         )
-        packed = pack_features(features, grid, (height, width), newline, most_tiles)
+        packed = pack_features(features, grid, (height, width), newline, most_tiles).features
         assert packed.shape == tuple(expected.shape), (height, width)
         assert np.abs(packed - expected.numpy()).max() <= ONEVISION_TOLERANCE, (height, width)
-        shrunk += len(packed) < len(pack_features(features, grid, (height, width), newline))
+        shrunk += len(packed) < len(pack_features(features, grid, (height, width), newline).features)
     assert 0 < shrunk < len(sizes)
 
 
 def test_without_image_newline_the_one_tile_is_all() -> None:
     features = np.random.default_rng(0).normal(size=(1, 17, HIDDEN)).astype(np.float32)
-    assert np.array_equal(pack_features(features, (0, 0), (30, 40), None), features[0])
+    assert np.array_equal(pack_features(features, (0, 0), (30, 40), None).features, features[0])
 
 
 @pytest.mark.parametrize(("image_size", "rows"), [((55, 176), 16), ((99, 176), 28), ((198, 352), 28)])

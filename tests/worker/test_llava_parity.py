@@ -17,6 +17,7 @@ from worker.engine.runner import SequenceInput
 from worker.engine.stateful import StatefulRunner
 from worker.llava.arrays import FloatArray, IntArray
 from worker.llava.model import LlavaModel
+from worker.llava.tiles import AnyresTiler
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 TOLERANCE = 1e-4
@@ -158,6 +159,28 @@ def test_low_detail_is_the_base_tile_alone(pair: Pair, size: tuple[int, int]) ->
     found = pair.model.encode_image(image, "low")
     assert difference(found.packed, expected) <= TOLERANCE
     assert pair.model.prompt(QUESTIONS["plain"], found).image_tokens == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "more_px", "same"),
+    [
+        ((1, 1), (0, 0), "low"),
+        ((1, 1), (1, 0), 2),
+        ((1, 2), (-30, 0), 2),
+        ((2, 1), (0, 1), 4),
+        ((3, 1), (0, 0), 3),
+        ((9, 12), (0, 0), "high"),
+    ],
+)
+def test_auto_detail_takes_the_tiles_that_the_image_covers(
+    pair: Pair, tiles: tuple[int, int], more_px: tuple[int, int], same: Detail
+) -> None:
+    image_processor = pair.processor.image_processor
+    tile_px = AnyresTiler(image_processor).tile_px
+    image = picture((tiles[0] * tile_px[0] + more_px[0], tiles[1] * tile_px[1] + more_px[1]))
+    found, expected = pair.model.encode_image(image, "auto"), pair.model.encode_image(image, same)
+    assert np.array_equal(found.packed, expected.packed)
+    assert len(found.packed) <= len(pair.model.encode_image(image).packed)
 
 
 def test_details_that_allow_the_same_tiles_are_one(pair: Pair) -> None:

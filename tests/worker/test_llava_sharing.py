@@ -17,6 +17,7 @@ from tests.worker.test_llava_parity import picture
 from worker.device_scheduler import DeviceScheduler
 from worker.lane import Lane
 from worker.llava.model import LlavaModel
+from worker.look import Look
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 IMAGE = ImagePart()
@@ -50,7 +51,7 @@ def model(tiny_folder: Path) -> LlavaModel:
 def test_an_image_is_decoded_and_encoded_once_for_each_detail(model: LlavaModel) -> None:
     camera = Camera(b"one")
     details: tuple[Detail, ...] = ("high", "low", 2, "low", "high", 2)
-    found = [model.features(camera.content, camera.decode, detail) for detail in details]
+    found = [model.features(camera.content, camera.decode, Look(detail)) for detail in details]
     assert camera.decoded == 3
     assert np.shares_memory(found[0].packed, found[4].packed)
     assert len({features.key for features in found}) == 3

@@ -486,7 +486,7 @@ def test_whatever_is_raised_becomes_a_record(attempts: Attempts, connection: red
             {**asking(q1=["yes", "no"]), "parameters": {"length_penalty": 0.0, "num_beams": 2}},
             "invalid_job",
             ["q1"],
-            "no parameter but length_penalty decides",
+            "no parameter but length_penalty and visual_tokens decides",
         ),
     ],
 )

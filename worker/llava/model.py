@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ from worker.llava.image_observer import ImageObserver
 from worker.llava.image_run import place_runs
 from worker.llava.places import places_of
 from worker.llava.prompt import PromptWriter
+from worker.look import Look
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Prompt:
     """equal for equal prefixes; None without image, or if nothing follows it"""
     positions: IntArray | None = None
     """(position,) int64 position ids; None if they count from 0"""
+
+
+CLOSE_LOOK: Final = Look()
 
 
 class LlavaModel:
@@ -102,26 +107,28 @@ class LlavaModel:
         self,
         content: bytes,
         decode: Callable[[], Image.Image],
-        detail: Detail = "high",
+        look: Look = CLOSE_LOOK,
         lane: Lane = Lane.BULK,
-        *,
-        alone: bool = True,
     ) -> ImageFeatures:
         """The features of the image file `content`, of which `decode` makes an RGB image.
 
         An image is decoded and encoded only if its features are not kept, and once for threads that ask at
         the same time. An interactive job goes before others that wait for the device, and waits for no
-        other's encoding. An image that is not `alone` is one of several in a question; some models tile these
-        differently. Raises what `decode` raises.
+        other's encoding. Raises what `decode` raises.
         """
-        return self._encoder(content, decode, detail, lane, alone=alone)
+        return self._encoder(content, decode, look, lane)
 
     def encode_image(
-        self, image: Image.Image, detail: Detail = "high", *, alone: bool = True
+        self,
+        image: Image.Image,
+        detail: Detail = "high",
+        *,
+        visual_tokens: int | None = None,
+        alone: bool = True,
     ) -> ImageFeatures:
         """As features(), for an RGB image that comes from no file."""
         content = f"{image.height} {image.width} ".encode() + image.tobytes()
-        return self.features(content, lambda: image, detail, alone=alone)
+        return self.features(content, lambda: image, Look(detail, visual_tokens, alone))
 
     def joined(self, several: Sequence[ImageFeatures]) -> ImageFeatures:
         """The features of several images in one question, in their order."""
@@ -145,26 +152,40 @@ class LlavaModel:
         if features is None or not (token_ids == image_token).any():
             assert not (token_ids == image_token).any(), "a question that places an image needs its features"
             return Prompt(token_ids, self.embed(token_ids[None])[0], image_tokens=0)
-        image_tokens = sum(map(len, features.runs))
         behind = len(token_ids) - 1 - int(np.flatnonzero(token_ids == image_token)[-1])
         token_ids = place_runs(token_ids, image_token, features.runs)
+        positions = self._positions(token_ids, features, behind)
+        image_tokens = sum(map(len, features.runs))
+        if not features.keeps_all:
+            # Tokens that are kept have the positions that they have among all.
+            kept = np.ones(len(token_ids), dtype=np.bool_)
+            kept[token_ids == image_token] = np.concatenate(features.kept)
+            image_tokens -= int(np.count_nonzero(~kept))
+            positions = (np.arange(len(token_ids)) if positions is None else positions)[kept]
+            token_ids = token_ids[kept]
         places = token_ids == image_token
         # The image token may lie beyond the embeddings of a checkpoint that never looks it up.
         inputs_embeds = self.embed(np.where(places, 0, token_ids)[None])[0]
         inputs_embeds[places] = features.packed
-        positions = None
-        if self._folder.packing == "grid":
-            if not behind:
-                raise Refusal(
-                    FailureCode.QUESTION_REFUSED,
-                    "The question cannot be asked: with this model some text must follow the last image.",
-                )
-            positions = places_of(token_ids, image_token, features.grids)
         prefix_tokens = len(token_ids) - behind
         if not behind:
-            return Prompt(token_ids, inputs_embeds, image_tokens)
+            return Prompt(token_ids, inputs_embeds, image_tokens, positions=positions)
         prefix_key = hashlib.sha256(features.key + token_ids[:prefix_tokens].tobytes()).digest()
         return Prompt(token_ids, inputs_embeds, image_tokens, prefix_tokens, prefix_key, positions)
+
+    def _positions(self, token_ids: IntArray, features: ImageFeatures, behind: int) -> IntArray | None:
+        """Position ids (position,) of a prompt with all image tokens; None if they count from 0.
+
+        `behind` is the number of tokens after the last image. Raises Refusal(QUESTION_REFUSED).
+        """
+        if self._folder.packing != "grid":
+            return None
+        if not behind:
+            raise Refusal(
+                FailureCode.QUESTION_REFUSED,
+                "The question cannot be asked: with this model some text must follow the last image.",
+            )
+        return places_of(token_ids, self._folder.image_token_id, features.grids)
 
     def choice_ids(self, question: Question, features: ImageFeatures | None) -> tuple[tuple[int, ...], ...]:
         """Token ids of each of the question's choices after its prompt, with the end of the sequence.

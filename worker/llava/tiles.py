@@ -53,6 +53,15 @@ class Tiler(Protocol):
         ...
 
 
+def at_own_size(detail: Detail, image: Image.Image, tile_px: tuple[int, int]) -> Detail:
+    """`auto` as a number of tiles, those that the image fills or begins to fill; low if it is one."""
+    if detail != "auto":
+        return detail
+    height, width = _size(image)
+    covered = -(-height // tile_px[0]) * -(-width // tile_px[1])
+    return "low" if covered == 1 else covered
+
+
 class AnyresTiler:
     """The base tile, and a grid in the pinpoint that suits the image's shape."""
 
@@ -66,19 +75,23 @@ class AnyresTiler:
         return size.get("height", side), size.get("width", side)
 
     def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
-        return str(self.pinpoints(detail))
+        return "auto" if detail == "auto" else str(self.pinpoints(detail))
 
     def pinpoints(self, detail: Detail) -> list[list[int]]:
-        """The (height, width) in px of the grids that `detail` allows; none leaves the base tile alone."""
+        """The (height, width) in px of the grids that `detail` allows; none leaves the base tile alone.
+
+        `auto` has become a number.
+        """
         every = [list(pinpoint) for pinpoint in self._processor.image_grid_pinpoints]
         if detail == "high":
             return every
+        assert detail != "auto", detail
         most_tiles = 0 if detail == "low" else detail
         return [pinpoint for pinpoint in every if np.prod(self._grid(pinpoint)) <= most_tiles]
 
     def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         image_size = _size(image)
-        pinpoints = self.pinpoints(detail)
+        pinpoints = self.pinpoints(at_own_size(detail, image, self.tile_px))
         # The processor always cuts a grid, of which the smallest wastes least.
         features = self._processor.preprocess(
             image, image_grid_pinpoints=pinpoints or [list(self.tile_px)], return_tensors="np"
@@ -149,15 +162,16 @@ class CanvasTiler:
         return self._processor.size["height"], self._processor.size["width"]
 
     def key(self, detail: Detail, alone: bool) -> str:  # noqa: ARG002 - as if alone
-        return str(self.most_tiles(detail))
+        return "auto" if detail == "auto" else str(self.most_tiles(detail))
 
     def most_tiles(self, detail: Detail) -> int:
-        """Most tiles of a grid; 1 stands for the base tile alone."""
+        """Most tiles of a grid; 1 stands for the base tile alone. `auto` has become a number."""
+        assert detail != "auto", detail
         most: int = self._processor.max_patches
         return most if detail == "high" else 1 if detail == "low" else min(detail, most)
 
     def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
-        most = self.most_tiles(detail)
+        most = self.most_tiles(at_own_size(detail, image, self.tile_px))
         features = self._processor.preprocess(
             image, crop_to_patches=True, max_patches=most, return_tensors="np"
         )
@@ -185,9 +199,11 @@ class SplitTiler:
 
     def __call__(self, image: Image.Image, detail: Detail = "high", alone: bool = True) -> Tiles:  # noqa: ARG002
         longest_px, (side, _) = self._processor.size["longest_edge"], self.tile_px
+        if detail == "auto" and max(image.size) > side:
+            return self._cut(image, min(longest_px, -(-max(image.size) // side) * side))
         if detail == "high":
             return self._cut(image, longest_px)
-        if detail != "low":
+        if isinstance(detail, int):
             for smaller_px in range(longest_px, side, -side):
                 tiles = self._cut(image, smaller_px)
                 if np.prod(tiles.grid) <= detail:
