@@ -262,8 +262,14 @@ def test_a_path_in_place_of_an_upload_is_not_read(url: str, store: str, tmp_path
     shutil.copy(MODEL_FOLDER.parent.parent / "images" / "01-square.png", secret)
     dependencies = httpx.get(f"{url}/config").json()["dependencies"]
     answer = next(one["id"] for one in dependencies if one["api_name"] == "answer")
-    for number, path in enumerate((str(secret), f"file://{secret}", "http://127.0.0.1:9/a.png")):
-        file = {"path": path, "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}
+    places = (
+        {"path": str(secret)},
+        {"path": f"file://{secret}"},
+        {"path": "http://127.0.0.1:9/a.png"},
+        {"url": "http://127.0.0.1:9/a.png"},
+    )
+    for number, place in enumerate(places):
+        file = {**place, "mime_type": "image/png", "meta": {"_type": "gradio.FileData"}}
         asked: list[Any] = [{"text": "What?", "files": [file]}, [], None, 1, 20, 0, "high"]
         session = {"fn_index": answer, "session_hash": f"client{number}"}
         refused = httpx.post(f"{url}/gradio_api/queue/join", json={"data": asked, **session})
@@ -310,8 +316,14 @@ def test_a_page_for_others_asks_for_a_password(store: str, browser: Any, tmp_pat
         assert set(codes[:8]) == {400}
         assert codes[-1] == 429
         assert _log_in(url, PASSWORD) == 429
+        # Many that try few each put off all.
+        assert _log_in(url, PASSWORD, "127.0.0.2") == 200
+        for number in range(96):
+            _log_in(url, "guess", f"127.0.0.{3 + number // 8}")
+        assert _log_in(url, PASSWORD, "127.0.0.200") == 429
 
 
-def _log_in(url: str, password: str) -> int:
+def _log_in(url: str, password: str, address: str = "127.0.0.1") -> int:
     form = {"username": "captionmill", "password": password}
-    return httpx.post(f"{url}/login", data=form).status_code
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+        return client.post(f"{url}/login", data=form).status_code

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -41,6 +42,30 @@ def picture(path: Path, number: int = 0) -> Path:
 
 def not_written(out: Path) -> list[dict[str, Any]]:
     return [line for line in lines(out, "failures.jsonl") if line["code"] == "not_written"]
+
+
+def test_a_contact_sheet_that_was_not_written(
+    redis_url: str, connection: redis.Redis, images: Path, tmp_path: Path
+) -> None:
+    """Somebody else's file has its name when the answers are there."""
+    picture(images / "a.png")
+    out = tmp_path / "out"
+    log = (tmp_path / "run.log").open("w+")
+    asked = ["-m", "captionmill", "run", *ask_all(images, out, redis_url, "--json")]
+    run = subprocess.Popen([sys.executable, *asked], cwd=ROOT, stdout=log, stderr=log)
+    wait_until(lambda: connection.llen(JOB_QUEUE) == 1)
+    (out / "contact_sheet.html").write_text("mine")
+    stub = spawn([sys.executable, "-m", "bench.stub_worker", redis_url, "count"], tmp_path / "stub.log", {})
+    try:
+        assert run.wait(60) == 3
+    finally:
+        stub.kill()
+        stub.wait()
+        run.kill()
+    log.seek(0)
+    (told,) = (one for one in map(json.loads, log) if one["event"] == "summary")
+    assert told["not_written"].keys() == {"contact_sheet"}
+    assert (out / "contact_sheet.html").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("worker")

@@ -1,6 +1,7 @@
 """A damaged ledger: every command says so in a sentence, and `captionmill repair` makes it anew."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -97,6 +98,15 @@ def test_every_command_says_so_in_a_sentence(damage: str, out: Path, photos: Pat
         else:
             assert "damaged" in said
     assert before == {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".jsonl"}
+
+
+def test_a_damaged_ledger_hides_no_other_run(out: Path) -> None:
+    shutil.copytree(out, out.parent / "zz other")
+    DAMAGES["first page"](out)
+    ran = captionmill("list", out.parent, "--json")
+    assert ran.returncode == 2
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [("error" in one) for one in found] == [True, False]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
