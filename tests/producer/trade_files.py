@@ -646,6 +646,20 @@ FOLDERS: Final = [
     Case(
         "metadata in a split's folder that names its images from the whole set on",
         "the images with their columns",
+        ("set", "--question", "Q?"),
+        {
+            "set/train/metadata.jsonl": lines(
+                {"file_name": "train/a.png", "alt": "red"}, {"file_name": "b.png", "alt": "blue"}
+            ),
+            "set/train/a.png": PNG,
+            "set/train/b.png": PNG,
+        },
+        {"train/a.png": "set/train/a.png", "train/b.png": "set/train/b.png"},
+        source="huggingface/diffusers #3674",
+    ),
+    Case(
+        "the same, asked with a column",
+        "the images with their columns",
         ("set", "--question", "Is it {alt}?"),
         {
             "set/train/metadata.jsonl": lines(
@@ -657,6 +671,7 @@ FOLDERS: Final = [
         {"train/a.png": "set/train/a.png", "train/b.png": "set/train/b.png"},
         told=("Is it red?", "Is it blue?"),
         source="huggingface/diffusers #3674",
+        helps={"--format": None},
     ),
     Case(
         "an image with several lines of metadata",
