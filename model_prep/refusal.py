@@ -13,7 +13,9 @@ SHOWN_CHARACTERS: Final = 300
 class ConversionError(Exception):
     """The conversion cannot be done as asked; the message is a sentence that a person can act on.
 
-    └── UncutError      the language model cannot be cut between its layers, so it is not compared
+    ├── UncutError          the language model cannot be cut between its layers, so it is not compared
+    ├── UnquantizableError  a part cannot be quantized; the preset auto keeps it in 16 bits
+    └── TooSlowError        the time does not allow to compare every sample
     """
 
 

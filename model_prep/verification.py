@@ -15,6 +15,7 @@ from model_prep.calibration import Sample
 from model_prep.inference import Language, PromptAndAnswer, best_s, compile_part, prefill, request_of
 from model_prep.layer_blocks import Graph, LayerBlocks, UncutError
 from model_prep.reference import FloatArray, IntArray, Prompt, Reference
+from model_prep.refusal import ConversionError
 from model_prep.verified import NEW_TOKENS, Loss, Parity
 
 Files = Mapping[str, Path]
@@ -36,8 +37,11 @@ OnProgress = Callable[[int, int], None]
 """Gets the finished and all work, in layers passed by prompts."""
 
 
-class TooSlowError(Exception):
+class TooSlowError(ConversionError):
     """The time does not allow to compare every sample."""
+
+    def __init__(self) -> None:
+        super().__init__("The time does not allow to compare every sample; --verify full takes all it needs.")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ VALUES: dict[str, list[Any]] = {
     "stop": [["."], ["END", "\t", "\\"]],
     "repetition_penalty": [1.25],
     "no_repeat_ngram_size": [3],
+    "visual_tokens": [20],
     "num_return_sequences": [2],
     "length_penalty": [0.5, -1.0],
     "num_beams": [4],
