@@ -107,6 +107,7 @@ OPTIONS = {
     "repetition_penalty": 1.2,
     "no_repeat_ngram_size": 4,
     "stop": ("END", "."),
+    "visual_tokens": 60,
 }
 BEAMS = {"num_beams": 4, "early_stopping": "never"}
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 9, "top_p": 0.9, "min_p": 0.1, "seed": 11}
