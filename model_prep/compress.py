@@ -32,6 +32,7 @@ SYMMETRIC: Final = False
 """Defaults of int4, with a ratio of 1; docs/compression.md has the figures."""
 SMALLEST_GROUP: Final = 32
 """Weights in the smallest group of int4."""
+HALF_MAX: Final = float(np.finfo(np.float16).max)
 
 
 class Inputs(Protocol):
@@ -44,9 +45,6 @@ class Inputs(Protocol):
     @property
     def inputs_embeds(self) -> FloatArray:
         """(position, hidden), input of the language model."""
-
-
-HALF_MAX: Final = float(np.finfo(np.float16).max)
 
 
 def compress_language(

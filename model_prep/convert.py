@@ -153,7 +153,7 @@ class Conversion:
         if self.settings.within_bounds:
             self._choose(first_choices(self.settings, _obstacles(self)))
         while True:
-            compressed = {xml: self._compress_or_leave(xml, product) for xml, product in exported.items()}
+            compressed = self._compressed(exported)
             companions = self.companions()
             if stop_after == "compress":
                 return None
@@ -168,17 +168,20 @@ class Conversion:
         self.choices = choices
         self.settings = settings_with(self.settings, choices)
 
-    def _compress_or_leave(self, xml: str, exported: Product) -> Product:
-        """One part in the requested format, or in 16 bits if the preset auto may choose and must."""
-        part = "vision" if xml == VISION_XML else "language"
-        try:
-            return self.compress(xml, exported)
-        except UnquantizableError as error:
-            if part not in self.choices:
-                raise
-            left = stays(part, error.reason, self.choices[part])
-            self._choose({**self.choices, part: left})
-        return self.compress(xml, exported)
+    def _compressed(self, exported: dict[str, Product]) -> dict[str, Product]:
+        """All parts in the requested formats, or in 16 bits where the preset auto may choose and must."""
+        found: dict[str, Product] = {}
+        for xml, product in exported.items():
+            try:
+                found[xml] = self.compress(xml, product)
+            except UnquantizableError as error:
+                part = "vision" if xml == VISION_XML else "language"
+                if part not in self.choices:
+                    raise
+                self._choose({**self.choices, part: stays(part, error.reason, self.choices[part])})
+                # From the first one on: the token embeddings have the language model's format.
+                return self._compressed(exported)
+        return found
 
     @property
     def available_bytes(self) -> int:

@@ -37,11 +37,11 @@ def loss_by_layers(
     """
     layers = layers_of(openvino.Core().read_model(xml))
     groups = groups_of(layers)
+    part = "vision" if xml.name == VISION_XML else "language"
     found: dict[str, float] = {}
     begun = time.perf_counter()
     for group in groups:
         kept = tuple(layer for layer in layers if layer not in group)
-        part = "vision" if xml.name == VISION_XML else "language"
         asked = getattr(settings, part).model_copy(update={"kept_layers": kept})
         model = compress_part(
             openvino.Core().read_model(xml),

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON, VISION_XML, FolderManifest
+from contract.model_folder import LANGUAGE_XML, MANIFEST_JSON, TEXT_XML, VISION_XML, FolderManifest
 from model_prep.command import app
 from model_prep.convert import convert as model_prep_convert
 from model_prep.deciding import groups_of
@@ -137,6 +137,20 @@ def test_with_short_memory_parts_stay_in_16_bits(tiny_checkpoint: Path, tmp_path
     for choice in record(out).choices.values():
         assert "because calibrating it needs 0.0 GB of memory and 0.0 GB are available" in choice.why
         assert choice.why in (out / VERIFICATION_MD).read_text()
+
+
+def test_a_language_model_that_takes_too_long_stays_in_16_bits_with_its_embeddings(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found out when the embeddings are compressed already."""
+    monkeypatch.setattr("model_prep.convert.CALIBRATING_S", 0.0)
+    out = tmp_path / "out"
+    said = convert(tiny_checkpoint, out)
+    assert "The language model is in 16 bits, because calibrating it would take about 0 minutes here" in said
+    assert manifest(out).weight_format == "fp16"
+    nodes = openvino.Core().read_model(out / TEXT_XML).get_ops()
+    constants = [node.get_element_type() for node in nodes if node.get_type_name() == "Constant"]
+    assert not {str(kind.get_type_name()) for kind in constants} & EIGHT_BITS
 
 
 def test_without_verification_nothing_is_decided(tiny_checkpoint: Path, tmp_path: Path) -> None:
