@@ -66,6 +66,11 @@ def ask_one(
         url = server_or_none(redis_url, local)
         if image != "-" and url is None and "://" not in image and not os.path.isfile(image):
             refuse(_no_image(image))
+        looks = {"--detail": detail != "high", "--visual-tokens": generation.visual_tokens is not None}
+        if image == "-" and any(looks.values()):
+            refuse(
+                f"{next(name for name, given in looks.items() if given)} decides nothing without an image."
+            )
         asked = InteractiveQuestion(
             image=None if image == "-" else image,
             question=question,

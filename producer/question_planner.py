@@ -159,7 +159,9 @@ class QuestionPlanner:
         )
 
     def _refuse_idle_of_row(self, row: Row, planned: Sequence[PlannedQuestion]) -> None:
-        """Raises SourceError if all questions have choices, and their parameters can have no effect."""
+        """Raises SourceError for own parameters that can have no effect: without image, or beside choices."""
+        if row.image is None and row.parameters.get("visual_tokens") is not None:
+            raise SourceError(f'The row "{quoted(row.id)}": without an image, visual_tokens decides nothing.')
         if not all(_is_scored(one) for one in planned):
             return
         prompts = () if row.questions else self._prompts

@@ -70,8 +70,13 @@ def test_answers_come_from_as_many_image_tokens_as_were_asked_for(folder: Path) 
         ({"question": "Why?"}, ("--text-only", "--visual-tokens", "30"), "--visual-tokens decides nothing"),
         (ASKED, ("--visual-tokens", "1"), "greater than or equal to 2"),
         ({**ASKED, "parameters": {"visual_tokens": 0}}, (), "visual_tokens"),
+        (
+            {"question": "Why?", "parameters": {"visual_tokens": 20}},
+            ("--text-only",),
+            "without an image, visual_tokens decides nothing",
+        ),
     ],
-    ids=("without an image", "too few", "too few of a row"),
+    ids=("without an image", "too few", "too few of a row", "a row's own without an image"),
 )
 def test_refused(folder: Path, row: dict[str, Any], options: tuple[str, ...], sentence: str) -> None:
     write(folder, {"row": row})
@@ -79,6 +84,13 @@ def test_refused(folder: Path, row: dict[str, Any], options: tuple[str, ...], se
     assert ran.returncode == 2
     assert sentence in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("option", [("--visual-tokens", "20"), ("--detail", "low")])
+def test_a_question_without_an_image_has_no_look(option: tuple[str, str]) -> None:
+    ran = run_command("ask", "-", "Why?", "--model", "demo", *option)
+    assert ran.returncode == 2
+    assert f"{option[0]} decides nothing without an image." in ran.stderr
 
 
 @pytest.mark.parametrize("choices", [None, ("yes", "no")], ids=("open", "choices"))
