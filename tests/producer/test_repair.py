@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from PIL import Image
 
 from contract.store import done_key
 from producer.ledger import LEDGER
@@ -157,6 +158,26 @@ def test_the_damaged_ledger_tells_what_no_file_does(out: Path, redis_url: str) -
     again = captionmill("run", "--resume", "--out", out, "--redis", redis_url, "--json")
     assert events(again, "summary")[0]["jobs_sent"] == 0
     assert len(lines(out)) == 7
+
+
+@pytest.mark.usefixtures("worker")
+def test_one_bad_page_costs_its_own_answers_alone(images: Path, tmp_path: Path, redis_url: str) -> None:
+    """What lies behind it in the ledger is read, too."""
+    for number in range(120):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / f"{number:03}.png")
+    out = tmp_path / "out"
+    assert captionmill("run", *ask_all(images, out, redis_url)).returncode == 0
+    (out / "answers.jsonl").unlink()
+    content = (out / LEDGER).read_bytes()
+    pages = range(1, len(content) // PAGE + 1)
+    leaves = [one for one in pages if content[(one - 1) * PAGE] == 13]
+    with_answers = [one for one in leaves if content[(one - 1) * PAGE : one * PAGE].count(b'"answer"') > 3]
+    assert len(with_answers) > 6
+    zero(out, with_answers[2])
+    zero(out, first_page_of(out, "row"))  # seen when the ledger is opened
+    found = events(captionmill("repair", out, "--json"), "repaired")[0]
+    assert found["rows"] == 120
+    assert 80 < found["from_ledger"] < 120
 
 
 def test_what_the_run_had_in_the_store_is_freed(out: Path, redis_url: str, connection: redis.Redis) -> None:

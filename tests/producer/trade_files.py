@@ -521,6 +521,14 @@ NAMES: Final = [
     ),
 ]
 
+WITHIN_A_SPLIT: Final = {
+    "set/train/metadata.jsonl": lines(
+        {"file_name": "train/a.png", "alt": "red"}, {"file_name": "b.png", "alt": "blue"}
+    ),
+    "set/train/a.png": PNG,
+    "set/train/b.png": PNG,
+}
+
 FOLDERS: Final = [
     Case(
         "suffixes of JPEG in any case",
@@ -647,13 +655,7 @@ FOLDERS: Final = [
         "metadata in a split's folder that names its images from the whole set on",
         "the images with their columns",
         ("set", "--question", "Q?"),
-        {
-            "set/train/metadata.jsonl": lines(
-                {"file_name": "train/a.png", "alt": "red"}, {"file_name": "b.png", "alt": "blue"}
-            ),
-            "set/train/a.png": PNG,
-            "set/train/b.png": PNG,
-        },
+        WITHIN_A_SPLIT,
         {"train/a.png": "set/train/a.png", "train/b.png": "set/train/b.png"},
         source="huggingface/diffusers #3674",
     ),
@@ -661,13 +663,7 @@ FOLDERS: Final = [
         "the same, asked with a column",
         "the images with their columns",
         ("set", "--question", "Is it {alt}?"),
-        {
-            "set/train/metadata.jsonl": lines(
-                {"file_name": "train/a.png", "alt": "red"}, {"file_name": "b.png", "alt": "blue"}
-            ),
-            "set/train/a.png": PNG,
-            "set/train/b.png": PNG,
-        },
+        WITHIN_A_SPLIT,
         {"train/a.png": "set/train/a.png", "train/b.png": "set/train/b.png"},
         told=("Is it red?", "Is it blue?"),
         source="huggingface/diffusers #3674",
