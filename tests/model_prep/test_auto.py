@@ -145,7 +145,7 @@ def test_a_language_model_that_takes_too_long_stays_in_16_bits_with_its_embeddin
     """Found out when the embeddings are compressed already."""
     monkeypatch.setattr("model_prep.convert.CALIBRATING_S", 0.0)
     out = tmp_path / "out"
-    said = convert(tiny_checkpoint, out)
+    said = convert(tiny_checkpoint, out, "--vision-format", "fp16")
     assert "The language model is in 16 bits, because calibrating it would take about 0 minutes here" in said
     assert manifest(out).weight_format == "fp16"
     nodes = openvino.Core().read_model(out / TEXT_XML).get_ops()
